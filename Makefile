@@ -1,0 +1,20 @@
+# Every target makes the virtual environment when it is missing; nothing is installed twice.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: lab benchmark test fast speed figures notebooks clean
+
+lab: .venv/ready ; $(BIN)/jupyter lab notebooks/01_architecture.ipynb
+benchmark: .venv/ready ; $(BIN)/python -m sbertlab benchmark
+test: .venv/ready ; $(BIN)/python -m pytest
+fast: .venv/ready ; $(BIN)/python -m pytest -m "not slow"
+speed: .venv/ready ; $(BIN)/python tests/speed.py
+figures: .venv/ready ; $(BIN)/python -m sbertlab figures
+notebooks: .venv/ready ; $(BIN)/python tests/notebooks.py
+clean: ; rm -rf .venv build dist *.egg-info .work .mypy_cache .ruff_cache && find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[lab,test]"
+	touch $@

@@ -1,0 +1,13 @@
+"""sbertlab: build, train, compare and look at sentence embeddings."""
+
+from sbertlab import data, evaluation, losses, models, util
+from sbertlab.data import InputExample
+from sbertlab.encoder import SentenceTransformer
+from sbertlab.training import fit
+from sbertlab.util import SimilarityFunction
+
+__version__ = "0.1.0"
+
+SentenceTransformer.fit = fit  # training lies a floor above the encoder and is bound here, so that imports point downwards
+
+__all__ = ["InputExample", "SentenceTransformer", "SimilarityFunction", "data", "evaluation", "losses", "models", "util"]

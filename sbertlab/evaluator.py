@@ -1,0 +1,234 @@
+"""What every evaluator shares: encoding, the CSV, the table of examples, and the checks of labelled texts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from sbertlab.search import Encoder
+from sbertlab.similarity import as_tensor
+
+logger = logging.getLogger(__name__)
+
+Measurement = tuple[dict[str, float], pd.DataFrame]
+
+
+class SentenceEvaluator:
+    """What all evaluators share. One of your own overrides `measure(model)`, or `__call__` as in the field.
+
+    Attributes:
+        primary_metric: key of the returned dict that model selection goes by; higher is better.
+        per_example: after a call, one row an example.
+        csv_file: name of the file that a call with `output_path` appends to.
+
+    Args:
+        name: of the data; prefix of the metrics' keys and part of the file name.
+        primary_metric: key of the metric, without the name.
+        csv_file: pattern of the file name, in which `{}` stands for the name.
+        write_csv: False writes no file.
+        batch_size: for `encode`.
+        show_progress_bar: for `encode`.
+        truncate_dim: dimensions to keep of the embeddings; None keeps what the model gives.
+
+    Raises:
+        ValueError: `name` is not a text.
+
+    >>> class Length(SentenceEvaluator):
+    ...     def measure(self, model):
+    ...         lengths = pd.DataFrame({"length": [len(text) for text in ("a", "bcd")]})
+    ...         return {"length": lengths["length"].mean()}, lengths
+    >>> evaluator = Length(name="dev", primary_metric="length")
+    >>> evaluator(model=None)[evaluator.primary_metric]
+    2.0
+    """
+
+    greater_is_better = True
+
+    def __init__(
+        self,
+        name: str = "",
+        primary_metric: str = "",
+        csv_file: str = "evaluation{}_results.csv",
+        write_csv: bool = True,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        truncate_dim: int | None = None,
+    ) -> None:
+        if not isinstance(name, str):
+            raise ValueError(f"name must be a text, got {name!r}; name the arguments when there are many")
+        self.name = name
+        self.primary_metric = self._key(primary_metric) if primary_metric else None
+        self.csv_file = csv_file.format(re.sub(r"[^\w.-]+", "_", f"_{name}" if name else ""))
+        self.write_csv = write_csv
+        self.batch_size = batch_size
+        self.show_progress_bar = show_progress_bar
+        self.truncate_dim = truncate_dim
+        self.per_example = pd.DataFrame()
+
+    def __call__(
+        self, model: Encoder, output_path: str | os.PathLike[str] | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """Evaluate `model`.
+
+        Args:
+            model: whatever has `encode`.
+            output_path: folder of the CSV; made when missing. None writes nothing.
+            epoch: written into the CSV; -1 is outside of training.
+            steps: written into the CSV; -1 is the end of an epoch.
+
+        Returns:
+            The metrics; their keys begin with `name` when there is one.
+
+        Raises:
+            ValueError: the model's embeddings have the wrong shape or are not finite.
+        """
+        metrics, self.per_example = self.measure(model)
+        metrics = {key: float(value) for key, value in metrics.items()}
+        if output_path is not None and self.write_csv:
+            append_row(Path(output_path) / self.csv_file, {"epoch": epoch, "steps": steps, **metrics})
+        metrics = {self._key(key): value for key, value in metrics.items()}
+        if self.primary_metric is not None:
+            value = metrics[self.primary_metric]
+            logger.info(
+                "%s, epoch %d, step %d: %s = %.4f", type(self).__name__, epoch, steps, self.primary_metric, value
+            )
+        return metrics
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the metrics, without the name in their keys, and the table of examples."""
+        raise NotImplementedError(f"{type(self).__name__} must define measure(model) or __call__(model, ...)")
+
+    def _key(self, metric: str) -> str:
+        return f"{self.name}_{metric}" if self.name else metric
+
+    def _embed(self, model: Encoder, *columns: Sequence[str], role: str = "", **arguments: Any) -> list[Tensor]:
+        """Embeddings `(n, dim)` of each column of texts; a text that occurs twice is encoded once.
+
+        `role` is "query" or "document" where a model may treat the two differently.
+        """
+        places = {text: place for place, text in enumerate(dict.fromkeys(chain.from_iterable(columns)))}
+        encode = getattr(model, f"encode_{role}", model.encode) if role else model.encode
+        if self.truncate_dim is not None:
+            arguments["truncate_dim"] = self.truncate_dim
+        embeddings = as_tensor(
+            encode(
+                list(places),
+                batch_size=self.batch_size,
+                show_progress_bar=self.show_progress_bar,
+                convert_to_tensor=True,
+                **arguments,
+            ),
+            f"model.encode's embeddings of {len(places)} texts",
+            finite=True,
+        ).detach()
+        if embeddings.dim() != 2 or len(embeddings) != len(places):
+            raise ValueError(
+                f"model.encode returned the shape {tuple(embeddings.shape)} for {len(places)} texts, "
+                f"expected ({len(places)}, dim)"
+            )
+        return [embeddings[[places[text] for text in column]] for column in columns]
+
+
+BaseEvaluator = SentenceEvaluator
+
+
+class SequentialEvaluator(SentenceEvaluator):
+    """Several evaluators in a row; their metrics together, and `sequential_score` (primary) made of their primary ones.
+
+    A key that an earlier evaluator returned already is prefixed by `evaluator_` and the place of the later one.
+    `per_example`: the tables one below the other, with the place in a column "evaluator".
+
+    Args:
+        evaluators: at least one; each returns a dict or a number.
+        main_score_function: from the list of their primary metrics to one number; the last of them by default.
+
+    Raises:
+        ValueError: no evaluators, or something else among them.
+
+    >>> SequentialEvaluator([lambda model, *where: 0.25, lambda model, *where: 0.5])(model=None)
+    {'evaluator_0': 0.25, 'evaluator_1': 0.5, 'sequential_score': 0.5}
+    """
+
+    def __init__(
+        self,
+        evaluators: Iterable[Callable[..., float | dict[str, float]]],
+        main_score_function: Callable[[list[float]], float] = lambda scores: scores[-1],
+    ) -> None:
+        super().__init__(primary_metric="sequential_score")
+        self.evaluators = list(evaluators)
+        if not self.evaluators or not all(callable(evaluator) for evaluator in self.evaluators):
+            raise ValueError(f"evaluators must be a list of evaluators, at least one, got {self.evaluators!r:.80}")
+        self.main_score_function = main_score_function
+
+    def __call__(
+        self, model: Encoder, output_path: str | os.PathLike[str] | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        scores, tables = [], []
+        for place, evaluator in enumerate(self.evaluators):
+            result = evaluator(model, output_path, epoch, steps)
+            if not isinstance(result, dict):
+                result = {f"evaluator_{place}": result}
+            scores.append(result[getattr(evaluator, "primary_metric", None) or next(iter(result))])
+            metrics |= {f"evaluator_{place}_{key}" if key in metrics else key: value for key, value in result.items()}
+            tables.append(getattr(evaluator, "per_example", pd.DataFrame()).assign(evaluator=place))
+        self.per_example = pd.concat(tables, ignore_index=True)
+        return {**metrics, "sequential_score": float(self.main_score_function(scores))}
+
+
+def append_row(path: Path, row: Mapping[str, float]) -> None:
+    """Append `row` to the CSV at `path`; the folder and the file are made when missing, new columns join at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame([row])
+    if path.exists() and path.stat().st_size:
+        table = pd.concat([pd.read_csv(path, float_precision="round_trip"), table])
+    partial = path.with_name(f"{path.name}.partial")
+    table.to_csv(partial, index=False)
+    partial.replace(path)
+
+
+def checked_texts(**columns: Iterable[str]) -> list[list[str]]:
+    """The columns as lists; refused when one is empty or holds anything but texts, or when their lengths differ."""
+    lists = {name: column if isinstance(column, str) else list(column) for name, column in columns.items()}
+    for name, column in lists.items():
+        if isinstance(column, str):
+            raise ValueError(f"{name} must be a list of texts, got the single text {column!r:.80}")
+        wrong = next((place for place, text in enumerate(column) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise ValueError(f"{name}[{wrong}] must be a text, got {column[wrong]!r:.80}")
+        if not column:
+            raise ValueError(f"{name} is empty; there is nothing to evaluate")
+    check_same_length(**lists)
+    return [list(column) for column in lists.values()]
+
+
+def check_same_length(**columns: Sequence[Any]) -> None:
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"row i of each column belongs together, so their lengths must be equal: {found}")
+
+
+def checked_numbers(name: str, values: Sequence[float], length: int) -> np.ndarray:
+    """`values` as float64 `(length,)`, finite."""
+    try:
+        numbers = np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers, one a row: {error}") from error
+    if numbers.shape != (length,):
+        raise ValueError(f"{name} must be one number for each of the {length} rows, got the shape {numbers.shape}")
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if len(wrong):
+        raise ValueError(
+            f"{name}[{wrong[0]}] is {numbers[wrong[0]]}, expected a finite number; remove or repair the row"
+        )
+    return numbers

@@ -1,0 +1,248 @@
+"""`make speed`: sbertlab and sentence-transformers side by side, in one process, on the same texts, weights and threads.
+
+Each figure is the median of runs that alternate (A B A B ...), because machines are noisy. Equality is checked with the speed:
+a ratio counts for nothing if the numbers differ. Texts come from the folder that SBERTLAB_DATA names (stsb, wikiqa,
+snli_devtest); without it, from the helpdesk corpus. Writes figures/speed.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import sentence_transformers
+import torch
+from scipy.stats import spearmanr
+from torch.utils.data import DataLoader
+
+import sbertlab
+from sbertlab import InputExample, SentenceTransformer, kernels, losses
+from sbertlab.helpdesk import load_helpdesk, triplets
+from sbertlab.model_source import find_model
+
+MODEL = "all-MiniLM-L6-v2"
+BATCH = 64
+
+
+def machine_name() -> str:
+    """Return the processor's name and how many threads are used."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        fields = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
+        fields = {key.strip(): value.strip() for key, value in fields.items()}
+        name = f"{fields.get('model name', name)} (family {fields.get('cpu family')}, model {fields.get('model')})"
+        native = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in fields.get("flags", "")]
+        name += f", {' '.join(native)}"
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def alternate(a: Callable[[], object], b: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Run both once unmeasured, then in turn; return the median seconds of each."""
+    seconds: dict[Callable[[], object], list[float]] = {a: [], b: []}
+    a(), b()
+    for _ in range(repeats):
+        for run in (a, b):
+            start = time.perf_counter()
+            run()
+            seconds[run].append(time.perf_counter() - start)
+    return statistics.median(seconds[a]), statistics.median(seconds[b])
+
+
+def gemm_rate(dtype: torch.dtype) -> float:
+    """Return the best GFLOP/s of this machine's libraries on the encoder's largest matrix product."""
+    rows, inputs, outputs = 1024, 384, 1536
+    x, weight = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
+    ways: list[Callable[[], object]] = [lambda: torch.nn.functional.linear(x, weight)]
+    if dtype == torch.float32:
+        ways.append(lambda: kernels.onednn_linear(x, weight, None))
+    best = min(statistics.median(_times(way, 15)) for way in ways)
+    return 2 * rows * inputs * outputs / best / 1e9
+
+
+def _times(run: Callable[[], object], repeats: int) -> list[float]:
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def text_sets(folder: Path | None, count: int) -> dict[str, list[str]]:
+    """Return the sets of texts to encode, by name."""
+    if folder is None:
+        return {"helpdesk": load_helpdesk()["text"].tolist()[:count]}
+    stsb = pd.read_csv(folder / "stsb" / "data.csv.gz")
+    wikiqa = pd.read_json(folder / "wikiqa" / "corpus.jsonl.gz", lines=True)
+    sentences = pd.unique(stsb[["sentence1", "sentence2"]].to_numpy().ravel())  # no gain from repeated texts
+    return {
+        "stsb": pd.Series(sentences).sample(count, random_state=0).tolist(),
+        "wikiqa": wikiqa["text"].drop_duplicates().sample(count // 2, random_state=0).tolist(),
+    }
+
+
+def nli_triplets(folder: Path | None, count: int) -> tuple[str, list[tuple[str, str, str]]]:
+    """Return the name of the triplets' source and the triplets."""
+    if folder is None:
+        return "helpdesk", [tuple(example.texts) for example in triplets("train")[:count]]
+    frame = pd.read_csv(folder / "snli_devtest" / "triplets.csv.gz").sample(count, random_state=0)
+    return "snli_devtest", list(frame[["anchor", "positive", "negative"]].itertuples(index=False, name=None))
+
+
+def stsb_spearman(model: SentenceTransformer, folder: Path | None) -> float:
+    """Return the Spearman correlation (x100) on the test split of STSb; NaN without the set."""
+    if folder is None:
+        return float("nan")
+    frame = pd.read_csv(folder / "stsb" / "data.csv.gz").query("split == 'test'")
+    a, b = (model.encode(frame[column], normalize_embeddings=True) for column in ("sentence1", "sentence2"))
+    return 100 * float(spearmanr((a * b).sum(axis=1), frame["score"]).statistic)
+
+
+def encode_rows(path: Path, folder: Path | None, count: int, repeats: int) -> list[dict[str, object]]:
+    """Time encoding, in float32 and bfloat16, against the peer's float32 default."""
+    peer = sentence_transformers.SentenceTransformer(str(path), device="cpu")
+    ours = SentenceTransformer(path, device="cpu")
+    half = SentenceTransformer(path, device="cpu", model_kwargs={"dtype": torch.bfloat16})
+    float32_spearman = stsb_spearman(ours, folder)
+    rows = []
+    for name, texts in text_sets(folder, count).items():
+        expected = peer.encode(texts, show_progress_bar=False)
+        tokens = sum(ours[0].token_ids(texts).lengths)
+        for precision, model in (("float32", ours), ("bfloat16", half)):
+            theirs_s, ours_s = alternate(
+                lambda texts=texts: peer.encode(texts, show_progress_bar=False), lambda m=model, t=texts: m.encode(t), repeats
+            )
+            difference = float(np.abs(model.encode(texts) - expected).max())
+            spearman = stsb_spearman(model, folder) - float32_spearman if precision == "bfloat16" else 0.0
+            rows.append(
+                {
+                    "work": f"encode {name}",
+                    "precision": precision,
+                    "unit": "texts/s",
+                    "peer": len(texts) / theirs_s,
+                    "sbertlab": len(texts) / ours_s,
+                    "ratio": theirs_s / ours_s,
+                    "difference": difference,
+                    "stsb_points": spearman,
+                    "gemm_share": tokens * flops_per_token(ours) / ours_s / 1e9 / gemm_rate(getattr(torch, precision)),
+                }
+            )
+            print_row(rows[-1])
+    return rows
+
+
+def flops_per_token(model: SentenceTransformer) -> float:
+    """Return the floating-point operations of the encoder's linear layers for one token."""
+    encoder = model[0].auto_model.encoder
+    return float(sum(2 * module.weight.numel() for module in encoder.modules() if isinstance(module, torch.nn.Linear)))
+
+
+def training_rows(path: Path, folder: Path | None, steps: int, repeats: int) -> list[dict[str, object]]:
+    """Time training steps, in float32 and with bfloat16 autocast, against the peer's float32 default; dropout off."""
+    source, rows_of_text = nli_triplets(folder, steps * BATCH)
+    batches = [rows_of_text[start : start + BATCH] for start in range(0, len(rows_of_text), BATCH)]
+    examples = [InputExample(texts=list(row)) for row in rows_of_text]
+    rows = []
+    for precision in ("float32", "bfloat16"):
+        results: dict[str, list[float]] = {}
+
+        def train_peer(results: dict[str, list[float]] = results) -> float:
+            model = no_dropout(sentence_transformers.SentenceTransformer(str(path), device="cpu"))
+            loss = sentence_transformers.losses.MultipleNegativesRankingLoss(model)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
+            model.train()
+            start = time.perf_counter()
+            results["peer"] = []
+            for batch in batches:
+                value = loss([model.tokenize(list(column)) for column in zip(*batch, strict=True)], None)
+                optimizer.zero_grad()
+                value.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                results["peer"].append(value.item())
+            return time.perf_counter() - start
+
+        def train_ours(precision: str = precision, results: dict[str, list[float]] = results) -> float:
+            model = no_dropout(SentenceTransformer(path, device="cpu"))
+            start = time.perf_counter()
+            history = model.fit(
+                [(DataLoader(examples, batch_size=BATCH), losses.MultipleNegativesRankingLoss(model))],
+                scheduler="ConstantLR",
+                warmup_steps=0,
+                weight_decay=0.0,
+                mixed_precision="bf16" if precision == "bfloat16" else "no",
+                show_progress_bar=False,
+            )
+            results["ours"] = history["loss"].tolist()
+            return time.perf_counter() - start
+
+        train_peer(), train_ours()
+        seconds = [(train_peer(), train_ours()) for _ in range(repeats)]
+        theirs_s, ours_s = (statistics.median(column) for column in zip(*seconds, strict=True))
+        rows.append(
+            {
+                "work": f"train {source} triplets, batch {BATCH}",
+                "precision": precision,
+                "unit": "triplets/s",
+                "peer": len(examples) / theirs_s,
+                "sbertlab": len(examples) / ours_s,
+                "ratio": theirs_s / ours_s,
+                "difference": float(np.abs(np.subtract(results["peer"], results["ours"])).max()),
+            }
+        )
+        print_row(rows[-1])
+    return rows
+
+
+def no_dropout(model: torch.nn.Module) -> torch.nn.Module:
+    """Set every dropout of the model to zero."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for config in {id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "to_dict")}.values():
+        config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
+    return model
+
+
+def print_row(row: dict[str, object]) -> None:
+    """Print one comparison."""
+    extra = f", GEMM share {row['gemm_share']:.0%}" if "gemm_share" in row else ""
+    print(
+        f"{row['work']:38s} {row['precision']:9s} peer float32 {row['peer']:8.1f}  sbertlab {row['sbertlab']:8.1f} {row['unit']:11s}"
+        f" {row['ratio']:5.2f}x  difference {row['difference']:.1e}{extra}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--texts", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("figures/speed.csv"))
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    folder = Path(os.environ["SBERTLAB_DATA"]) if os.environ.get("SBERTLAB_DATA") else None
+    path = find_model(MODEL)
+    print(f"{machine_name()}\ntorch {torch.__version__}, sentence-transformers {sentence_transformers.__version__}, sbertlab {sbertlab.__version__}")
+    print(f"GEMM {gemm_rate(torch.float32):.0f} GFLOP/s float32, {gemm_rate(torch.bfloat16):.0f} bfloat16; oneDNN linear: {kernels.onednn_is_faster()}")
+    rows = encode_rows(path, folder, arguments.texts, arguments.repeats)
+    rows += training_rows(path, folder, arguments.steps, arguments.repeats)
+    table = pd.DataFrame(rows).assign(machine=machine_name(), torch=torch.__version__, peer_version=sentence_transformers.__version__)
+    arguments.output.parent.mkdir(exist_ok=True)
+    table.to_csv(arguments.output, index=False, float_format="%.6g")
+    print(f"written: {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

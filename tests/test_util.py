@@ -1,0 +1,433 @@
+"""Similarities, search, mining, communities and quantisation, against sentence-transformers, slow formulas and by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sentence_transformers import util as peer
+
+from sbertlab import search, util
+
+MATRIX = ["cos_sim", "pytorch_cos_sim", "dot_score", "euclidean_sim", "manhattan_sim"]
+PAIRWISE = [
+    "pairwise_cos_sim",
+    "pairwise_dot_score",
+    "pairwise_euclidean_sim",
+    "pairwise_manhattan_sim",
+    "pairwise_angle_sim",
+]
+
+
+def embeddings(n: int, dim: int = 12, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+
+
+def groups_of_neighbours(groups: int, size: int, noise: float = 0.25, dim: int = 16, seed: int = 0) -> np.ndarray:
+    rows = np.repeat(embeddings(groups, dim, seed), size, axis=0) + noise * embeddings(groups * size, dim, seed + 1)
+    return rows[np.random.default_rng(seed).permutation(len(rows))]
+
+
+# Similarities
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_similarity_matrices_equal_those_of_the_peer(name):
+    a, b = embeddings(7), embeddings(40, seed=1)
+    ours, theirs = getattr(util, name)(a, b), getattr(peer, name)(a, b)
+    assert ours.shape == (7, 40)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+@pytest.mark.parametrize("dim", [12, 5])
+def test_pairwise_similarities_equal_those_of_the_peer(name, dim):
+    a, b = embeddings(9, dim), embeddings(9, dim, seed=1)
+    ours, theirs = getattr(util, name)(a, b), getattr(peer, name)(a, b)
+    assert ours.shape == (9,)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("matrix", "pairwise"), zip(["cos_sim", *MATRIX[2:]], PAIRWISE[:4], strict=True))
+def test_pairwise_similarities_are_the_diagonal_of_the_matrix(matrix, pairwise):
+    a, b = embeddings(9), embeddings(9, seed=1)
+    torch.testing.assert_close(
+        getattr(util, pairwise)(a, b), getattr(util, matrix)(a, b).diagonal(), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        torch.from_numpy,
+        np.ndarray.tolist,
+        list,
+        lambda rows: [torch.from_numpy(row) for row in rows],
+        lambda rows: pd.Series(list(rows), index=range(5, 5 + len(rows))),
+        lambda rows: np.ascontiguousarray(rows[::-1])[::-1],
+        lambda rows: torch.from_numpy(rows).to_sparse(),
+    ],
+    ids=["tensor", "nested list", "list of arrays", "list of tensors", "Series", "negative strides", "sparse"],
+)
+def test_embeddings_may_be_spelt_in_any_way(spelling):
+    rows = embeddings(4)
+    similarity = util.cos_sim(spelling(rows), rows)
+    assert similarity.dtype == torch.float32
+    torch.testing.assert_close(similarity, util.cos_sim(rows, rows))
+
+
+def test_read_only_arrays_are_taken_without_a_warning(recwarn):
+    rows = embeddings(4)
+    rows.flags.writeable = False
+    util.cos_sim(rows, rows)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_compared_in_float32(dtype):
+    rows = torch.from_numpy(embeddings(6)).to(dtype)
+    similarity = util.cos_sim(rows, rows)
+    assert similarity.dtype == torch.float32
+    torch.testing.assert_close(similarity, util.cos_sim(rows.float(), rows.float()))
+
+
+def test_bytes_do_not_overflow():
+    assert util.dot_score(np.array([[100, 100]], dtype=np.int8), np.array([[100, 27]], dtype=np.int8)).item() == 12700
+
+
+def test_float64_stays_float64_beside_float32():
+    assert util.dot_score(embeddings(2).astype(np.float64), embeddings(2)).dtype == torch.float64
+
+
+def test_a_vector_counts_as_one_row():
+    assert util.cos_sim([3.0, 4.0], [[0.0, 1.0], [1.0, 0.0]]).tolist() == [[pytest.approx(0.8), pytest.approx(0.6)]]
+
+
+def test_a_row_of_zeros_is_similar_to_nothing():
+    assert util.cos_sim([[0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]).tolist() == [[0.0, 0.0]]
+
+
+def test_gradients_pass_through_cosine_similarity():
+    a = torch.from_numpy(embeddings(3)).requires_grad_()
+    util.cos_sim(a, embeddings(3, seed=1)).sum().backward()
+    assert a.grad is not None and a.grad.abs().sum() > 0
+
+
+def test_nan_stays_nan_in_a_score():
+    assert util.cos_sim([[float("nan"), 1.0]], [[1.0, 0.0]]).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], r"shape \(n, dim\)"),
+        (np.zeros((2, 2, 2)), r"got \(2, 2, 2\)"),
+        (np.zeros((3, 0)), r"got \(3, 0\)"),
+        ([[1.0, 2.0], [3.0]], "one length"),
+        ([torch.ones(2), torch.ones(3)], "one length"),
+        (["a", "b"], "number rows"),
+        ("abc", "number rows"),
+        (None, "number rows"),
+        (3.0, "number rows"),
+        (np.ones((2, 2), dtype=complex), "real numbers"),
+    ],
+)
+def test_what_is_no_embedding_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        util.cos_sim(wrong, [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("name", [*MATRIX, *PAIRWISE])
+def test_different_dimensions_are_refused(name):
+    with pytest.raises(ValueError, match="a has 12 dimensions and b has 8"):
+        getattr(util, name)(embeddings(3), embeddings(3, dim=8))
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_columns_of_different_lengths_are_not_compared_pairwise(name):
+    with pytest.raises(ValueError, match=r"row i of a .* \(3, 12\) and \(1, 12\)"):
+        getattr(util, name)(embeddings(3), embeddings(1))
+
+
+def test_similarity_functions_go_by_name_or_member():
+    function = util.SimilarityFunction
+    assert function.possible_values() == ["cosine", "dot", "euclidean", "manhattan"]
+    assert function.DOT is function.DOT_PRODUCT
+    for name in function.possible_values():
+        a, b = embeddings(5), embeddings(5, seed=1)
+        theirs = peer.SimilarityFunction
+        torch.testing.assert_close(function.to_similarity_fn(name)(a, b), theirs.to_similarity_fn(name)(a, b))
+        ours = function.to_similarity_pairwise_fn(function(name))(a, b)
+        torch.testing.assert_close(ours, theirs.to_similarity_pairwise_fn(name)(a, b))
+
+
+def test_an_unknown_similarity_function_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="'cosin'; use one of cosine, dot, euclidean, manhattan"):
+        util.SimilarityFunction("cosin")
+
+
+# Smaller embeddings
+
+
+def test_normalised_rows_have_length_one():
+    assert util.normalize_embeddings(embeddings(5)).norm(dim=1).tolist() == pytest.approx([1.0] * 5)
+
+
+def test_truncation_keeps_the_type_and_the_first_dimensions():
+    rows = embeddings(3)
+    assert np.array_equal(util.truncate_embeddings(rows, 4), rows[:, :4])
+    assert torch.equal(util.truncate_embeddings(torch.from_numpy(rows), 4), torch.from_numpy(rows[:, :4]))
+    assert util.truncate_embeddings(rows, None) is not None
+    for wrong in (0, -1, 13):
+        with pytest.raises(ValueError, match="between 1 and 12"):
+            util.truncate_embeddings(rows, wrong)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
+@pytest.mark.parametrize("dim", [16, 13])
+def test_quantised_embeddings_equal_those_of_the_peer(precision, dim):
+    rows, sample = embeddings(120, dim), 0.5 * embeddings(300, dim, seed=1)
+    ranges = np.vstack((np.full(dim, -1.5), np.full(dim, 1.25)))
+    for arguments in ({}, {"ranges": ranges}, {"calibration_embeddings": sample}):
+        ours, theirs = (lib.quantize_embeddings(rows, precision, **arguments) for lib in (util, peer))
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+        assert np.array_equal(util.quantize_embeddings(torch.from_numpy(rows), precision, **arguments), theirs)
+        one = [lib.quantize_embeddings(rows[0], precision, **arguments) for lib in (util, peer) if arguments]
+        assert not one or np.array_equal(*one)
+
+
+@pytest.mark.parametrize(("precision", "width"), [("int8", 13), ("uint8", 13), ("binary", 2), ("ubinary", 2)])
+def test_no_embeddings_are_quantised_to_none(precision, width):
+    assert util.quantize_embeddings(np.empty((0, 13), dtype=np.float32), precision).shape == (0, width)
+
+
+def test_a_dimension_without_spread_is_quantised_to_its_lowest_level():
+    rows = np.column_stack((np.full(100, 0.7), np.linspace(-1, 1, 100))).astype(np.float32)
+    assert (util.quantize_embeddings(rows, "int8")[:, 0] == -128).all()
+
+
+def test_ranges_from_few_embeddings_are_warned_of():
+    with pytest.warns(UserWarning, match="only 5 embeddings"):
+        util.quantize_embeddings(embeddings(5), "int8")
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "message"),
+    [
+        (embeddings(3), {"precision": "int4"}, "precision must be .* got 'int4'"),
+        (embeddings(1), {"precision": "int8"}, "one embedding does not show"),
+        (embeddings(3).astype(np.int8), {"precision": "binary"}, "int8 already"),
+        (np.full((3, 2), np.inf), {"precision": "binary"}, "infinite values in 3 rows"),
+        (embeddings(3), {"precision": "int8", "ranges": np.zeros((2, 4))}, r"shape \(2, 12\)"),
+        (embeddings(3), {"precision": "int8", "ranges": np.vstack((np.ones(12), np.zeros(12)))}, "least values"),
+        (embeddings(3), {"precision": "int8", "calibration_embeddings": np.empty((0, 12))}, "is empty"),
+        (embeddings(3), {"precision": "int8", "calibration_embeddings": embeddings(9, dim=4)}, r"shape \(2, 12\)"),
+    ],
+)
+def test_what_cannot_be_quantised_is_refused(rows, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        util.quantize_embeddings(rows, **arguments)
+
+
+# Search
+
+
+@pytest.mark.parametrize("score_function", ["cos_sim", "dot_score", "euclidean_sim"])
+@pytest.mark.parametrize("chunks", [(100, 500_000), (3, 17), (1, 1)])
+def test_search_finds_what_the_peer_finds_whatever_the_chunks(score_function, chunks):
+    queries, corpus = embeddings(11), embeddings(60, seed=1)
+    arguments = {"query_chunk_size": chunks[0], "corpus_chunk_size": chunks[1], "top_k": 7}
+    ours = util.semantic_search(queries, corpus, **arguments, score_function=getattr(util, score_function))
+    theirs = peer.semantic_search(
+        torch.from_numpy(queries), torch.from_numpy(corpus), top_k=7, score_function=getattr(peer, score_function)
+    )
+    assert [[hit["corpus_id"] for hit in row] for row in ours] == [[hit["corpus_id"] for hit in row] for row in theirs]
+    scores = [[[hit["score"] for hit in row] for row in rows] for rows in (ours, theirs)]
+    np.testing.assert_allclose(*scores, rtol=0, atol=1e-5)
+    assert isinstance(ours[0][0]["corpus_id"], int) and isinstance(ours[0][0]["score"], float)
+
+
+@pytest.mark.parametrize("corpus_chunk_size", [1, 4, 7, 100])
+def test_equal_scores_rank_by_position(corpus_chunk_size):
+    corpus = np.random.default_rng(0).integers(0, 3, (50, 2)).astype(np.float32)
+    queries = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], dtype=np.float32)
+    scores = queries @ corpus.T
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :9]
+    found = util.top_matches(
+        queries, corpus, corpus_chunk_size=corpus_chunk_size, top_k=9, score_function=util.dot_score
+    )
+    assert found[1].tolist() == expected.tolist()
+    assert found[0].tolist() == np.take_along_axis(scores, expected, axis=1).tolist()
+
+
+def test_no_block_of_scores_is_larger_than_the_limit(monkeypatch):
+    queries, corpus, blocks = embeddings(50), embeddings(80, seed=1), []
+
+    def score(a, b):
+        blocks.append(len(a) * len(b))
+        return a @ b.T
+
+    expected = util.top_matches(queries, corpus, score_function=score)
+    assert blocks == [50 * 80]
+    blocks.clear()
+    monkeypatch.setattr(search, "BLOCK_SCORES", 200)
+    found = util.top_matches(queries, corpus, score_function=score)
+    assert max(blocks) <= 200 and len(blocks) == 25
+    assert torch.equal(found[1], expected[1])
+
+
+def test_search_with_fewer_entries_than_asked_for_returns_all():
+    assert [len(row) for row in util.semantic_search(embeddings(2), embeddings(3), top_k=10)] == [3, 3]
+
+
+def test_search_without_queries_or_corpus_finds_nothing():
+    assert util.semantic_search(np.empty((0, 12)), embeddings(3)) == []
+    assert util.semantic_search(embeddings(2), np.empty((0, 12))) == [[], []]
+
+
+def test_a_query_may_be_one_vector_and_the_old_name_works():
+    assert util.information_retrieval([1.0, 0.0], [[0.0, 1.0], [1.0, 0.0]], top_k=1)[0][0]["corpus_id"] == 1
+
+
+NAN_ROW = np.array([[1.0, 0.0], [0.0, 1.0], [np.nan, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("queries", "corpus", "arguments", "message"),
+    [
+        (embeddings(2), embeddings(3, dim=4), {}, "query_embeddings have 12 dimensions and corpus_embeddings 4"),
+        (NAN_ROW, NAN_ROW[:2], {}, "query_embeddings holds NaN or infinite values in 1 rows, the first is row 2"),
+        (NAN_ROW[:2], NAN_ROW, {}, "corpus_embeddings holds NaN"),
+        ([], NAN_ROW[:2], {}, "query_embeddings must have the shape"),
+        (NAN_ROW[:2], NAN_ROW[:2], {"top_k": 0}, "top_k must be at least 1, got 0"),
+        (NAN_ROW[:2], NAN_ROW[:2], {"corpus_chunk_size": 0}, "corpus_chunk_size must be at least 1"),
+        (NAN_ROW[:2], NAN_ROW[:2], {"query_chunk_size": -1}, "query_chunk_size must be at least 1"),
+        (NAN_ROW[:2], NAN_ROW[:2], {"score_function": lambda a, b: a @ a.T[:, :1]}, r"the shape \(2, 1\) for 2 queries"),
+        (NAN_ROW[:2], NAN_ROW[:2], {"score_function": lambda a, b: a @ b.T / 0}, "returned NaN"),
+    ],
+)
+def test_bad_input_to_search_is_refused(queries, corpus, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        util.semantic_search(queries, corpus, **arguments)
+
+
+# Paraphrase mining
+
+
+def mined_slowly(rows: np.ndarray, top_k: int) -> dict[tuple[int, int], float]:
+    """Pairs of which either is among the other's `top_k` nearest."""
+    scores = peer.cos_sim(rows, rows).numpy()
+    pairs = {}
+    for i in range(len(rows)):
+        others = [j for j in np.argsort(-scores[i], kind="stable").tolist() if j != i]
+        pairs |= {(min(i, j), max(i, j)): float(scores[i, j]) for j in others[:top_k]}
+    return pairs
+
+
+@pytest.mark.parametrize("chunks", [(5000, 100_000), (7, 11), (1, 1)])
+def test_mined_pairs_equal_the_slow_search_and_the_peer(chunks):
+    rows = embeddings(45)
+    slow = sorted(((score, *pair) for pair, score in mined_slowly(rows, 4).items()), reverse=True)
+    theirs = peer.paraphrase_mining_embeddings(torch.from_numpy(rows), top_k=4)
+    for limit in (20, 10_000):
+        ours = util.paraphrase_mining_embeddings(rows, *chunks, max_pairs=limit, top_k=4)
+        assert [pair[1:] for pair in ours] == [list(pair[1:]) for pair in slow[:limit]]
+        assert [pair[1:] for pair in ours] == [pair[1:] for pair in theirs[:limit]]
+        np.testing.assert_allclose([pair[0] for pair in ours], [pair[0] for pair in slow[:limit]], rtol=0, atol=1e-6)
+
+
+def test_each_of_many_twins_keeps_top_k_partners():
+    pairs = util.paraphrase_mining_embeddings(np.ones((6, 3), dtype=np.float32), top_k=2)
+    assert all(i < j for _, i, j in pairs) and len({(i, j) for _, i, j in pairs}) == len(pairs)
+    partners = [sum(row in pair[1:] for pair in pairs) for row in range(6)]
+    assert min(partners) >= 2
+
+
+def test_mining_takes_other_symmetric_scores():
+    rows = embeddings(20)
+    ours = util.paraphrase_mining_embeddings(rows, top_k=3, score_function=util.euclidean_sim)
+    theirs = peer.paraphrase_mining_embeddings(torch.from_numpy(rows), top_k=3, score_function=peer.euclidean_sim)
+    assert [pair[1:] for pair in ours] == [pair[1:] for pair in theirs]
+
+
+def test_mining_encodes_with_the_arguments_given():
+    seen = {}
+
+    def encode(texts, **arguments):
+        seen.update(arguments)
+        return [[len(text), 1.0] for text in texts]
+
+    pairs = util.paraphrase_mining(
+        SimpleNamespace(encode=encode), ["cat", "horses", "dog"], batch_size=7, max_pairs=1, prompt="query: "
+    )
+    assert pairs[0][1:] == [0, 2]
+    assert seen["batch_size"] == 7 and seen["prompt"] == "query: "
+
+
+@pytest.mark.parametrize("size", ["top_k", "max_pairs", "query_chunk_size", "corpus_chunk_size"])
+def test_mining_sizes_below_one_are_refused(size):
+    with pytest.raises(ValueError, match=f"{size} must be at least 1"):
+        util.paraphrase_mining_embeddings(embeddings(3), **{size: 0})
+
+
+def test_bad_input_to_mining_is_refused():
+    with pytest.raises(ValueError, match="row 2"):
+        util.paraphrase_mining_embeddings(NAN_ROW)
+    with pytest.raises(ValueError, match="got one string"):
+        util.paraphrase_mining(SimpleNamespace(encode=None), "one text")
+    assert util.paraphrase_mining_embeddings(np.empty((0, 3))) == []
+    assert util.paraphrase_mining_embeddings([[1.0, 2.0]]) == []
+
+
+# Communities
+
+
+@pytest.mark.parametrize(("threshold", "least"), [(0.75, 10), (0.6, 3), (0.9, 2), (-1.0, 5)])
+@pytest.mark.parametrize("batch_size", [1024, 7])
+def test_communities_equal_those_of_the_peer(threshold, least, batch_size):
+    rows = groups_of_neighbours(groups=8, size=15)
+    ours = util.community_detection(rows, threshold, least, batch_size)
+    assert ours and ours == peer.community_detection(rows, threshold, least)
+
+
+def test_a_community_is_its_centre_and_then_its_members_by_similarity():
+    angles = np.array([0.0, 0.3, -0.1, 0.2, 3.0, 3.1])
+    rows = np.column_stack((np.cos(angles), np.sin(angles)))
+    assert util.community_detection(rows, threshold=np.cos(0.25), min_community_size=2) == [[0, 2, 3], [4, 5]]
+
+
+def test_no_text_is_in_two_communities():
+    found = util.community_detection(groups_of_neighbours(groups=5, size=12, noise=0.5), 0.4, 2)
+    members = [row for community in found for row in community]
+    assert len(members) > 20 and len(members) == len(set(members))
+
+
+def test_communities_of_nothing_or_of_too_few_are_none():
+    assert util.community_detection(np.empty((0, 4))) == []
+    assert util.community_detection(embeddings(5), min_community_size=6) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "message"),
+    [
+        (embeddings(3), {"threshold": 75}, "threshold is a cosine similarity"),
+        (embeddings(3), {"threshold": float("nan")}, "threshold is a cosine similarity"),
+        (embeddings(3), {"min_community_size": 0}, "min_community_size must be at least 1"),
+        (embeddings(3), {"batch_size": 0}, "batch_size must be at least 1"),
+        (NAN_ROW, {}, "row 2"),
+        ([], {}, r"shape \(n, dim\)"),
+    ],
+)
+def test_bad_input_to_communities_is_refused(rows, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        util.community_detection(rows, **arguments)
+
+
+def test_a_batch_moves_in_place_and_keeps_what_is_no_tensor():
+    batch = {"input_ids": torch.ones(2, 3), "texts": ["a", "b"]}
+    moved = util.batch_to_device(batch, torch.device("meta"))
+    assert moved is batch
+    assert batch["input_ids"].device.type == "meta" and batch["texts"] == ["a", "b"]
