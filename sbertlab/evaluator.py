@@ -172,6 +172,7 @@ class SequentialEvaluator(SentenceEvaluator):
     def __call__(
         self, model: Encoder, output_path: str | os.PathLike[str] | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
+        """Call one evaluator after the other with these arguments; see `SentenceEvaluator`."""
         metrics: dict[str, float] = {}
         scores, tables = [], []
         for place, evaluator in enumerate(self.evaluators):
@@ -190,7 +191,7 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame([row])
     if path.exists() and path.stat().st_size:
-        table = pd.concat([pd.read_csv(path, float_precision="round_trip"), table])
+        table = pd.concat([pd.read_csv(path), table])
     partial = path.with_name(f"{path.name}.partial")
     table.to_csv(partial, index=False)
     partial.replace(path)
@@ -212,6 +213,7 @@ def checked_texts(**columns: Iterable[str]) -> list[list[str]]:
 
 
 def check_same_length(**columns: Sequence[Any]) -> None:
+    """Refuse columns of different lengths, naming each length."""
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} has {length}" for name, length in lengths.items())

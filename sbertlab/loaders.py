@@ -19,7 +19,8 @@ from sbertlab.rows import check_whole, checked_text
 
 __all__ = ["DenoisingAutoEncoderDataset", "NoDuplicatesDataLoader", "SentenceLabelDataset"]
 
-LOOK_AHEAD = 32
+LOOK_AHEAD = 32  # open batches that a row tries before it goes behind all that hold its texts
+ATTEMPTS = 20  # orders that an epoch of few rows tries before there is said to be no full batch
 
 
 class NoDuplicatesDataLoader:
@@ -30,9 +31,9 @@ class NoDuplicatesDataLoader:
     epoch; rows that are left over, usually fewer than a batch, come first in the next epoch. `len(loader)` is the exact
     number of batches of this epoch: `floor(n / batch_size)`, or less where repeated texts stand in the way.
 
-    A row goes to the first open batch that can take it. After looking at `LOOK_AHEAD` batches in vain it goes behind
-    all that hold one of its texts, so an epoch is planned in O(n). What is left over depends on the epochs before:
-    going to epoch k from an earlier one plans those between once.
+    A row goes to the first open batch that can take it, or after some trials behind all that hold one of its texts, so
+    an epoch is planned in O(n). What is left over depends on the epochs before: going to epoch k from an earlier one
+    plans those between once.
 
     Relatives: `losses.GISTEmbedLoss` and the masking of known positives keep such rows together instead.
 
@@ -82,14 +83,7 @@ class NoDuplicatesDataLoader:
             self._epoch, self._left_over = -1, []
         while self._epoch < epoch:
             self._epoch += 1
-            order = np.random.default_rng((self.seed, self._epoch)).permutation(len(self.train_examples)).tolist()
-            waiting = set(self._left_over)
-            self._pack(self._left_over + [index for index in order if index not in waiting])
-        if not self._batches:
-            raise ValueError(
-                f"{len(self.train_examples)} examples give no batch of {self.batch_size} in which no text is repeated; "
-                "lower batch_size, or use a plain DataLoader if the repetition does no harm"
-            )
+            self._plan()
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -98,8 +92,27 @@ class NoDuplicatesDataLoader:
         for batch in self._batches:
             yield self.collate_fn([self.train_examples[index] for index in batch])
 
-    def _pack(self, order: Iterable[int]) -> None:
-        """Put the rows of an epoch into batches, in this order; see the class for the rule."""
+    def _plan(self) -> None:
+        """Plan one more epoch: the rows left over, then the others in a new order."""
+        waiting = set(self._left_over)
+        for attempt in range(ATTEMPTS):
+            draw = np.random.default_rng((self.seed, self._epoch, attempt))
+            order = draw.permutation(len(self.train_examples)).tolist()
+            if attempt == 0:
+                order = self._left_over + [index for index in order if index not in waiting]
+            batches = self._pack(order)
+            if any(len(batch) == self.batch_size for batch in batches):
+                break
+        else:
+            raise ValueError(
+                f"{len(self.train_examples)} examples give no batch of {self.batch_size} in which no text is repeated; "
+                "lower batch_size, or use a plain DataLoader if the repetition does no harm"
+            )
+        self._batches = [batch for batch in batches if len(batch) == self.batch_size]
+        self._left_over = [index for batch in batches if len(batch) < self.batch_size for index in batch]
+
+    def _pack(self, order: Iterable[int]) -> list[list[int]]:
+        """Put all rows into batches, full ones and others, in this order; see the class for the rule."""
         batches: list[list[int]] = []
         held: list[set[int]] = []  # the texts of each batch, emptied once it is full
         after = [0] * self._number_of_texts  # the first batch behind all that hold the text
@@ -131,14 +144,14 @@ class NoDuplicatesDataLoader:
             if len(batches[batch]) == self.batch_size:
                 held[batch] = set()
                 forward[batch] = batch + 1
-        self._batches = [batch for batch in batches if len(batch) == self.batch_size]
-        self._left_over = [index for batch in batches if len(batch) < self.batch_size for index in batch]
+        return batches
 
 
 def _normalised(example: InputExample, index: int) -> Iterable[str]:
-    texts = [text for entry in example.texts or [] for text in (entry.values() if isinstance(entry, dict) else [entry])]
+    entries = getattr(example, "texts", None) or []
+    texts = [text for entry in entries for text in (entry.values() if isinstance(entry, dict) else [entry])]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"example {index} must have texts, got texts={example.texts!r}")
+        raise ValueError(f"example {index} must be an InputExample with texts, got {example!r}")
     return dict.fromkeys(text.strip().lower() for text in texts)
 
 
@@ -189,7 +202,7 @@ class SentenceLabelDataset(IterableDataset[InputExample]):
         self.epoch = 0
         classes: dict[int, list[int]] = {}
         for index, example in enumerate(self.examples):
-            label = example.label
+            label = getattr(example, "label", None)
             if isinstance(label, bool) or not isinstance(label, int | np.integer):
                 raise ValueError(
                     f"the label of example {index} must be a class number (int), got {label!r} of type "

@@ -87,7 +87,7 @@ class Loss(nn.Module):
         if self.label != "none":
             labels = labels.to(torch.int64 if self.label == "int" else dtype)
         with torch.autocast(columns[0].device.type, enabled=False):
-            return self.formula(columns, labels)
+            return self._formula(columns, labels)
 
     def prepare(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> Tensor | None:
         """Return what `compute` takes as labels, given the texts; runs before the forward pass, without gradient."""

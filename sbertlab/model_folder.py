@@ -16,73 +16,37 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any
 
 import torch
-import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from sbertlab import models
-from sbertlab.safe_files import staged_folder
+from sbertlab.folder_format import IMPLIED, KINDS, RENAMED, TEXT_MODALITY, read_json
+from sbertlab.folder_writer import save_modules
 
-
-@dataclass(frozen=True)
-class Kind:
-    """How one building block lies in a folder: its class, its module in version 6, and its configuration file."""
-
-    block: type[models.Module]
-    module6: str
-    config_file: str = "config.json"
-
-
-_BASE6, _TEXT6 = "sentence_transformers.base.modules", "sentence_transformers.sentence_transformer.modules"
-KINDS: dict[str, Kind] = {
-    "Transformer": Kind(models.Transformer, f"{_BASE6}.transformer", "sentence_bert_config.json"),
-    "StaticEmbedding": Kind(models.StaticEmbedding, f"{_TEXT6}.static_embedding"),
-    "Pooling": Kind(models.Pooling, f"{_TEXT6}.pooling"),
-    "WeightedLayerPooling": Kind(models.WeightedLayerPooling, f"{_TEXT6}.weighted_layer_pooling"),
-    "LSTM": Kind(models.LSTM, f"{_TEXT6}.lstm", "lstm_config.json"),
-    "CNN": Kind(models.CNN, f"{_TEXT6}.cnn", "cnn_config.json"),
-    "Dense": Kind(models.Dense, f"{_BASE6}.dense"),
-    "LayerNorm": Kind(models.LayerNorm, f"{_TEXT6}.layer_norm"),
-    "Dropout": Kind(models.Dropout, f"{_TEXT6}.dropout"),
-    "Normalize": Kind(models.Normalize, f"{_BASE6}.normalize"),
-    "Router": Kind(models.Router, f"{_BASE6}.router", "router_config.json"),
-}
-IN_ROOT = (models.Transformer, models.StaticEmbedding)
-"""Blocks that lie in the folder itself when they come first, as in the field."""
-
-RENAMED = {"embedding_dimension": "word_embedding_dimension", "in_embedding_dimension": "in_word_embedding_dimension"}
-"""Version 6's keys and ours."""
-
-IMPLIED: dict[str, dict[str, Any]] = {
-    "Dense": {
-        "module_input_name": "sentence_embedding",
-        "module_output_name": "sentence_embedding",
-        "use_residual": False,
-    },
-    "Normalize": {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"},
-    "Transformer": {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"},
-}
-"""Later versions' keys that our blocks do not take, with the one value that means what our blocks do."""
+__all__ = ["load_modules", "save_modules"]
 
 SIZE_KEYS = ("word_embedding_dimension", "in_word_embedding_dimension", "in_features", "dimension")
 """Keys that state the size of the vectors that come in."""
 
-FROM_FILE = {
-    "model_args": {"output_hidden_states", "dtype", "torch_dtype"},
-    "tokenizer_args": {"padding_side", "truncation_side", "add_prefix_space", "use_fast", "model_max_length"},
-}
-"""Arguments for transformers that a folder may set itself; others could name code to run and are left out."""
+MODEL_ARGS = dict.fromkeys(
+    ("model_args", "model_kwargs", "config_args", "config_kwargs"),
+    frozenset({"output_hidden_states", "dtype", "torch_dtype"}),
+)
+TOKENIZER_ARGS = dict.fromkeys(
+    ("tokenizer_args", "processor_kwargs"),
+    frozenset({"padding_side", "truncation_side", "add_prefix_space", "model_max_length"}),
+)
+"""Arguments for transformers that a folder may set, by version 5's and 6's key; others could name code to run."""
 
 Trust = bool | Collection[str]
 
@@ -114,46 +78,6 @@ def load_modules(
     return _Reader(Path(folder), model_args or {}, tokenizer_args or {}, trust_remote_code).read()
 
 
-def save_modules(
-    modules: Mapping[str, nn.Module],
-    folder: str | Path,
-    settings: Mapping[str, Any],
-    *,
-    format: str = "portable",
-    model_card: str | None = None,
-) -> None:
-    """Write a model folder, whole or not at all; an earlier model in it is replaced, other files in it stay.
-
-    Args:
-        modules: the blocks by name, in the order in which they run.
-        folder: where to; made when missing.
-        settings: `prompts`, `default_prompt_name`, `similarity_fn_name`, `truncate_dim`; missing ones take defaults.
-        format: "portable" is read by sentence-transformers 2.2 to 6.2, "st6" is what 6.2 writes itself.
-        model_card: text of README.md.
-
-    Raises:
-        ValueError: an unknown format, no modules, or a block that the format cannot hold.
-    """
-    if format not in ("portable", "st6"):
-        raise ValueError(f'format must be "portable" or "st6", got {format!r}')
-    if not modules:
-        raise ValueError("there are no modules to save")
-    entries = []
-    with staged_folder(Path(folder), keep=lambda entry: not _belongs_to_a_model(entry)) as staging:
-        for index, (name, module) in enumerate(modules.items()):
-            dotted, path = _type_and_folder(module, format)
-            path = "" if index == 0 and isinstance(module, IN_ROOT) else f"{index}_{path}"
-            _write_module(module, staging / path, format)
-            entries.append({"idx": index, "name": name, "path": path, "type": dotted})
-        _write_json(staging / "modules.json", entries)
-        _write_json(staging / "config_sentence_transformers.json", _settings_to_write(settings, format))
-        if model_card is not None:
-            (staging / "README.md").write_text(model_card, encoding="utf-8")
-
-
-# -- Reading -----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Reader:
     """Reads one folder; what the caller wants of its transformers and trusts is the same for all its modules."""
@@ -170,125 +94,98 @@ class _Reader:
         if not file.is_file():
             if not (self.root / "config.json").is_file():
                 raise ValueError(f"{self.root} is not a model folder: it has neither modules.json nor config.json")
-            encoder = self.transformer(self.root, all_layers=False)
+            encoder = self.transformer(self.root)
             pooling = models.Pooling(encoder.get_word_embedding_dimension(), "mean")
             return OrderedDict([("0", encoder), ("1", pooling)]), _read_settings(self.root)
         modules: OrderedDict[str, nn.Module] = OrderedDict()
-        entries = _read_json(file, list)
-        all_layers = any("WeightedLayerPooling" in str(entry) for entry in entries)
         size: int | None = None
-        for position, entry in enumerate(entries):
+        for position, entry in enumerate(read_json(file, list)):
             if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
                 raise ValueError(f"{file}: entry {position} must be an object with path and type, got {entry!r:.80}")
             name = str(entry.get("name", position))
             if name in modules:
                 raise ValueError(f"{file}: the name {name!r} occurs twice")
-            path = self.inside(self.root, entry.get("path", ""), file)
-            modules[name] = self.module(entry["type"], path, file, all_layers)
+            path = _inside(self.root, entry.get("path", ""), file)
+            modules[name] = self.module(entry["type"], path, file)
             size = _fitting_size(modules[name], size, path)
         if not modules:
             raise ValueError(f"{file} lists no modules")
+        _give_all_layers(modules)
         return modules, _read_settings(self.root)
 
-    def module(self, dotted: str, folder: Path, file: Path, all_layers: bool) -> nn.Module:
+    def module(self, dotted: str, folder: Path, file: Path) -> nn.Module:
         """Read the block of class `dotted`, named in `file`, from its folder."""
-        name = dotted.rpartition(".")[2]
-        name = "Router" if name == "Asym" else name
+        name = dotted.rpartition(".")[2].replace("Asym", "Router")
         if not dotted.startswith("sentence_transformers."):
             return self.outside_module(dotted, folder, file)
         if name not in KINDS:
             raise ValueError(f"{file}: sbertlab has no block {dotted}; it has {', '.join(KINDS)}")
         if name == "Transformer":
-            return self.transformer(folder, all_layers)
+            return self.transformer(folder)
         if name == "StaticEmbedding":
             return _read_static_embedding(folder)
         if name == "Router":
-            return self.router(folder, all_layers)
+            return self.router(folder)
         config_file = folder / KINDS[name].config_file
         if name == "Normalize" and not config_file.is_file():
             return models.Normalize()
-        config = {RENAMED.get(key, key): value for key, value in _read_json(config_file, dict).items()}
-        config = _known_keys(config, name, config_file)
+        config = _known_keys(read_json(config_file, dict), name, config_file)
         activation = config.get("activation_function")
         if isinstance(activation, str) and not activation.startswith("torch.nn."):
             config["activation_function"] = self.trusted_class(activation, config_file)()
         return _with_weights(_make(KINDS[name].block, config, config_file), folder)
 
-    def transformer(self, folder: Path, all_layers: bool) -> models.Transformer:
+    def transformer(self, folder: Path) -> models.Transformer:
         candidates = [folder / "sentence_bert_config.json", *sorted(folder.glob("sentence_*_config.json"))]
-        file = next((path for path in candidates if path.is_file()), None)
-        config = _read_json(file, dict) if file else {}
-        if file:
-            for new, old in {
-                "model_kwargs": "model_args",
-                "config_kwargs": "config_args",
-                "processor_kwargs": "tokenizer_args",
-            }.items():
-                config[old] = config.pop(new, config.get(old))
-        text = config.pop("modality_config", {}).get(
-            "text", {"method": "forward", "method_output_name": "last_hidden_state"}
-        )
-        if file and text != {"method": "forward", "method_output_name": "last_hidden_state"}:
-            raise ValueError(
-                f"{file}: modality_config asks for {text!r}; sbertlab reads texts by last_hidden_state only"
-            )
-        model_args = {
-            **_allowed(config, "config_args", file),
-            **_allowed(config, "model_args", file),
-            **self.model_args,
-        }
-        if all_layers:
-            model_args["output_hidden_states"] = True
-        tokenizer_args = {**_allowed(config, "tokenizer_args", file), **self.tokenizer_args}
-        hidden = _read_json(folder / "config.json", dict).get("auto_map", {})
-        model_args["trust_remote_code"] = bool(hidden) and all(self.trusts(str(name)) for name in hidden.values())
-        config = _known_keys(config, "Transformer", file or folder)
+        file = next((path for path in candidates if path.is_file()), candidates[0])
+        config = read_json(file, dict) if file.is_file() else {}
+        text = config.pop("modality_config", {}).get("text", TEXT_MODALITY)
+        if text != TEXT_MODALITY:
+            raise ValueError(f"{file}: modality_config has {text!r} for text; sbertlab has {TEXT_MODALITY} only")
+        model_args = {**_harmless(config, MODEL_ARGS, file), **self.model_args}
+        tokenizer_args = {**_harmless(config, TOKENIZER_ARGS, file), **self.tokenizer_args}
+        architecture, tokenizer = folder / "config.json", folder / "tokenizer_config.json"
+        code = _code_named_in(read_json(architecture, dict))
+        code += _code_named_in(read_json(tokenizer, dict)) if tokenizer.is_file() else []
+        model_args["trust_remote_code"] = bool(code) and all(self.trusts(name) for name in code)
+        config = _known_keys(config, "Transformer", file)
+        lower = bool(config.get("do_lower_case", False))
         try:
             block = models.Transformer(
-                folder,
-                model_args=model_args,
-                tokenizer_args=tokenizer_args,
-                do_lower_case=bool(config.get("do_lower_case", False)),
+                folder, model_args=model_args, tokenizer_args=tokenizer_args, do_lower_case=lower
             )
         except Exception as error:  # whatever transformers, tokenizers or safetensors raise at a damaged folder
             raise ValueError(f"{folder} cannot be loaded by transformers: {error}") from error
-        stated = config.get("max_seq_length")
-        if stated is not None:
-            if not isinstance(stated, int) or stated < 1:
-                raise ValueError(f"{file}: max_seq_length must be a positive number of tokens, got {stated!r}")
-            longest = block.longest_input or stated
-            if stated > longest:
-                warnings.warn(
-                    f"{file}: max_seq_length {stated} is cut to the model's {longest} positions", stacklevel=4
-                )
-            block.max_seq_length = min(stated, longest)
+        length = config.get("max_seq_length")
+        if length is not None:
+            if not isinstance(length, int) or length < 1:
+                raise ValueError(f"{file}: max_seq_length must be a positive number of tokens, got {length!r}")
+            block.max_seq_length = min(length, block.longest_input or length)
+            if block.max_seq_length < length:
+                _warn(f"{file}: max_seq_length {length} is cut to the model's {block.max_seq_length} positions")
         return block
 
-    def router(self, folder: Path, all_layers: bool) -> models.Router:
+    def router(self, folder: Path) -> models.Router:
         file = folder / "router_config.json"
         file = file if file.is_file() else folder / "config.json"
-        config = _read_json(file, dict)
+        config = read_json(file, dict)
         types, structure, parameters = (config.get(key) for key in ("types", "structure", "parameters"))
         if not (isinstance(types, dict) and isinstance(structure, dict) and isinstance(parameters, dict)):
             raise ValueError(f"{file} must hold the objects types, structure and parameters")
-        if parameters.get("route_mappings"):
-            raise ValueError(f"{file}: route_mappings (routes by modality) are not supported; only routes by name are")
-        blocks = {
-            name: self.module(str(dotted), self.inside(folder, name, file, below=True), file, all_layers)
-            for name, dotted in types.items()
-        }
+        blocks = {}
+        for name, dotted in types.items():
+            path = _inside(folder, name, file)
+            if path == folder:
+                raise ValueError(f"{file}: the path {name!r} is the router's own folder and is refused")
+            blocks[name] = self.module(str(dotted), path, file)
         try:
             routes = {route: [blocks[name] for name in names] for route, names in structure.items()}
         except (KeyError, TypeError) as error:
             raise ValueError(f"{file}: structure names modules that types does not list: {error}") from error
-        for names in structure.values():
-            size: int | None = None
-            for name in names:
-                size = _fitting_size(blocks[name], size, folder / name)
-        known = _known_keys(
-            {key: value for key, value in parameters.items() if key != "route_mappings"}, "Router", file
+        router: models.Router = _make(
+            models.Router, {"sub_modules": routes, **_known_keys(parameters, "Router", file)}, file
         )
-        return _make(models.Router, {"sub_modules": routes, **known}, file)
+        return router
 
     def trusts(self, dotted: str) -> bool:
         named = {self.trust} if isinstance(self.trust, str) else self.trust
@@ -315,38 +212,44 @@ class _Reader:
     def outside_module(self, dotted: str, folder: Path, file: Path) -> nn.Module:
         found = self.trusted_class(dotted, file)
         if issubclass(found, models.Module):
-            return _with_weights(_make(found, _read_json(folder / "config.json", dict), folder / "config.json"), folder)
+            return _with_weights(_make(found, read_json(folder / "config.json", dict), folder / "config.json"), folder)
         load = getattr(found, "load", None)
         if load is None:
             raise ValueError(f"{file}: {dotted!r} has no load(folder) and is no subclass of sbertlab.models.Module")
         module: nn.Module = load(str(folder))
         return module
 
-    @staticmethod
-    def inside(folder: Path, relative: object, file: Path, below: bool = False) -> Path:
-        """Join a path that a file states, and refuse one that leaves the folder (or, `below`, is the folder)."""
-        parts = PurePosixPath(relative).parts if isinstance(relative, str) else ("..",)
-        leaves = ".." in parts or PurePosixPath(*parts).is_absolute() or re.search(r"[\\:\0]", "".join(parts))
-        if leaves or (below and not parts):
-            raise ValueError(f"{file}: the path {relative!r} leaves the model's folder and is refused")
-        return folder.joinpath(*parts)
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
-def _read_json(file: Path, kind: type) -> Any:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{file} is missing; the model folder is incomplete, fetch or save it again") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(found, kind):
-        raise ValueError(f"{file} holds a JSON {type(found).__name__}, expected a {kind.__name__}")
-    return found
+def _inside(folder: Path, relative: object, file: Path) -> Path:
+    """Join a path that a file states, and refuse one that leaves the folder."""
+    parts = PurePosixPath(relative).parts if isinstance(relative, str) else ("..",)
+    if ".." in parts or re.search(r"^/|[\\:\0]", "".join(parts)):
+        raise ValueError(f"{file}: the path {relative!r} leaves the model's folder and is refused")
+    return folder.joinpath(*parts)
+
+
+def _code_named_in(config: Mapping[str, Any]) -> list[str]:
+    """Return the classes from outside transformers that a configuration asks for."""
+    named = config.get("auto_map", {}).values()
+    return [str(name) for value in named for name in (value if isinstance(value, list) else [value]) if name]
+
+
+def _give_all_layers(modules: Mapping[str, nn.Module]) -> None:
+    """Let the transformers put out all their layers where a block mixes them."""
+    blocks = [block for module in modules.values() for block in module.modules()]
+    if any(isinstance(block, models.WeightedLayerPooling) for block in blocks):
+        for block in blocks:
+            if isinstance(block, models.Transformer):
+                block.auto_model.config.output_hidden_states = True
 
 
 def _read_settings(root: Path) -> dict[str, Any]:
     file = root / "config_sentence_transformers.json"
-    found = _read_json(file, dict) if file.is_file() else {}
+    found = read_json(file, dict) if file.is_file() else {}
     kind = found.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise ValueError(f"{file}: model_type is {kind!r}; only SentenceTransformer is an encoder of one vector a text")
@@ -361,25 +264,29 @@ def _read_settings(root: Path) -> dict[str, Any]:
     }
 
 
-def _allowed(config: dict[str, Any], key: str, file: Path | None) -> dict[str, Any]:
-    stated = config.pop(key, None) or {}
-    allowed = FROM_FILE["tokenizer_args" if key == "tokenizer_args" else "model_args"]
-    ignored = sorted(set(stated) - allowed - {"trust_remote_code"})
-    if ignored:
-        warnings.warn(f"{file}: {key} {ignored} are left out; pass what you need when you load the model", stacklevel=5)
-    return {name: value for name, value in stated.items() if name in allowed}
+def _harmless(config: dict[str, Any], keys: Mapping[str, frozenset[str]], file: Path) -> dict[str, Any]:
+    """Take from a configuration the arguments for transformers that only say how to read data."""
+    taken = {}
+    for key, allowed in keys.items():
+        stated = config.pop(key, None) or {}
+        taken.update({name: value for name, value in stated.items() if name in allowed})
+        ignored = sorted(set(stated) - allowed - {"trust_remote_code"})
+        if ignored:
+            _warn(f"{file}: {key} {ignored} are left out; pass what you need when you load the model")
+    return taken
 
 
-def _known_keys(config: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
+def _known_keys(stated: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
     """Keep the keys that the block takes; refuse what would change its meaning, leave the rest out with a warning."""
+    config = {RENAMED.get(key, key): value for key, value in stated.items()}
     implied = IMPLIED.get(name, {})
     for key, value in implied.items():
         if config.get(key, value) != value:
             raise ValueError(f"{file}: {key} is {config[key]!r}; sbertlab's {name} has {value!r} only")
     known = set(inspect.signature(KINDS[name].block.__init__).parameters)
-    unknown = sorted(set(config) - known - set(implied) - {"processing_kwargs", "unpad_inputs"})
+    unknown = sorted(set(config) - known - set(implied))
     if unknown:
-        warnings.warn(f"{file}: unknown keys {unknown} are left out", stacklevel=5)
+        _warn(f"{file}: unknown keys {unknown} are left out")
     return {key: value for key, value in config.items() if key in known}
 
 
@@ -392,18 +299,23 @@ def _make(block: type[models.Module], config: dict[str, Any], file: Path) -> Any
 
 def _fitting_size(module: nn.Module, given: int | None, folder: Path) -> int | None:
     """Check that a block takes vectors of the size `given` by the one before; return the size that it gives."""
-    if not isinstance(module, models.Module):
-        return None
-    config = module.config()
+    if isinstance(module, models.Router):
+        for route in module.sub_modules.values():
+            size = given
+            for block in route.children():
+                size = _fitting_size(block, size, folder)
+        return module.get_sentence_embedding_dimension()
+    config = module.config() if isinstance(module, models.Module) else {}
     for key in SIZE_KEYS:
         if key in config and given is not None and config[key] != given:
-            raise ValueError(f"{folder}: {key} is {config[key]}, but the module before gives vectors of size {given}")
-    return models.output_dimension([module]) or _token_size(module) or given
-
-
-def _token_size(module: nn.Module) -> int | None:
-    size = getattr(module, "get_word_embedding_dimension", None)
-    return size() if callable(size) else None
+            raise ValueError(
+                f"{folder}: {type(module).__name__} has {key} {config[key]}, but is given vectors of size {given}"
+            )
+    for name in ("get_sentence_embedding_dimension", "get_word_embedding_dimension"):
+        size_of = getattr(module, name, None)
+        if callable(size_of):
+            return int(size_of())
+    return given
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
@@ -446,157 +358,8 @@ def _read_static_embedding(folder: Path) -> models.StaticEmbedding:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the tokenizers library raises Exception itself
         raise ValueError(f"{folder / 'tokenizer.json'} is missing or not a tokenizer: {error}") from error
+    tokenizer.post_processor = None  # the field averages the words' vectors alone, without [CLS] and [SEP]
     try:
         return models.StaticEmbedding(tokenizer, matrix)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-
-
-# -- Writing -----------------------------------------------------------------------------------------------------------
-
-
-def _belongs_to_a_model(entry: str) -> bool:
-    """Say of a name in a model folder whether saving a model there replaces it.
-
-    >>> [_belongs_to_a_model(name) for name in ("1_Pooling", "model.safetensors", "eval", "notes.json")]
-    [True, True, False, False]
-    """
-    patterns = (
-        r"\d+_\w+|\w+_\d+_[A-Z]\w*",
-        r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?",
-        r"(modules|config|config_sentence_transformers|router_config|sentence_[\w-]+_config|generation_config)\.json",
-        r"tokenizer\w*\.(json|model)|(special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt",
-        r"(spiece|spm|sentencepiece\.bpe)\.model|chat_template\.jinja",
-    )
-    return any(re.fullmatch(pattern, entry) for pattern in patterns)
-
-
-def _write_json(file: Path, content: object) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _settings_to_write(settings: Mapping[str, Any], format: str) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "__version__": {
-            "sentence_transformers": "2.2.0" if format == "portable" else "6.2.0",
-            "transformers": transformers.__version__,
-            "pytorch": torch.__version__,
-        },
-        "prompts": dict(settings.get("prompts") or {}),
-        "default_prompt_name": settings.get("default_prompt_name"),
-        "similarity_fn_name": settings.get("similarity_fn_name") or "cosine",
-    }
-    if settings.get("truncate_dim") is not None:
-        content["truncate_dim"] = settings["truncate_dim"]
-    return content if format == "portable" else {**content, "model_type": "SentenceTransformer"}
-
-
-def _type_and_folder(module: nn.Module, format: str) -> tuple[str, str]:
-    """Return the `type` of a block in modules.json and the name of its folder."""
-    block = type(module)
-    name = next((name for name, kind in KINDS.items() if kind.block is block), "")
-    if not name:
-        return f"{block.__module__}.{block.__qualname__}", block.__name__
-    if format == "st6":
-        return f"{KINDS[name].module6}.{name}", name
-    # Version 2.2 knows no Router: one without a default route is what it calls Asym.
-    name = "Asym" if isinstance(module, models.Router) and module.default_route is None else name
-    return f"sentence_transformers.models.{name}", name
-
-
-def _write_module(module: nn.Module, folder: Path, format: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(module, models.Transformer):
-        return _write_transformer(module, folder, format)
-    if isinstance(module, models.StaticEmbedding):
-        backend = module.tokenizer.backend_tokenizer
-        backend.no_padding()
-        backend.no_truncation()
-        backend.save(str(folder / "tokenizer.json"))
-        return _write_weights(module, folder, bin_too=False)
-    if isinstance(module, models.Router):
-        return _write_router(module, folder, format)
-    if not isinstance(module, models.Module):
-        raise ValueError(f"{type(module).__name__} cannot be saved: it is no subclass of sbertlab.models.Module")
-    if isinstance(module, models.Dense):
-        _refuse_lost_activation(module.activation_function)
-    name = next((name for name, kind in KINDS.items() if kind.block is type(module)), "")
-    config = module.config()
-    if format == "st6":
-        config = _config6(module, config, name)
-    _write_json(folder / (KINDS[name].config_file if name else "config.json"), config)
-    _write_weights(module, folder, bin_too=format == "portable")
-    return None
-
-
-def _config6(module: models.Module, config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the configuration of a block in the keys of version 6."""
-    if isinstance(module, models.Pooling):
-        modes = list(module.modes) if len(module.modes) > 1 else module.modes[0]
-        return {
-            "embedding_dimension": module.word_embedding_dimension,
-            "pooling_mode": modes,
-            "include_prompt": module.include_prompt,
-        }
-    keys = {ours: theirs for theirs, ours in RENAMED.items()}
-    names = {key: value for key, value in IMPLIED.get(name, {}).items() if key.startswith("module_")}
-    return {**{keys.get(key, key): value for key, value in config.items()}, **names}
-
-
-def _write_transformer(module: models.Transformer, folder: Path, format: str) -> None:
-    module.auto_model.save_pretrained(folder)
-    module.tokenizer.save_pretrained(folder)
-    if module.max_seq_length is not None:
-        file = folder / "tokenizer_config.json"
-        _write_json(file, {**_read_json(file, dict), "model_max_length": module.max_seq_length})
-    config = module.config()
-    if format == "st6":
-        config = {key: value for key, value in config.items() if key == "do_lower_case" and value}
-        config |= {
-            "transformer_task": "feature-extraction",
-            "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-            "module_output_name": "token_embeddings",
-        }
-    _write_json(folder / "sentence_bert_config.json", config)
-
-
-def _write_router(module: models.Router, folder: Path, format: str) -> None:
-    names: dict[int, str] = {}
-    types: dict[str, str] = {}
-    structure: dict[str, list[str]] = {}
-    for route, blocks in module.sub_modules.items():
-        structure[route] = []
-        for index, block in enumerate(cast(nn.Sequential, blocks)):
-            dotted, kind = _type_and_folder(block, format)
-            name = names.setdefault(id(block), f"{route}_{index}_{kind}")
-            structure[route].append(name)
-            if name not in types:
-                types[name] = dotted
-                _write_module(block, folder / name, format)
-    parameters: dict[str, Any] = {"allow_empty_key": module.allow_empty_key}
-    asym = format == "portable" and module.default_route is None
-    if not asym:
-        parameters |= {"default_route": module.default_route}
-    content = {"types": types, "structure": structure, "parameters": parameters}
-    _write_json(folder / ("config.json" if asym else "router_config.json"), content)
-
-
-def _write_weights(module: nn.Module, folder: Path, bin_too: bool) -> None:
-    state = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
-    if state:
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        if bin_too:
-            torch.save(state, folder / "pytorch_model.bin")
-
-
-def _refuse_lost_activation(activation: nn.Module) -> None:
-    """The format holds the name of an activation, not its arguments: one with others than the defaults would change."""
-    try:
-        same = repr(type(activation)()) == repr(activation)
-    except TypeError:
-        same = False
-    if not same:
-        raise ValueError(
-            f"activation_function {activation!r} cannot be saved: a model folder keeps its class, not its arguments; "
-            "take one with default arguments, or write a subclass that sets them"
-        )

@@ -1,8 +1,8 @@
 """The building blocks of an encoder, run in order: tokens in, one vector a text out.
 
-Every block is a `Module`: it reads and extends a dictionary of features and can say how it is made (`config`). The features
-are `input_ids` and `attention_mask` `(batch, tokens)`, `token_embeddings` `(batch, tokens, dim)`, `all_layer_embeddings` (one
-such tensor a layer) and `sentence_embedding` `(batch, dim)`.
+Every block is a `Module`: it reads and extends a dictionary of features and can say how it is made (`config`). The
+features are `input_ids` and `attention_mask` `(batch, tokens)`, `token_embeddings` `(batch, tokens, dim)`,
+`all_layer_embeddings` (one such tensor a layer) and `sentence_embedding` `(batch, dim)`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import importlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sbertlab.kernels import use_fast_linear
 from sbertlab.model_source import find_model
@@ -42,7 +44,10 @@ class Module(nn.Module):
 
 def features_to(features: Mapping[str, Any], device: torch.device) -> Features:
     """Return the features with every tensor on `device`."""
-    return {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in features.items()}
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in features.items()
+    }
 
 
 # -- From texts to token vectors ---------------------------------------------------------------------------------------

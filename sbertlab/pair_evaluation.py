@@ -1,4 +1,7 @@
-"""Evaluators of pairs and triplets: does similarity follow the label?"""
+"""Evaluators of pairs and triplets: does similarity follow the label?
+
+scikit-learn and scipy are imported where they are used: together they take a second, which `import sbertlab` saves.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import average_precision_score, matthews_corrcoef
 from torch import Tensor
 
 from sbertlab.data import InputExample
@@ -96,6 +97,9 @@ class EmbeddingSimilarityEvaluator(SentenceEvaluator):
         return cls(sentences1, sentences2, [example.label for example in examples], **kwargs)
 
     def measure(self, model: Encoder) -> Measurement:
+        """Return the correlations, and the table of pairs."""
+        from scipy.stats import pearsonr, spearmanr
+
         first, second = self._embed(model, self.sentences1, self.sentences2)
         if self.precision is not None:
             first, second = _quantized(first, second, self.precision)
@@ -176,6 +180,9 @@ class BinaryClassificationEvaluator(SentenceEvaluator):
         return cls(sentences1, sentences2, [example.label for example in examples], **kwargs)
 
     def measure(self, model: Encoder) -> Measurement:
+        """Return the metrics of classification, and the table of pairs."""
+        from sklearn.metrics import average_precision_score, matthews_corrcoef
+
         first, second = self._embed(model, self.sentences1, self.sentences2)
         table = pd.DataFrame({"sentence1": self.sentences1, "sentence2": self.sentences2, "label": self.labels})
         metrics: dict[str, float] = {}
@@ -261,6 +268,7 @@ class TripletEvaluator(SentenceEvaluator):
         return cls(anchors, positives, negatives, **kwargs)
 
     def measure(self, model: Encoder) -> Measurement:
+        """Return the accuracies, and the table of triplets."""
         (anchors,) = self._embed(model, self.anchors, role="query")
         positives, negatives = self._embed(model, self.positives, self.negatives, role="document")
         table = pd.DataFrame({"anchor": self.anchors, "positive": self.positives, "negative": self.negatives})

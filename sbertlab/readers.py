@@ -223,7 +223,7 @@ class NLIDataReader(TableReader):
     """Reads premise, hypothesis and their relation, from three aligned files or from one table.
 
     `get_examples("train.gz")` reads `s1.train.gz`, `s2.train.gz` and `labels.train.gz` line by line where the folder
-    has the first of them and there is no `where`, and otherwise `train.gz` as a table with a header (AllNLI.tsv.gz, for example).
+    has the first of them and there is no `where`; otherwise `train.gz` is a table with a header, as AllNLI.tsv.gz is.
 
     | texts                 | label                                            |
     | --------------------- | ------------------------------------------------ |

@@ -1,4 +1,7 @@
-"""Evaluators of search: do the right texts come first?"""
+"""Evaluators of search: do the right texts come first?
+
+scikit-learn and scipy are imported where they are used: together they take a second, which `import sbertlab` saves.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.metrics import average_precision_score, ndcg_score
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -42,7 +42,7 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
         queries: text of each query id.
         corpus: text of each document id.
         relevant_docs: set of relevant document ids of each query id. Queries without any are left out.
-        corpus_chunk_size: documents encoded at a time; does not change the result.
+        corpus_chunk_size: documents encoded and scored at a time; a matter of memory alone.
         mrr_at_k: cut-offs, as the four that follow.
         ndcg_at_k: cut-offs.
         accuracy_at_k: cut-offs.
@@ -133,6 +133,7 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
         self.corpus_arguments = _given(prompt=corpus_prompt, prompt_name=corpus_prompt_name)
 
     def measure(self, model: Encoder) -> Measurement:
+        """Return the metrics of ranking, and the table of queries."""
         counts = np.array([len(self.relevant_docs[query]) for query in self.queries_ids])
         table = pd.DataFrame({"query_id": self.queries_ids, "query": self.queries, "relevant": counts})
         metrics: dict[str, float] = {}
@@ -229,6 +230,9 @@ class RerankingEvaluator(SentenceEvaluator):
         self.use_batched_encoding = use_batched_encoding
 
     def measure(self, model: Encoder) -> Measurement:
+        """Return the metrics of ranking, and the table of queries."""
+        from sklearn.metrics import average_precision_score, ndcg_score
+
         rows = []
         for sample, (query, documents) in zip(self.samples, self._embedded(model), strict=True):
             n_negatives = len(sample["negative"])
@@ -314,6 +318,9 @@ class ParaphraseMiningEvaluator(SentenceEvaluator):
         self.mining = (query_chunk_size, corpus_chunk_size, max_pairs, top_k)
 
     def measure(self, model: Encoder) -> Measurement:
+        """Return the metrics of mining, and the table of pairs."""
+        from sklearn.metrics import average_precision_score
+
         (embeddings,) = self._embed(model, self.sentences)
         mined = paraphrase_mining_embeddings(embeddings, *self.mining)
         pairs = [(int(i), int(j)) for _, i, j in mined]
@@ -423,6 +430,9 @@ def _duplicate_places(ids: Sequence[Any], pairs: Iterable[tuple[Any, Any]], clos
             "give duplicates_list or duplicates_dict with the ids of sentences_map"
         )
     if closure:
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         rows, columns = zip(*duplicates, strict=True)
         graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(ids), len(ids)))
         groups = pd.Series(range(len(ids))).groupby(connected_components(graph, directed=False)[1])

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -142,7 +143,7 @@ def check_on_error(on_error: str) -> None:
 
 def check_whole(name: str, value: int, least: int) -> None:
     """Raise a ValueError that names the argument unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 

@@ -65,6 +65,7 @@ def staged_folder(target: Path, keep: Callable[[str], bool] = lambda entry: Fals
     try:
         yield staging
         for path in (*staging.rglob("*"), staging):
+            path.chmod(path.stat().st_mode | (0o666 & staging.stat().st_mode))  # safetensors makes files private
             _sync(path)
         if target.exists():
             try:

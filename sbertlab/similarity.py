@@ -236,7 +236,7 @@ class SimilarityFunction(Enum):
 
     COSINE = "cosine"
     DOT_PRODUCT = "dot"
-    DOT = "dot"
+    DOT = "dot"  # noqa: PIE796, the second name is the field's
     EUCLIDEAN = "euclidean"
     MANHATTAN = "manhattan"
 

@@ -1,4 +1,7 @@
-"""Evaluators of what else embeddings serve for: translations, classes, clusters, imitation of a teacher."""
+"""Evaluators of what else embeddings serve for: translations, classes, clusters, imitation of a teacher.
+
+scikit-learn and scipy are imported where they are used: together they take a second, which `import sbertlab` saves.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.metrics import homogeneity_completeness_v_measure
 from torch.utils.data import DataLoader
 
 from sbertlab.data import collate
@@ -61,6 +62,7 @@ class TranslationEvaluator(SentenceEvaluator):
         self.print_wrong_matches = print_wrong_matches
 
     def measure(self, model: Encoder) -> Measurement:
+        """Return the accuracies, and the table of translations."""
         sources, targets = self._embed(model, self.source_sentences, self.target_sentences)
         table = pd.DataFrame({"source": self.source_sentences, "target": self.target_sentences})
         for texts, queries, corpus, key in (
@@ -103,6 +105,7 @@ class LabelAccuracyEvaluator(SentenceEvaluator):
 
     @torch.no_grad()
     def measure(self, model: Encoder) -> Measurement:
+        """Return the accuracy, and the table of examples."""
         self.dataloader.collate_fn = list
         tables = []
         for examples in self.dataloader:
@@ -167,6 +170,7 @@ class MSEEvaluator(SentenceEvaluator):
         (self.source_embeddings,) = self._embed(teacher_model, self.source_sentences)
 
     def measure(self, model: Encoder) -> Measurement:
+        """Return the negated mean squared error, and the table of texts."""
         (embeddings,) = self._embed(model, self.target_sentences)
         if embeddings.shape != self.source_embeddings.shape:
             raise ValueError(
@@ -234,6 +238,7 @@ class MSEEvaluatorFromDataFrame(SentenceEvaluator):
             )
 
     def measure(self, model: Encoder) -> Measurement:
+        """Return the negated mean squared errors, and the table of texts."""
         measured = {pair: evaluator.measure(model) for pair, evaluator in self.evaluators.items()}
         metrics = {f"{pair}_negative_mse": values["negative_mse"] for pair, (values, _) in measured.items()}
         table = pd.concat([examples.assign(pair=pair) for pair, (_, examples) in measured.items()], ignore_index=True)
@@ -287,6 +292,10 @@ class ClusteringEvaluator(SentenceEvaluator):
         self.seed = seed
 
     def measure(self, model: Encoder) -> Measurement:
+        """Return the agreement of clusters and labels, and the table of texts."""
+        from sklearn.cluster import MiniBatchKMeans
+        from sklearn.metrics import homogeneity_completeness_v_measure
+
         (embeddings,) = self._embed(model, self.texts)
         kmeans = MiniBatchKMeans(n_clusters=len(set(self.labels)), batch_size=2000, random_state=self.seed)
         clusters = kmeans.fit_predict(embeddings.cpu().numpy())

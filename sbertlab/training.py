@@ -275,7 +275,7 @@ def batch_loss(
     loss.check_batch(columns, labels)
     with torch.no_grad():
         labels = loss.prepare(columns, labels)
-    embedded = columns[loss.embedded]
+    embedded = list(columns[loss.embedded]) * loss.views
     with accelerator.autocast():
         embeddings = model.embed([text for column in embedded for text in column], token_budget, meter=meter)
     return loss.compute(embeddings.split([len(column) for column in embedded]), labels)

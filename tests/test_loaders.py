@@ -35,7 +35,7 @@ def repeated_texts(batch: list[InputExample]) -> list[str]:
     return [key for key, count in Counter(keys).items() if count > 1]
 
 
-@pytest.mark.parametrize(("count", "distinct", "batch_size"), [(200, 30, 8), (500, 2000, 32), (64, 20, 3)])
+@pytest.mark.parametrize(("count", "distinct", "batch_size"), [(200, 30, 8), (500, 2000, 32), (2000, 6, 2)])
 def test_no_text_occurs_in_two_rows_of_a_batch_and_no_row_twice_in_an_epoch(count, distinct, batch_size):
     loader = NoDuplicatesDataLoader(random_rows(count, distinct), batch_size)
     plain = DataLoader(random_rows(count, distinct), batch_size, shuffle=True, collate_fn=list)
@@ -91,10 +91,21 @@ def test_order_is_a_function_of_seed_and_epoch_alone():
     at_once.set_epoch(3)
     assert at_once.epoch == 3
     assert guids(at_once) == guids(at_once) == orders[3]
-    at_once.set_epoch(1)
-    assert guids(at_once) == orders[1]
+    for epoch in (1, 0, 2):
+        at_once.set_epoch(epoch)
+        assert guids(at_once) == orders[epoch]
     assert len({str(order) for order in orders}) == 4
     assert guids(NoDuplicatesDataLoader(random_rows(300, 100), 8, seed=4)) != orders[0]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_few_rows_with_one_possible_batch_find_it_in_every_epoch(seed):
+    # b shares a text with a and with c, so a, c, d and e are the only batch of four.
+    examples = rows(["a1", "1"], ["1", "2"], ["2", "c1"], ["d1", "d2"], ["e1", "e2"])
+    loader = NoDuplicatesDataLoader(examples, 4, seed)
+    for epoch in range(5):
+        loader.set_epoch(epoch)
+        assert [sorted(batch) for batch in guids(loader)] == [["0", "2", "3", "4"]]
 
 
 def test_the_loader_leaves_the_callers_list_alone_and_collates():
@@ -112,7 +123,16 @@ def test_heavily_repeated_texts_do_not_make_planning_quadratic():
     begin = time.perf_counter()
     loader = NoDuplicatesDataLoader(examples, 2)
     assert time.perf_counter() - begin < 10  # every pair of rows once would take many minutes
-    assert len(loader) >= 5
+    assert len(loader) == 10  # each of the ten other rows beside one with the anchor
+    assert not any(repeated_texts(batch) for batch in loader)
+
+
+def test_densely_repeated_texts_cost_few_batches():
+    draw = np.random.default_rng(0)
+    examples = rows(*([f"a{draw.integers(50)}", f"a{draw.integers(50)}", f"b{i}"] for i in range(1000)))
+    loader = NoDuplicatesDataLoader(examples, 16)
+    assert len(loader) >= 0.9 * (1000 // 16)
+    assert not any(repeated_texts(batch) for batch in loader)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +143,9 @@ def test_heavily_repeated_texts_do_not_make_planning_quadratic():
         ([], 1, "0 examples"),
         (rows(["a"]), 0, "batch_size must be a whole number of at least 1"),
         (rows(["a"]), 2.0, "batch_size must be a whole number"),
-        (rows(["a"], []), 1, "example 1 must have texts"),
-        (rows(["a", 3]), 1, "example 0 must have texts"),
+        (rows(["a"], []), 1, "example 1 must be an InputExample with texts"),
+        (rows(["a", 3]), 1, "example 0 must be an InputExample with texts"),
+        ([("a", "b")], 1, r"example 0 must be an InputExample with texts, got \('a', 'b'\)"),
     ],
 )
 def test_what_no_batch_can_be_made_of_is_an_error(examples, batch_size, message):

@@ -25,17 +25,8 @@ import pytest
 from huggingface_hub import constants
 
 from sbertlab import model_source, safe_files
-from sbertlab.model_source import (
-    BASIC_NAMES,
-    PACKAGED,
-    ModelNotFoundError,
-    PackagedModel,
-    Wheel,
-    fetch,
-    find_model,
-    full_name,
-    hub_files,
-)
+from sbertlab.model_names import BASIC_NAMES, PACKAGED, PackagedModel, Wheel, full_name
+from sbertlab.model_source import ModelNotFoundError, fetch, find_model, hub_files
 from sbertlab.safe_files import staged_folder
 
 MODEL = {
@@ -506,18 +497,18 @@ def test_an_unreachable_hub_is_given_up_quickly_and_quietly(
     start = time.perf_counter()
     with pytest.raises(ModelNotFoundError, match=r"the Hub: http://127.0.0.1:9 did not deliver: ConnectError"):
         find_model("org/unknown")
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 10
     assert capfd.readouterr() == ("", "")
     assert contents(find_model("org/packaged")) == MODEL
 
 
 def test_a_hub_that_never_answers_is_given_up(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_source, "CONNECT_SECONDS", 0.3)
-    hub.pages["/api/models/org/slow"] = lambda request: time.sleep(2)
+    hub.pages["/api/models/org/slow"] = lambda request: time.sleep(15)
     start = time.perf_counter()
     with pytest.raises(ModelNotFoundError, match=r"the Hub: .* did not deliver: ReadTimeout"):
         find_model("org/slow")
-    assert time.perf_counter() - start < 1.5
+    assert time.perf_counter() - start < 10
 
 
 def test_shards_and_their_index_are_chosen_together() -> None:

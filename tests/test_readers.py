@@ -43,7 +43,7 @@ def write(path: Path, text: str | bytes) -> Path:
 
 
 @pytest.mark.parametrize("name", ["sts-dev.csv", "sts-dev.csv.gz"])
-@pytest.mark.parametrize("arguments", [{}, {"normalize_scores": False}, {"max_score": 10}])
+@pytest.mark.parametrize("arguments", [{}, {"normalize_scores": False}, {"min_score": -5}, {"max_score": 10}])
 def test_sts_benchmark_reads_as_sentence_transformers_does(tmp_path, name, arguments):
     write(tmp_path / name, STS_BENCHMARK)
     ours = STSBenchmarkDataReader(tmp_path, **arguments).get_examples(name)

@@ -1,4 +1,4 @@
-"""Similarities, search, mining, communities and quantisation, against sentence-transformers, slow formulas and by hand."""
+"""Similarities, search, mining, communities, quantisation: against sentence-transformers, slow formulas, by hand."""
 
 from __future__ import annotations
 
@@ -51,12 +51,10 @@ def test_pairwise_similarities_equal_those_of_the_peer(name, dim):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("matrix", "pairwise"), zip(["cos_sim", *MATRIX[2:]], PAIRWISE[:4], strict=True))
+@pytest.mark.parametrize(("matrix", "pairwise"), [*zip(["cos_sim", *MATRIX[2:]], PAIRWISE[:4], strict=True)])
 def test_pairwise_similarities_are_the_diagonal_of_the_matrix(matrix, pairwise):
     a, b = embeddings(9), embeddings(9, seed=1)
-    torch.testing.assert_close(
-        getattr(util, pairwise)(a, b), getattr(util, matrix)(a, b).diagonal(), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(getattr(util, pairwise)(a, b), getattr(util, matrix)(a, b).diagonal(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +111,8 @@ def test_a_row_of_zeros_is_similar_to_nothing():
 def test_gradients_pass_through_cosine_similarity():
     a = torch.from_numpy(embeddings(3)).requires_grad_()
     util.cos_sim(a, embeddings(3, seed=1)).sum().backward()
-    assert a.grad is not None and a.grad.abs().sum() > 0
+    assert a.grad is not None
+    assert a.grad.abs().sum() > 0
 
 
 def test_nan_stays_nan_in_a_score():
@@ -193,7 +192,8 @@ def test_quantised_embeddings_equal_those_of_the_peer(precision, dim):
     ranges = np.vstack((np.full(dim, -1.5), np.full(dim, 1.25)))
     for arguments in ({}, {"ranges": ranges}, {"calibration_embeddings": sample}):
         ours, theirs = (lib.quantize_embeddings(rows, precision, **arguments) for lib in (util, peer))
-        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)
         assert np.array_equal(util.quantize_embeddings(torch.from_numpy(rows), precision, **arguments), theirs)
         one = [lib.quantize_embeddings(rows[0], precision, **arguments) for lib in (util, peer) if arguments]
         assert not one or np.array_equal(*one)
@@ -247,7 +247,8 @@ def test_search_finds_what_the_peer_finds_whatever_the_chunks(score_function, ch
     assert [[hit["corpus_id"] for hit in row] for row in ours] == [[hit["corpus_id"] for hit in row] for row in theirs]
     scores = [[[hit["score"] for hit in row] for row in rows] for rows in (ours, theirs)]
     np.testing.assert_allclose(*scores, rtol=0, atol=1e-5)
-    assert isinstance(ours[0][0]["corpus_id"], int) and isinstance(ours[0][0]["score"], float)
+    assert isinstance(ours[0][0]["corpus_id"], int)
+    assert isinstance(ours[0][0]["score"], float)
 
 
 @pytest.mark.parametrize("corpus_chunk_size", [1, 4, 7, 100])
@@ -275,7 +276,8 @@ def test_no_block_of_scores_is_larger_than_the_limit(monkeypatch):
     blocks.clear()
     monkeypatch.setattr(search, "BLOCK_SCORES", 200)
     found = util.top_matches(queries, corpus, score_function=score)
-    assert max(blocks) <= 200 and len(blocks) == 25
+    assert max(blocks) <= 200
+    assert len(blocks) == 25
     assert torch.equal(found[1], expected[1])
 
 
@@ -305,7 +307,12 @@ NAN_ROW = np.array([[1.0, 0.0], [0.0, 1.0], [np.nan, 1.0]])
         (NAN_ROW[:2], NAN_ROW[:2], {"top_k": 0}, "top_k must be at least 1, got 0"),
         (NAN_ROW[:2], NAN_ROW[:2], {"corpus_chunk_size": 0}, "corpus_chunk_size must be at least 1"),
         (NAN_ROW[:2], NAN_ROW[:2], {"query_chunk_size": -1}, "query_chunk_size must be at least 1"),
-        (NAN_ROW[:2], NAN_ROW[:2], {"score_function": lambda a, b: a @ a.T[:, :1]}, r"the shape \(2, 1\) for 2 queries"),
+        (
+            NAN_ROW[:2],
+            NAN_ROW[:2],
+            {"score_function": lambda a, b: a @ a.T[:, :1]},
+            r"the shape \(2, 1\) for 2 queries",
+        ),
         (NAN_ROW[:2], NAN_ROW[:2], {"score_function": lambda a, b: a @ b.T / 0}, "returned NaN"),
     ],
 )
@@ -341,7 +348,8 @@ def test_mined_pairs_equal_the_slow_search_and_the_peer(chunks):
 
 def test_each_of_many_twins_keeps_top_k_partners():
     pairs = util.paraphrase_mining_embeddings(np.ones((6, 3), dtype=np.float32), top_k=2)
-    assert all(i < j for _, i, j in pairs) and len({(i, j) for _, i, j in pairs}) == len(pairs)
+    assert all(i < j for _, i, j in pairs)
+    assert len({(i, j) for _, i, j in pairs}) == len(pairs)
     partners = [sum(row in pair[1:] for pair in pairs) for row in range(6)]
     assert min(partners) >= 2
 
@@ -364,7 +372,8 @@ def test_mining_encodes_with_the_arguments_given():
         SimpleNamespace(encode=encode), ["cat", "horses", "dog"], batch_size=7, max_pairs=1, prompt="query: "
     )
     assert pairs[0][1:] == [0, 2]
-    assert seen["batch_size"] == 7 and seen["prompt"] == "query: "
+    assert seen["batch_size"] == 7
+    assert seen["prompt"] == "query: "
 
 
 @pytest.mark.parametrize("size", ["top_k", "max_pairs", "query_chunk_size", "corpus_chunk_size"])
@@ -390,7 +399,8 @@ def test_bad_input_to_mining_is_refused():
 def test_communities_equal_those_of_the_peer(threshold, least, batch_size):
     rows = groups_of_neighbours(groups=8, size=15)
     ours = util.community_detection(rows, threshold, least, batch_size)
-    assert ours and ours == peer.community_detection(rows, threshold, least)
+    assert ours
+    assert ours == peer.community_detection(rows, threshold, least)
 
 
 def test_a_community_is_its_centre_and_then_its_members_by_similarity():
@@ -402,7 +412,8 @@ def test_a_community_is_its_centre_and_then_its_members_by_similarity():
 def test_no_text_is_in_two_communities():
     found = util.community_detection(groups_of_neighbours(groups=5, size=12, noise=0.5), 0.4, 2)
     members = [row for community in found for row in community]
-    assert len(members) > 20 and len(members) == len(set(members))
+    assert len(members) > 20
+    assert len(members) == len(set(members))
 
 
 def test_communities_of_nothing_or_of_too_few_are_none():
@@ -430,4 +441,5 @@ def test_a_batch_moves_in_place_and_keeps_what_is_no_tensor():
     batch = {"input_ids": torch.ones(2, 3), "texts": ["a", "b"]}
     moved = util.batch_to_device(batch, torch.device("meta"))
     assert moved is batch
-    assert batch["input_ids"].device.type == "meta" and batch["texts"] == ["a", "b"]
+    assert batch["input_ids"].device.type == "meta"
+    assert batch["texts"] == ["a", "b"]

@@ -1,0 +1,729 @@
+"""Figures: one style, one function a figure; each returns a matplotlib Figure for a light or a dark page.
+
+Colours are safe for colour-blind eyes, series are named where they lie rather than in a legend, and a figure says what its
+marks mean. Save one with `figure.savefig("name.svg")`; in a notebook, the last expression of a cell shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+try:
+    import matplotlib.pyplot as plt
+    from matplotlib import font_manager, patheffects
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm, to_hex, to_rgb
+    from matplotlib.figure import Figure
+    from matplotlib.patches import FancyBboxPatch, Rectangle
+except ImportError as error:
+    raise ImportError('figures need matplotlib: pip install "sbertlab[lab]"') from error
+
+FAMILIES = ("STS", "duplicates", "reranking", "retrieval", "clustering")
+"""Task families in the order in which the benchmark's figure shows them."""
+
+FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji")
+"""matplotlib's own font, so that a figure is the same everywhere; the others, where installed, only for what it lacks."""
+
+MARKERS = "o^s"
+"""Shapes of points: the next one when the colours have all been used."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a page: background, text, secondary text, thin lines, and of what is shown on it."""
+
+    background: str
+    ink: str
+    soft: str
+    line: str
+    palette: tuple[str, ...]
+
+    @property
+    def good(self) -> str:
+        """Fine-tuned, positive, kept."""
+        return self.palette[0]
+
+    @property
+    def bad(self) -> str:
+        """Worse, negative, cut off."""
+        return self.palette[1]
+
+    def readable(self, color: str) -> str:
+        """The colour drawn towards that of the text, for letters."""
+        return to_hex(0.6 * np.array(to_rgb(color)) + 0.4 * np.array(to_rgb(self.ink)))
+
+    def faint(self, color: str, share: float = 0.18) -> str:
+        """The colour drawn towards the background, for areas."""
+        return to_hex(share * np.array(to_rgb(color)) + (1 - share) * np.array(to_rgb(self.background)))
+
+
+THEMES = {
+    "light": Theme(
+        background="#ffffff",
+        ink="#1b1f24",
+        soft="#5f6873",
+        line="#e1e5ea",
+        palette=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a51a3", "#8c8c3a"),
+    ),
+    "dark": Theme(
+        background="#12161c",
+        ink="#eceff2",
+        soft="#9ba6b2",
+        line="#2c343e",
+        palette=("#4ba3e3", "#ef7f3b", "#1fbf92", "#e091bd", "#f0b53a", "#9bd6ff", "#a795e0", "#bdb95a"),
+    ),
+}
+"""The two pages a figure can be drawn for."""
+
+
+@contextmanager
+def style(theme: str = "light") -> Iterator[Theme]:
+    """Within the context, matplotlib draws in the project's style, and the colours of the page are given.
+
+    Args:
+        theme: "light" or "dark".
+
+    Raises:
+        ValueError: another theme.
+
+    >>> with style("dark") as colors:
+    ...     colors.background == plt.rcParams["figure.facecolor"]
+    True
+    """
+    if theme not in THEMES:
+        raise ValueError(f"theme must be one of {tuple(THEMES)}, got {theme!r}")
+    colors = THEMES[theme]
+    settings: dict[str, Any] = {
+        "figure.facecolor": colors.background,
+        "figure.dpi": 144,
+        "savefig.facecolor": "auto",
+        "axes.facecolor": colors.background,
+        "axes.edgecolor": colors.line,
+        "axes.labelcolor": colors.soft,
+        "axes.labelsize": 8.5,
+        "axes.titlecolor": colors.ink,
+        "axes.titlesize": 9,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.prop_cycle": plt.cycler(color=colors.palette),
+        "grid.color": colors.line,
+        "grid.linewidth": 0.8,
+        "xtick.color": colors.line,
+        "ytick.color": colors.line,
+        "xtick.labelcolor": colors.soft,
+        "ytick.labelcolor": colors.soft,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "text.color": colors.ink,
+        "text.parse_math": False,
+        "font.family": [name for name in FONTS if name in set(font_manager.get_font_names())],
+        "font.size": 9,
+        "lines.linewidth": 1.6,
+        "svg.fonttype": "none",
+    }
+    with plt.rc_context(settings):
+        yield colors
+
+
+def embedding_map(
+    xy: np.ndarray,
+    labels: Sequence[Any] | None = None,
+    texts: Sequence[str] | None = None,
+    quality: object = None,
+    *,
+    title: str = "",
+    theme: str = "light",
+) -> Figure:
+    """Points on a plane, coloured and named by their labels, with what the map keeps printed below.
+
+    Names are put where they cover few points, near the densest place of their group. Numbers as labels (more than 24
+    different ones) give a colour scale. The 24 largest groups are coloured and named, the others are grey.
+
+    Args:
+        xy: `(n, 2)`, coordinates.
+        labels: one a point: names or numbers; None leaves a point grey.
+        texts: one a point. Up to 30 points carry their texts; of more, each group shows its most central one.
+        quality: what to print about the map's faithfulness, such as a `maps.MapQuality`.
+        title: a headline.
+        theme: "light" or "dark".
+
+    Raises:
+        ValueError: `xy` is not `(n, 2)` or not finite, or labels or texts of another length.
+    """
+    return map_comparison(
+        {"": xy}, labels, None if quality is None else {"": quality}, texts=texts, title=title, theme=theme, size=7.2
+    )
+
+
+def map_comparison(
+    maps: Mapping[str, np.ndarray],
+    labels: Sequence[Any] | None = None,
+    qualities: Mapping[str, object] | None = None,
+    *,
+    texts: Sequence[str] | None = None,
+    title: str = "",
+    theme: str = "light",
+    size: float = 5.2,
+) -> Figure:
+    """Maps of the same points side by side, such as before and after training; a label has one colour in all of them.
+
+    Args:
+        maps: name of each map and its `(n, 2)` coordinates.
+        labels: one a point, as in `embedding_map`.
+        qualities: what to print about the faithfulness of each map, by name.
+        texts: one a point, as in `embedding_map`.
+        title: a headline.
+        theme: "light" or "dark".
+        size: width of a map in inches.
+
+    Raises:
+        ValueError: as `embedding_map`; no map, or a quality of a map that is not there.
+    """
+    if not maps:
+        raise ValueError("maps must hold at least one map, got none")
+    qualities = qualities or {}
+    if unknown := set(qualities) - set(maps):
+        raise ValueError(f"qualities name {sorted(unknown)}, which are not among the maps {list(maps)}")
+    places = {name: _places(xy) for name, xy in maps.items()}
+    for name, column in (("labels", labels), ("texts", texts)):
+        for xy in places.values():
+            if column is not None and len(column) != len(xy):
+                raise ValueError(f"{name} must be one a point, got {len(column)} for {len(xy)} points")
+    with style(theme) as colors:
+        figure, panels = _canvas(size * len(maps), size * 0.86, title, columns=len(maps))
+        for axes, (name, xy) in zip(panels.flat, places.items(), strict=True):
+            axes.set_title(drawable(name))
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            axes.set_aspect("equal", adjustable="datalim")
+            axes.margins(0.14)
+            if name in qualities:
+                axes.set_xlabel(drawable(str(qualities[name])), fontsize=7, loc="left")
+            values = pd.Series(list(labels) if labels is not None else [None] * len(xy), dtype=object)
+            if is_continuous(values):
+                _draw_scale(axes, xy, values.astype(float), colors)
+            else:
+                _draw_groups(axes, xy, values, texts, colors)
+    return figure
+
+
+def is_continuous(labels: pd.Series) -> bool:
+    """Whether labels are numbers to be shown on a colour scale rather than names of groups.
+
+    >>> is_continuous(pd.Series([0.1, 0.2, None] * 20)), is_continuous(pd.Series(range(25)))
+    (False, True)
+    """
+    known = labels.dropna()
+    numbers = all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in known)
+    return numbers and known.nunique() > 24
+
+
+def place_labels(
+    anchors: np.ndarray, sizes: np.ndarray, points: np.ndarray, bounds: tuple[float, float, float, float]
+) -> np.ndarray:
+    """Centres of label boxes that do not overlap, cover few points and stay near their anchors.
+
+    Each label in turn takes the cheapest of about two hundred places around its anchor, given where the others are; three
+    rounds. All lengths are in pixels.
+
+    Args:
+        anchors: `(labels, 2)`, what each label names.
+        sizes: `(labels, 2)`, width and height of each box.
+        points: `(n, 2)`, what boxes should not cover.
+        bounds: left, bottom, right, top of the area.
+
+    Returns:
+        `(labels, 2)`.
+
+    A label on a point moves off it:
+
+    >>> place_labels(np.array([[50, 50]]), np.array([[20, 10]]), np.array([[50, 50]]), (0, 0, 100, 100)).round().tolist()
+    [[50.0, 61.0]]
+    """
+    angles = np.pi / 2 + np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    rings = np.concatenate([[0, 1], np.geomspace(1.5, 12, 8)])
+    low, high = np.array(bounds[:2]), np.array(bounds[2:])
+    centres = np.full(anchors.shape, np.inf)
+    for _ in range(3):
+        for index in np.argsort(-sizes.prod(axis=1), kind="stable"):
+            half = sizes[index] / 2
+            steps = circle * (half + 6)  # the first ring just clears the anchor
+            places = anchors[index] + (rings[:, None, None] * steps).reshape(-1, 2)
+            places = np.clip(places, low + half, np.maximum(high - half, low + half))
+            distance = np.linalg.norm(places - anchors[index], axis=1)
+            covered = (np.abs(points - places[:, None]) < half + 1).all(axis=2).sum(axis=1)
+            others = np.arange(len(anchors)) != index
+            room = (sizes[others] + sizes[index]) / 2 + 3 - np.abs(centres[others] - places[:, None])
+            overlap = np.clip(room, 0, None).prod(axis=2).sum(axis=1)
+            hidden = (np.abs(anchors[others] - places[:, None]) < half + 2).all(axis=2).sum(axis=1)
+            share = covered / max(len(points), 1) * 60
+            centres[index] = places[np.argmin(distance / 60 + share + np.minimum(covered, 4) + overlap + 2 * hidden)]
+    return centres
+
+
+def similarity_heatmap(
+    similarities: np.ndarray,
+    texts: Sequence[str],
+    columns: Sequence[str] | None = None,
+    *,
+    title: str = "",
+    theme: str = "light",
+) -> Figure:
+    """Similarities of texts as a table of colours: blue for alike, orange for opposed, the page's own colour for zero.
+
+    The scale is -1 to 1 in every figure, so that two of them can be compared. Up to 16 columns carry their numbers.
+
+    Args:
+        similarities: `(rows, columns)`, cosines.
+        texts: one a row.
+        columns: one a column, the same as the rows when None; they are numbered when the texts are those of the rows.
+        title: a headline.
+        theme: "light" or "dark".
+
+    Raises:
+        ValueError: a matrix that does not fit the texts, or NaN in it.
+    """
+    matrix = _numbers(similarities, "similarities", dimensions=2)
+    names = list(texts) if columns is None else list(columns)
+    if matrix.shape != (len(texts), len(names)):
+        raise ValueError(f"similarities must have the shape ({len(texts)}, {len(names)}), one a text, got {matrix.shape}")
+    rows, count = matrix.shape
+    cell = 0.46 if count <= 16 else max(0.46 * 16 / count, 0.12)
+    with style(theme) as colors:
+        width = 3.2 + cell * count + 0.4
+        figure, panels = _canvas(width, cell * rows + (1.6 if columns is not None else 0.6), title)
+        axes = panels[0, 0]
+        steps = [colors.palette[1], colors.background, colors.palette[0]]
+        scale = LinearSegmentedColormap.from_list("similarity", steps)
+        axes.pcolormesh(matrix, cmap=scale, norm=TwoSlopeNorm(0, -1, 1), edgecolors=colors.background, linewidth=1.5)
+        axes.set(xlim=(0, count), ylim=(rows, 0), aspect="equal")
+        axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
+        axes.spines[:].set_visible(False)
+        numbered = columns is None
+        heads = [f"{number}  " if numbered else "" for number in range(1, rows + 1)]
+        left = [drawable(text, 46) + f"  {head}".rstrip() for head, text in zip(heads, texts, strict=True)]
+        axes.set_yticks(np.arange(rows) + 0.5, left)
+        if numbered:
+            axes.set_xticks(np.arange(count) + 0.5, [str(number) for number in range(1, count + 1)])
+        else:
+            axes.set_xticks(np.arange(count) + 0.5, [drawable(name, 30) for name in names], rotation=35, ha="left")
+        if count <= 16:
+            for (row, column), value in np.ndenumerate(matrix):
+                strong = abs(value) > 0.62
+                color = colors.background if strong and theme == "light" else colors.ink
+                axes.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=color)
+    return figure
+
+
+def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "light") -> Figure:
+    """What happened in training, step by step: loss, metric, learning rate, gradient norm, throughput, padding.
+
+    Loss, gradient norm and throughput are drawn step by step (faint) and as a running mean; an upright line ends an epoch.
+
+    Args:
+        history: what `fit` returns: columns step, epoch, objective, loss, lr, gradient_norm, tokens_per_second,
+            padding_share, metric. Panels without any number are left out.
+        title: a headline.
+        theme: "light" or "dark".
+
+    Raises:
+        ValueError: columns are missing, or there is no row.
+    """
+    panels = {
+        "loss": "Loss",
+        "metric": "Metric of the evaluator",
+        "lr": "Learning rate",
+        "gradient_norm": "Gradient norm before clipping",
+        "tokens_per_second": "Tokens a second",
+        "padding_share": "Share of padding",
+    }
+    _check_columns(history, ["step", "epoch", "objective", *panels], "history")
+    shown = [column for column in panels if history[column].notna().any()]
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    objectives = list(history["objective"].unique())
+    with style(theme) as colors:
+        figure, grid = _canvas(3.4 * columns, 2.2 * rows, title, rows=rows, columns=columns)
+        ends = history.groupby("epoch")["step"].max().tolist()[:-1]
+        for axes, column in zip(grid.flat, shown, strict=False):
+            axes.set_title(panels[column])
+            axes.grid(axis="y")
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+            for end in ends:
+                axes.axvline(end + 0.5, color=colors.line, linewidth=1)
+            for index, objective in enumerate(objectives):
+                series = history[history["objective"] == objective].set_index("step")[column].dropna()
+                color = colors.palette[index % len(colors.palette)]
+                _draw_series(axes, series, color, colors, column)
+                if column == shown[0] and len(objectives) > 1:
+                    spot = (1, 1 - 0.1 * index)
+                    name = drawable(str(objective), 34)
+                    axes.annotate(name, spot, xycoords="axes fraction", ha="right", va="top", color=colors.readable(color))
+            if column == "padding_share":
+                axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+            elif column == "tokens_per_second":
+                axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            axes.set_xlim(history["step"].min() - 0.5, history["step"].max() + 0.5)
+        for axes in grid.flat[len(shown) :]:
+            axes.set_axis_off()
+        for axes in grid[-1]:
+            axes.set_xlabel("step")
+    return figure
+
+
+def benchmark_figure(
+    table: pd.DataFrame,
+    *,
+    title: str = "Base encoders before and after fine-tuning",
+    note: str = "",
+    theme: str = "light",
+) -> Figure:
+    """A ranking of models, from untuned (ring) to fine-tuned (dot), in the mean and by task family.
+
+    A model's mean is the plain mean over all tasks; a family's value is that of its tasks. Ticks below a dot are its seeds.
+    Models are ranked by their fine-tuned mean, by the untuned one where there is no other; a model that misses a task has
+    no mean and comes last.
+
+    Args:
+        table: one row a model, variant, seed and task, with the columns model, variant ("untuned" or "fine-tuned"), seed,
+            task, family, value (0 to 100).
+        title: a headline.
+        note: added to the line below the figure.
+        theme: "light" or "dark".
+
+    Raises:
+        ValueError: columns are missing, no row, an unknown variant, values that are not finite.
+    """
+    scores = benchmark_scores(table)
+    columns = list(scores.columns)
+    means = scores.groupby(level=["model", "variant"]).mean()["mean"].unstack("variant")
+    means = means.reindex(columns=["untuned", "fine-tuned"])
+    ranking = means["fine-tuned"].fillna(means["untuned"]).sort_values(ascending=False, na_position="last").index
+    low = 10 * np.floor((np.nanmin(scores.to_numpy()) - 3) / 10)
+    seeds = table.groupby(["model", "variant"])["seed"].nunique().max()
+    footer = f"Mean of {table['task'].nunique()} tasks, 0 to 100."
+    footer += f" Dots: mean of {seeds} seeds; ticks below: every seed." if seeds > 1 else ""
+    with style(theme) as colors:
+        widths = [2.3] + [1] * (len(columns) - 1)
+        figure, grid = _canvas(
+            3.4 + 1.35 * len(columns),
+            1.0 + 0.46 * len(ranking),
+            title,
+            footer=" ".join([footer, note]).strip(),
+            columns=len(columns),
+            width_ratios=widths,
+            sharey=True,
+        )
+        for axes, column in zip(grid.flat, columns, strict=True):
+            is_mean = column == columns[0]
+            axes.set_title("Mean" if is_mean else str(column), pad=14 if is_mean else 14, loc="left")
+            axes.set_xlim(low, 100)
+            axes.set_xticks(np.arange(low, 101, 20))
+            axes.grid(axis="x")
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+            for row, model in enumerate(ranking):
+                axes.axhline(row + 0.5, color=colors.line, linewidth=0.8)
+                values = {v: scores.loc[(model, v), column].dropna() for v in means.columns if (model, v) in scores.index}
+                _draw_change(axes, row, values, colors, is_mean)
+        first = grid.flat[0]
+        first.set_ylim(len(ranking) - 0.5, -0.5)
+        first.set_yticks(range(len(ranking)), [drawable(str(name), 40) for name in ranking], color=colors.ink, fontsize=9.5)
+        _name_variants(first, means.loc[ranking[0]], colors)
+    return figure
+
+
+def benchmark_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """Scores of each model, variant and seed (rows): the mean over all tasks, then over the tasks of each family.
+
+    A model that misses a task has NaN there. Arguments and errors are those of `benchmark_figure`.
+
+    >>> rows = [("m", "untuned", 0, "a", "STS", 60.0), ("m", "untuned", 0, "b", "STS", 70.0), ("m", "untuned", 0, "c", "x", 5.0)]
+    >>> table = pd.DataFrame(rows, columns=["model", "variant", "seed", "task", "family", "value"])
+    >>> benchmark_scores(table).iloc[0].to_dict()
+    {'mean': 45.0, 'STS': 65.0, 'x': 5.0}
+    """
+    _check_columns(table, ["model", "variant", "seed", "task", "family", "value"], "table")
+    if unknown := set(table["variant"]) - {"untuned", "fine-tuned"}:
+        raise ValueError(f'variant must be "untuned" or "fine-tuned", got {sorted(map(str, unknown))}')
+    _numbers(table["value"], "the column value")
+    rows = table.assign(seed=table["seed"].fillna(0))
+    tasks = rows.pivot_table(index=["model", "variant", "seed"], columns=["family", "task"], values="value", sort=False)
+    known = [family for family in FAMILIES if family in set(table["family"])]
+    families = known + [family for family in table["family"].unique() if family not in known]
+    scores = {family: tasks[family].mean(axis=1, skipna=False) for family in families}
+    return pd.DataFrame({"mean": tasks.mean(axis=1, skipna=False), **scores})
+
+
+def token_lengths(lengths: Sequence[int], max_seq_length: int, *, title: str = "", theme: str = "light") -> Figure:
+    """How many tokens texts have, and which of them the model cuts.
+
+    Args:
+        lengths: tokens of each text before any cut, special tokens included.
+        max_seq_length: tokens that the model reads.
+        title: a headline.
+        theme: "light" or "dark".
+
+    Raises:
+        ValueError: no length, one below zero or not finite, or `max_seq_length` below 1.
+    """
+    counts = _numbers(lengths, "lengths")
+    if counts.min() < 0 or max_seq_length < 1:
+        raise ValueError(f"lengths must not be negative and max_seq_length at least 1, got {counts.min()}, {max_seq_length}")
+    step = max(1, int(np.ceil(counts.max() / 60)))
+    # an edge lies right behind max_seq_length, so that a bar is either kept or cut
+    edges = max_seq_length + 0.5 + step * np.arange(-(max_seq_length // step + 1), (counts.max() - max_seq_length) // step + 2)
+    cut = counts > max_seq_length
+    with style(theme) as colors:
+        figure, panels = _canvas(6.4, 3.2, title)
+        axes = panels[0, 0]
+        for chosen, color in ((~cut, colors.good), (cut, colors.bad)):
+            axes.hist(counts[chosen], bins=edges, color=color, edgecolor=colors.background, linewidth=0.6)
+        axes.set(xlabel="tokens a text", ylabel="texts", xlim=(0, max(edges[-1], 1.04 * counts.max())))
+        axes.margins(y=0.12)
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        if counts.max() > 0.5 * max_seq_length:
+            axes.axvline(max_seq_length + 0.5, color=colors.bad, linewidth=1.2)
+            _label(axes, (max_seq_length + 0.5, 1), f"max_seq_length = {max_seq_length}", colors.bad, colors, "right")
+        summary = [
+            f"{len(counts):,} texts",
+            f"half have at most {np.median(counts):.0f} tokens, 95 % at most {np.percentile(counts, 95):.0f}",
+            f"{cut.sum():,} ({100 * cut.mean():.1f} %) are longer than {max_seq_length} and lose their end",
+        ]
+        axes.set_title(" · ".join(summary), fontsize=8, fontweight="normal", color=colors.soft)
+    return figure
+
+
+def similarity_distributions(
+    positive: Sequence[float],
+    negative: Sequence[float],
+    *,
+    before: tuple[Sequence[float], Sequence[float]] | None = None,
+    title: str = "",
+    theme: str = "light",
+) -> Figure:
+    """How well similarities tell pairs that belong together from pairs that do not.
+
+    AUC is the share of (positive, negative) couples in which the positive pair is the more similar one.
+
+    Args:
+        positive: similarities of pairs that belong together.
+        negative: those of pairs that do not.
+        before: positive and negative of the model before training, drawn above on the same scale.
+        title: a headline.
+        theme: "light" or "dark".
+
+    Raises:
+        ValueError: no number, or one that is not finite.
+    """
+    shown = {"": (positive, negative)} if before is None else {"before": before, "after": (positive, negative)}
+    pairs = {
+        name: (_numbers(first, f"positive {name}".strip()), _numbers(second, f"negative {name}".strip()))
+        for name, (first, second) in shown.items()
+    }
+    everything = np.concatenate([values for pair in pairs.values() for values in pair])
+    bins = np.linspace(everything.min(), everything.max() + 1e-9, 41)
+    with style(theme) as colors:
+        figure, panels = _canvas(6.4, 1.1 + 1.9 * len(pairs), title, rows=len(pairs), sharex=True, sharey=True)
+        for axes, (name, (good, bad)) in zip(panels.flat, pairs.items(), strict=True):
+            auc = roc_auc_score(np.r_[np.ones(len(good)), np.zeros(len(bad))], np.r_[good, bad])
+            axes.set_title(f"{name} · AUC {auc:.3f}".removeprefix(" · "))
+            for values, label, color in ((bad, "negative", colors.bad), (good, "positive", colors.good)):
+                shares = np.full(len(values), 100 / len(values))
+                heights, *_ = axes.hist(values, bins=bins, weights=shares, color=color, alpha=0.28)
+                axes.hist(values, bins=bins, weights=shares, color=color, histtype="step", linewidth=1.4)
+                top = int(np.argmax(heights))
+                text = f"{label}, median {np.median(values):.2f}"
+                _label(axes, ((bins[top] + bins[top + 1]) / 2, heights[top]), text, color, colors, "center", data=True)
+            axes.set_ylabel("% of pairs")
+            axes.margins(y=0.2)
+            axes.grid(axis="y")
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+        panels[-1, 0].set_xlabel("similarity")
+    return figure
+
+
+def architecture(
+    modules: Sequence[tuple[str, Sequence[int]]],
+    tokens: Sequence[str] = (),
+    notes: Mapping[str, str] | None = None,
+    *,
+    title: str = "",
+    theme: str = "light",
+) -> Figure:
+    """The way of one batch through the model: modules from left to right, and below each what comes out of it.
+
+    Args:
+        modules: name and shape of the output of each, such as `("Tokenizer", (2, 9))`, `("Transformer", (2, 9, 384))`,
+            `("Pooling", (2, 384))`. Two sizes are (batch, tokens) before the first of three sizes and (batch, dim) after.
+        tokens: of one text, written on the token cells.
+        notes: a line below the name of a module, by that name.
+        title: a headline.
+        theme: "light" or "dark".
+
+    Raises:
+        ValueError: no module, or a shape that has neither two nor three positive sizes.
+    """
+    for name, shape in modules:
+        if len(shape) not in (2, 3) or min(shape) < 1:
+            raise ValueError(f"a shape must be (batch, tokens), (batch, tokens, dim) or (batch, dim), got {shape} of {name}")
+    if not modules:
+        raise ValueError("modules must hold at least one (name, shape), got none")
+    notes = notes or {}
+    step, box = 2.5, (1.75, 0.72)
+    with style(theme) as colors:
+        width = step * len(modules) + 0.3
+        figure, panels = _canvas(width, 3.6, title)
+        axes = panels[0, 0]
+        axes.set(xlim=(0, width), ylim=(0, 3.6), aspect="equal")
+        axes.set_axis_off()
+        seen_dim = False
+        for index, (name, shape) in enumerate(modules):
+            seen_dim = seen_dim or len(shape) == 3
+            color = colors.palette[index % len(colors.palette)]
+            middle = step * index + step / 2
+            corner = (middle - box[0] / 2, 2.75)
+            patch = FancyBboxPatch(
+                corner, *box, boxstyle="round,pad=0,rounding_size=0.12", facecolor=colors.faint(color), edgecolor=color
+            )
+            axes.add_patch(patch)
+            note = notes.get(name, "")
+            lift = 0.13 if note else 0
+            spot = (middle, 2.75 + box[1] / 2 + lift)
+            axes.text(*spot, drawable(name, 22), ha="center", va="center", weight="bold", color=colors.readable(color))
+            axes.text(middle, spot[1] - 0.27, drawable(note, 30), ha="center", va="center", fontsize=7, color=colors.soft)
+            arrow = {"arrowstyle": "-|>", "color": colors.soft, "shrinkA": 3, "shrinkB": 3}
+            if index:
+                ends = ((corner[0], spot[1] - lift), (corner[0] - (step - box[0]), spot[1] - lift))
+                axes.annotate("", *ends, arrowprops=arrow)
+            axes.annotate("", (middle, 2.1), (middle, 2.75), arrowprops={**arrow, "linewidth": 0.8})
+            kind = ("batch", "tokens", "dim") if len(shape) == 3 else ("batch", "dim" if seen_dim else "tokens")
+            _draw_tensor(axes, middle, shape, tokens if kind[-1] == "tokens" else (), color, colors)
+            axes.text(middle, 0.38, " × ".join(f"{size:,}" for size in shape), ha="center", weight="bold", fontsize=9)
+            axes.text(middle, 0.14, " × ".join(kind), ha="center", fontsize=7.5, color=colors.soft)
+    return figure
+
+
+def pooling_shares(token_embeddings: np.ndarray) -> pd.DataFrame:
+    """How much each token gives to the pooled vector, by pooling mode; every row sums to 1.
+
+    cls, lasttoken and mean weigh tokens alike for all dimensions, weightedmean by their position 1, 2, 3, ...; max takes
+    each dimension from the token where it is largest, so its shares are of dimensions.
+
+    Args:
+        token_embeddings: `(tokens, dim)` of one text, without padding.
+
+    Raises:
+        ValueError: not a finite matrix.
+
+    >>> pooling_shares(np.array([[1.0, 5.0], [2.0, 0.0]])).round(2).loc[["max", "weightedmean"]].values.tolist()
+    [[0.5, 0.5], [0.33, 0.67]]
+    """
+    rows = _numbers(token_embeddings, "token_embeddings", dimensions=2)
+    count = len(rows)
+    shares = {
+        "cls": np.eye(count)[0],
+        "mean": np.full(count, 1 / count),
+        "max": np.bincount(rows.argmax(axis=0), minlength=count) / rows.shape[1],
+        "weightedmean": np.arange(1, count + 1) / (count * (count + 1) / 2),
+        "lasttoken": np.eye(count)[-1],
+    }
+    return pd.DataFrame(shares).T
+
+
+def pooling_comparison(
+    token_embeddings: np.ndarray, tokens: Sequence[str], *, title: str = "", theme: str = "light"
+) -> Figure:
+    """What each pooling takes from each token of a text, in percent (see `pooling_shares`).
+
+    Args:
+        token_embeddings: `(tokens, dim)` of one text, without padding.
+        tokens: their spelling.
+        title: a headline.
+        theme: "light" or "dark".
+
+    Raises:
+        ValueError: embeddings that are not a finite matrix, or tokens of another number.
+    """
+    shares = pooling_shares(token_embeddings)
+    if len(tokens) != shares.shape[1]:
+        raise ValueError(f"tokens must be one a row of token_embeddings, got {len(tokens)} for {shares.shape[1]} rows")
+    with style(theme) as colors:
+        count = len(tokens)
+        figure, panels = _canvas(1.6 + max(0.58 * count, 3), 3.1, title)
+        axes = panels[0, 0]
+        steps = LinearSegmentedColormap.from_list("share", [colors.background, colors.good])
+        axes.pcolormesh(shares.to_numpy() ** 0.5, cmap=steps, vmin=0, vmax=1, edgecolors=colors.background, linewidth=2)
+        axes.set(ylim=(len(shares), 0))
+        axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
+        axes.spines[:].set_visible(False)
+        axes.set_yticks(np.arange(len(shares)) + 0.5, list(shares.index))
+        axes.set_xticks(np.arange(count) + 0.5, [drawable(token, 14) for token in tokens], rotation=30, ha="left")
+        for (row, column), share in np.ndenumerate(shares.to_numpy()):
+            color = colors.background if share > 0.4 and theme == "light" else colors.ink if share else colors.soft
+            text = f"{100 * share:.0f}" if share else "·"
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=color)
+        axes.set_xlabel("% of the sentence vector that comes from each token; max: of its dimensions", fontsize=7.5)
+    return figure
+
+
+def drawable(text: str, width: int = 60) -> str:
+    """The text on one line, at most `width` characters, with a box for what no installed font can draw.
+
+    >>> drawable("  two\\n lines <b>&</b>  "), drawable("abcdefgh", 5)
+    ('two lines <b>&</b>', 'abcd…')
+    """
+    line = " ".join(str(text).split())
+    line = line if len(line) <= width else line[: width - 1].rstrip() + "…"
+    return "".join(letter if ord(letter) in _glyphs() else "□" for letter in line)
+
+
+@cache
+def _glyphs() -> set[int]:
+    """Code points that the fonts of the style can draw."""
+    names = [name for name in FONTS if name in set(font_manager.get_font_names())]
+    return {code for name in names for code in font_manager.get_font(font_manager.findfont(name)).get_charmap()}
+
+
+def _canvas(
+    width: float,
+    height: float,
+    title: str = "",
+    footer: str = "",
+    rows: int = 1,
+    columns: int = 1,
+    **settings: Any,
+) -> tuple[Figure, np.ndarray]:
+    """A figure with a headline and a footer, sizes in inches, and its panels `(rows, columns)`; unknown to pyplot."""
+    top, bottom = 0.42 * bool(title), 0.3 * bool(footer)
+    height += top + bottom
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **_grid(settings)
+    )
+    plt.close(figure)
+    engine = figure.get_layout_engine()
+    engine.set(rect=(0, bottom / height, 1, 1 - (top + bottom) / height), w_pad=0.08, h_pad=0.08)
+    figure.text(0.1 / width, 1 - 0.14 / height, drawable(title, 120), va="top", fontsize=12.5, weight="bold")
+    figure.text(0.1 / width, 0.12 / height, drawable(footer, 240), va="bottom", fontsize=7.5, color=plt.rcParams["axes.labelcolor"])
+    return figure, panels
+
+
+def _grid(settings: dict[str, Any]) -> dict[str, Any]:
+    """`width_ratios` belongs to the grid, the rest to the panels."""
+    return settings

@@ -1,0 +1,388 @@
+"""Benchmark tasks as data: what is measured, by which metric, on which texts. How a model is trained is not known here.
+
+| family | question | metric |
+| --- | --- | --- |
+| STS | does similarity follow the graded score? | Spearman correlation of the cosine |
+| duplicates | does similarity tell duplicates from other pairs? | average precision of the cosine |
+| reranking | do the right candidates of a query come first? | MAP |
+| retrieval | does the right document come first in a corpus? | MRR@10 (one right document) or MAP@100 |
+| clustering | do clusters match the classes? | V-measure |
+
+Two sources: the packaged help-desk corpus (`helpdesk`), always there, and a folder of sets of one's own, which the
+environment variable SBERTLAB_DATA names. In that folder every set is a folder, UTF-8 and gzip:
+
+| files | columns | family |
+| --- | --- | --- |
+| data.csv.gz | (split,) sentence1, sentence2, score | STS |
+| data.csv.gz | (split,) sentence1, sentence2, label (0 or 1) | duplicates |
+| data.csv.gz | (split,) text, label | clustering |
+| queries.jsonl.gz, corpus.jsonl.gz; qrels.tsv.gz | id, text; query_id, corpus_id, relevance (, split) | retrieval |
+
+The rows of split "test" count where there are any, otherwise all. `LOCAL_SETS` lists known sets that are used otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from sbertlab import helpdesk
+from sbertlab.evaluation import (
+    BinaryClassificationEvaluator,
+    ClusteringEvaluator,
+    EmbeddingSimilarityEvaluator,
+    InformationRetrievalEvaluator,
+    RerankingEvaluator,
+    SentenceEvaluator,
+)
+from sbertlab.util import cos_sim
+
+FAMILIES = ("STS", "duplicates", "reranking", "retrieval", "clustering")
+
+DATA_VARIABLE = "SBERTLAB_DATA"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured, on which texts.
+
+    Args:
+        name: unique among all tasks.
+        family: one of `FAMILIES`.
+        metric: key in the evaluator's metrics; a value from 0 to 1, or from -1 for a correlation.
+        note: what the texts are, in a few words.
+        load: reads the texts and makes the evaluator.
+    """
+
+    name: str
+    family: str
+    metric: str
+    note: str
+    load: Callable[[], SentenceEvaluator]
+
+    def evaluate(self, model: Any) -> Score:
+        """Measure a model, that is anything with `encode(list of texts) -> (texts, dim)`, or `transform` in its place.
+
+        Give `SharedEmbeddings(model)` to several tasks, and no text is encoded twice.
+        """
+        evaluator = self.load()
+        evaluator.write_csv = False
+        value = evaluator(model if isinstance(model, SharedEmbeddings) else SharedEmbeddings(model))[self.metric]
+        return Score(100 * value, evaluator.per_example)
+
+
+@dataclass(frozen=True)
+class Score:
+    """The result of a task: its metric times 100, and the evaluator's table of examples (pairs, queries or texts)."""
+
+    value: float
+    per_example: pd.DataFrame
+
+
+class SharedEmbeddings:
+    """A model that remembers: what tasks ask for is encoded once a distinct text.
+
+    Args:
+        model: anything with `encode(list of texts) -> (texts, dim)`, or a scikit-learn pipeline with `transform`.
+        name: for the progress bar.
+        block: texts given to the model at a time.
+
+    Raises:
+        TypeError: the model has neither method.
+        ValueError: it returned something else than one vector a text.
+
+    >>> class Length:
+    ...     def encode(self, texts):
+    ...         print("encodes", texts)
+    ...         return [[float(len(text))] for text in texts]
+    >>> shared = SharedEmbeddings(Length())
+    >>> shared.encode(["a", "bb", "a"]).tolist()
+    encodes ['a', 'bb']
+    [[1.0], [2.0], [1.0]]
+    >>> shared.encode(["bb"]).tolist()
+    [[2.0]]
+    """
+
+    def __init__(self, model: Any, name: str = "Encoding", block: int = 512) -> None:
+        encode = getattr(model, "encode", None) or getattr(model, "transform", None)
+        if not callable(encode):
+            raise TypeError(f"a task needs a model with encode(texts) or transform(texts), got {type(model).__name__}")
+        self._encode: Callable[[list[str]], Any] = encode
+        self.name, self.block = name, block
+        self._rows: dict[str, np.ndarray] = {}
+
+    def encode(
+        self,
+        sentences: Sequence[str],
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        convert_to_tensor: bool = False,
+    ) -> Any:
+        """Return the embeddings `(texts, dim)` in float32, as an array or a tensor; how to batch is the model's matter."""
+        new = [text for text in dict.fromkeys(sentences) if text not in self._rows]
+        with tqdm(total=len(new), desc=self.name, unit="text", leave=False, disable=not new) as bar:
+            for start in range(0, len(new), self.block):
+                texts = new[start : start + self.block]
+                embeddings = np.asarray(self._encode(texts), dtype=np.float32)
+                if embeddings.ndim != 2 or len(embeddings) != len(texts):
+                    raise ValueError(f"the model returned the shape {embeddings.shape} for {len(texts)} texts, expected ({len(texts)}, dim)")
+                self._rows |= dict(zip(texts, embeddings, strict=True))
+                bar.update(len(texts))
+        stacked = np.stack([self._rows[text] for text in sentences])
+        return torch.from_numpy(stacked) if convert_to_tensor else stacked
+
+
+# -- Which tasks there are ---------------------------------------------------------------------------------------------
+
+
+def select_tasks(names: Sequence[str] | None = None, data: str | os.PathLike[str] | None = None) -> list[Task]:
+    """Return the tasks with these names, checked as far as their files' headers.
+
+    Args:
+        names: of help-desk tasks or of sets in the folder. None: all help-desk tasks, and of the folder the sets
+            among `LOCAL_SETS` that are there and not large.
+        data: folder of sets; what SBERTLAB_DATA names when None.
+
+    Raises:
+        ValueError: a name is unknown or twice there; a set whose columns are not those of a task.
+        FileNotFoundError: the folder is missing, holds none of the known sets, or a set lacks a file.
+
+    >>> [task.name for task in select_tasks(["helpdesk-sts", "helpdesk-clustering"])]
+    ['helpdesk-sts', 'helpdesk-clustering']
+    """
+    folder = data_folder(data)
+    own = {task.name: task for task in helpdesk_tasks()}
+    if names is None:
+        found = [] if folder is None else [name for name in LOCAL_SETS if (folder / name).is_dir()]
+        if folder is not None and not found:
+            raise FileNotFoundError(
+                f"{folder} holds none of the sets {', '.join(LOCAL_SETS)}; put them there as folders, name your own sets "
+                f"by --tasks, or unset {DATA_VARIABLE}"
+            )
+        names = [*own, *(name for name in found if not LOCAL_SETS[name].large)]
+    names = [names] if isinstance(names, str) else list(names)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"tasks must be names of tasks, each once, got {names}")
+    return [own[name] if name in own else local_task(name, folder) for name in names]
+
+
+def data_folder(data: str | os.PathLike[str] | None = None) -> Path | None:
+    """Return the folder of local sets: `data`, or what SBERTLAB_DATA names; None where neither is given.
+
+    Raises:
+        FileNotFoundError: it is no folder.
+    """
+    named = os.fspath(data) if data is not None else os.environ.get(DATA_VARIABLE)
+    if not named:
+        return None
+    folder = Path(named)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder of data sets, {named!r}, is not there; correct or unset {DATA_VARIABLE}")
+    return folder
+
+
+# -- The packaged corpus -----------------------------------------------------------------------------------------------
+
+
+def helpdesk_tasks(split: str = "test") -> list[Task]:
+    """Return one task a family on the phrasings of one split of the help-desk corpus.
+
+    Retrieval asks for the answers to the intents of all splits. "dev" holds one intent a topic, so only "retrieval" and
+    "clustering" can be made of it.
+    """
+    table = partial(helpdesk.load_helpdesk, split)
+    makers: dict[str, tuple[str, str, Callable[[], SentenceEvaluator]]] = {
+        "STS": ("spearman_cosine", "pairs in four grades", lambda: _sts(helpdesk.graded_pairs(table()))),
+        "duplicates": ("cosine_ap", "same intent or only near", lambda: _pairs(helpdesk.duplicate_pairs(table()))),
+        "reranking": ("map", "phrasings of the topic", lambda: RerankingEvaluator(helpdesk.reranking(table()))),
+        "retrieval": (
+            "cos_sim_mrr@10",
+            "answers to all intents",
+            lambda: _search(*helpdesk.retrieval(table(), helpdesk.load_helpdesk())),
+        ),
+        "clustering": ("v_measure", "phrasings by intent", lambda: _classes(table(), label="intent")),
+    }
+    return [
+        Task(f"helpdesk-{family.lower()}", family, metric, f"{note}; {split} intents of the packaged corpus", load)
+        for family, (metric, note, load) in makers.items()
+    ]
+
+
+# -- A folder of sets --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LocalSet:
+    """How a known set is used, where that differs from the rule.
+
+    Args:
+        split: rows that count; "all" takes every row, whatever its split.
+        judged: rank the judged documents of a query (reranking) rather than the whole corpus (retrieval).
+        sample: so many rows, drawn by a seed.
+        large: takes minutes a model; measured only when it is named.
+    """
+
+    split: str = "test"
+    judged: bool = False
+    sample: int | None = None
+    large: bool = False
+
+
+LOCAL_SETS: Mapping[str, LocalSet] = {
+    "stsb": LocalSet(),
+    "sickr": LocalSet(split="all"),
+    "biosses": LocalSet(),
+    "mrpc": LocalSet(),
+    "twitter_url": LocalSet(large=True),
+    "wikiqa": LocalSet(judged=True),
+    "medline": LocalSet(),
+    "cranfield": LocalSet(large=True),
+    "quora_dup_retrieval": LocalSet(large=True),
+    "twenty_newsgroups_subject": LocalSet(),
+    "stackoverflow_short": LocalSet(sample=5000, large=True),
+    "searchsnippets": LocalSet(sample=5000, large=True),
+}
+"""Known public sets; those that are not large belong to the default tasks where they are there."""
+
+
+def local_task(name: str, folder: Path | None) -> Task:
+    """Return the task on the set `folder / name`; the family follows from its files and columns.
+
+    Raises:
+        ValueError: there is no folder of sets and no such task; the columns are not those of a task.
+        FileNotFoundError: the set, or a file of it, is missing.
+    """
+    if folder is None:
+        known = ", ".join(task.name for task in helpdesk_tasks())
+        raise ValueError(f"task {name!r} is unknown; the tasks without a folder of data sets are {known}, and {DATA_VARIABLE} names one")
+    place = folder / name
+    if not place.is_dir():
+        there = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "none"
+        raise FileNotFoundError(f"task {name!r} is no help-desk task and no set in {folder} (which has: {there}); add it or correct the name")
+    use = LOCAL_SETS.get(name, LocalSet())
+    note = f"split {use.split}" + (f", {use.sample:,} rows drawn" if use.sample else "")
+    if (place / "qrels.tsv.gz").exists():
+        for file, columns in SEARCH_FILES.items():
+            _check_columns(place / file, columns)
+        family, metric = ("reranking", "map") if use.judged else ("retrieval", "cos_sim_map@100")
+        return Task(name, family, metric, note, partial(_local_reranking if use.judged else _local_search, place, use))
+    columns = _header(place / "data.csv.gz")
+    for family, (needed, metric, make) in TABLES.items():
+        if needed <= set(columns):
+            return Task(name, family, metric, note, lambda: make(_local_table(place / "data.csv.gz", use)))
+    raise ValueError(
+        f"{place / 'data.csv.gz'} has the columns {', '.join(columns)}; a task needs one of "
+        + "; ".join(f"{', '.join(sorted(needed))} ({family})" for family, (needed, _, _) in TABLES.items())
+    )
+
+
+def _sts(table: pd.DataFrame) -> SentenceEvaluator:
+    scores = pd.to_numeric(table["score"]).tolist()
+    return EmbeddingSimilarityEvaluator(
+        table["sentence1"].tolist(), table["sentence2"].tolist(), scores, similarity_fn_names=["cosine"]
+    )
+
+
+def _pairs(table: pd.DataFrame) -> SentenceEvaluator:
+    labels = pd.to_numeric(table["label"]).tolist()
+    return BinaryClassificationEvaluator(
+        table["sentence1"].tolist(), table["sentence2"].tolist(), labels, similarity_fn_names=["cosine"]
+    )
+
+
+def _classes(table: pd.DataFrame, label: str = "label") -> SentenceEvaluator:
+    return ClusteringEvaluator(table["text"].tolist(), table[label].tolist())
+
+
+def _search(queries: Mapping[str, str], corpus: Mapping[str, str], relevant: Mapping[str, set[str]]) -> SentenceEvaluator:
+    return InformationRetrievalEvaluator(queries, corpus, relevant, score_functions={"cos_sim": cos_sim})
+
+
+TABLES: Mapping[str, tuple[set[str], str, Callable[[pd.DataFrame], SentenceEvaluator]]] = {
+    "STS": ({"sentence1", "sentence2", "score"}, "spearman_cosine", _sts),
+    "duplicates": ({"sentence1", "sentence2", "label"}, "cosine_ap", _pairs),
+    "clustering": ({"text", "label"}, "v_measure", _classes),
+}
+"""Columns of data.csv.gz, metric and evaluator by family."""
+
+SEARCH_FILES: Mapping[str, set[str]] = {
+    "qrels.tsv.gz": {"query_id", "corpus_id", "relevance"},
+    "queries.jsonl.gz": {"id", "text"},
+    "corpus.jsonl.gz": {"id", "text"},
+}
+"""Columns of the files of a retrieval set."""
+
+
+def _read(path: Path, rows: int | None = None) -> pd.DataFrame:
+    """Read one of the files, every cell as the text it is (also "NA" and "null").
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it cannot be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; the set {path.parent.name} needs data.csv.gz, or {', '.join(SEARCH_FILES)}")
+    try:
+        if path.name.endswith(".jsonl.gz"):
+            return pd.read_json(path, lines=True, nrows=rows, dtype=False, convert_dates=False).astype(str)
+        tabs = path.name.endswith(".tsv.gz")
+        return pd.read_csv(path, sep="\t" if tabs else ",", quoting=3 if tabs else 0, nrows=rows, dtype=str, keep_default_na=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; it must be UTF-8, gzip, in the layout of sbertlab.tasks") from error
+
+
+def _header(path: Path) -> list[str]:
+    return _read(path, rows=1).columns.tolist()
+
+
+def _check_columns(path: Path, needed: set[str]) -> None:
+    """Raise a ValueError that names the columns which the file lacks."""
+    columns = _header(path)
+    if missing := needed - set(columns):
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; its columns are {', '.join(columns)}")
+
+
+def _local_table(path: Path, use: LocalSet) -> pd.DataFrame:
+    """Read the rows that count."""
+    table = _rows_of_split(_read(path), use)
+    return table if use.sample is None or use.sample >= len(table) else table.sample(use.sample, random_state=0)
+
+
+def _rows_of_split(table: pd.DataFrame, use: LocalSet) -> pd.DataFrame:
+    if "split" not in table or use.split not in set(table["split"]):
+        return table
+    return table[table["split"] == use.split]
+
+
+def _local_judgements(place: Path, use: LocalSet) -> tuple[dict[str, str], dict[str, str], pd.DataFrame]:
+    """Return texts of the queries, texts of the corpus, and the judgements that count, relevance as a number."""
+    queries, corpus = (_read(place / f"{part}.jsonl.gz").set_index("id")["text"].to_dict() for part in ("queries", "corpus"))
+    judged = _rows_of_split(_read(place / "qrels.tsv.gz"), use)
+    return queries, corpus, judged.assign(relevance=pd.to_numeric(judged["relevance"]))
+
+
+def _local_search(place: Path, use: LocalSet) -> SentenceEvaluator:
+    queries, corpus, judged = _local_judgements(place, use)
+    relevant = judged[judged["relevance"] > 0].groupby("query_id")["corpus_id"].agg(set).to_dict()
+    return _search(queries, corpus, relevant)
+
+
+def _local_reranking(place: Path, use: LocalSet) -> SentenceEvaluator:
+    queries, corpus, judged = _local_judgements(place, use)
+    samples = []
+    for query, rows in judged.groupby("query_id", sort=False):
+        texts = rows["corpus_id"].map(corpus)
+        positive = rows["relevance"] > 0
+        samples.append(
+            {"query": queries[query], "positive": texts[positive].tolist(), "negative": texts[~positive].tolist()}
+        )
+    return RerankingEvaluator(samples)

@@ -1,0 +1,134 @@
+"""The package as a whole: light to import, imports that point downwards, dependencies listed once, a README that is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import sbertlab
+
+PACKAGE = Path(sbertlab.__file__).parent
+ROOT = PACKAGE.parent
+
+FLOORS = [
+    {"batching", "kernels", "similarity", "search", "util", "intervals", "safe_files", "model_source"},
+    {"models", "loss", "losses", "distance_losses", "label_losses", "ranking_losses", "data", "rows", "readers", "nemo"}
+    | {"loaders", "helpdesk"},
+    {"folder_format", "folder_writer", "model_folder", "embedding_store"},
+    {"encoder"},
+    {"training", "checkpoint", "evaluation", "evaluator", "pair_evaluation", "retrieval_evaluation", "text_evaluation"},
+    {"tasks", "benchmark", "maps", "plots", "widgets"},
+    {"__main__"},
+]
+
+
+def floor_of(name: str) -> int:
+    return next(number for number, names in enumerate(FLOORS) if name in names)
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sbertlab"):
+            names = [node.module] if "." in node.module else [f"sbertlab.{alias.name}" for alias in node.names]
+            found |= {name.split(".")[1] for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("sbertlab.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_point_downwards_or_stay_on_their_floor(path: Path) -> None:
+    if path.stem == "__init__":
+        return
+    above = {name for name in imports_of(path) if floor_of(name) > floor_of(path.stem)}
+    assert not above, f"{path.name} imports from a higher floor: {above}"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    graph = {path.stem: imports_of(path) for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
+    left = dict(graph)
+    while True:
+        free = [name for name, needs in left.items() if not needs & left.keys()]
+        if not free:
+            break
+        for name in free:
+            del left[name]
+    assert not left, f"these import each other in a circle: {sorted(left)}"
+
+
+def test_importing_the_package_pulls_in_nothing_heavy() -> None:
+    heavy = ["umap", "numba", "matplotlib", "ipywidgets", "datasets", "mteb", "fastapi", "ray", "peft", "IPython"]
+    code = f"import sys, sbertlab; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_package_adds_little_to_its_libraries() -> None:
+    code = (
+        "import time; start = time.process_time(); import torch, pandas, transformers; from transformers import AutoModel, AutoTokenizer;"
+        "import accelerate; libraries = time.process_time() - start; import sbertlab;"
+        "print(libraries, time.process_time() - start)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    libraries, everything = map(float, done.stdout.split())
+    assert everything < max(3.0, 1.5 * libraries)
+
+
+def test_the_environment_file_lists_nothing_twice() -> None:
+    text = (ROOT / "environment.yml").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = list(project["dependencies"]) + [name for extra in project["optional-dependencies"].values() for name in extra]
+    names = {re.split(r"[\[<>=~! ]", requirement)[0] for requirement in declared}
+    assert "--editable ." in text, "it calls pip for the project"
+    listed = set(re.findall(r"^\s*- ([A-Za-z][\w-]*)", text, re.MULTILINE))
+    assert listed == {"conda-forge", "python", "pip"}
+    assert not listed & names
+    assert len(text.splitlines()) <= 12
+
+
+def test_every_dependency_has_a_tested_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["lab"], *extras["test"]]
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    missing = {re.split(r"[\[<>=~! ]", requirement)[0] for requirement in needed} - pinned
+    assert not missing
+
+
+def test_the_version_is_said_once() -> None:
+    assert f"version: {sbertlab.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"] == ["version"]
+
+
+def code_blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_code_of_the_readme_runs_as_it_stands(tmp_path: Path, minilm_folder: Path) -> None:
+    blocks = code_blocks(ROOT / "README.md", "python")
+    assert blocks
+    code = "\n".join(blocks)
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning:sbertlab", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "e-mail" in done.stdout
+
+
+def test_the_readme_names_the_commands_that_the_makefile_has() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"make ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert {"lab", "benchmark", "test", "speed", "figures", "clean"} <= targets
+    assert {"benchmark", "test", "lab"} <= named <= targets
+
+
+def test_the_readme_tables_name_what_exists() -> None:
+    text = (ROOT / "README.md").read_text()
+    for module in (sbertlab.models, sbertlab.losses, sbertlab.evaluation):
+        section = text.split(f"<!-- {module.__name__} -->")[1].split("<!-- end -->")[0]
+        for name in re.findall(r"`(\w+)`", section):
+            assert hasattr(module, name), f"README names {module.__name__}.{name}, which does not exist"

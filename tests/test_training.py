@@ -1,0 +1,394 @@
+"""The training loop: equal to a loop written by hand, reproducible, and clear about what goes wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from sbertlab import InputExample, SentenceTransformer, losses, models
+from sbertlab.evaluation import EmbeddingSimilarityEvaluator
+from sbertlab.training import HISTORY_COLUMNS, NonFiniteLossError, make_optimizer, make_schedule
+from torch import nn
+from torch.utils.data import DataLoader
+
+Tiny = Callable[..., SentenceTransformer]
+
+PAIRS = [
+    ("the cat sits in the garden", "a cat is in the garden", 0.9),
+    ("the man plays guitar", "a man is playing music", 0.7),
+    ("my parcel is late", "the dog runs", 0.1),
+    ("how do i change my password", "where can i reset the password", 0.8),
+    ("the train is slow", "bread and cheese", 0.0),
+    ("a child reads a book", "the child is reading", 0.9),
+    ("the invoice is wrong", "the river is cold", 0.2),
+    ("open the window", "close the door", 0.4),
+]
+SCORED = [InputExample(texts=[a, b], label=score) for a, b, score in PAIRS]
+RANKED = [InputExample(texts=[a, b]) for a, b, _ in PAIRS]
+
+
+def loader(examples: list[InputExample], batch_size: int = 4, shuffle: bool = True) -> DataLoader:
+    return DataLoader(examples, batch_size=batch_size, shuffle=shuffle)
+
+
+def weights_of(model: SentenceTransformer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def equal_weights(a: SentenceTransformer, b: SentenceTransformer) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+QUIET = {"show_progress_bar": False, "warmup_steps": 0}
+
+
+def test_the_loop_equals_a_loop_written_by_hand(tiny: Tiny) -> None:
+    by_fit, by_hand = tiny(), tiny()
+    history = by_fit.fit(
+        [(loader(SCORED, shuffle=False), losses.CosineSimilarityLoss(by_fit))],
+        epochs=2,
+        scheduler="ConstantLR",
+        optimizer_params={"lr": 1e-3},
+        weight_decay=0.1,
+        **QUIET,
+    )
+    loss = losses.CosineSimilarityLoss(by_hand)
+    plain = ("bias", "LayerNorm.weight")
+    groups = [
+        {"params": [p for n, p in by_hand.named_parameters() if not any(w in n for w in plain)], "weight_decay": 0.1},
+        {"params": [p for n, p in by_hand.named_parameters() if any(w in n for w in plain)], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    expected = []
+    by_hand.train()
+    for _ in range(2):
+        for start in (0, 4):
+            features, labels = by_hand.smart_batching_collate(SCORED[start : start + 4])
+            value = loss(features, labels)
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(by_hand.parameters(), 1.0)
+            optimizer.step()
+            expected.append(value.item())
+    assert np.allclose(history["loss"], expected, atol=1e-5)
+    assert max((a - b).abs().max() for a, b in zip(by_fit.parameters(), by_hand.parameters(), strict=True)) < 1e-4
+
+
+def test_the_same_seed_gives_the_same_weights_with_dropout_on_and_another_seed_others(tiny: Tiny) -> None:
+    trained = []
+    for seed in (3, 3, 4):
+        model = tiny(dropout=0.2)
+        torch.manual_seed(len(trained))  # what happened before must not matter
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], seed=seed, **QUIET)
+        trained.append(model)
+    assert equal_weights(trained[0], trained[1])
+    assert not equal_weights(trained[0], trained[2])
+
+
+def test_the_token_budget_does_not_change_the_losses(tiny: Tiny) -> None:
+    histories = []
+    for budget in (8, 4096):
+        model = tiny()
+        objective = (loader(RANKED), losses.MultipleNegativesRankingLoss(model))
+        histories.append(model.fit([objective], token_budget=budget, optimizer_params={"lr": 1e-3}, epochs=3, **QUIET))
+    assert np.allclose(histories[0]["loss"], histories[1]["loss"], atol=1e-5)
+    assert (histories[0]["padding_share"] <= histories[1]["padding_share"]).all()
+
+
+def test_the_history_has_a_row_for_every_step_and_objective(tiny: Tiny) -> None:
+    model = tiny()
+    objectives = [
+        (loader(SCORED), losses.CosineSimilarityLoss(model)),
+        (loader(RANKED, batch_size=2), losses.MultipleNegativesRankingLoss(model)),
+    ]
+    history = model.fit(objectives, epochs=2, **QUIET)
+    assert list(history.columns) == HISTORY_COLUMNS
+    assert history["step"].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert history["epoch"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert history["objective"].tolist()[:2] == ["0:CosineSimilarityLoss", "1:MultipleNegativesRankingLoss"]
+    assert (history["gradient_norm"] > 0).all()
+    assert (history["tokens_per_second"] > 0).all()
+    assert history["padding_share"].between(0, 1).all()
+    assert history["metric"].isna().all()
+
+
+def test_a_loader_that_runs_dry_is_started_again_in_another_order(tiny: Tiny) -> None:
+    model = tiny()
+    seen: list[str] = []
+
+    class Recorder(losses.MultipleNegativesRankingLoss):
+        def check_batch(self, columns, labels):  # type: ignore[no-untyped-def]
+            seen.extend(columns[0])
+            return super().check_batch(columns, labels)
+
+    model.fit([(loader(RANKED), Recorder(model))], steps_per_epoch=5, **QUIET)
+    assert len(seen) == 20
+    first, second = seen[:8], seen[8:16]
+    assert sorted(first) == sorted(second) == sorted(example.texts[0] for example in RANKED)
+    assert first != second
+
+
+def test_all_objectives_share_one_optimizer_and_each_parameter_is_in_it_once(tiny: Tiny) -> None:
+    model = tiny()
+    softmax = losses.SoftmaxLoss(model, sentence_embedding_dimension=32, num_labels=3)
+    ranking = losses.MultipleNegativesRankingLoss(model)
+    objectives = [type("Objective", (), {"loss": loss})() for loss in (softmax, ranking)]
+    optimizer = make_optimizer(model, objectives, torch.optim.AdamW, {"lr": 1e-3}, weight_decay=0.01)  # type: ignore[arg-type]
+    inside = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(inside) == len(set(inside))
+    assert set(inside) == {id(parameter) for parameter in softmax.parameters()}
+    names = {id(parameter): name for name, parameter in softmax.named_parameters()}
+    undecayed = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
+    assert undecayed == {name for name in names.values() if "bias" in name or "LayerNorm.weight" in name}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ConstantLR", [1.0, 1.0, 1.0, 1.0]),
+        ("WarmupConstant", [0.0, 0.5, 1.0, 1.0]),
+        ("WarmupLinear", [0.0, 0.5, 1.0, 0.5]),
+        ("WarmupCosine", [0.0, 0.5, 1.0, 0.5]),
+        ("WarmupCosineWithHardRestarts", [0.0, 0.5, 1.0, 0.5]),
+    ],
+)
+def test_the_schedules_give_the_rates_worked_out_by_hand(name: str, expected: list[float]) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(name, optimizer, 2, 4)
+    rates = []
+    for _ in expected:
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected)
+
+
+def test_the_best_model_is_kept_and_its_score_is_the_best_of_the_history(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+    evaluator = EmbeddingSimilarityEvaluator.from_input_examples(SCORED, name="dev")
+    calls: list[tuple[float, int, int]] = []
+    history = model.fit(
+        [(loader(SCORED), losses.CosineSimilarityLoss(model))],
+        evaluator=evaluator,
+        evaluation_steps=1,
+        epochs=4,
+        optimizer_params={"lr": 5e-3},
+        output_path=tmp_path / "out",
+        callback=lambda score, epoch, steps: calls.append((score, epoch, steps)),
+        **QUIET,
+    )
+    scores = history["metric"].dropna()
+    assert [call[0] for call in calls] == scores.tolist()
+    assert [call[1:] for call in calls[:2]] == [(0, 1), (0, -1)]
+    kept = SentenceTransformer(tmp_path / "out", device="cpu")
+    assert evaluator(kept)[evaluator.primary_metric] == pytest.approx(scores.max(), abs=1e-6)
+    assert list((tmp_path / "out" / "eval").glob("*.csv"))
+
+
+def test_without_an_evaluator_the_last_model_is_written(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+    model.fit([(loader(SCORED), losses.CosineSimilarityLoss(model))], output_path=tmp_path / "out", **QUIET)
+    kept = SentenceTransformer(tmp_path / "out", device="cpu")
+    assert np.abs(kept.encode(["the cat"]) - model.encode(["the cat"])).max() < 1e-6
+
+
+def test_checkpoints_are_written_and_the_oldest_removed(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+    model.fit(
+        [(loader(SCORED, batch_size=2), losses.CosineSimilarityLoss(model))],
+        checkpoint_path=tmp_path,
+        checkpoint_save_steps=1,
+        checkpoint_save_total_limit=2,
+        **QUIET,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4"]
+
+
+class NaNAfter(losses.CosineSimilarityLoss):
+    """A loss that becomes NaN in its third call."""
+
+    calls = 0
+
+    def compute(self, embeddings, labels=None):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        return super().compute(embeddings, labels) * (math.nan if self.calls == 3 else 1.0)
+
+
+def test_a_loss_that_becomes_nan_stops_the_run_names_the_step_and_keeps_the_last_good_weights(tiny: Tiny) -> None:
+    model, twin = tiny(), tiny()
+    with pytest.raises(NonFiniteLossError, match="at step 3"):
+        model.fit([(loader(SCORED, shuffle=False), NaNAfter(model))], epochs=4, scheduler="ConstantLR", **QUIET)
+    twin.fit([(loader(SCORED, shuffle=False), losses.CosineSimilarityLoss(twin))], scheduler="ConstantLR", **QUIET)
+    assert equal_weights(model, twin)
+    assert not model.training
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(tiny: Tiny) -> None:
+    model = tiny()
+
+    class BadGradient(losses.Loss):
+        def compute(self, embeddings, labels=None):  # type: ignore[no-untyped-def]
+            return embeddings[0].sum() * 0 + torch.sqrt((embeddings[0] * 0).sum())
+
+    before = weights_of(model)
+    with pytest.raises(NonFiniteLossError, match="gradient"):
+        model.fit([(loader(RANKED), BadGradient(model))], **QUIET)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_bfloat16_autocast_trains_close_to_float32_and_keeps_float32_weights(tiny: Tiny) -> None:
+    histories = {}
+    for precision in ("no", "bf16"):
+        model = tiny()
+        objective = (loader(RANKED), losses.MultipleNegativesRankingLoss(model))
+        histories[precision] = model.fit([objective], mixed_precision=precision, epochs=2, **QUIET)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert np.allclose(histories["no"]["loss"], histories["bf16"]["loss"], atol=0.1)
+    assert not np.array_equal(histories["no"]["loss"], histories["bf16"]["loss"])
+
+
+def test_training_lowers_the_loss(tiny: Tiny) -> None:
+    model = tiny()
+    objective = (loader(RANKED, batch_size=8), losses.MultipleNegativesRankingLoss(model))
+    history = model.fit([objective], epochs=15, optimizer_params={"lr": 2e-3}, **QUIET)
+    assert history["loss"].iloc[-1] < 0.5 * history["loss"].iloc[0]
+
+
+def test_losses_of_the_field_with_only_a_forward_train_as_well(tiny: Tiny) -> None:
+    class Homemade(nn.Module):
+        def __init__(self, model: SentenceTransformer) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, features, labels):  # type: ignore[no-untyped-def]
+            a, b = (self.model(column)["sentence_embedding"] for column in features)
+            return ((torch.cosine_similarity(a, b) - labels) ** 2).mean()
+
+    ours, theirs = tiny(), tiny()
+    one = ours.fit([(loader(SCORED), losses.CosineSimilarityLoss(ours))], **QUIET)
+    two = theirs.fit([(loader(SCORED), Homemade(theirs))], **QUIET)
+    assert np.allclose(one["loss"], two["loss"], atol=1e-5)
+
+
+def test_a_router_trains_both_routes(tiny: Tiny) -> None:
+    base = tiny()
+    router = models.Router({"query": [models.Dense(32, 16)], "document": [models.Dense(32, 16)]})
+    model = SentenceTransformer(modules=[*base, router], device="cpu")
+    before = weights_of(model)
+    examples = [InputExample(texts=[{"query": a}, {"document": b}]) for a, b, _ in PAIRS]  # type: ignore[list-item, dict-item]
+    model.fit([(loader(examples), losses.MultipleNegativesRankingLoss(model))], **QUIET)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name for name in before if "sub_modules" in name} <= changed
+
+
+EVERY_LOSS = {
+    "pairs": (RANKED, ["MultipleNegativesRankingLoss", "MultipleNegativesSymmetricRankingLoss", "MegaBatchMarginLoss"]),
+    "scored": (SCORED, ["CosineSimilarityLoss", "CoSENTLoss", "AnglELoss"]),
+    "binary": (
+        [InputExample(texts=[a, b], label=int(score > 0.5)) for a, b, score in PAIRS],
+        ["ContrastiveLoss", "OnlineContrastiveLoss"],
+    ),
+    "triplets": ([InputExample(texts=[a, b, PAIRS[i - 1][0]]) for i, (a, b, _) in enumerate(PAIRS)], ["TripletLoss"]),
+    "classes": (
+        [InputExample(texts=[a], label=i % 2) for i, (a, _, _) in enumerate(PAIRS)],
+        ["BatchAllTripletLoss", "BatchHardTripletLoss", "BatchSemiHardTripletLoss", "BatchHardSoftMarginTripletLoss"],
+    ),
+    "sentences": ([InputExample(texts=[a]) for a, _, _ in PAIRS], ["ContrastiveTensionLossInBatchNegatives"]),
+    "noisy": ([InputExample(texts=[a[:-4], a]) for a, _, _ in PAIRS], ["DenoisingAutoEncoderLoss"]),
+    "margins": (
+        [InputExample(texts=[a, b, PAIRS[i - 1][0]], label=score) for i, (a, b, score) in enumerate(PAIRS)],
+        ["MarginMSELoss"],
+    ),
+    "vectors": ([InputExample(texts=[a], label=np.full(32, 0.1)) for a, _, _ in PAIRS], ["MSELoss"]),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, (_, names) in EVERY_LOSS.items() for name in names])
+def test_every_loss_trains_through_the_one_loop(tiny: Tiny, kind: str, name: str) -> None:
+    model = tiny(dropout=0.1)
+    before = weights_of(model)
+    history = model.fit([(loader(EVERY_LOSS[kind][0]), getattr(losses, name)(model))], **QUIET)
+    assert np.isfinite(history["loss"]).all()
+    assert any(not torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_softmax_gist_matryoshka_and_distillation_train_through_the_one_loop(tiny: Tiny) -> None:
+    model, guide = tiny(), tiny(seed=1)
+    classes = [InputExample(texts=[a, b], label=i % 3) for i, (a, b, _) in enumerate(PAIRS)]
+    scores = [InputExample(texts=[a, b, PAIRS[i - 1][0]], label=[s, 0.1]) for i, (a, b, s) in enumerate(PAIRS)]
+    softmax = losses.SoftmaxLoss(model, sentence_embedding_dimension=32, num_labels=3)
+    head = softmax.classifier.weight.clone()
+    guide_before = weights_of(guide)
+    objectives = [
+        (loader(classes), softmax),
+        (loader(RANKED), losses.GISTEmbedLoss(model, guide)),
+        (loader(RANKED), losses.MatryoshkaLoss(model, losses.MultipleNegativesRankingLoss(model), [32, 8])),
+        (loader(scores), losses.DistillKLDivLoss(model)),
+    ]
+    history = model.fit(objectives, optimizer_params={"lr": 1e-3}, **QUIET)
+    assert np.isfinite(history["loss"]).all()
+    assert not torch.equal(head, softmax.classifier.weight), "the loss's own parameters are trained too"
+    assert all(torch.equal(guide_before[key], tensor) for key, tensor in guide.state_dict().items()), "the guide is not"
+
+
+@pytest.mark.parametrize(
+    ("examples", "make", "message"),
+    [
+        ([InputExample(texts=["a", "b", "c"], label=0.5)] * 4, losses.CosineSimilarityLoss, "2"),
+        (SCORED, lambda m: losses.SoftmaxLoss(m, sentence_embedding_dimension=32, num_labels=2), "label"),
+        ([InputExample(texts=["a", "b"], label=math.nan)] * 4, losses.CosineSimilarityLoss, r"(?i)nan|finite"),
+        ([InputExample(texts=["a"]), InputExample(texts=["a", "b"])] * 4, losses.MultipleNegativesRankingLoss, "texts"),
+    ],
+)
+def test_data_that_do_not_fit_the_loss_are_refused_before_a_step(tiny: Tiny, examples, make, message) -> None:
+    model = tiny()
+    before = weights_of(model)
+    with pytest.raises(ValueError, match=message):
+        model.fit([(loader(examples), make(model))], **QUIET)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scheduler": "cosine"}, "scheduler 'cosine' is unknown"),
+        ({"epochs": 0}, "epochs must be positive"),
+        ({"mixed_precision": "fp8"}, "mixed_precision"),
+        ({"mixed_precision": "fp16"}, "needs an accelerator"),
+        ({"token_budget": 0}, "budget must be at least 1"),
+        ({"checkpoint_save_steps": 0}, "checkpoint_save_steps"),
+    ],
+)
+def test_wrong_arguments_are_named(tiny: Tiny, arguments: dict, message: str) -> None:
+    model = tiny()
+    with pytest.raises(ValueError, match=message):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **{**QUIET, **arguments})
+
+
+def test_objectives_that_are_no_pairs_or_belong_to_another_model_are_refused(tiny: Tiny) -> None:
+    model, other = tiny(), tiny()
+    with pytest.raises(ValueError, match="list of"):
+        model.fit([loader(RANKED)], **QUIET)
+    with pytest.raises(TypeError, match="order"):
+        model.fit([(losses.CosineSimilarityLoss(model), loader(RANKED))], **QUIET)
+    with pytest.raises(ValueError, match="another model"):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(other))], **QUIET)
+
+
+def test_a_warm_up_longer_than_the_run_is_said(tiny: Tiny) -> None:
+    model = tiny()
+    with pytest.warns(UserWarning, match="warmup_steps=10000 is not reached in 2 steps"):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], show_progress_bar=False)
+
+
+def test_frozen_parameters_stay_as_they_are(tiny: Tiny) -> None:
+    model = tiny()
+    frozen = model[0].auto_model.embeddings
+    for parameter in frozen.parameters():
+        parameter.requires_grad = False
+    before = frozen.word_embeddings.weight.clone()
+    model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **QUIET)
+    assert torch.equal(before, frozen.word_embeddings.weight)
