@@ -1,6 +1,7 @@
 """sbertlab: build, train, compare and look at sentence embeddings."""
 
-from sbertlab import data, evaluation, losses, models, util
+from sbertlab import data, evaluation, losses, models, readers, util
+from sbertlab import loaders as datasets
 from sbertlab.data import InputExample
 from sbertlab.encoder import SentenceTransformer
 from sbertlab.training import fit
@@ -10,4 +11,15 @@ __version__ = "0.1.0"
 
 SentenceTransformer.fit = fit  # training lies a floor above the encoder and is bound here, so that imports point downwards
 
-__all__ = ["InputExample", "SentenceTransformer", "SimilarityFunction", "data", "evaluation", "losses", "models", "util"]
+__all__ = [
+    "InputExample",
+    "SentenceTransformer",
+    "SimilarityFunction",
+    "data",
+    "datasets",
+    "evaluation",
+    "losses",
+    "models",
+    "readers",
+    "util",
+]

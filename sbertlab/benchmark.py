@@ -1,7 +1,7 @@
-"""The benchmark: encoders, untuned and fine-tuned by one recipe, measured on tasks; a table of cells, and its summary.
+"""The benchmark: encoders, untuned and fine-tuned by one recipe, measured on tasks.
 
-Four parts that know little of each other: encoders (what is compared), the recipe (how each is fine-tuned), the runner
-(model x variant x seed x task, one row a cell) and the table (means, spreads, files). The tasks are in `sbertlab.tasks`.
+Parts that know little of each other: encoders (what is compared), the recipe (how each is fine-tuned), the runner
+(model x variant x seed x task, one row a cell). `sbertlab.tasks` has the tasks, `sbertlab.results` makes tables.
 """
 
 from __future__ import annotations
@@ -34,18 +34,15 @@ from transformers import AutoModel
 
 from sbertlab import helpdesk
 from sbertlab.data import InputExample
-from sbertlab.encoder import SentenceTransformer
+from sbertlab.encoder import SentenceTransformer, best_device
 from sbertlab.losses import MultipleNegativesRankingLoss
 from sbertlab.model_source import find_model
 from sbertlab.models import Normalize, Pooling, StaticEmbedding, Transformer
-from sbertlab.tasks import SharedEmbeddings, Task, select_tasks
+from sbertlab.results import COLUMNS, report
+from sbertlab.tasks import DATA_VARIABLE, SharedEmbeddings, Task, helpdesk_tasks, select_tasks
 from sbertlab.training import fit
 
 UNTUNED, TUNED = "untuned", "fine-tuned"
-
-COLUMNS = ["model", "variant", "seed", "task", "family", "metric", "value", "n", "seconds", "tag", "error"]
-"""Of the table: one row a cell. `value` is the metric times 100, `n` the examples, `seconds` what the cell took with those
-texts that no task before it had encoded, `tag` "measured" or "failed"."""
 
 
 # -- Encoders: what is compared ----------------------------------------------------------------------------------------
@@ -86,7 +83,7 @@ def pretrained(name: str, seed: int = 0) -> SentenceTransformer:
 def first_layers(name: str, seed: int = 0, layers: int = 3) -> SentenceTransformer:
     """Return the model without the transformer layers after the first few."""
     model = pretrained(name)
-    transformer = model[0].auto_model
+    transformer: Any = model[0].auto_model
     transformer.encoder.layer = transformer.encoder.layer[:layers]
     transformer.config.num_hidden_layers = layers
     return model
@@ -95,22 +92,26 @@ def first_layers(name: str, seed: int = 0, layers: int = 3) -> SentenceTransform
 def token_embeddings(name: str, seed: int = 0) -> SentenceTransformer:
     """Return the mean of the model's token vectors, without any transformer layer."""
     model = _loaded(name)
-    return SentenceTransformer(modules=[StaticEmbedding.from_transformer(model[0]), Normalize()], device=model.device)
+    transformer: Any = model[0]
+    return SentenceTransformer(
+        modules=[StaticEmbedding.from_transformer(transformer), Normalize()], device=model.device
+    )
 
 
 def random_weights(name: str, seed: int = 0) -> SentenceTransformer:
     """Return the model's architecture with its tokenizer and weights drawn by the seed."""
     model = _loaded(name)
+    trained: Any = model[0]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        body = AutoModel.from_config(model[0].auto_model.config)
-    transformer = Transformer.from_parts(body, model[0].tokenizer, model[0].max_seq_length)
+        body = AutoModel.from_config(trained.auto_model.config)
+    transformer = Transformer.from_parts(body, trained.tokenizer, trained.max_seq_length)
     pooling = Pooling(transformer.get_word_embedding_dimension())
     return SentenceTransformer(modules=[transformer, pooling, Normalize()], device=model.device)
 
 
 def tfidf_svd(seed: int = 0, dimensions: int = 256) -> Any:
-    """Return TF-IDF over letter groups and a truncated SVD, fitted on the training texts: a line without a neural net."""
+    """Return TF-IDF over groups of letters and a truncated SVD, fitted on the training texts: the non-neural line."""
     train = helpdesk.load_helpdesk("train")
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
     pipeline = make_pipeline(letters, TruncatedSVD(dimensions, random_state=0))
@@ -182,8 +183,9 @@ class Recipe:
     def fine_tune(self, model: SentenceTransformer, learning_rate: float, seed: int) -> pd.DataFrame:
         """Train the model in place and return the history of `fit`."""
         table = helpdesk.triplets(helpdesk.load_helpdesk("train"), seed).head(self.rows)
-        rows = table[["anchor", "positive", "negative"]].itertuples(index=False)
-        loader = DataLoader([InputExample(texts=list(texts)) for texts in rows], batch_size=self.batch_size)  # type: ignore[arg-type]
+        rows = table[["anchor", "positive", "negative"]].to_numpy().tolist()
+        examples: Any = [InputExample(texts=texts) for texts in rows]
+        loader: DataLoader[InputExample] = DataLoader(examples, batch_size=self.batch_size)
         return fit(
             model,
             [(loader, MultipleNegativesRankingLoss(model, scale=self.scale, hard_negatives="own"))],
@@ -194,6 +196,10 @@ class Recipe:
         )
 
 
+OFFLINE = Recipe()
+"""The recipe on the packaged corpus."""
+
+
 # -- Runner: model x variant x seed x task -----------------------------------------------------------------------------
 
 
@@ -202,7 +208,7 @@ def run(
     tasks: Iterable[str | Task] | None = None,
     seeds: int = 3,
     output: str | os.PathLike[str] = "figures",
-    recipe: Recipe = Recipe(),
+    recipe: Recipe = OFFLINE,
 ) -> pd.DataFrame:
     """Measure every encoder, untuned and fine-tuned with each seed, on every task.
 
@@ -237,10 +243,10 @@ def run(
             for cell in measure(encoder, variant, seed, chosen, recipe):
                 cells.append(cell)
                 bar.update()
-            write_csv(pd.DataFrame(cells)[COLUMNS], folder)
-    table = pd.DataFrame(cells)[COLUMNS]
+            table = pd.DataFrame(cells)[COLUMNS]
+            write(folder / "benchmark.csv", table.to_csv(index=False, lineterminator="\n"))
     manifest = environment(encoders, chosen, recipe) | {"seconds": round(time.perf_counter() - start)}
-    _write(folder / "environment.json", json.dumps(manifest, indent=2) + "\n")
+    write(folder / "environment.json", json.dumps(manifest, indent=2) + "\n")
     draw(folder)
     return table
 
@@ -266,7 +272,9 @@ def jobs_of(encoder: Encoder, seeds: int) -> Iterator[tuple[Encoder, str, int]]:
         yield from ((encoder, TUNED, seed) for seed in range(seeds))
 
 
-def measure(encoder: Encoder, variant: str, seed: int, tasks: Sequence[Task], recipe: Recipe) -> Iterator[dict[str, Any]]:
+def measure(
+    encoder: Encoder, variant: str, seed: int, tasks: Sequence[Task], recipe: Recipe
+) -> Iterator[dict[str, Any]]:
     """Make one model, fine-tune it when the variant says so, and yield one cell a task, failed ones too."""
     broken: Exception | None = None
     try:
@@ -290,80 +298,7 @@ def measure(encoder: Encoder, variant: str, seed: int, tasks: Sequence[Task], re
         yield cell | {"seconds": round(time.perf_counter() - start, 2)}
 
 
-# -- Table: means, spreads, files --------------------------------------------------------------------------------------
-
-
-def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and spread over the seeds for each model, variant and task, and for the mean over the tasks.
-
-    The mean over the tasks is taken seed by seed, so its spread is that of whole models. A mean that lacks a failed cell
-    is missing.
-
-    Args:
-        table: with `COLUMNS`.
-
-    Returns:
-        Columns model, variant, task ("mean" first), mean, spread (standard deviation; missing with one seed) and seeds, in
-        the order of the table.
-
-    >>> cells = [("a", "untuned", 0, "x", 50.0), ("a", "untuned", 0, "y", 60.0), ("a", "untuned", 1, "x", 54.0)]
-    >>> cells += [("a", "untuned", 1, "y", 60.0)]
-    >>> table = pd.DataFrame(cells, columns=["model", "variant", "seed", "task", "value"])
-    >>> summarise(table)[["task", "mean", "spread"]].round(2).values.tolist()
-    [['mean', 56.0, 1.41], ['x', 52.0, 2.83], ['y', 60.0, 0.0]]
-    """
-    complete = partial(pd.Series.mean, skipna=False)
-    models = table.groupby(["model", "variant", "seed"], sort=False)["value"].agg(complete).reset_index()
-    cells = pd.concat([models.assign(task="mean"), table[["model", "variant", "seed", "task", "value"]]])
-    groups = cells.groupby(["model", "variant", "task"], sort=False)["value"]
-    summary = groups.agg(mean=complete, spread=partial(pd.Series.std, skipna=False), seeds="size").reset_index()
-    order = {key: place for place, key in enumerate(dict.fromkeys(zip(table["model"], table["variant"], strict=True)))}
-    places = [order[key] for key in zip(summary["model"], summary["variant"], strict=True)]
-    return summary.iloc[np.argsort(places, kind="stable")].reset_index(drop=True)
-
-
-def report(table: pd.DataFrame) -> str:
-    """Return the table as a page: a row a model and variant, a column a task, `mean ± spread`."""
-    summary = summarise(table)
-    number = summary["mean"].map("{:.1f}".format).where(summary["mean"].notna(), "failed")
-    spread = summary["spread"].map(" ± {:.1f}".format).where(summary["spread"].notna(), "")
-    wide = summary.assign(cell=number + spread).pivot(index=["model", "variant"], columns="task", values="cell")
-    wide = wide.loc[summary[["model", "variant"]].drop_duplicates().itertuples(index=False), summary["task"].unique()]  # type: ignore[index]
-    tasks = table.drop_duplicates("task").set_index("task")[["family", "metric", "n"]]
-    lines = [
-        "# Benchmark",
-        "",
-        "Metrics times 100, higher is better; mean ± standard deviation over the seeds where there are several. Made by",
-        "`python -m sbertlab benchmark` from `benchmark.csv`; `environment.json` says where and with what.",
-        "",
-        markdown_table(wide.reset_index()),
-        "",
-        markdown_table(tasks.reset_index()),
-    ]
-    failed = table[table["tag"] == "failed"]
-    if len(failed):
-        lines += ["", "Failed cells:", "", markdown_table(failed[["model", "variant", "seed", "task", "error"]])]
-    return "\n".join(lines) + "\n"
-
-
-def markdown_table(frame: pd.DataFrame) -> str:
-    """Return a table in Markdown whose columns are also aligned when read as plain text.
-
-    >>> print(markdown_table(pd.DataFrame({"model": ["a", "bc"], "mean": ["1.0", "20.0"]})))
-    | model | mean |
-    | ----- | ---- |
-    | a     | 1.0  |
-    | bc    | 20.0 |
-    """
-    rows = [[str(name) for name in frame.columns], *([str(cell).replace("|", "/") for cell in row] for row in frame.to_numpy())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows)
-
-
-def write_csv(table: pd.DataFrame, folder: Path) -> None:
-    """Write benchmark.csv, whole or not at all."""
-    _write(folder / "benchmark.csv", table.to_csv(index=False, lineterminator="\n"))
+# -- Files: what a run leaves behind -----------------------------------------------------------------------------------
 
 
 def draw(folder: str | os.PathLike[str]) -> None:
@@ -376,44 +311,46 @@ def draw(folder: str | os.PathLike[str]) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; `python -m sbertlab benchmark` makes it")
     table = pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
-    _write(path.with_suffix(".md"), report(table))
+    write(path.with_suffix(".md"), report(table))
     try:
         from sbertlab import plots
     except ImportError as error:
-        warnings.warn(f"no benchmark.png is drawn: {error}; install sbertlab[lab]", stacklevel=2)
+        warnings.warn(f"no benchmark.png is drawn: {error}; pip install 'sbertlab[lab]'", stacklevel=2)
         return
-    plots.benchmark_figure(table).savefig(path.with_suffix(".png"), dpi=160)
-
-
-def _write(path: Path, text: str) -> None:
-    partial_path = path.with_name(f"{path.name}.partial")
-    partial_path.write_text(text, encoding="utf-8", newline="\n")
-    partial_path.replace(path)
+    measured = table[table["tag"] == "measured"]
+    if len(measured):
+        plots.benchmark_figure(measured).savefig(path.with_suffix(".png"), dpi=160)
 
 
 def environment(encoders: Sequence[Encoder], tasks: Sequence[Task], recipe: Recipe) -> dict[str, Any]:
     """Return what the figures depend on: command, machine, versions, recipe, and SHA-256 of data and weights."""
-    packages = ("sbertlab", "torch", "transformers", "tokenizers", "accelerate", "scikit-learn", "scipy", "numpy", "pandas")
+    bases = dict.fromkeys(encoder.base for encoder in encoders if encoder.base)
     weights = {
         f"{base}/{file.name}": file
-        for base in dict.fromkeys(encoder.base for encoder in encoders if encoder.base)
+        for base in bases
         for file in sorted(find_model(base).iterdir())
         if file.suffix in (".safetensors", ".bin")
     }
     data = {f"{file.parent.name}/{file.name}": file for task in tasks for file in task.files}
+    by_command = sys.orig_argv[1:3] == ["-m", "sbertlab"]
     return {
-        "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "command": " ".join(["python", *sys.orig_argv[1:]]) if by_command else "sbertlab.benchmark.run(...)",
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version(name) for name in PACKAGES},
         "system": platform.platform(),
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu",
+        "device": str(best_device()),
         "recipe": asdict(recipe),
         "learning_rates": {encoder.name: encoder.learning_rate for encoder in encoders},
+        "tasks": {task.name: task.note for task in tasks},
         "sha256": {name: file_hash(file) for name, file in {**weights, **data}.items()},
     }
+
+
+PACKAGES = ("sbertlab", "torch", "transformers", "tokenizers", "accelerate", "scikit-learn", "numpy", "pandas")
+"""Whose versions the manifest names."""
 
 
 def processor_name() -> str:
@@ -421,7 +358,7 @@ def processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
+        lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -432,15 +369,23 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.partial")
+    unfinished.write_text(text, encoding="utf-8", newline="\n")
+    unfinished.replace(path)
+
+
 # -- Command line ------------------------------------------------------------------------------------------------------
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `python -m sbertlab benchmark`."""
-    names = ", ".join(ENCODERS)
-    parser.add_argument("--models", nargs="+", metavar="NAME", help=f"{names} (default: these), or any other model")
-    parser.add_argument("--tasks", nargs="+", metavar="NAME", help="helpdesk-... or sets in the folder SBERTLAB_DATA")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="fine-tuned models of each encoder (default: 3)")
+    compared = f"{', '.join(ENCODERS)} (default: these), or any other model"
+    measured = f"{', '.join(task.name for task in helpdesk_tasks())}, or sets in the folder that {DATA_VARIABLE} names"
+    parser.add_argument("--models", nargs="+", metavar="NAME", help=compared)
+    parser.add_argument("--tasks", nargs="+", metavar="NAME", help=measured)
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="fine-tunings of each encoder (default: 3)")
     parser.add_argument("--output", default="figures", metavar="DIR", help="folder of the results (default: figures)")
 
 

@@ -166,6 +166,8 @@ def _write_router(module: models.Router, folder: Path, format: str) -> None:
     types: dict[str, str] = {}
     structure: dict[str, list[str]] = {}
     for route, blocks in module.sub_modules.items():
+        if not re.fullmatch(r"[\w-]+", route):
+            raise ValueError(f"route {route!r} cannot name a folder; use letters, digits, _ and -")
         structure[route] = []
         for index, block in enumerate(cast(nn.Sequential, blocks)):
             dotted, kind = _type_and_folder(block, format)

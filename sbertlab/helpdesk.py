@@ -1,4 +1,4 @@
-"""The packaged corpus: questions to the help desk of a shop for smart lamps, and what can be learnt and tested with them.
+"""The packaged corpus: questions to the help desk of a shop, and what can be learnt and tested with them.
 
 `corpora/helpdesk.jsonl` holds one intent a line: its phrasings, the answer of the knowledge base and the intents it is
 easily taken for (`corpora/README.md`). Everything here is made from that file alone, the same in every run. The splits
@@ -72,7 +72,7 @@ def split_intents(topics: Mapping[str, str]) -> dict[str, str]:
     {'lamp_red': 'train', 'lamp_dim': 'train'}
     """
     places = [name for name, count in INTENTS_PER_TOPIC.items() for _ in range(count)]
-    splits = {}
+    splits: dict[str, str] = {}
     for topic in dict.fromkeys(topics.values()):
         inside = [intent for intent in topics if topics[intent] == topic]
         ordered = sorted(inside, key=lambda intent: hashlib.sha256(intent.encode()).hexdigest())
@@ -205,7 +205,9 @@ def triplets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame([[str(cell) for cell in row] for row in rows], columns=columns)
 
 
-def retrieval(queries: pd.DataFrame, knowledge: pd.DataFrame) -> tuple[dict[str, str], dict[str, str], dict[str, set[str]]]:
+def retrieval(
+    queries: pd.DataFrame, knowledge: pd.DataFrame
+) -> tuple[dict[str, str], dict[str, str], dict[str, set[str]]]:
     """Return the search of a phrasing's answer among the answers to all intents.
 
     Args:
@@ -236,7 +238,11 @@ def reranking(table: pd.DataFrame) -> list[dict[str, Any]]:
             others = topic[topic["text"] != query]
             alike = others["intent"] == intent
             samples.append(
-                {"query": query, "positive": others[alike]["text"].tolist(), "negative": others[~alike]["text"].tolist()}
+                {
+                    "query": query,
+                    "positive": others[alike]["text"].tolist(),
+                    "negative": others[~alike]["text"].tolist(),
+                }
             )
     return samples
 
@@ -248,7 +254,9 @@ def _sample(related: pd.DataFrame, wanted: Mapping[int, int], seed: int) -> pd.D
     for grade, count in wanted.items():
         there = np.flatnonzero(related["grade"] == grade)
         if not 0 < count <= len(there):
-            raise ValueError(f"{count} pairs of grade {GRADES[grade]!r} are wanted, the table has {len(there)}; ask for 1 to that")
+            raise ValueError(
+                f"{count} pairs of grade {GRADES[grade]!r} are wanted, the table has {len(there)}; ask for 1 to that"
+            )
         places.append(random.choice(there, count, replace=False))
     return related.iloc[np.concatenate(places)].reset_index(drop=True)
 

@@ -1,16 +1,19 @@
-"""The fast float32 linear layer for processors on which torch's own is slow.
+"""The linear layer for processors on which torch's own is slow.
 
-torch's `F.linear` goes to MKL, which on some processors takes a narrower code path than oneDNN does; there the same float32
-product is up to twice as fast through oneDNN. The way in is a private operator of torch, so it is probed once at first use:
-it must exist, give the right result and be faster on this machine. Otherwise every function here is plain torch.
+Two cases, both on CPUs. torch's float32 `F.linear` goes to MKL, which on AMD processors takes its AVX2 path even where there
+is AVX-512; there the same product is up to twice as fast through oneDNN. The way in is a private operator of torch, so it is
+probed once: it must exist, give the right result and be faster. And bfloat16 on a processor without instructions for it is
+emulated, ten times slower than float32; there the product is computed in float32. Everywhere else this is plain torch.
 """
 
 from __future__ import annotations
 
 import math
+import platform
 import time
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +47,21 @@ class _OneDnnLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad.sum(0) if needs_bias else None
 
 
+@cache
+def is_amd() -> bool:
+    """Return whether the processor says that it is AMD's."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else platform.processor()
+    return "AuthenticAMD" in text
+
+
+@cache
+def has_native_bfloat16() -> bool:
+    """Return whether the CPU multiplies bfloat16 matrices itself (avx512_bf16, AMX, Arm's bf16)."""
+    known = torch.cpu.get_capabilities()
+    return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16", "avx10_2"))
+
+
 def _best_seconds(*runs: Callable[[], object], repeats: int = 9) -> list[float]:
     """Run each in turn, several times; return the least seconds of each, which other programs disturb least."""
     seconds = [math.inf] * len(runs)
@@ -59,8 +77,11 @@ def _best_seconds(*runs: Callable[[], object], repeats: int = 9) -> list[float]:
 def onednn_is_faster(margin: float = 1.15) -> bool:
     """Return whether oneDNN's float32 linear exists here, is right, and beats torch's by `margin` on every probed shape.
 
-    Measured once a process, in a few hundredths of a second.
+    Only AMD processors with AVX-512 are probed, once a process, in a few hundredths of a second. Elsewhere there is
+    nothing to gain, and a choice by the clock alone would make the last bits of a result depend on what else is running.
     """
+    if not (is_amd() and torch.backends.cpu.get_cpu_capability() == "AVX512"):
+        return False
     generator = torch.Generator().manual_seed(0)
     try:
         for rows, inputs, outputs in PROBE_SHAPES:
@@ -80,15 +101,31 @@ def onednn_is_faster(margin: float = 1.15) -> bool:
 
 
 class FastLinear(nn.Linear):
-    """`nn.Linear` whose float32 product on a CPU goes to the faster of torch and oneDNN; same parameters, same names."""
+    """`nn.Linear` that on a CPU takes the fastest exact way; same parameters, same names.
+
+    float32 goes to the faster of torch and oneDNN. bfloat16, by dtype or by autocast, is multiplied in float32 where the
+    processor would emulate it; what comes out is bfloat16 either way.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        plain_float32 = input.dtype == torch.float32 == self.weight.dtype and not torch.is_autocast_enabled("cpu")
-        if not (input.device.type == "cpu" and plain_float32 and input.dim() > 1 and onednn_is_faster()):
+        """Return `input @ weight.T + bias`, `(..., in)` -> `(..., out)`."""
+        if input.device.type != "cpu":
+            return super().forward(input)
+        autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        if torch.bfloat16 in (autocast, self.weight.dtype) and not has_native_bfloat16():
+            return self._in_float32(input)
+        if autocast is not None or input.dim() < 2 or not input.dtype == self.weight.dtype == torch.float32:
+            return super().forward(input)
+        if not onednn_is_faster():
             return super().forward(input)
         if torch.is_grad_enabled():
             return _OneDnnLinear.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return onednn_linear(input, self.weight, self.bias)
+
+    def _in_float32(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        with torch.autocast("cpu", enabled=False):
+            return F.linear(input.float(), self.weight.float(), bias).to(torch.bfloat16)
 
 
 def use_fast_linear(module: nn.Module) -> nn.Module:

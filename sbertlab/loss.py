@@ -136,7 +136,12 @@ class Loss(nn.Module):
 
     def _check(self, embeddings: Sequence[Tensor], labels: Tensor | None) -> None:
         """Check shapes and types only, so that nothing waits for a GPU."""
-        name, shapes = type(self).__name__, [tuple(column.shape) for column in embeddings]
+        name = type(self).__name__
+        if not all(isinstance(column, Tensor) for column in embeddings):
+            raise ValueError(
+                f"{name} takes embeddings as tensors, got {[type(column).__name__ for column in embeddings]}"
+            )
+        shapes = [tuple(column.shape) for column in embeddings]
         if len(set(shapes)) != 1 or len(shapes[0]) != 2 or not shapes[0][0]:
             raise ValueError(f"{name} takes embeddings of one shape (batch, dim), batch at least 1, got {shapes}")
         fewest = len(range(self.columns[0])[self.embedded])
@@ -163,9 +168,9 @@ def fitting_losses(texts: int, labels: Tensor | None) -> list[str]:
     >>> "TripletLoss" in fitting_losses(3, None), "TripletLoss" in fitting_losses(2, None)
     (True, False)
     """
-    if labels is not None and not labels.any():
+    if isinstance(labels, Tensor) and not labels.any():
         labels = None
-    rows = 1 if labels is None else len(labels)
+    rows = labels.shape[0] if isinstance(labels, Tensor) and labels.ndim else 1
     return [
         loss.__name__
         for loss in _kinds_of(Loss)

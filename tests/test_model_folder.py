@@ -265,6 +265,14 @@ def test_unknown_formats_empty_models_and_foreign_blocks_are_refused(tiny: Tiny,
         save_modules({"0": nn.Linear(1, 1)}, tmp_path / "model", SETTINGS)
 
 
+@pytest.mark.parametrize("route", ["/tmp/outside", "a/b", "a b"])
+def test_a_route_that_would_leave_the_folder_is_not_written(route: str, tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny(modules=[models.Router({route: [models.Dense(32, 8)]})])
+    with pytest.raises(ValueError, match="cannot name a folder"):
+        model.save(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 # Writing over an earlier model
 
 

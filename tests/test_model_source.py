@@ -269,8 +269,9 @@ def test_a_file_or_a_number_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelNotFoundError, match="is a file; a model is a folder"):
         find_model(tmp_path / "file")
-    with pytest.raises(TypeError, match="a name, a path or a URL, got int"):
-        find_model(3)  # type: ignore[arg-type]
+    for look in (find_model, fetch):
+        with pytest.raises(TypeError, match="a name, a path or a URL, got int"):
+            look(3)  # type: ignore[arg-type]
 
 
 def test_the_error_lists_every_source_with_its_outcome_and_the_command(cache: Path) -> None:
@@ -475,7 +476,7 @@ def test_what_the_hub_answers_is_said(hub: Server, status: int, code: str, said:
 
 
 def test_a_hub_model_without_weights_is_named_as_such(hub: Server) -> None:
-    hub.add_repository("org/model", {"config.json": "{}", "tf_model.h5": "other weights"})
+    hub.add_repository("org/model", {"config.json": "{}", "tf_model.h5": "other weights", "training_args.bin": ""})
     with pytest.raises(ModelNotFoundError, match="the Hub: org/model lacks weights"):
         find_model("org/model")
 

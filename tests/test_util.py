@@ -346,12 +346,9 @@ def test_mined_pairs_equal_the_slow_search_and_the_peer(chunks):
         np.testing.assert_allclose([pair[0] for pair in ours], [pair[0] for pair in slow[:limit]], rtol=0, atol=1e-6)
 
 
-def test_each_of_many_twins_keeps_top_k_partners():
-    pairs = util.paraphrase_mining_embeddings(np.ones((6, 3), dtype=np.float32), top_k=2)
-    assert all(i < j for _, i, j in pairs)
-    assert len({(i, j) for _, i, j in pairs}) == len(pairs)
-    partners = [sum(row in pair[1:] for pair in pairs) for row in range(6)]
-    assert min(partners) >= 2
+def test_each_of_many_twins_keeps_top_k_partners_of_the_lowest_positions():
+    pairs = util.paraphrase_mining_embeddings(np.ones((5, 3), dtype=np.float32), top_k=2)
+    assert [pair[1:] for pair in pairs] == [[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [1, 3], [1, 4]]
 
 
 def test_mining_takes_other_symmetric_scores():

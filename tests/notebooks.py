@@ -1,0 +1,164 @@
+"""`make notebooks`: execute the notebooks from top to bottom, clean their outputs and stamp them with the code's hash.
+
+    python tests/notebooks.py                    all of them, in full; each file is rewritten with its outputs
+    python tests/notebooks.py 01 07_maps         only those whose names begin so
+    SBERTLAB_FAST=1 python tests/notebooks.py    the quick pass: smaller parameters, nothing is written
+
+Outputs are committed, because readers look before they run. The stamp, `metadata.sbertlab.code_sha256`, tells outputs
+that belong to the code from outputs that do not; `tests/test_notebooks.py` compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+"""Output type that points to a live kernel, and so to nothing once the notebook is closed."""
+
+PROGRESS = re.compile(r"\d+%\||\d+it \[|\r")
+"""What a progress bar leaves on stderr."""
+
+MACHINE_PATH = re.compile(r"(?<![\w.:/~])/(?:home|root|tmp|work|usr|opt|mnt|var|Users|private)/[\w.+-][^\s'\"<>,;:)]*")
+"""A path that exists on one machine only."""
+
+
+def notebook_paths(names: Sequence[str] = (), folder: Path = FOLDER) -> list[Path]:
+    """Return the notebooks whose file names begin with one of `names`, all when none is given, in order.
+
+    Raises:
+        ValueError: a name that no notebook begins with.
+    """
+    found = sorted(folder.glob("*.ipynb"))
+    for name in names:
+        if not any(path.name.startswith(name) for path in found):
+            there = ", ".join(path.stem for path in found) or "none"
+            raise ValueError(f"no notebook's name begins with {name!r}; there are: {there}")
+    return [path for path in found if not names or path.name.startswith(tuple(names))]
+
+
+def code_sha256(notebook: NotebookNode) -> str:
+    """Return the SHA-256 of the code cells' sources, in order; text and outputs do not count."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(sources, ensure_ascii=False).encode()).hexdigest()
+
+
+def execute(path: Path, *, fast: bool, timeout: float = 900) -> NotebookNode:
+    """Run a notebook from top to bottom in a kernel of its own and return it with its outputs.
+
+    Args:
+        path: the notebook; its folder is the working directory.
+        fast: whether its `parameters` cell should choose the quick pass.
+        timeout: seconds that one cell may take.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell raised an error.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    environment = {**os.environ, "SBERTLAB_FAST": "1" if fast else "0", "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,
+        coalesce_streams=True,
+        store_widget_state=False,
+    )
+    return client.execute(env=environment)
+
+
+def normalise(notebook: NotebookNode) -> list[str]:
+    """Leave in a notebook only what is the same in every run on every machine; return what cells wrote to stderr.
+
+    Widgets keep their static form (an output without one goes), stderr goes, paths and addresses of this machine go,
+    and the metadata are reduced to the kernel and the cells' tags.
+    """
+    said: list[str] = []
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({key: value for key, value in cell.metadata.items() if key == "tags"})
+        if cell.cell_type == "code":
+            said += [output.text for output in cell.outputs if output.get("name") == "stderr"]
+            cell.outputs = [clean for output in cell.outputs if (clean := clean_output(output)) is not None]
+    return [line for text in said for line in text.splitlines() if line.strip() and not PROGRESS.search(line)]
+
+
+def clean_output(output: NotebookNode) -> NotebookNode | None:
+    """Return an output without what belongs to one run or one machine; None when nothing is left."""
+    if output.output_type == "stream":
+        if output.name == "stderr":
+            return None
+        output.text = without_machine(output.text)
+    if "data" in output:
+        if WIDGET_VIEW in output.data:
+            del output.data[WIDGET_VIEW]
+            if set(output.data) == {"text/plain"}:
+                return None
+        output.data = nbformat.from_dict(
+            {kind: without_machine(value) if isinstance(value, str) else value for kind, value in output.data.items()}
+        )
+        output.metadata = nbformat.from_dict({})
+    return output
+
+
+def without_machine(text: str) -> str:
+    """Return the text with paths shortened to their last part, and without addresses in memory.
+
+    >>> without_machine("<Model at 0x7f00ab> in /home/ann/work/model.zip, half of 1/2")
+    '<Model> in model.zip, half of 1/2'
+    """
+    shorter = MACHINE_PATH.sub(lambda match: match[0].rstrip("/").rpartition("/")[2], text)
+    return re.sub(r" at 0x[0-9a-f]+", "", shorter)
+
+
+def stamp(notebook: NotebookNode) -> None:
+    """Write into the metadata which code the outputs belong to."""
+    notebook.metadata["sbertlab"] = {"code_sha256": code_sha256(notebook)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Execute the notebooks that are named, one after the other."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of file names, such as 01; all when none")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds a cell may take (default: %(default)s)")
+    given = parser.parse_args(arguments)
+    fast = os.environ.get("SBERTLAB_FAST") == "1"
+    try:
+        paths = notebook_paths(given.names)
+    except ValueError as error:
+        parser.error(str(error))
+    for path in paths:
+        start = time.perf_counter()
+        notebook = execute(path, fast=fast, timeout=given.timeout)
+        for line in normalise(notebook):
+            print(f"{path.stem}: stderr: {line}", file=sys.stderr)
+        if not fast:
+            stamp(notebook)
+            nbformat.write(notebook, path)
+        size = len(nbformat.writes(notebook).encode()) / 1e6
+        kept = "nothing written" if fast else f"{size:.2f} MB written"
+        print(f"{path.stem}: {time.perf_counter() - start:.0f} s, {kept}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

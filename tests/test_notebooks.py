@@ -1,0 +1,222 @@
+"""The notebooks as they are committed, what they show when they run, and the tool that runs them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+sys.path.insert(0, str(Path(__file__).parent))
+import notebooks as tool
+
+PATHS = tool.notebook_paths()
+every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def code_of(notebook: NotebookNode) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(notebook: NotebookNode) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def outputs_of(notebook: NotebookNode) -> list[NotebookNode]:
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def test_there_are_notebooks_numbered_and_named() -> None:
+    assert PATHS
+    assert all(re.fullmatch(r"\d\d_[a-z_]+", path.stem) for path in PATHS)
+
+
+@every_notebook
+def test_committed_outputs_belong_to_the_code(path: Path) -> None:
+    notebook = read(path)
+    assert notebook.metadata["sbertlab"]["code_sha256"] == tool.code_sha256(notebook), (
+        f"the code of {path.name} has changed since its outputs were made: python tests/notebooks.py {path.stem}"
+    )
+
+
+@every_notebook
+def test_committed_outputs_show_pictures_and_tables_and_no_errors(path: Path) -> None:
+    notebook = read(path)
+    outputs = outputs_of(notebook)
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    kinds = [kind for output in outputs for kind in output.get("data", {})]
+    assert kinds.count("image/png") >= 3
+    assert kinds.count("text/html") >= 1
+    assert tool.WIDGET_VIEW not in kinds, "a live widget shows nothing in a committed notebook"
+    assert "widgets" not in notebook.metadata
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "run it from top to bottom in a fresh kernel"
+
+
+@every_notebook
+def test_a_notebook_is_at_most_one_megabyte_and_names_the_kernel_python3(path: Path) -> None:
+    assert path.stat().st_size <= 1_000_000
+    assert read(path).metadata.kernelspec.name == "python3"
+
+
+@every_notebook
+def test_a_notebook_begins_with_title_question_what_you_will_see_and_time(path: Path) -> None:
+    first = read(path).cells[0]
+    assert first.cell_type == "markdown"
+    assert re.match(r"# \S", first.source)
+    assert first.source.count("**Question.**") == 1
+    question = first.source.split("**Question.**")[1].split("\n\n")[0]
+    assert question.strip().endswith("?")
+    assert question.count("?") == 1
+    assert "**You will see**" in first.source
+    assert re.search(r"\*\*Time\*\* .*\d+ (s|seconds|minutes?).* 2 cores", first.source)
+
+
+@every_notebook
+def test_a_notebook_has_one_parameters_cell_that_knows_the_quick_pass(path: Path) -> None:
+    tagged = [cell for cell in read(path).cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert "SBERTLAB_FAST" in tagged[0].source
+
+
+@every_notebook
+def test_a_notebook_ends_with_what_we_saw_and_a_cell_of_asserts(path: Path) -> None:
+    *_, summary, last = read(path).cells
+    assert summary.cell_type == "markdown"
+    assert summary.source.startswith("## What we saw")
+    assert last.cell_type == "code"
+    statements = ast.parse(last.source).body
+    assert len(statements) >= 4
+    assert all(isinstance(statement, ast.Assert) for statement in statements)
+    assert not any(
+        isinstance(statement.test, ast.Constant) for statement in statements if isinstance(statement, ast.Assert)
+    )
+
+
+@every_notebook
+def test_code_cells_are_short_and_import_nothing_by_star_and_install_nothing(path: Path) -> None:
+    sources = code_of(read(path))
+    *story, claims = sources
+    lengths = sorted(len(source.splitlines()) for source in story)
+    assert lengths[-1] <= 14
+    assert lengths[len(lengths) // 2] <= 6, "cells of about four lines"
+    for source in sources:
+        assert not re.search(r"^\s*[!%]|\bpip install\b", source, flags=re.MULTILINE)
+        imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+        assert all(alias.name != "*" for node in imports for alias in node.names)
+    assert any("sbertlab" in source for source in sources)
+    assert claims
+
+
+@every_notebook
+def test_no_path_or_address_of_a_machine_is_in_a_notebook(path: Path) -> None:
+    notebook = read(path)
+    shown = [output.get("text", "") for output in outputs_of(notebook)]
+    shown += [
+        value for output in outputs_of(notebook) for kind, value in output.get("data", {}).items() if "text" in kind
+    ]
+    for text in [*code_of(notebook), text_of(notebook), *shown]:
+        assert tool.without_machine(text) == text
+        assert not re.search(r"[A-Z]:\\|file://", text)
+
+
+@every_notebook
+def test_umap_is_called_only_where_maps_are_the_subject(path: Path) -> None:
+    if "maps" in path.stem or "film" in path.stem:
+        return
+    assert not re.search(r"\bumap\w*\(|import umap|umap_map", "\n".join(code_of(read(path))))
+
+
+@every_notebook
+@pytest.mark.slow
+def test_a_notebook_runs_from_top_to_bottom_without_a_model_hub(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    notebook = tool.execute(path, fast=True, timeout=300)
+    said = tool.normalise(notebook)
+    assert not [line for line in said if "Traceback" in line]
+    assert not [output for output in outputs_of(notebook) if output.output_type == "error"]
+    assert len(outputs_of(notebook)) == len(outputs_of(read(path)))
+
+
+# -- The tool itself ---------------------------------------------------------------------------------------------------
+
+
+def small_notebook() -> NotebookNode:
+    html = "<svg></svg>"
+    view = {tool.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "Widget()"}
+    outputs = [
+        new_output("stream", name="stdout", text="saved to /home/ann/work/model.zip\n"),
+        new_output("stream", name="stderr", text="Encoding:  50%|█████ | 1/2\nUserWarning: 3 texts were cut\n"),
+        new_output("display_data", data=dict(view)),
+        new_output("execute_result", data={**view, "text/html": html}, metadata={"isolated": True}, execution_count=2),
+        new_output("execute_result", data={"text/plain": "<Model at 0x7f00ab>"}, execution_count=2),
+    ]
+    timing = {"execution": {"iopub.status.busy": "2026-01-01T00:00:00Z"}, "tags": ["parameters"]}
+    return new_notebook(
+        cells=[new_markdown_cell("# Title"), new_code_cell("1 + 1", outputs=outputs, metadata=timing)],
+        metadata={"widgets": {"state": {}}, "language_info": {"name": "python", "version": "3.11.9"}},
+    )
+
+
+def test_normalising_keeps_only_what_is_the_same_everywhere() -> None:
+    notebook = small_notebook()
+    said = tool.normalise(notebook)
+    stream, fallback, plain = outputs_of(notebook)
+    assert said == ["UserWarning: 3 texts were cut"]
+    assert stream.text == "saved to model.zip\n"
+    assert dict(fallback.data) == {"text/plain": "Widget()", "text/html": "<svg></svg>"}
+    assert plain.data["text/plain"] == "<Model>"
+    assert notebook.cells[1].metadata == {"tags": ["parameters"]}
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata
+    assert notebook.metadata.language_info == {"name": "python"}
+    nbformat.validate(notebook)
+
+
+def test_the_hash_follows_the_code_and_nothing_else() -> None:
+    notebook = small_notebook()
+    before = tool.code_sha256(notebook)
+    tool.normalise(notebook)
+    notebook.cells[0].source = "# Another title"
+    assert tool.code_sha256(notebook) == before
+    notebook.cells[1].source = "1 + 2"
+    assert tool.code_sha256(notebook) != before
+
+
+def test_the_hash_knows_where_cells_end() -> None:
+    joined = new_notebook(cells=[new_code_cell("a\nb")])
+    parted = new_notebook(cells=[new_code_cell("a"), new_code_cell("b")])
+    assert tool.code_sha256(joined) != tool.code_sha256(parted)
+
+
+def test_paths_go_and_what_only_looks_like_one_stays() -> None:
+    assert tool.without_machine("/Users/ann/lab/x.png, /tmp/a b") == "x.png, a b"
+    for harmless in ("1/2", "https://example.org/home/page", "figures/map.png", "</style>", "and/or", "tests/usr/x"):
+        assert tool.without_machine(harmless) == harmless
+
+
+def test_an_unknown_name_is_answered_with_the_names_that_exist(tmp_path: Path) -> None:
+    (tmp_path / "01_architecture.ipynb").write_text("{}")
+    assert [path.stem for path in tool.notebook_paths(["01"], tmp_path)] == ["01_architecture"]
+    with pytest.raises(ValueError, match=r"begins with '99'.*01_architecture"):
+        tool.notebook_paths(["99"], tmp_path)
+
+
+@pytest.mark.slow
+def test_the_tool_executes_in_the_folder_of_the_notebook_and_says_whether_the_pass_is_quick(tmp_path: Path) -> None:
+    source = 'import os, sys\nprint(os.environ["SBERTLAB_FAST"], os.getcwd(), sys.executable, sep="\\n")'
+    path = tmp_path / "09_small.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(source)]), path)
+    (shown,) = outputs_of(tool.execute(path, fast=True))
+    assert shown.text.splitlines() == ["1", str(tmp_path), sys.executable]
