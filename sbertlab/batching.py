@@ -1,7 +1,7 @@
 """Token-budget chunks: which texts share a forward pass, and how much of it is padding.
 
-A chunk of `n` texts is padded to its longest, so it costs `n * longest` tokens. Sorting by token count and filling chunks up
-to a budget keeps padding small and every chunk of about the same cost. Pure functions of the texts' lengths.
+A chunk of `n` texts is padded to its longest, so it costs `n * longest` tokens. Sorting by token count and filling
+chunks up to a budget keeps padding small and every chunk of about the same cost. Pure functions of the texts' lengths.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The linear layer for processors on which torch's own is slow.
 
-Two cases, both on CPUs. torch's float32 `F.linear` goes to MKL, which on AMD processors takes its AVX2 path even where there
-is AVX-512; there the same product is up to twice as fast through oneDNN. The way in is a private operator of torch, so it is
-probed once: it must exist, give the right result and be faster. And bfloat16 on a processor without instructions for it is
-emulated, ten times slower than float32; there the product is computed in float32. Everywhere else this is plain torch.
+Two cases, both on CPUs. torch's float32 `F.linear` goes to MKL, which on AMD processors takes its AVX2 path even where
+there is AVX-512; there the same product is up to twice as fast through oneDNN. The way in is a private operator of
+torch, so it is probed once: it must exist, give the right result and be faster. And bfloat16 on a processor without
+instructions for it is emulated, ten times slower than float32; there the product is computed in float32. Everywhere
+else this is plain torch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 PROBE_SHAPES = ((1024, 384, 1536), (1024, 1536, 384), (512, 768, 768))
 """(rows, in features, out features) of the matrices that the probe times: those of small and base encoders."""
@@ -38,6 +40,7 @@ class _OneDnnLinear(torch.autograd.Function):
         return onednn_linear(x, weight, bias)
 
     @staticmethod
+    @once_differentiable  # the operator has no derivative of its own: a second one would be silently wrong
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].flatten(0, -2)  # (rows, out)
@@ -59,7 +62,8 @@ def is_amd() -> bool:
 def has_native_bfloat16() -> bool:
     """Return whether the CPU multiplies bfloat16 matrices itself (avx512_bf16, AMX, Arm's bf16)."""
     known = torch.cpu.get_capabilities()
-    return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16", "avx10_2"))
+    names = ("avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16", "avx10_2")
+    return any(bool(known.get(name)) for name in names)
 
 
 def _best_seconds(*runs: Callable[[], object], repeats: int = 9) -> list[float]:
@@ -75,7 +79,7 @@ def _best_seconds(*runs: Callable[[], object], repeats: int = 9) -> list[float]:
 
 @cache
 def onednn_is_faster(margin: float = 1.15) -> bool:
-    """Return whether oneDNN's float32 linear exists here, is right, and beats torch's by `margin` on every probed shape.
+    """Return whether oneDNN's float32 linear exists here, is right, and beats torch's by `margin` on every shape.
 
     Only AMD processors with AVX-512 are probed, once a process, in a few hundredths of a second. Elsewhere there is
     nothing to gain, and a choice by the clock alone would make the last bits of a result depend on what else is running.
@@ -95,7 +99,7 @@ def onednn_is_faster(margin: float = 1.15) -> bool:
                 plain_seconds, fast_seconds = _best_seconds(plain, fast)
             if fast_seconds * margin > plain_seconds:
                 return False
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (AttributeError, RuntimeError):
         return False
     return True
 
@@ -108,18 +112,19 @@ class FastLinear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return `input @ weight.T + bias`, `(..., in)` -> `(..., out)`."""
+        """Return `input @ weight.T + bias`, `(..., in)` -> `(..., out)`; where oneDNN does it, differentiable once."""
         if input.device.type != "cpu":
             return super().forward(input)
         autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         if torch.bfloat16 in (autocast, self.weight.dtype) and not has_native_bfloat16():
             return self._in_float32(input)
-        if autocast is not None or input.dim() < 2 or not input.dtype == self.weight.dtype == torch.float32:
+        if autocast is not None or not input.dtype == self.weight.dtype == torch.float32:
             return super().forward(input)
-        if not onednn_is_faster():
+        fits = input.dim() > 1 and input.shape[-1] == self.in_features and input.numel() > 0
+        if not (fits and onednn_is_faster()):
             return super().forward(input)
         if torch.is_grad_enabled():
-            return _OneDnnLinear.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
+            return _OneDnnLinear.apply(input, self.weight, self.bias)
         return onednn_linear(input, self.weight, self.bias)
 
     def _in_float32(self, input: Tensor) -> Tensor:

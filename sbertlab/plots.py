@@ -1,7 +1,7 @@
 """Figures: one style, one function a figure; each returns a matplotlib Figure for a light or a dark page.
 
-Colours are safe for colour-blind eyes, series are named where they lie rather than in a legend, and a figure says what its
-marks mean. Save one with `figure.savefig("name.svg")`; in a notebook, the last expression of a cell shows it.
+Colours are safe for colour-blind eyes, series are named where they lie rather than in a legend, and a figure says what
+its marks mean. Save one with `figure.savefig("name.svg")`; in a notebook, the last expression of a cell shows it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ try:
     from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm, to_hex, to_rgb
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch, Rectangle
+    from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise ImportError('figures need matplotlib: pip install "sbertlab[lab]"') from error
 
@@ -30,7 +32,7 @@ FAMILIES = ("STS", "duplicates", "reranking", "retrieval", "clustering")
 """Task families in the order in which the benchmark's figure shows them."""
 
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji")
-"""matplotlib's own font, so that a figure is the same everywhere; the others, where installed, only for what it lacks."""
+"""matplotlib's own font, so that a figure is the same everywhere; the others, where installed, for what it lacks."""
 
 MARKERS = "o^s"
 """Shapes of points: the next one when the colours have all been used."""
@@ -207,9 +209,9 @@ def map_comparison(
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             axes.set_aspect("equal", adjustable="datalim")
-            axes.margins(0.14)
+            axes.margins(0.14, 0.1)
             if name in qualities:
-                axes.set_xlabel(drawable(str(qualities[name])), fontsize=7, loc="left")
+                axes.set_xlabel(drawable(str(qualities[name]), 120), fontsize=7.5, loc="left")
             values = pd.Series(list(labels) if labels is not None else [None] * len(xy), dtype=object)
             if is_continuous(values):
                 _draw_scale(axes, xy, values.astype(float), colors)
@@ -230,46 +232,58 @@ def is_continuous(labels: pd.Series) -> bool:
 
 
 def place_labels(
-    anchors: np.ndarray, sizes: np.ndarray, points: np.ndarray, bounds: tuple[float, float, float, float]
+    anchors: np.ndarray,
+    sizes: np.ndarray,
+    points: np.ndarray,
+    bounds: tuple[float, float, float, float],
+    clearance: float = 4,
 ) -> np.ndarray:
     """Centres of label boxes that do not overlap, cover few points and stay near their anchors.
 
-    Each label in turn takes the cheapest of about two hundred places around its anchor, given where the others are; three
-    rounds. All lengths are in pixels.
+    Each label in turn takes the cheapest of some two hundred places around its anchor, given where the others are; three
+    rounds. Overlap costs most, then lines to anchors that cross labels, covered points, and distance. Lengths in pixels.
 
     Args:
         anchors: `(labels, 2)`, what each label names.
         sizes: `(labels, 2)`, width and height of each box.
         points: `(n, 2)`, what boxes should not cover.
         bounds: left, bottom, right, top of the area.
+        clearance: between a box and a point.
 
     Returns:
         `(labels, 2)`.
 
-    A label on a point moves off it:
+    A label on a point moves off it, by half its height and the clearance:
 
-    >>> place_labels(np.array([[50, 50]]), np.array([[20, 10]]), np.array([[50, 50]]), (0, 0, 100, 100)).round().tolist()
-    [[50.0, 61.0]]
+    >>> place_labels(np.array([[50, 50]]), np.array([[20, 10]]), np.array([[50, 50]]), (0, 0, 100, 100)).tolist()
+    [[50.0, 60.0]]
     """
     angles = np.pi / 2 + np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    rings = np.concatenate([[0, 1], np.geomspace(1.5, 12, 8)])
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1).round(9)
+    square = circle / np.abs(circle).max(axis=1, keepdims=True)
+    rings = np.array([0, 0.5, 1, 2, 3.5, 5.5, 8, 12])[:, None, None]
+    steps = np.linspace(0, 1, 12)[:, None]
     low, high = np.array(bounds[:2]), np.array(bounds[2:])
     centres = np.full(anchors.shape, np.inf)
     for _ in range(3):
         for index in np.argsort(-sizes.prod(axis=1), kind="stable"):
-            half = sizes[index] / 2
-            steps = circle * (half + 6)  # the first ring just clears the anchor
-            places = anchors[index] + (rings[:, None, None] * steps).reshape(-1, 2)
+            half, anchor = sizes[index] / 2, anchors[index]
+            around = anchor + square * (half + clearance) + rings * circle * sizes[index, 1]  # (rings, angles, 2)
+            places = np.concatenate([[anchor], around.reshape(-1, 2)])
             places = np.clip(places, low + half, np.maximum(high - half, low + half))
-            distance = np.linalg.norm(places - anchors[index], axis=1)
-            covered = (np.abs(points - places[:, None]) < half + 1).all(axis=2).sum(axis=1)
-            others = np.arange(len(anchors)) != index
-            room = (sizes[others] + sizes[index]) / 2 + 3 - np.abs(centres[others] - places[:, None])
-            overlap = np.clip(room, 0, None).prod(axis=2).sum(axis=1)
-            hidden = (np.abs(anchors[others] - places[:, None]) < half + 2).all(axis=2).sum(axis=1)
-            share = covered / max(len(points), 1) * 60
-            centres[index] = places[np.argmin(distance / 60 + share + np.minimum(covered, 4) + overlap + 2 * hidden)]
+            placed = np.isfinite(centres[:, 0]) & (np.arange(len(anchors)) != index)
+            others, reach = centres[placed], sizes[placed] / 2
+            gap = np.clip(reach + half + 2 - np.abs(others - places[:, None]), 0, None)
+            lines = places[:, None] + steps * (anchor - places[:, None])  # (places, steps, 2)
+            crosses = (np.abs(lines[:, :, None] - others) < reach).all(axis=3).any(axis=1).sum(axis=1)
+            their_lines = others[:, None] + steps * (anchors[placed][:, None] - others[:, None])
+            crossed = (np.abs(their_lines - places[:, None, None]) < half).all(axis=3).any(axis=2).sum(axis=1)
+            covered = (np.abs(points - places[:, None]) < half + clearance - 1).all(axis=2).sum(axis=1)
+            distance = np.linalg.norm(np.clip(np.abs(places - anchor) - half, 0, None), axis=1) / sizes[index, 1]
+            crowd = np.minimum(covered, 4) + 60 * covered / max(len(points), 1)
+            centres[index] = places[
+                np.argmin(gap.prod(axis=2).sum(axis=1) + 3 * (crosses + crossed) + crowd + distance)
+            ]
     return centres
 
 
@@ -302,10 +316,12 @@ def similarity_heatmap(
             f"similarities must have the shape ({len(texts)}, {len(names)}), one a text, got {matrix.shape}"
         )
     rows, count = matrix.shape
-    cell = 0.46 if count <= 16 else max(0.46 * 16 / count, 0.12)
+    cell = 0.44 if count <= 16 else max(0.44 * 16 / count, 0.12)
+    numbered = columns is None
+    left = [drawable(text, 48) + (f"  {number}" if numbered else "") for number, text in enumerate(texts, start=1)]
     with style(theme) as colors:
-        width = 3.2 + cell * count + 0.4
-        figure, panels = _canvas(width, cell * rows + (1.6 if columns is not None else 0.6), title)
+        width = 0.4 + 0.078 * max(len(line) for line in left) + cell * count + (0 if numbered else 1)
+        figure, panels = _canvas(width, cell * rows + (0.6 if numbered else 1.7), title)
         axes = panels[0, 0]
         steps = [colors.palette[1], colors.background, colors.palette[0]]
         scale = LinearSegmentedColormap.from_list("similarity", steps)
@@ -313,9 +329,6 @@ def similarity_heatmap(
         axes.set(xlim=(0, count), ylim=(rows, 0), aspect="equal")
         axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
         axes.spines[:].set_visible(False)
-        numbered = columns is None
-        heads = [f"{number}  " if numbered else "" for number in range(1, rows + 1)]
-        left = [drawable(text, 46) + f"  {head}".rstrip() for head, text in zip(heads, texts, strict=True)]
         axes.set_yticks(np.arange(rows) + 0.5, left)
         if numbered:
             axes.set_xticks(np.arange(count) + 0.5, [str(number) for number in range(1, count + 1)])
@@ -325,14 +338,15 @@ def similarity_heatmap(
             for (row, column), value in np.ndenumerate(matrix):
                 strong = abs(value) > 0.62
                 color = colors.background if strong and theme == "light" else colors.ink
-                axes.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=color)
+                axes.text(column + 0.5, row + 0.5, f"{value:z.2f}", ha="center", va="center", fontsize=7.5, color=color)
     return figure
 
 
 def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "light") -> Figure:
     """What happened in training, step by step: loss, metric, learning rate, gradient norm, throughput, padding.
 
-    Loss, gradient norm and throughput are drawn step by step (faint) and as a running mean; an upright line ends an epoch.
+    What jumps from step to step is drawn faint, with a running mean over a fifteenth of the run; a dotted line ends an
+    epoch.
 
     Args:
         history: what `fit` returns: columns step, epoch, objective, loss, lr, gradient_norm, tokens_per_second,
@@ -341,7 +355,7 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
         theme: "light" or "dark".
 
     Raises:
-        ValueError: columns are missing, or there is no row.
+        ValueError: columns are missing, or there is no row with a number.
     """
     panels = {
         "loss": "Loss",
@@ -349,41 +363,39 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
         "lr": "Learning rate",
         "gradient_norm": "Gradient norm before clipping",
         "tokens_per_second": "Tokens a second",
-        "padding_share": "Share of padding",
+        "padding_share": "Padding",
     }
     _check_columns(history, ["step", "epoch", "objective", *panels], "history")
     shown = [column for column in panels if history[column].notna().any()]
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    objectives = list(history["objective"].unique())
+    if not shown:
+        raise ValueError(f"history has no number in any of the columns {list(panels)}")
+    width = min(3, len(shown))
+    height = -(-len(shown) // width)
+    ends = history.groupby("epoch")["step"].max().tolist()[:-1]
     with style(theme) as colors:
-        figure, grid = _canvas(3.4 * columns, 2.2 * rows, title, rows=rows, columns=columns)
-        ends = history.groupby("epoch")["step"].max().tolist()[:-1]
+        figure, grid = _canvas(2.9 * width, 1.9 * height, title, rows=height, columns=width)
         for axes, column in zip(grid.flat, shown, strict=False):
             axes.set_title(panels[column])
-            axes.grid(axis="y")
-            axes.spines["left"].set_visible(False)
-            axes.tick_params(axis="y", length=0)
+            _open_grid(axes)
             for end in ends:
-                axes.axvline(end + 0.5, color=colors.line, linewidth=1)
-            for index, objective in enumerate(objectives):
-                series = history[history["objective"] == objective].set_index("step")[column].dropna()
-                color = colors.palette[index % len(colors.palette)]
-                _draw_series(axes, series, color, colors, column)
-                if column == shown[0] and len(objectives) > 1:
-                    spot = (1, 1 - 0.1 * index)
-                    name = drawable(str(objective), 34)
-                    axes.annotate(
-                        name, spot, xycoords="axes fraction", ha="right", va="top", color=colors.readable(color)
-                    )
-            if column == "padding_share":
-                axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-            elif column == "tokens_per_second":
-                axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-            axes.set_xlim(history["step"].min() - 0.5, history["step"].max() + 0.5)
+                axes.axvline(end + 0.5, color=colors.soft, linewidth=0.7, linestyle=":")
+            if column in ("metric", "lr"):
+                series = history.groupby("step")[column].last().dropna()
+                _draw_steps(axes, series, colors.good, colors, column)
+            else:
+                parts = list(history.groupby("objective", sort=False))
+                for index, (objective, rows) in enumerate(parts):
+                    color = colors.palette[index % len(colors.palette)]
+                    _draw_steps(axes, rows.set_index("step")[column].dropna(), color, colors, column)
+                    if column == "loss" and len(parts) > 1:
+                        spot, name = (1, 1 - 0.1 * index), drawable(str(objective), 34)
+                        shade = colors.readable(color)
+                        axes.text(*spot, name, transform=axes.transAxes, ha="right", va="top", color=shade, fontsize=8)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.margins(x=0.03)
         for axes in grid.flat[len(shown) :]:
             axes.set_axis_off()
-        for axes in grid[-1]:
+        for axes in grid.flat[max(len(shown) - width, 0) : len(shown)]:
             axes.set_xlabel("step")
     return figure
 
@@ -397,13 +409,13 @@ def benchmark_figure(
 ) -> Figure:
     """A ranking of models, from untuned (ring) to fine-tuned (dot), in the mean and by task family.
 
-    A model's mean is the plain mean over all tasks; a family's value is that of its tasks. Ticks below a dot are its seeds.
-    Models are ranked by their fine-tuned mean, by the untuned one where there is no other; a model that misses a task has
-    no mean and comes last.
+    A model's mean is the plain mean over all tasks, a family's value that over its tasks, in the column of numbers
+    fine-tuned where the model was. Ticks below a ring or dot are its seeds. Models are ranked by the fine-tuned mean, by
+    the untuned one where there is no other; a model that misses a task has no mean and comes last.
 
     Args:
-        table: one row a model, variant, seed and task, with the columns model, variant ("untuned" or "fine-tuned"), seed,
-            task, family, value (0 to 100).
+        table: one row a model, variant, seed and task, with the columns model, variant ("untuned" or "fine-tuned"),
+            seed, task, family, value (0 to 100).
         title: a headline.
         note: added to the line below the figure.
         theme: "light" or "dark".
@@ -412,45 +424,39 @@ def benchmark_figure(
         ValueError: columns are missing, no row, an unknown variant, values that are not finite.
     """
     scores = benchmark_scores(table)
-    columns = list(scores.columns)
-    means = scores.groupby(level=["model", "variant"]).mean()["mean"].unstack("variant")
-    means = means.reindex(columns=["untuned", "fine-tuned"])
-    ranking = means["fine-tuned"].fillna(means["untuned"]).sort_values(ascending=False, na_position="last").index
-    low = 10 * np.floor((np.nanmin(scores.to_numpy()) - 3) / 10)
+    means = scores.groupby(level=["model", "variant"])["mean"].mean()
+    best = {model: group.droplevel("model").get("fine-tuned", group.iloc[0]) for model, group in means.groupby("model")}
+    ranking = pd.Series(best).sort_values(ascending=False, na_position="last").index
+    low = 20 * np.floor((np.nanmin(scores.to_numpy()) - 2) / 20)
     seeds = table.groupby(["model", "variant"])["seed"].nunique().max()
-    footer = f"Mean of {table['task'].nunique()} tasks, 0 to 100."
-    footer += f" Dots: mean of {seeds} seeds; ticks below: every seed." if seeds > 1 else ""
+    footer = f"Mean of {table['task'].nunique()} tasks; scores from 0 to 100."
+    footer += f" Dots: mean of {seeds} seeds, ticks below: every seed." if seeds > 1 else ""
     with style(theme) as colors:
-        widths = [2.3] + [1] * (len(columns) - 1)
         figure, grid = _canvas(
-            3.4 + 1.35 * len(columns),
-            1.0 + 0.46 * len(ranking),
+            4.2 + 1.02 * (scores.shape[1] - 1),
+            0.85 + 0.44 * len(ranking),
             title,
-            footer=" ".join([footer, note]).strip(),
-            columns=len(columns),
-            width_ratios=widths,
+            footer=f"{footer} {note}".strip(),
+            columns=scores.shape[1],
+            width_ratios=[2.1] + [1] * (scores.shape[1] - 1),
             share=True,
         )
-        for axes, column in zip(grid.flat, columns, strict=True):
-            is_mean = column == columns[0]
-            axes.set_title("Mean" if is_mean else str(column), pad=14 if is_mean else 14, loc="left")
-            axes.set_xlim(low, 100)
-            axes.set_xticks(np.arange(low, 101, 20))
-            axes.grid(axis="x")
-            axes.tick_params(length=0)
+        for axes, (column, values) in zip(grid.flat, scores.items(), strict=True):
+            is_mean = column == "mean"
+            axes.set_title("Mean" if is_mean else drawable(str(column), 20), pad=16)
+            axes.set_xlim(low, 100 if is_mean else 100 + 0.5 * (100 - low))
+            axes.set_xticks(np.arange(low, 101, 20 if is_mean else 40))
             axes.spines[:].set_visible(False)
+            axes.tick_params(length=0)
+            axes.vlines(np.arange(low, 101, 20), -0.5, len(ranking) - 0.5, color=colors.line, linewidth=0.8)
             for row, model in enumerate(ranking):
                 axes.axhline(row + 0.5, color=colors.line, linewidth=0.8)
-                values = {
-                    v: scores.loc[(model, v), column].dropna() for v in means.columns if (model, v) in scores.index
-                }
-                _draw_change(axes, row, values, colors, is_mean)
-        first = grid.flat[0]
-        first.set_ylim(len(ranking) - 0.5, -0.5)
-        first.set_yticks(
-            range(len(ranking)), [drawable(str(name), 40) for name in ranking], color=colors.ink, fontsize=9.5
-        )
-        _name_variants(first, means.loc[ranking[0]], colors)
+                seeds_of = dict(list(values.loc[model].dropna().groupby(level="variant")))
+                _draw_change(axes, row, seeds_of, colors, numbers_at=None if is_mean else 100 + 0.48 * (100 - low))
+        names = ["\n".join(wrap(drawable(str(model), 60), 24)) for model in ranking]
+        grid[0, 0].set_ylim(len(ranking) - 0.5, -0.5)
+        grid[0, 0].set_yticks(range(len(ranking)), names, color=colors.ink, fontsize=9)
+        _name_variants(grid[0, 0], means.loc[ranking[0]], colors)
     return figure
 
 
@@ -508,16 +514,18 @@ def token_lengths(lengths: Sequence[int], max_seq_length: int, *, title: str = "
             axes.hist(counts[chosen], bins=edges, color=color, edgecolor=colors.background, linewidth=0.6)
         axes.set(xlabel="tokens a text", ylabel="texts", xlim=(0, max(edges[-1], 1.04 * counts.max())))
         axes.margins(y=0.12)
-        axes.grid(axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
+        _open_grid(axes)
         if counts.max() > 0.5 * max_seq_length:
             axes.axvline(max_seq_length + 0.5, color=colors.bad, linewidth=1.2)
-            _label(axes, (max_seq_length + 0.5, 1), f"max_seq_length = {max_seq_length}", colors.bad, colors, "right")
+            text = {"ha": "right", "va": "top", "fontsize": 8.5, "color": colors.readable(colors.bad)}
+            spot = (max_seq_length + 0.5, 1)
+            where = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
+            axes.annotate(f"max_seq_length = {max_seq_length}", spot, (-5, -1), **where, **text)
         summary = [
             f"{len(counts):,} texts",
-            f"half have at most {np.median(counts):.0f} tokens, 95 % at most {np.percentile(counts, 95):.0f}",
-            f"{cut.sum():,} ({100 * cut.mean():.1f} %) are longer than {max_seq_length} and lose their end",
+            f"median {np.median(counts):.0f} tokens",
+            f"95 % have at most {np.percentile(counts, 95):.0f}",
+            f"{cut.sum():,} ({cut.mean():.1%}) lose their end",
         ]
         axes.set_title(" · ".join(summary), fontsize=8, fontweight="normal", color=colors.soft)
     return figure
@@ -557,18 +565,23 @@ def similarity_distributions(
         for axes, (name, (good, bad)) in zip(panels.flat, pairs.items(), strict=True):
             auc = roc_auc_score(np.r_[np.ones(len(good)), np.zeros(len(bad))], np.r_[good, bad])
             axes.set_title(f"{name} · AUC {auc:.3f}".removeprefix(" · "))
-            for values, label, color in ((bad, "negative", colors.bad), (good, "positive", colors.good)):
+            for values, other, label, color in (
+                (bad, good, "negative", colors.bad),
+                (good, bad, "positive", colors.good),
+            ):
                 shares = np.full(len(values), 100 / len(values))
                 heights, *_ = axes.hist(values, bins=bins, weights=shares, color=color, alpha=0.28)
                 axes.hist(values, bins=bins, weights=shares, color=color, histtype="step", linewidth=1.4)
-                top = int(np.argmax(heights))
-                text = f"{label}, median {np.median(values):.2f}"
-                _label(axes, ((bins[top] + bins[top + 1]) / 2, heights[top]), text, color, colors, "center", data=True)
+                # on the slope that looks away from the other distribution
+                right = np.median(values) >= np.median(other)
+                slope = np.quantile(values, 0.8 if right else 0.2)
+                spot = (slope, heights[np.searchsorted(bins, slope) - 1])
+                text = {"ha": "left" if right else "right", "va": "bottom", "color": colors.readable(color)}
+                name = f"{label}\nmedian {np.median(values):.2f}"
+                axes.annotate(name, spot, (5 if right else -5, 0), textcoords="offset points", fontsize=8.5, **text)
             axes.set_ylabel("% of pairs")
-            axes.margins(y=0.2)
-            axes.grid(axis="y")
-            axes.spines["left"].set_visible(False)
-            axes.tick_params(axis="y", length=0)
+            axes.margins(x=0.12, y=0.1)
+            _open_grid(axes)
         panels[-1, 0].set_xlabel("similarity")
     return figure
 
@@ -754,11 +767,10 @@ def _canvas(
 def _draw_scale(axes: Axes, xy: np.ndarray, values: pd.Series, colors: Theme) -> None:
     """Points coloured by a number, and the scale of it."""
     known = values.notna().to_numpy()
-    size = _point_size(len(xy))
-    axes.scatter(*xy[~known].T, s=size, color=colors.line, linewidths=0, rasterized=len(xy) > 3000)
-    points = axes.scatter(
-        *xy[known].T, c=values[known], cmap="cividis", s=size, alpha=0.85, linewidths=0, rasterized=len(xy) > 3000
-    )
+    look: dict[str, Any] = {"s": _point_size(len(xy)), "linewidths": 0, "rasterized": len(xy) > 3000}
+    steps = [colors.faint(colors.good, 0.35), colors.good, colors.ink]
+    axes.scatter(*xy[~known].T, color=colors.line, **look)
+    points = axes.scatter(*xy[known].T, c=values[known], cmap=LinearSegmentedColormap.from_list("scale", steps), **look)
     bar = axes.figure.colorbar(points, ax=axes, shrink=0.4, aspect=24, pad=0.01)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
@@ -766,27 +778,28 @@ def _draw_scale(axes: Axes, xy: np.ndarray, values: pd.Series, colors: Theme) ->
 
 def _draw_groups(axes: Axes, xy: np.ndarray, labels: pd.Series, texts: Sequence[str] | None, colors: Theme) -> None:
     """Points coloured by group, and the names of the groups, or the texts of few points."""
-    known = labels.notna().to_numpy()
-    names = labels.where(known).map(str, na_action="ignore")
-    shown = sorted(names.value_counts().index[: len(MARKERS) * len(colors.palette)])
-    size = _point_size(len(xy))
+    names = labels.map(str, na_action="ignore")
+    counts = names.sample(frac=1, random_state=0).value_counts()  # groups of one size: any of them, not the first ones
+    shown = sorted(counts.index[: len(MARKERS) * len(colors.palette)])
+    look: dict[str, Any] = {"s": _point_size(len(xy)), "linewidths": 0, "rasterized": len(xy) > 3000}
     rest = ~names.isin(shown).to_numpy()
-    grey = colors.soft if rest.all() else colors.line
-    axes.scatter(*xy[rest].T, s=size, color=grey, linewidths=0, rasterized=len(xy) > 3000)
-    marks = []
+    axes.scatter(*xy[rest].T, color=colors.faint(colors.soft, 1 if rest.all() else 0.35), **look)
+    marks, shades = [], {}
     for index, name in enumerate(shown):
         members = np.flatnonzero(names == name)
-        color = colors.palette[index % len(colors.palette)]
+        shades[name] = colors.palette[index % len(colors.palette)]
         marker = MARKERS[index // len(colors.palette)]
-        axes.scatter(
-            *xy[members].T, s=size, color=color, marker=marker, alpha=0.8, linewidths=0, rasterized=len(xy) > 3000
-        )
+        axes.scatter(*xy[members].T, color=shades[name], marker=marker, alpha=0.85, **look)
         centre = members[_densest(xy[members])]
-        marks.append((xy[centre], name, "" if texts is None else texts[centre], color))
+        marks.append((xy[centre], name, "" if texts is None else texts[centre], shades[name]))
     if texts is not None and len(xy) <= 30:
-        shades = {name: color for _, name, _, color in marks}
         marks = [(xy[row], text, "", shades.get(names[row], colors.ink)) for row, text in enumerate(texts)]
-    _draw_names(axes, xy, marks, colors, weight="normal" if texts is not None and len(xy) <= 30 else "bold")
+        _draw_names(axes, xy, marks, colors, "normal")
+    else:
+        _draw_names(axes, xy, marks, colors, "bold")
+        if len(counts) > len(shown):
+            note = f"{len(shown)} of {len(counts):,} groups are coloured and named"
+            axes.set_xlabel("\n".join(filter(None, [axes.get_xlabel(), note])), fontsize=7.5, loc="left")
 
 
 def _draw_names(
@@ -811,7 +824,9 @@ def _draw_names(
     to_pixels = axes.transData.transform
     anchors = to_pixels(np.array([place for place, *_ in marks]))
     sample = np.random.default_rng(0).permutation(len(xy))[:3000]
-    centres = place_labels(anchors, sizes, to_pixels(xy[sample]), (area.x0, area.y0, area.x1, area.y1))
+    radius = 0.5 * _point_size(len(xy)) ** 0.5 * figure.dpi / 72
+    bounds = (area.x0, area.y0, area.x1, area.y1)
+    centres = place_labels(anchors, sizes, to_pixels(xy[sample]), bounds, clearance=radius + 2)
     to_data = axes.transData.inverted().transform
     for (head, tail), (_, tail_box), centre, size, anchor, mark in zip(
         written, boxes, centres, sizes, anchors, marks, strict=True
@@ -820,7 +835,7 @@ def _draw_names(
         for text in (head, tail):
             text.set(position=tuple(seam), transform=axes.transData)
         near = np.clip(anchor, centre - size / 2 - 1, centre + size / 2 + 1)
-        if np.linalg.norm(near - anchor) > 0.12 * figure.dpi:
+        if np.linalg.norm(near - anchor) > radius + 6:
             axes.plot(
                 *np.array([to_data(near), to_data(anchor)]).T, color=mark[3], linewidth=0.8, scalex=False, scaley=False
             )
@@ -839,95 +854,73 @@ def _point_size(count: int) -> float:
     return float(np.clip(14000 / max(count, 1), 3, 42))
 
 
-def _draw_series(axes: Axes, series: pd.Series, color: str, colors: Theme, column: str) -> None:
-    """One quantity over the steps: as it is when smooth, faint with a running mean when it jumps from step to step."""
+def _draw_steps(axes: Axes, series: pd.Series, color: str, colors: Theme, column: str) -> None:
+    """One quantity over the steps: with points and its best, smooth, or faint with a running mean."""
     if column == "metric":
-        axes.plot(series.index, series, color=color, marker="o", markersize=4)
-        if len(series):
-            best = series.idxmax()
-            axes.annotate(f"best {series[best]:.4g}", (best, series[best]), (0, 6), textcoords="offset points",
-                          ha="right" if best > series.index[len(series) // 2] else "left", fontsize=8, color=colors.readable(color))  # fmt: skip
-            axes.margins(y=0.2)
+        axes.plot(series.index, series, color=color, marker="o", markersize=4, clip_on=False)
+        best = series.idxmax()
+        side = "right" if best > series.index[len(series) // 2] else "left"
+        text = {"ha": side, "va": "bottom", "fontsize": 8, "color": colors.readable(color)}
+        axes.annotate(f"best {series[best]:.4f}", (best, series[best]), (0, 5), textcoords="offset points", **text)
+        axes.margins(y=0.2)
     elif column == "lr" or len(series) < 20:
         axes.plot(series.index, series, color=color)
     else:
         axes.plot(series.index, series, color=color, alpha=0.28, linewidth=0.8)
-        axes.plot(series.index, series.ewm(span=max(5, len(series) / 15)).mean(), color=color)
-    if column in ("padding_share", "tokens_per_second", "gradient_norm"):
+        mean = series.rolling(max(5, len(series) // 15), center=True, min_periods=1).mean()
+        axes.plot(series.index, mean, color=color)
+    if column not in ("loss", "metric"):
         axes.set_ylim(bottom=0)
+    formats = {"lr": "{:.2g}", "tokens_per_second": "{:,.0f}", "padding_share": "{:.0%}"}
+    if column in formats:
+        axes.yaxis.set_major_formatter(lambda value, _: formats[column].format(value).replace("e-0", "e-"))
 
 
-def _draw_change(axes: Axes, row: int, values: dict[str, pd.Series], colors: Theme, is_mean: bool) -> None:
-    """One model in one panel: ring, line, dot, a tick a seed, and the numbers."""
-    ends = {variant: seeds.mean() for variant, seeds in values.items() if len(seeds)}
-    before, after = ends.get("untuned"), ends.get("fine-tuned")
-    color = colors.good if before is None or after is None or after >= before else colors.bad
-    if before is not None and after is not None:
-        axes.plot([before, after], [row, row], color=color, alpha=0.45, linewidth=2.4, solid_capstyle="butt")
-    ring: dict[str, Any] = {
-        "markerfacecolor": colors.background,
-        "markeredgecolor": colors.soft,
-        "markeredgewidth": 1.5,
-    }
+def _open_grid(axes: Axes) -> None:
+    """Level lines in place of an axis on the left."""
+    axes.grid(axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+
+
+def _draw_change(
+    axes: Axes, row: int, seeds: dict[str, pd.Series], colors: Theme, numbers_at: float | None = None
+) -> None:
+    """One model in one panel: ring, line, dot, a tick a seed; the numbers beside them, or the last one at a place."""
+    ends = {variant: seeds[variant].mean() for variant in ("untuned", "fine-tuned") if variant in seeds}
+    if not ends:
+        return
+    worse = len(ends) == 2 and ends["fine-tuned"] < ends["untuned"]
+    shades = {"untuned": colors.soft, "fine-tuned": colors.bad if worse else colors.good}
+    axes.plot(list(ends.values()), [row] * len(ends), color=shades["fine-tuned"], alpha=0.45, linewidth=2.4)
+    size = 7 if numbers_at is None else 5
+    left = min(ends, key=lambda variant: ends[variant]) if len(ends) == 2 else ""
     for variant, place in ends.items():
-        kind = ring if variant == "untuned" else {"markerfacecolor": color, "markeredgecolor": color}
-        axes.plot(place, row, "o", markersize=7 if is_mean else 5.5, **kind)
-        if len(values[variant]) > 1:
-            seeds = values[variant]
-            shade = colors.soft if variant == "untuned" else color
-            axes.plot(seeds, np.full(len(seeds), row + 0.3), "|", markersize=4.5, markeredgewidth=1, color=shade)
-    if is_mean:
-        left_is_before = after is None or before is None or before <= after
-        for variant, place in ends.items():
-            left = (variant == "untuned") == left_is_before and len(ends) == 2
-            strong = variant == "fine-tuned"
-            axes.annotate(
-                f"{place:.1f}",
-                (place, row),
-                (-7 if left else 7, 0),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                va="center",
-                fontsize=8.5,
-                weight="bold" if strong else "normal",
-                color=colors.readable(color) if strong else colors.soft,
-            )
+        face = colors.background if variant == "untuned" else shades[variant]
+        ring = {"markerfacecolor": face, "markeredgecolor": shades[variant], "markeredgewidth": 1.4}
+        axes.plot(place, row, "o", markersize=size, **ring)
+        if len(seeds[variant]) > 1:
+            below = np.full(len(seeds[variant]), row + 0.29)
+            axes.plot(seeds[variant], below, "|", markersize=4, markeredgewidth=0.9, color=shades[variant])
+        strong = variant == "fine-tuned"
+        text: dict[str, Any] = {"va": "center", "color": colors.readable(shades[variant]) if strong else colors.soft}
+        if numbers_at is None:
+            side = (-7, "right") if variant == left else (7, "left")
+            text |= {"textcoords": "offset points", "fontsize": 8.5, "weight": "bold" if strong else "normal"}
+            axes.annotate(f"{place:.1f}", (place, row), (side[0], 0), ha=side[1], **text)
+        elif variant == list(ends)[-1]:
+            axes.text(numbers_at, row, f"{place:.1f}", ha="right", fontsize=8, **text)
 
 
 def _name_variants(axes: Axes, ends: pd.Series, colors: Theme) -> None:
     """The words "untuned" and "fine-tuned" above the first row, each on its side."""
-    known = ends.dropna()
-    left = known.idxmin() if len(known) == 2 else None
-    for variant, place in known.items():
-        axes.annotate(
-            str(variant),
-            (place, -0.5),
-            (4 if variant == left and len(known) == 2 else -4, 2),
-            textcoords="offset points",
-            ha="right" if variant == left else "left",
-            va="bottom",
-            fontsize=8,
-            color=colors.soft if variant == "untuned" else colors.readable(colors.good),
-            annotation_clip=False,
-        )
-
-
-def _label(
-    axes: Axes, spot: tuple[float, float], text: str, color: str, colors: Theme, ha: str, data: bool = False
-) -> None:
-    """A name next to what it names: at a point of the data, or at the top of the panel."""
-    axes.annotate(
-        text,
-        spot,
-        (0, 4) if data else (-5, -2),
-        xycoords="data" if data else axes.get_xaxis_transform(),
-        textcoords="offset points",
-        ha=ha,
-        va="bottom" if data else "top",
-        fontsize=8.5,
-        color=colors.readable(color),
-        path_effects=[patheffects.withStroke(linewidth=2.6, foreground=colors.background)],
-    )
+    left = ends.idxmin() if len(ends) == 2 else None
+    for variant, place in ends.dropna().items():
+        shade = colors.soft if variant == "untuned" else colors.readable(colors.good)
+        side = (4, "right") if variant == left else (-4, "left")
+        text: dict[str, Any] = {"va": "bottom", "fontsize": 8, "color": shade, "annotation_clip": False}
+        axes.annotate(str(variant), (place, -0.5), (side[0], 2), textcoords="offset points", ha=side[1], **text)
 
 
 def _draw_tensor(

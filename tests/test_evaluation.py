@@ -21,7 +21,7 @@ from sbertlab import evaluation as ours
 from sbertlab.data import InputExample
 from sbertlab.losses import SoftmaxLoss
 from sbertlab.pair_evaluation import best_thresholds
-from sbertlab.util import cos_sim, euclidean_sim
+from sbertlab.util import cos_sim, dot_score, euclidean_sim
 
 SIMILARITIES = ["cosine", "dot", "euclidean", "manhattan"]
 
@@ -250,10 +250,9 @@ CUTOFFS = {
 }
 
 
-def test_retrieval_equals_that_of_the_peer_with_documents_of_equal_score():
-    queries, corpus, relevant, model = retrieval_data()
-    assert len(set(corpus.values())) < len(corpus), "the corpus holds the same text under several ids"
-    functions = {"cos_sim": cos_sim, "dot_score": peer_util.dot_score}
+def test_retrieval_equals_that_of_the_peer():
+    queries, corpus, relevant, model = retrieval_data(repeated=False)
+    functions = {"cos_sim": cos_sim, "dot_score": dot_score}
     theirs = peer.InformationRetrievalEvaluator(
         queries, corpus, relevant, score_functions=functions, name="ir", **CUTOFFS
     )
@@ -263,6 +262,17 @@ def test_retrieval_equals_that_of_the_peer_with_documents_of_equal_score():
     assert evaluator.primary_metric == "ir_max_map@100"
     assert metrics["ir_max_map@100"] == max(metrics["ir_cos_sim_map@100"], metrics["ir_dot_score_map@100"])
     assert evaluator.csv_file == theirs.csv_file
+
+
+@pytest.mark.parametrize("corpus_chunk_size", [100, 7])
+def test_documents_of_equal_score_rank_by_their_id_as_in_the_peer(corpus_chunk_size):
+    queries, corpus, relevant, model = retrieval_data()
+    model = Vectors({text: vector.round() for text, vector in model.vectors.items()})  # sums are exact
+    assert len(set(corpus.values())) < len(corpus)
+    arguments = {"score_functions": {"dot_score": dot_score}, "corpus_chunk_size": corpus_chunk_size, **CUTOFFS}
+    theirs = peer.InformationRetrievalEvaluator(queries, corpus, relevant, **arguments)
+    evaluator = ours.InformationRetrievalEvaluator(queries, dict(reversed(corpus.items())), relevant, **arguments)
+    assert_equal_to_peer(evaluator(model), theirs(model))
 
 
 def test_retrieval_metrics_equal_those_of_scikit_learn_on_the_whole_score_matrix():
@@ -405,7 +415,7 @@ def test_reranking_keeps_its_queries_and_takes_dicts_and_single_texts():
 
 def test_a_collapsed_model_gains_nothing_from_draws_in_reranking():
     samples = [{"query": "q 0", "positive": ["a 0"], "negative": ["b 0", "c 0", "d 0"]}]
-    metrics = ours.RerankingEvaluator(samples)(Vectors({name: [1, 1] for name in ("q 0", "a 0", "b 0", "c 0", "d 0")}))
+    metrics = ours.RerankingEvaluator(samples)(Vectors({name: [1, 0] for name in ("q 0", "a 0", "b 0", "c 0", "d 0")}))
     assert metrics["map"] == metrics["mrr@10"] == 1 / 4
 
 
