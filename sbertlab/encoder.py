@@ -1,7 +1,7 @@
 """`SentenceTransformer`: building blocks in a row, and what people do with them.
 
-The forward pass belongs to the batch: all texts are tokenised together, sorted by their real token count and run in chunks
-of a fixed token budget (`batching`). `encode` and training use the very same chunks.
+The forward pass belongs to the batch: all texts are tokenised together, sorted by their real token count and run in
+chunks of a fixed token budget (`batching`). `encode` and training use the very same chunks.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,9 +23,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sbertlab.batching import PaddingMeter, default_token_budget, original_order, token_budget_chunks
-from sbertlab.model_folder import load_modules, save_modules
+from sbertlab.model_folder import SIZE_KEYS, load_modules, save_modules
 from sbertlab.model_source import find_model
-from sbertlab.models import Features, Pooling, Router, TokenizerModule, Transformer, features_to, output_dimension
+from sbertlab.models import (
+    Features,
+    Module,
+    Router,
+    TokenizerModule,
+    features_to,
+    output_dimension,
+    text_vectors,
+)
 from sbertlab.util import SimilarityFunction, quantize_embeddings
 
 if TYPE_CHECKING:
@@ -39,6 +50,19 @@ Text = str | Mapping[str, str]
 
 class TruncationWarning(UserWarning):
     """Some texts were longer than `max_seq_length`, and what came after was not read."""
+
+
+class Chunk(NamedTuple):
+    """Some texts that share a forward pass."""
+
+    positions: list[int]
+    """Where they are among all texts."""
+    features: Features
+    """Padded, on the CPU."""
+    lengths: list[int]
+    """Tokens of each that are read."""
+    cut: list[int]
+    """Tokens of each that are not."""
 
 
 class SentenceTransformer(nn.Sequential):
@@ -63,7 +87,9 @@ class SentenceTransformer(nn.Sequential):
 
     Raises:
         FileNotFoundError: the model cannot be found; the message says what was tried and what would help.
-        ValueError: neither or both of name and modules; an unknown similarity or prompt.
+        TypeError: a name that is neither text nor path, or building blocks that are none.
+        ValueError: neither or both of name and modules; blocks that do not fit each other; an unknown similarity or
+            prompt.
     """
 
     fit: Callable[..., pd.DataFrame]  # training.fit, one floor above, bound to the class by sbertlab/__init__.py
@@ -90,7 +116,13 @@ class SentenceTransformer(nn.Sequential):
         if (model_name_or_path is None) == (modules is None):
             raise ValueError("give either model_name_or_path or modules=[...], not both or neither")
         settings: dict[str, Any] = {}
+        blocks: OrderedDict[str, nn.Module]
         if modules is None:
+            if not isinstance(model_name_or_path, (str, Path)):
+                raise TypeError(
+                    f"model_name_or_path must be a name or a folder, got {type(model_name_or_path).__name__}; "
+                    "building blocks go to modules=[...]"
+                )
             folder = find_model(
                 str(model_name_or_path),
                 revision=revision,
@@ -102,15 +134,20 @@ class SentenceTransformer(nn.Sequential):
                 folder, model_args=model_kwargs, tokenizer_args=tokenizer_kwargs, trust_remote_code=trust_remote_code
             )
         else:
+            if not hasattr(modules, "__iter__"):
+                raise TypeError(f"modules must be a list of building blocks, got {type(modules).__name__}")
             blocks = OrderedDict((str(index), module) for index, module in enumerate(modules))
-            check_sizes(list(modules))
+            check_modules(list(blocks.values()))
         super().__init__(blocks)
         self.prompts: dict[str, str] = dict(settings.get("prompts") or {}) | dict(prompts or {})
+        for name, text in self.prompts.items():
+            if not isinstance(text, str):
+                raise TypeError(f"prompts[{name!r}] must be a text, got {type(text).__name__}")
         self.default_prompt_name: str | None = default_prompt_name or settings.get("default_prompt_name")
         if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
             raise ValueError(f"default_prompt_name {self.default_prompt_name!r} is not one of {list(self.prompts)}")
         self.similarity_fn_name = similarity_fn_name or settings.get("similarity_fn_name") or "cosine"
-        self.truncate_dim = truncate_dim if truncate_dim is not None else settings.get("truncate_dim")
+        self.truncate_dim = check_truncate_dim(settings.get("truncate_dim") if truncate_dim is None else truncate_dim)
         self.model_name = str(model_name_or_path) if model_name_or_path is not None else None
         self.to(torch.device(device) if device is not None else best_device())
         self.eval()
@@ -118,52 +155,37 @@ class SentenceTransformer(nn.Sequential):
     # -- Encoding ------------------------------------------------------------------------------------------------------
 
     def forward(self, features: Features) -> Features:
-        """Run the blocks: `input_ids` and `attention_mask` `(batch, tokens)` in, `sentence_embedding` `(batch, dim)` out."""
+        """Run the blocks: from `input_ids` `(batch, tokens)` and their mask to `sentence_embedding` `(batch, dim)`."""
         for block in self:
             features = block(features)
         return features
 
     def chunks(
-        self,
-        texts: Sequence[Text],
-        token_budget: int | None = None,
-        task: str | None = None,
-        meter: PaddingMeter | None = None,
-    ) -> Iterator[tuple[list[int], Features]]:
+        self, texts: Sequence[Text], token_budget: int | None = None, task: str | None = None, prompt: str = ""
+    ) -> Iterator[Chunk]:
         """Tokenise the texts together and yield them in token-budget chunks, longest first.
 
         Args:
             texts: strings, or `{route: text}` for a model with routes.
             token_budget: padded tokens a chunk; chosen by the device when None.
             task: the route of texts that name none.
-            meter: counts the tokens and the padding.
-
-        Yields:
-            The positions of the chunk's texts, and their padded features on the CPU.
+            prompt: what the texts begin with, for a Pooling that leaves it out.
         """
         budget = default_token_budget(self.device) if token_budget is None else token_budget
-        cut_texts = cut_tokens = read_tokens = 0
         for route, positions, plain in by_route(texts, task):
             block = self._text_block(route)
             tokens = block.token_ids(plain)
-            read_tokens += sum(tokens.lengths)
-            cut_tokens += sum(tokens.cut)
-            cut_texts += sum(cut > 0 for cut in tokens.cut)
-            for chunk in token_budget_chunks(tokens.lengths, budget):
-                features = block.pad([tokens.ids[index] for index in chunk])
-                if meter is not None:
-                    meter.add([len(tokens.ids[index]) for index in chunk])
-                if route is not None:
-                    features["route"] = route
-                yield [positions[index] for index in chunk], features
-        if cut_texts:
-            warnings.warn(
-                f"{cut_texts:,} of {len(texts):,} texts are longer than max_seq_length={self.max_seq_length}: {cut_tokens:,} of "
-                f"{cut_tokens + read_tokens:,} tokens ({cut_tokens / (cut_tokens + read_tokens):.1%}) were not read. "
-                "Raise model.max_seq_length or split the texts.",
-                TruncationWarning,
-                stacklevel=3,
-            )
+            lengths = tokens.lengths
+            constant: Features = {} if route is None else {"route": route}
+            if prompt and not all(getattr(block, "include_prompt", True) for block in self.modules()):
+                constant["prompt_length"] = prompt_length(block, prompt)
+            for chunk in token_budget_chunks(lengths, budget):
+                yield Chunk(
+                    [positions[index] for index in chunk],
+                    {**block.pad([tokens.ids[index] for index in chunk]), **constant},
+                    [lengths[index] for index in chunk],
+                    [tokens.cut[index] for index in chunk],
+                )
 
     def embed(
         self,
@@ -175,11 +197,29 @@ class SentenceTransformer(nn.Sequential):
         """Return the embeddings of the texts with their graph, `(texts, dim)`, for training.
 
         All texts go through the encoder together, in token-budget chunks, and come back in order.
+
+        Args:
+            texts: strings, or `{route: text}` for a model with routes.
+            token_budget: padded tokens a chunk; chosen by the device when None.
+            task: the route of texts that name none.
+            meter: counts the tokens and the padding.
         """
-        positions, parts = [], []
-        for chunk, features in self.chunks(texts, token_budget, task, meter):
-            positions.append(chunk)
-            parts.append(self(features_to(features, self.device))["sentence_embedding"])
+        texts, _ = as_texts(texts)
+        if not texts:
+            return torch.empty(0, output_dimension(list(self)) or 0, device=self.device)
+        positions, parts, cut = [], [], 0
+        for chunk in self.chunks(texts, token_budget, task):
+            positions.append(chunk.positions)
+            parts.append(text_vectors(self(features_to(chunk.features, self.device))))
+            cut += sum(chunk.cut)
+            if meter is not None:
+                meter.add(chunk.lengths)
+        if cut:  # without counts: the same words in every training step, which Python then shows once
+            warnings.warn(
+                f"some texts are longer than max_seq_length={self.max_seq_length} and are not read to their end",
+                TruncationWarning,
+                stacklevel=2,
+            )
         return torch.cat(parts)[original_order(positions).to(self.device)]
 
     @torch.no_grad()
@@ -204,11 +244,11 @@ class SentenceTransformer(nn.Sequential):
 
         Args:
             sentences: one text, or a list, tuple, pandas Series or one-dimensional array of texts.
-            batch_size: how much goes through the encoder at a time: texts of 32 tokens on a CPU, 1,024 on an accelerator.
-                A matter of memory and speed alone; results do not depend on it.
+            batch_size: how much goes through the encoder at a time: texts of 32 tokens on a CPU, 1,024 on an
+                accelerator. A matter of memory and speed alone; results do not depend on it.
             show_progress_bar: None shows it where the logger's level is INFO or finer, as in the field.
-            output_value: "sentence_embedding"; "token_embeddings" for one `(tokens, dim)` tensor a text; None for one
-                dictionary of all features a text.
+            output_value: "sentence_embedding"; "token_embeddings" for one `(tokens, dim)` tensor a text, without
+                padding; None for one dictionary of all features a text. Equal texts share the latter two.
             convert_to_numpy: an array; otherwise a list of tensors.
             convert_to_tensor: one tensor on the device; wins over `convert_to_numpy`.
             device: moves the model there first.
@@ -225,34 +265,39 @@ class SentenceTransformer(nn.Sequential):
         Raises:
             TypeError: something that is not a text, with its position.
             ValueError: an unknown `prompt_name`, `output_value`, `precision` or route.
+
+        Warns:
+            TruncationWarning: once, with the number of texts longer than `max_seq_length` and of tokens that were not
+                read; a text that occurs twice counts twice.
         """
         if output_value not in ("sentence_embedding", "token_embeddings", None):
-            raise ValueError(f'output_value must be "sentence_embedding", "token_embeddings" or None, got {output_value!r}')
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(
+                f'output_value must be "sentence_embedding", "token_embeddings" or None, got {output_value!r}'
+            )
+        if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
         if precision not in ("float32", "int8", "uint8", "binary", "ubinary"):
             raise ValueError(f"precision must be one of float32, int8, uint8, binary, ubinary, got {precision!r}")
-        if device is not None:
-            self.to(device)
+        dim = self.truncate_dim if truncate_dim is None else check_truncate_dim(truncate_dim)
         texts, single = as_texts(sentences)
         prompt = self._prompt(prompt, prompt_name)
-        distinct, rows = distinct_texts(texts, prompt)
+        if device is not None:
+            self.to(device)
         if show_progress_bar is None:
             show_progress_bar = logger.isEnabledFor(logging.INFO)
-        budget = max(1, batch_size * default_token_budget(self.device) // 32)
-        training = self.training
-        self.eval()
-        try:
-            found = self._run(distinct, budget, task, prompt, output_value, show_progress_bar)
-        finally:
-            self.train(training)
-        if output_value != "sentence_embedding":
-            found = [found[row] for row in rows]
-            return found[0] if single else found
-        dim = self.truncate_dim if truncate_dim is None else truncate_dim
-        embeddings = torch.stack(found)[rows] if found else torch.empty(0, self.get_sentence_embedding_dimension() or 0)
-        if dim is not None:
-            embeddings = embeddings[:, : check_truncate_dim(dim)]
+        budget = max(1, int(batch_size) * default_token_budget(self.device) // 32)
+        distinct, rows = distinct_texts(texts, prompt)
+        to_cpu = convert_to_numpy and not convert_to_tensor
+        with evaluating(self):
+            found, order, cut, read = self._run(
+                distinct, budget, task, prompt, output_value, to_cpu, bool(show_progress_bar)
+            )
+        warn_of_cuts(cut[rows], read[rows], self.max_seq_length)
+        index = order[rows]
+        if not isinstance(found, Tensor):
+            results = [found[row] for row in index]
+            return results[0] if single else results
+        embeddings = found[:, :dim][index]
         if normalize_embeddings:
             embeddings = nn.functional.normalize(embeddings, dim=-1)
         if precision != "float32":
@@ -276,29 +321,50 @@ class SentenceTransformer(nn.Sequential):
     def _encode_as(self, names: Sequence[str], sentences: Any, arguments: dict[str, Any]) -> Any:
         if arguments.get("prompt") is None and arguments.get("prompt_name") is None:
             arguments["prompt_name"] = next((name for name in names if name in self.prompts), None)
-        if isinstance(self[0], Router):
-            arguments.setdefault("task", next((name for name in names if name in self[0].sub_modules), None))
+        routes = {route for block in self.modules() if isinstance(block, Router) for route in block.sub_modules}
+        arguments.setdefault("task", next((name for name in names if name in routes), None))
         return self.encode(sentences, **arguments)
 
     def _run(
-        self, texts: list[Text], budget: int, task: str | None, prompt: str, output_value: str | None, progress: bool
-    ) -> list[Any]:
-        """Forward all texts, window by window; return one result a text, in order."""
-        found: list[Any] = [None] * len(texts)
-        prompt_length = self._prompt_length(prompt)
+        self,
+        texts: list[Text],
+        budget: int,
+        task: str | None,
+        prompt: str,
+        output_value: str | None,
+        to_cpu: bool,
+        progress: bool,
+    ) -> tuple[Tensor | list[Any], np.ndarray, np.ndarray, np.ndarray]:
+        """Forward all texts, window by window.
+
+        Returns:
+            The results in the order of the chunks, the place of every text among them, and for every text the tokens
+            that were cut and those that were read.
+        """
+        cut, read = np.zeros((2, len(texts)), dtype=np.int64)
+        positions: list[list[int]] = []
+        parts: list[Any] = []
         with tqdm(total=len(texts), desc="Encoding", unit="text", disable=not progress) as bar:
             for start in range(0, len(texts), WINDOW):
-                for positions, features in self.chunks(texts[start : start + WINDOW], budget, task):
-                    if prompt_length:
-                        features["prompt_length"] = prompt_length
-                    output = self(features_to(features, self.device))
-                    for position, result in zip(positions, split_output(output, output_value), strict=True):
-                        found[start + position] = result
-                    bar.update(len(positions))
-        return found
+                first = len(parts)
+                for chunk in self.chunks(texts[start : start + WINDOW], budget, task, prompt):
+                    output = self(features_to(chunk.features, self.device))
+                    parts.append(split_output(output, output_value))
+                    positions.append([start + position for position in chunk.positions])
+                    cut[positions[-1]], read[positions[-1]] = chunk.cut, chunk.lengths
+                    bar.update(len(chunk.positions))
+                if to_cpu and output_value == "sentence_embedding":  # an accelerator's memory holds one window
+                    parts[first:] = [torch.cat(parts[first:]).cpu()]
+        order = original_order(positions).numpy()
+        if output_value != "sentence_embedding":
+            return list(chain.from_iterable(parts)), order, cut, read
+        empty = torch.empty(0, output_dimension(list(self)) or 0)
+        return (torch.cat(parts) if parts else empty), order, cut, read
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         if prompt is not None:
+            if not isinstance(prompt, str):
+                raise TypeError(f"prompt must be a text, got {type(prompt).__name__}")
             return prompt
         name = self.default_prompt_name if prompt_name is None else prompt_name
         if name is None:
@@ -307,19 +373,15 @@ class SentenceTransformer(nn.Sequential):
             raise ValueError(f"prompt_name {name!r} is not one of this model's prompts {list(self.prompts)}")
         return self.prompts[name]
 
-    def _prompt_length(self, prompt: str) -> int:
-        """Tokens at the start of each text that a Pooling without the prompt leaves out, special tokens included."""
-        if not prompt or all(getattr(block, "include_prompt", True) for block in self.modules()):
-            return 0
-        ids = self._text_block(None).token_ids([prompt]).ids[0]
-        return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
-
     def _text_block(self, route: str | None) -> TokenizerModule:
         """Return the block that turns texts into tokens, on the route of the texts."""
-        block = self[0].begin(route) if isinstance(self[0], Router) else self[0]
+        block = self[0]
+        if isinstance(block, Router):
+            block = next(iter(block.route(route)), block)
         if not isinstance(block, TokenizerModule):
             raise TypeError(
-                f"the first module is {type(block).__name__}, which reads no text; begin with Transformer or StaticEmbedding"
+                f"the first module is {type(block).__name__}, which reads no text; "
+                "begin with Transformer or StaticEmbedding"
             )
         return block
 
@@ -350,9 +412,18 @@ class SentenceTransformer(nn.Sequential):
 
     # -- Parts ---------------------------------------------------------------------------------------------------------
 
-    def tokenize(self, texts: Sequence[str]) -> Features:
-        """Return the padded features of the texts, `(batch, tokens)` each, ready for `forward`."""
-        return self._text_block(None).tokenize(texts)
+    def tokenize(self, texts: Sequence[Text]) -> Features:
+        """Return the padded features of the texts, `(batch, tokens)` each, ready for `forward`.
+
+        Raises:
+            ValueError: texts of several routes, which cannot share a forward pass.
+        """
+        groups = list(by_route(as_texts(texts)[0], None)) or [(None, [], [])]
+        if len(groups) > 1:
+            raise ValueError(f"texts of the routes {[route for route, *_ in groups]} cannot share a batch; split them")
+        route, _, plain = groups[0]
+        features = self._text_block(route).tokenize(plain)
+        return features if route is None else {**features, "route": route}
 
     def smart_batching_collate(self, examples: Sequence[Any]) -> tuple[list[Features], Tensor | None]:
         """Collate InputExamples for a hand-written loop: one features dictionary a column, and the labels."""
@@ -372,12 +443,12 @@ class SentenceTransformer(nn.Sequential):
 
     @property
     def max_seq_length(self) -> int | None:
-        """Most tokens of a text that are read, special tokens included."""
-        return self[0].max_seq_length
+        """Most tokens of a text that are read, special tokens included; None: no limit."""
+        return getattr(self[0], "max_seq_length", None)
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        self[0].max_seq_length = value
+        cast(TokenizerModule, self[0]).max_seq_length = value
 
     def get_max_seq_length(self) -> int | None:
         """The field's other name for `max_seq_length`."""
@@ -428,10 +499,10 @@ class SentenceTransformer(nn.Sequential):
             "truncate_dim": self.truncate_dim,
         }
         for block in self.modules():
-            if isinstance(block, Transformer):
+            if isinstance(block, TokenizerModule):
                 block.match_vocabulary()
         card = self._model_card(model_name, train_datasets or []) if create_model_card else None
-        save_modules(OrderedDict(self.named_children()), Path(path), settings, format=format, model_card=card)
+        save_modules(OrderedDict(self._modules), Path(path), settings, format=format, model_card=card)
 
     save_pretrained = save
 
@@ -445,7 +516,10 @@ class SentenceTransformer(nn.Sequential):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
             self.save(Path(folder) / "model", model_name=repo_id)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "model", commit_message=commit_message))
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=Path(folder) / "model", commit_message=commit_message
+            )
+            return str(commit)
 
     def _model_card(self, model_name: str | None, train_datasets: Sequence[str]) -> str:
         title = model_name or self.model_name or "A sentence encoder"
@@ -454,7 +528,8 @@ class SentenceTransformer(nn.Sequential):
         front += [f"- {tag}" for tag in tags]
         if train_datasets:
             front += ["datasets:", *(f"- {name}" for name in train_datasets)]
-        blocks = "\n".join(f"{index}. {block}" for index, block in enumerate(self))
+        blocks = "\n".join(f"{index}. {type(block).__name__}({block.extra_repr()})" for index, block in enumerate(self))
+        length = "any length" if self.max_seq_length is None else f"up to {self.max_seq_length} tokens"
         return "\n".join(
             [
                 *front,
@@ -462,7 +537,7 @@ class SentenceTransformer(nn.Sequential):
                 "",
                 f"# {title}",
                 "",
-                f"Maps texts of up to {self.max_seq_length} tokens to vectors of {self.get_sentence_embedding_dimension()} dimensions; "
+                f"Maps texts of {length} to vectors of {self.get_sentence_embedding_dimension()} dimensions; "
                 f"compare them by {self.similarity_fn_name} similarity.",
                 "",
                 "```python",
@@ -487,8 +562,20 @@ class SentenceTransformer(nn.Sequential):
 
 def best_device() -> torch.device:
     """Return the accelerator that torch sees, else the CPU."""
-    found = torch.accelerator.current_accelerator(check_available=True) if torch.accelerator.is_available() else None
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found if found is not None else torch.device("cpu")
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module and all in it into evaluation mode; each goes back to the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def as_texts(sentences: Any) -> tuple[list[Text], bool]:
@@ -496,27 +583,32 @@ def as_texts(sentences: Any) -> tuple[list[Text], bool]:
 
     Raises:
         TypeError: bytes, a number, a two-dimensional array and the like.
+        ValueError: a dictionary with another number of keys than one.
 
     >>> as_texts("one")
     (['one'], True)
     >>> as_texts(np.array(["a", "b"]))
     (['a', 'b'], False)
     """
-    if isinstance(sentences, (str, Mapping)):
-        return [sentences], True
-    if getattr(sentences, "ndim", 1) != 1 or isinstance(sentences, (bytes, bytearray)) or not hasattr(sentences, "__iter__"):
+    single = isinstance(sentences, (str, Mapping))
+    sentences = [sentences] if single else sentences
+    unordered = isinstance(sentences, (bytes, bytearray, set, frozenset)) or not hasattr(sentences, "__iter__")
+    if unordered or getattr(sentences, "ndim", 1) != 1:
         raise TypeError(
             f"sentences must be a text or a list, tuple, pandas Series or one-dimensional array of texts, "
             f"got {type(sentences).__name__}" + (f" of shape {sentences.shape}" if hasattr(sentences, "shape") else "")
         )
     texts = sentences.tolist() if hasattr(sentences, "tolist") else list(sentences)
     for position, text in enumerate(texts):
-        if not isinstance(text, (str, Mapping)):
+        if isinstance(text, Mapping) and len(text) != 1:
+            raise ValueError(f"sentences[{position}] must be {{route: text}} with one key, got the keys {list(text)}")
+        plain = next(iter(text.values())) if isinstance(text, Mapping) else text
+        if not isinstance(plain, str):
             raise TypeError(
-                f"sentences[{position}] is {type(text).__name__} ({text!r:.60}), expected str; "
+                f"sentences[{position}] is {type(plain).__name__} ({plain!r:.60}), expected str; "
                 "convert the column with .astype(str) or drop missing values first"
             )
-    return texts, False
+    return texts, single
 
 
 def distinct_texts(texts: Sequence[Text], prompt: str) -> tuple[list[Text], list[int]]:
@@ -526,12 +618,9 @@ def distinct_texts(texts: Sequence[Text], prompt: str) -> tuple[list[Text], list
     (['say: b', 'say: a'], [0, 1, 0])
     """
     rows: dict[Any, int] = {}
-    keys = [text if isinstance(text, str) else tuple(text.items()) for text in texts]
+    keys = [text if isinstance(text, str) else next(iter(text.items())) for text in texts]
     index = [rows.setdefault(key, len(rows)) for key in keys]
-    add: Callable[[Any], Text] = lambda key: (  # noqa: E731
-        prompt + key if isinstance(key, str) else {route: prompt + text for route, text in key}
-    )
-    return [add(key) for key in rows], index
+    return [prompt + key if isinstance(key, str) else {key[0]: prompt + key[1]} for key in rows], index
 
 
 def by_route(texts: Sequence[Text], task: str | None) -> Iterator[tuple[str | None, list[int], list[str]]]:
@@ -539,28 +628,27 @@ def by_route(texts: Sequence[Text], task: str | None) -> Iterator[tuple[str | No
 
     >>> list(by_route([{"query": "a"}, "b", {"query": "c"}], None))
     [('query', [0, 2], ['a', 'c']), (None, [1], ['b'])]
-
-    Raises:
-        ValueError: a dictionary with another number of keys than one.
     """
     routes: dict[str | None, tuple[list[int], list[str]]] = {}
     for position, text in enumerate(texts):
-        route, plain = task, text
-        if isinstance(text, Mapping):
-            if len(text) != 1:
-                raise ValueError(f"texts[{position}] must be {{route: text}} with one key, got the keys {list(text)}")
-            route, plain = next(iter(text.items()))
+        route, plain = (task, text) if isinstance(text, str) else next(iter(text.items()))
         positions, plains = routes.setdefault(route, ([], []))
         positions.append(position)
-        plains.append(plain)  # type: ignore[arg-type]
+        plains.append(plain)
     for route, (positions, plains) in routes.items():
         yield route, positions, plains
 
 
-def split_output(output: Features, output_value: str | None) -> list[Any]:
-    """Return one result a text of the batch: its embedding, its token vectors without padding, or all its features."""
+def prompt_length(block: TokenizerModule, prompt: str) -> int:
+    """Count the tokens that a prompt puts at the start of a text, special tokens before it included."""
+    ids = block.token_ids([prompt]).ids[0]
+    return len(ids) - (ids[-1:] != [] and ids[-1] in block.tokenizer.all_special_ids)
+
+
+def split_output(output: Features, output_value: str | None) -> Tensor | list[Any]:
+    """Return the texts' embeddings `(batch, dim)`, their token vectors without padding, or all their features."""
     if output_value == "sentence_embedding":
-        return list(output["sentence_embedding"])
+        return text_vectors(output)
     masks = output["attention_mask"].bool()
     if output_value == "token_embeddings":
         return [vectors[mask] for vectors, mask in zip(output["token_embeddings"], masks, strict=True)]
@@ -568,29 +656,66 @@ def split_output(output: Features, output_value: str | None) -> list[Any]:
     return [{name: value[row] for name, value in tensors.items()} for row in range(len(masks))]
 
 
-def check_truncate_dim(dim: int) -> int:
-    """Return `dim`, or raise a ValueError when it is no positive whole number."""
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+def warn_of_cuts(cut: np.ndarray, read: np.ndarray, limit: int | None) -> None:
+    """Say how many texts were longer than the limit, and by how much; nothing where none was.
+
+    Args:
+        cut: tokens of each text that were not read.
+        read: tokens of each text that were.
+        limit: most tokens of a text that are read.
+    """
+    if not cut.any():
+        return
+    total = int(cut.sum() + read.sum())
+    warnings.warn(
+        f"{np.count_nonzero(cut):,} of {len(cut):,} texts are longer than max_seq_length={limit}: "
+        f"{cut.sum():,} of {total:,} tokens ({cut.sum() / total:.1%}) were not read. "
+        "Raise model.max_seq_length or split the texts.",
+        TruncationWarning,
+        stacklevel=4,
+    )
+
+
+def check_truncate_dim(dim: int | None) -> int | None:
+    """Return `dim`, or raise a ValueError when it is neither None nor a positive whole number."""
+    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, Integral) or dim < 1):
         raise ValueError(f"truncate_dim must be a positive number of dimensions, got {dim!r}")
     return dim
 
 
-def check_sizes(modules: Sequence[nn.Module]) -> None:
-    """Raise a ValueError where a block's input size is not what the block before it gives."""
-    if not modules:
+def check_modules(modules: Sequence[nn.Module], given: int | None = None) -> int | None:
+    """Check that every block takes vectors of the size which the block before it gives.
+
+    Args:
+        modules: blocks in the order in which they run.
+        given: size of the vectors that the first is given; None when unknown.
+
+    Returns:
+        The size of the vectors that the last gives.
+
+    Raises:
+        TypeError: something that is no module.
+        ValueError: no blocks, or sizes that differ.
+    """
+    if not modules and given is None:
         raise ValueError("modules is empty; give at least a Transformer and a Pooling")
-    given: int | None = None
     for position, module in enumerate(modules):
-        wanted = getattr(module, "word_embedding_dimension", None) if isinstance(module, Pooling) else None
-        wanted = getattr(module, "in_features", getattr(module, "dimension", wanted))
+        name = f"module {position} ({type(module).__name__})"
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{name} is no building block; modules is a list of them, e.g. [Transformer, Pooling]")
+        if isinstance(module, Router):
+            routes = [list(cast(nn.Sequential, route)) for route in module.sub_modules.values()]
+            sizes = [check_modules(route, given) for route in routes if route]
+            given = next((size for size in sizes if size is not None), given)
+            continue
+        config = module.config() if isinstance(module, Module) else {}
+        wanted = next((config[key] for key in SIZE_KEYS if key in config), None)
         if wanted is not None and given is not None and wanted != given:
             raise ValueError(
-                f"module {position} ({type(module).__name__}) expects vectors of size {wanted}, "
-                f"the one before gives {given}; make it with {given}"
+                f"{name} expects vectors of size {wanted}, the one before gives {given}; make it with {given}"
             )
-        for name in ("get_sentence_embedding_dimension", "get_word_embedding_dimension"):
-            if callable(getattr(module, name, None)):
-                given = getattr(module, name)()
+        for size in ("get_sentence_embedding_dimension", "get_word_embedding_dimension"):
+            if callable(getattr(module, size, None)):
+                given = getattr(module, size)()
                 break
-
-
+    return given

@@ -227,14 +227,15 @@ def retrieval(
 
 
 def reranking(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return, for each phrasing, the other phrasings of its topic: those of its intent should come first.
+    """Return queries, the first phrasing in each style of each intent, and the other phrasings of the topic to rank.
 
     Returns:
-        Dictionaries with query (a text), positive and negative (lists of texts).
+        Dictionaries with query (a text), positive and negative (lists of texts): of the same intent, and of others.
     """
     samples = []
     for _, topic in table.groupby("topic", sort=False):
-        for query, intent in zip(topic["text"], topic["intent"], strict=True):
+        queries = topic.drop_duplicates(["intent", "style"])
+        for query, intent in zip(queries["text"], queries["intent"], strict=True):
             others = topic[topic["text"] != query]
             alike = others["intent"] == intent
             samples.append(

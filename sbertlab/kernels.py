@@ -79,10 +79,10 @@ def _best_seconds(*runs: Callable[[], object], repeats: int = 9) -> list[float]:
 
 @cache
 def onednn_is_faster(margin: float = 1.15) -> bool:
-    """Return whether oneDNN's float32 linear exists here, is right, and beats torch's by `margin` on every shape.
+    """Return whether oneDNN's float32 linear exists here, is right and, on every shape, faster by `margin`.
 
     Only AMD processors with AVX-512 are probed, once a process, in a few hundredths of a second. Elsewhere there is
-    nothing to gain, and a choice by the clock alone would make the last bits of a result depend on what else is running.
+    nothing to gain, and a choice by the clock alone would make the last bits of a result depend on what else runs.
     """
     if not (is_amd() and torch.backends.cpu.get_cpu_capability() == "AVX512"):
         return False
@@ -107,12 +107,12 @@ def onednn_is_faster(margin: float = 1.15) -> bool:
 class FastLinear(nn.Linear):
     """`nn.Linear` that on a CPU takes the fastest exact way; same parameters, same names.
 
-    float32 goes to the faster of torch and oneDNN. bfloat16, by dtype or by autocast, is multiplied in float32 where the
-    processor would emulate it; what comes out is bfloat16 either way.
+    float32 goes to the faster of torch and oneDNN. bfloat16, by dtype or by autocast, is multiplied in float32 where
+    the processor would emulate it; what comes out is bfloat16 either way.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return `input @ weight.T + bias`, `(..., in)` -> `(..., out)`; where oneDNN does it, differentiable once."""
+        """Return `input @ weight.T + bias`, `(..., in)` -> `(..., out)`; oneDNN's is differentiable only once."""
         if input.device.type != "cpu":
             return super().forward(input)
         autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None

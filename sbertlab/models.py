@@ -53,6 +53,17 @@ def features_to(features: Mapping[str, Any], device: torch.device) -> Features:
     }
 
 
+def text_vectors(features: Features) -> Tensor:
+    """Return `sentence_embedding` `(batch, dim)`.
+
+    Raises:
+        ValueError: no block has made one vector of a text yet.
+    """
+    if "sentence_embedding" not in features:
+        raise ValueError("no building block has made one vector of a text; put a Pooling behind the Transformer")
+    return features["sentence_embedding"]
+
+
 # -- From texts to token vectors ---------------------------------------------------------------------------------------
 
 
@@ -793,7 +804,7 @@ class Dense(Module):
 
     def forward(self, features: Features) -> Features:
         """Replace `sentence_embedding` `(batch, in_features)` by `(batch, out_features)`."""
-        vector = features["sentence_embedding"]
+        vector = text_vectors(features)
         if vector.shape[-1] != self.in_features:
             raise ValueError(f"Dense(in_features={self.in_features}) was given vectors of size {vector.shape[-1]}")
         return {**features, "sentence_embedding": self.activation_function(self.linear(vector))}
@@ -818,7 +829,7 @@ class Normalize(Module):
 
     def forward(self, features: Features) -> Features:
         """Replace `sentence_embedding` by `x / max(|x|, 1e-12)`."""
-        return {**features, "sentence_embedding": F.normalize(features["sentence_embedding"], dim=-1)}
+        return {**features, "sentence_embedding": F.normalize(text_vectors(features), dim=-1)}
 
 
 class LayerNorm(Module):
@@ -837,7 +848,7 @@ class LayerNorm(Module):
 
     def forward(self, features: Features) -> Features:
         """Replace `sentence_embedding` by its normalised self."""
-        return {**features, "sentence_embedding": self.norm(features["sentence_embedding"])}
+        return {**features, "sentence_embedding": self.norm(text_vectors(features))}
 
     def get_sentence_embedding_dimension(self) -> int:
         """Return the size of the vector."""
@@ -860,7 +871,7 @@ class Dropout(Module):
 
     def forward(self, features: Features) -> Features:
         """Replace `sentence_embedding`, in training mode, by its thinned self."""
-        return {**features, "sentence_embedding": self.dropout_layer(features["sentence_embedding"])}
+        return {**features, "sentence_embedding": self.dropout_layer(text_vectors(features))}
 
 
 # -- Different ways for different texts --------------------------------------------------------------------------------

@@ -214,7 +214,7 @@ def map_comparison(
                 axes.set_xlabel(drawable(str(qualities[name]), 120), fontsize=7.5, loc="left")
             values = pd.Series(list(labels) if labels is not None else [None] * len(xy), dtype=object)
             if is_continuous(values):
-                _draw_scale(axes, xy, values.astype(float), colors)
+                _draw_scale(axes, xy, values.astype(float), drawable(getattr(labels, "name", None) or "", 20), colors)
             else:
                 _draw_groups(axes, xy, values, texts, colors)
     return figure
@@ -240,8 +240,8 @@ def place_labels(
 ) -> np.ndarray:
     """Centres of label boxes that do not overlap, cover few points and stay near their anchors.
 
-    Each label in turn takes the cheapest of some two hundred places around its anchor, given where the others are; three
-    rounds. Overlap costs most, then lines to anchors that cross labels, covered points, and distance. Lengths in pixels.
+    Each label in turn takes the cheapest of some two hundred places around its anchor, given where the others are;
+    three rounds. Overlap costs most, then lines that cross labels, covered points, and distance. Lengths in pixels.
 
     Args:
         anchors: `(labels, 2)`, what each label names.
@@ -320,24 +320,23 @@ def similarity_heatmap(
     numbered = columns is None
     left = [drawable(text, 48) + (f"  {number}" if numbered else "") for number, text in enumerate(texts, start=1)]
     with style(theme) as colors:
-        width = 0.4 + 0.078 * max(len(line) for line in left) + cell * count + (0 if numbered else 1)
+        width = 0.3 + 0.068 * max(len(line) for line in left) + cell * count + (0 if numbered else 1)
         figure, panels = _canvas(width, cell * rows + (0.6 if numbered else 1.7), title)
         axes = panels[0, 0]
         steps = [colors.palette[1], colors.background, colors.palette[0]]
         scale = LinearSegmentedColormap.from_list("similarity", steps)
         axes.pcolormesh(matrix, cmap=scale, norm=TwoSlopeNorm(0, -1, 1), edgecolors=colors.background, linewidth=1.5)
-        axes.set(xlim=(0, count), ylim=(rows, 0), aspect="equal")
-        axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
-        axes.spines[:].set_visible(False)
-        axes.set_yticks(np.arange(rows) + 0.5, left)
+        axes.set(xlim=(0, count), ylim=(rows, 0))
         if numbered:
-            axes.set_xticks(np.arange(count) + 0.5, [str(number) for number in range(1, count + 1)])
+            _table_axes(axes, colors, left, [str(number) for number in range(1, count + 1)])
         else:
-            axes.set_xticks(np.arange(count) + 0.5, [drawable(name, 30) for name in names], rotation=35, ha="left")
+            _table_axes(axes, colors, left, [drawable(name, 30) for name in names])
+            axes.tick_params(axis="x", labelrotation=35)
+            for label in axes.get_xticklabels():
+                label.set(ha="left", rotation_mode="anchor")
         if count <= 16:
             for (row, column), value in np.ndenumerate(matrix):
-                strong = abs(value) > 0.62
-                color = colors.background if strong and theme == "light" else colors.ink
+                color = colors.background if abs(value) > 0.8 else colors.ink
                 axes.text(column + 0.5, row + 0.5, f"{value:z.2f}", ha="center", va="center", fontsize=7.5, color=color)
     return figure
 
@@ -391,8 +390,9 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
                         spot, name = (1, 1 - 0.1 * index), drawable(str(objective), 34)
                         shade = colors.readable(color)
                         axes.text(*spot, name, transform=axes.transAxes, ha="right", va="top", color=shade, fontsize=8)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.margins(x=0.03)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
+            margin = 0.03 * max(history["step"].max() - history["step"].min(), 1)
+            axes.set_xlim(history["step"].min() - margin, history["step"].max() + margin)
         for axes in grid.flat[len(shown) :]:
             axes.set_axis_off()
         for axes in grid.flat[max(len(shown) - width, 0) : len(shown)]:
@@ -409,8 +409,8 @@ def benchmark_figure(
 ) -> Figure:
     """A ranking of models, from untuned (ring) to fine-tuned (dot), in the mean and by task family.
 
-    A model's mean is the plain mean over all tasks, a family's value that over its tasks, in the column of numbers
-    fine-tuned where the model was. Ticks below a ring or dot are its seeds. Models are ranked by the fine-tuned mean, by
+    A model's mean is the plain mean over all tasks, a family's value that over its tasks; the number beside it is that of
+    the dot, or of the ring where there is no dot. Ticks below are the seeds. Models are ranked by the fine-tuned mean, by
     the untuned one where there is no other; a model that misses a task has no mean and comes last.
 
     Args:
@@ -427,7 +427,7 @@ def benchmark_figure(
     means = scores.groupby(level=["model", "variant"])["mean"].mean()
     best = {model: group.droplevel("model").get("fine-tuned", group.iloc[0]) for model, group in means.groupby("model")}
     ranking = pd.Series(best).sort_values(ascending=False, na_position="last").index
-    low = 20 * np.floor((np.nanmin(scores.to_numpy()) - 2) / 20)
+    low = 10 * np.floor((np.nanmin(scores.to_numpy()) - 4) / 10)
     seeds = table.groupby(["model", "variant"])["seed"].nunique().max()
     footer = f"Mean of {table['task'].nunique()} tasks; scores from 0 to 100."
     footer += f" Dots: mean of {seeds} seeds, ticks below: every seed." if seeds > 1 else ""
@@ -444,16 +444,16 @@ def benchmark_figure(
         for axes, (column, values) in zip(grid.flat, scores.items(), strict=True):
             is_mean = column == "mean"
             axes.set_title("Mean" if is_mean else drawable(str(column), 20), pad=16)
-            axes.set_xlim(low, 100 if is_mean else 100 + 0.5 * (100 - low))
-            axes.set_xticks(np.arange(low, 101, 20 if is_mean else 40))
+            axes.set_xlim(low, 100 if is_mean else 100 + 0.44 * (100 - low))
+            axes.set_xticks(scale := [value for value in range(20, 101, 20 if is_mean else 40) if value >= low])
             axes.spines[:].set_visible(False)
             axes.tick_params(length=0)
-            axes.vlines(np.arange(low, 101, 20), -0.5, len(ranking) - 0.5, color=colors.line, linewidth=0.8)
+            axes.vlines(scale, -0.5, len(ranking) - 0.5, color=colors.line, linewidth=0.8)
             for row, model in enumerate(ranking):
                 axes.axhline(row + 0.5, color=colors.line, linewidth=0.8)
                 seeds_of = dict(list(values.loc[model].dropna().groupby(level="variant")))
-                _draw_change(axes, row, seeds_of, colors, numbers_at=None if is_mean else 100 + 0.48 * (100 - low))
-        names = ["\n".join(wrap(drawable(str(model), 60), 24)) for model in ranking]
+                _draw_change(axes, row, seeds_of, colors, numbers_at=None if is_mean else 100 + 0.44 * (100 - low))
+        names = ["\n".join(wrap(drawable(str(model), 60), 24, break_on_hyphens=False)) for model in ranking]
         grid[0, 0].set_ylim(len(ranking) - 0.5, -0.5)
         grid[0, 0].set_yticks(range(len(ranking)), names, color=colors.ink, fontsize=9)
         _name_variants(grid[0, 0], means.loc[ranking[0]], colors)
@@ -465,8 +465,8 @@ def benchmark_scores(table: pd.DataFrame) -> pd.DataFrame:
 
     A model that misses a task has NaN there. Arguments and errors are those of `benchmark_figure`.
 
-    >>> rows = [("m", "untuned", 0, "a", "STS", 60.0), ("m", "untuned", 0, "b", "STS", 70.0), ("m", "untuned", 0, "c", "x", 5.0)]
-    >>> table = pd.DataFrame(rows, columns=["model", "variant", "seed", "task", "family", "value"])
+    >>> table = pd.DataFrame({"task": ["a", "b", "c"], "family": ["STS", "STS", "x"], "value": [60.0, 70.0, 5.0]})
+    >>> table = table.assign(model="m", variant="untuned", seed=0)
     >>> benchmark_scores(table).iloc[0].to_dict()
     {'mean': 45.0, 'STS': 65.0, 'x': 5.0}
     """
@@ -524,7 +524,7 @@ def token_lengths(lengths: Sequence[int], max_seq_length: int, *, title: str = "
         summary = [
             f"{len(counts):,} texts",
             f"median {np.median(counts):.0f} tokens",
-            f"95 % have at most {np.percentile(counts, 95):.0f}",
+            f"95% have at most {np.percentile(counts, 95):.0f}",
             f"{cut.sum():,} ({cut.mean():.1%}) lose their end",
         ]
         axes.set_title(" · ".join(summary), fontsize=8, fontweight="normal", color=colors.soft)
@@ -580,7 +580,7 @@ def similarity_distributions(
                 name = f"{label}\nmedian {np.median(values):.2f}"
                 axes.annotate(name, spot, (5 if right else -5, 0), textcoords="offset points", fontsize=8.5, **text)
             axes.set_ylabel("% of pairs")
-            axes.margins(x=0.12, y=0.1)
+            axes.margins(x=0.08, y=0.1)
             _open_grid(axes)
         panels[-1, 0].set_xlabel("similarity")
     return figure
@@ -596,66 +596,67 @@ def architecture(
 ) -> Figure:
     """The way of one batch through the model: modules from left to right, and below each what comes out of it.
 
+    A row of cells is a token and a column a dimension; texts of the batch lie behind one another. Long ones are shortened.
+
     Args:
         modules: name and shape of the output of each, such as `("Tokenizer", (2, 9))`, `("Transformer", (2, 9, 384))`,
-            `("Pooling", (2, 384))`. Two sizes are (batch, tokens) before the first of three sizes and (batch, dim) after.
-        tokens: of one text, written on the token cells.
-        notes: a line below the name of a module, by that name.
+            `("Pooling", (2, 384))`. Two sizes are (batch, tokens) before the first three sizes, (batch, dim) after.
+        tokens: of one text, written beside their rows.
+        notes: one or two lines below the name of a module, by that name.
         title: a headline.
         theme: "light" or "dark".
 
     Raises:
         ValueError: no module, or a shape that has neither two nor three positive sizes.
     """
+    if not modules:
+        raise ValueError("modules must hold at least one (name, shape), got none")
     for name, shape in modules:
         if len(shape) not in (2, 3) or min(shape) < 1:
             raise ValueError(
                 f"a shape must be (batch, tokens), (batch, tokens, dim) or (batch, dim), got {shape} of {name}"
             )
-    if not modules:
-        raise ValueError("modules must hold at least one (name, shape), got none")
-    notes = notes or {}
-    step, box = 2.5, (1.75, 0.72)
+    step, half, top, bottom = 1.8, 0.7, 2.85, 2.2
+    first_dim = next((index for index, (_, shape) in enumerate(modules) if len(shape) == 3), 0)
+    widest = max(shape[-1] for _, shape in modules[first_dim:])
     with style(theme) as colors:
-        width = step * len(modules) + 0.3
-        figure, panels = _canvas(width, 3.6, title)
+        figure, panels = _canvas(step * len(modules), top + 0.1, title)
         axes = panels[0, 0]
-        axes.set(xlim=(0, width), ylim=(0, 3.6), aspect="equal")
+        axes.set(xlim=(0, step * len(modules)), ylim=(0, top + 0.05))
         axes.set_axis_off()
-        seen_dim = False
+        centred: dict[str, Any] = {"ha": "center", "va": "center"}
         for index, (name, shape) in enumerate(modules):
-            seen_dim = seen_dim or len(shape) == 3
             color = colors.palette[index % len(colors.palette)]
-            middle = step * index + step / 2
-            corner = (middle - box[0] / 2, 2.75)
-            patch = FancyBboxPatch(
-                corner, *box, boxstyle="round,pad=0,rounding_size=0.12", facecolor=colors.faint(color), edgecolor=color
-            )
-            axes.add_patch(patch)
-            note = notes.get(name, "")
-            lift = 0.13 if note else 0
-            spot = (middle, 2.75 + box[1] / 2 + lift)
-            axes.text(*spot, drawable(name, 22), ha="center", va="center", weight="bold", color=colors.readable(color))
-            axes.text(
-                middle, spot[1] - 0.27, drawable(note, 30), ha="center", va="center", fontsize=7, color=colors.soft
-            )
-            arrow = {"arrowstyle": "-|>", "color": colors.soft, "shrinkA": 3, "shrinkB": 3}
+            middle = step * (index + 0.5)
+            look = {"boxstyle": "round,pad=0,rounding_size=0.1", "facecolor": colors.faint(color), "edgecolor": color}
+            axes.add_patch(FancyBboxPatch((middle - half, bottom), 2 * half, top - bottom, **look))
+            note = wrap(drawable((notes or {}).get(name, ""), 52), 26)
+            lift = 0.085 * len(note)
+            centre = (top + bottom) / 2
+            axes.text(middle, centre + lift, drawable(name, 20), weight="bold", color=colors.readable(color), **centred)
+            axes.text(middle, centre - 0.1, "\n".join(note), fontsize=6.5, color=colors.soft, **centred)
+            arrow = {"arrowstyle": "-|>", "color": colors.soft, "shrinkA": 2, "shrinkB": 2, "linewidth": 1}
             if index:
-                ends = ((corner[0], spot[1] - lift), (corner[0] - (step - box[0]), spot[1] - lift))
-                axes.annotate("", *ends, arrowprops=arrow)
-            axes.annotate("", (middle, 2.1), (middle, 2.75), arrowprops={**arrow, "linewidth": 0.8})
-            kind = ("batch", "tokens", "dim") if len(shape) == 3 else ("batch", "dim" if seen_dim else "tokens")
-            _draw_tensor(axes, middle, shape, tokens if kind[-1] == "tokens" else (), color, colors)
-            axes.text(middle, 0.38, " × ".join(f"{size:,}" for size in shape), ha="center", weight="bold", fontsize=9)
-            axes.text(middle, 0.14, " × ".join(kind), ha="center", fontsize=7.5, color=colors.soft)
+                axes.annotate("", (middle - half, centre), (middle - step + half, centre), arrowprops=arrow)
+            axes.plot([middle, middle], [bottom - 0.04, bottom - 0.2], color=color, linewidth=1)
+            kind = (
+                ("batch", "tokens", "dim") if len(shape) == 3 else ("batch", "dim" if index >= first_dim else "tokens")
+            )
+            rows = shape[1] if "tokens" in kind else 1
+            columns = max(2, round(8 * shape[-1] / widest)) if "dim" in kind else 1
+            _draw_tensor(axes, middle, (shape[0], rows, columns), tokens if kind[-1] == "tokens" else (), color, colors)
+            axes.text(
+                middle, 0.3, " \N{MULTIPLICATION SIGN} ".join(f"{size:,}" for size in shape), weight="bold", **centred
+            )
+            axes.text(middle, 0.1, ", ".join(kind), fontsize=7.5, color=colors.soft, **centred)
     return figure
 
 
 def pooling_shares(token_embeddings: np.ndarray) -> pd.DataFrame:
     """How much each token gives to the pooled vector, by pooling mode; every row sums to 1.
 
-    cls, lasttoken and mean weigh tokens alike for all dimensions, weightedmean by their position 1, 2, 3, ...; max takes
-    each dimension from the token where it is largest, so its shares are of dimensions.
+    cls, mean and lasttoken weigh tokens alike for all dimensions, and so does weightedmean, by their position 1, 2, ...;
+    max takes each dimension from the token where it is largest, so its shares are of dimensions.
 
     Args:
         token_embeddings: `(tokens, dim)` of one text, without padding.
@@ -695,22 +696,21 @@ def pooling_comparison(
     shares = pooling_shares(token_embeddings)
     if len(tokens) != shares.shape[1]:
         raise ValueError(f"tokens must be one a row of token_embeddings, got {len(tokens)} for {shares.shape[1]} rows")
+    spelled = [drawable(token, 14) for token in tokens]
+    cell = max(0.42, 0.07 * max(len(token) for token in spelled) + 0.1)
     with style(theme) as colors:
-        count = len(tokens)
-        figure, panels = _canvas(1.6 + max(0.58 * count, 3), 3.1, title)
+        figure, panels = _canvas(max(1.2 + cell * len(tokens), 6), 2.6, title)
         axes = panels[0, 0]
         steps = LinearSegmentedColormap.from_list("share", [colors.background, colors.good])
         axes.pcolormesh(shares.to_numpy() ** 0.5, cmap=steps, vmin=0, vmax=1, edgecolors=colors.background, linewidth=2)
-        axes.set(ylim=(len(shares), 0))
-        axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
-        axes.spines[:].set_visible(False)
-        axes.set_yticks(np.arange(len(shares)) + 0.5, list(shares.index))
-        axes.set_xticks(np.arange(count) + 0.5, [drawable(token, 14) for token in tokens], rotation=30, ha="left")
+        axes.set_ylim(len(shares), 0)
+        _table_axes(axes, colors, list(shares.index), spelled)
         for (row, column), share in np.ndenumerate(shares.to_numpy()):
-            color = colors.background if share > 0.4 and theme == "light" else colors.ink if share else colors.soft
+            color = colors.background if share > 0.64 else colors.ink if share else colors.soft
             text = f"{100 * share:.0f}" if share else "·"
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=color)
-        axes.set_xlabel("% of the sentence vector that comes from each token; max: of its dimensions", fontsize=7.5)
+        note = "% of the sentence vector that comes from each token; for max, % of its dimensions"
+        axes.set_xlabel(note, fontsize=7.5, loc="left")
     return figure
 
 
@@ -764,7 +764,7 @@ def _canvas(
     return figure, panels
 
 
-def _draw_scale(axes: Axes, xy: np.ndarray, values: pd.Series, colors: Theme) -> None:
+def _draw_scale(axes: Axes, xy: np.ndarray, values: pd.Series, name: str, colors: Theme) -> None:
     """Points coloured by a number, and the scale of it."""
     known = values.notna().to_numpy()
     look: dict[str, Any] = {"s": _point_size(len(xy)), "linewidths": 0, "rasterized": len(xy) > 3000}
@@ -774,6 +774,7 @@ def _draw_scale(axes: Axes, xy: np.ndarray, values: pd.Series, colors: Theme) ->
     bar = axes.figure.colorbar(points, ax=axes, shrink=0.4, aspect=24, pad=0.01)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
+    bar.ax.set_title(name, fontsize=8, weight="normal", color=colors.soft)
 
 
 def _draw_groups(axes: Axes, xy: np.ndarray, labels: pd.Series, texts: Sequence[str] | None, colors: Theme) -> None:
@@ -826,7 +827,7 @@ def _draw_names(
     sample = np.random.default_rng(0).permutation(len(xy))[:3000]
     radius = 0.5 * _point_size(len(xy)) ** 0.5 * figure.dpi / 72
     bounds = (area.x0, area.y0, area.x1, area.y1)
-    centres = place_labels(anchors, sizes, to_pixels(xy[sample]), bounds, clearance=radius + 2)
+    centres = place_labels(anchors, sizes, to_pixels(xy[sample]), bounds, clearance=radius + 5)
     to_data = axes.transData.inverted().transform
     for (head, tail), (_, tail_box), centre, size, anchor, mark in zip(
         written, boxes, centres, sizes, anchors, marks, strict=True
@@ -835,7 +836,7 @@ def _draw_names(
         for text in (head, tail):
             text.set(position=tuple(seam), transform=axes.transData)
         near = np.clip(anchor, centre - size / 2 - 1, centre + size / 2 + 1)
-        if np.linalg.norm(near - anchor) > radius + 6:
+        if np.linalg.norm(near - anchor) > radius + 9:
             axes.plot(
                 *np.array([to_data(near), to_data(anchor)]).T, color=mark[3], linewidth=0.8, scalex=False, scaley=False
             )
@@ -860,7 +861,8 @@ def _draw_steps(axes: Axes, series: pd.Series, color: str, colors: Theme, column
         axes.plot(series.index, series, color=color, marker="o", markersize=4, clip_on=False)
         best = series.idxmax()
         side = "right" if best > series.index[len(series) // 2] else "left"
-        text = {"ha": side, "va": "bottom", "fontsize": 8, "color": colors.readable(color)}
+        halo = [patheffects.withStroke(linewidth=2.6, foreground=colors.background)]
+        text = {"ha": side, "va": "bottom", "fontsize": 8, "color": colors.readable(color), "path_effects": halo}
         axes.annotate(f"best {series[best]:.4f}", (best, series[best]), (0, 5), textcoords="offset points", **text)
         axes.margins(y=0.2)
     elif column == "lr" or len(series) < 20:
@@ -876,12 +878,20 @@ def _draw_steps(axes: Axes, series: pd.Series, color: str, colors: Theme, column
         axes.yaxis.set_major_formatter(lambda value, _: formats[column].format(value).replace("e-0", "e-"))
 
 
+def _table_axes(axes: Axes, colors: Theme, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Names of rows at the left and of columns on top, at the middle of their cells."""
+    axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
+
+
 def _open_grid(axes: Axes) -> None:
     """Level lines in place of an axis on the left."""
     axes.grid(axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _draw_change(
@@ -894,7 +904,7 @@ def _draw_change(
     worse = len(ends) == 2 and ends["fine-tuned"] < ends["untuned"]
     shades = {"untuned": colors.soft, "fine-tuned": colors.bad if worse else colors.good}
     axes.plot(list(ends.values()), [row] * len(ends), color=shades["fine-tuned"], alpha=0.45, linewidth=2.4)
-    size = 7 if numbers_at is None else 5
+    size = 7 if numbers_at is None else 4.6
     left = min(ends, key=lambda variant: ends[variant]) if len(ends) == 2 else ""
     for variant, place in ends.items():
         face = colors.background if variant == "untuned" else shades[variant]
@@ -924,23 +934,30 @@ def _name_variants(axes: Axes, ends: pd.Series, colors: Theme) -> None:
 
 
 def _draw_tensor(
-    axes: Axes, middle: float, shape: Sequence[int], tokens: Sequence[str], color: str, colors: Theme
+    axes: Axes, middle: float, shape: tuple[int, int, int], tokens: Sequence[str], color: str, colors: Theme
 ) -> None:
-    """A batch as sheets behind one another; a sheet has a row a token, or one row, and its cells stand for numbers."""
-    sheets = min(shape[0], 3)
-    is_matrix = len(shape) == 3
-    rows, columns = (min(shape[1], 6), 9) if is_matrix else (1, 9)
-    cell, shift = 0.15, 0.09
-    left = middle - columns * cell / 2 - shift * (sheets - 1) / 2
-    bottom = 1.35 - rows * cell / 2 - shift * (sheets - 1) / 2
-    for sheet in reversed(range(sheets)):
-        corner = (left + sheet * shift, bottom + sheet * shift)
-        for row in range(rows):
-            for column in range(columns):
-                strength = 0.25 + 0.6 * ((row * 7 + column * 5 + sheet * 3) % 9) / 8
-                spot = (corner[0] + column * cell, corner[1] + row * cell)
-                face = colors.faint(color, strength if not sheet else 0.2)
-                axes.add_patch(Rectangle(spot, cell, cell, facecolor=face, edgecolor=colors.background, linewidth=0.8))
+    """Cells `(batch, rows, columns)`, at most 3 sheets of 8 rows; of more rows the first six, dots, and the last."""
+    sheets, rows, columns = min(shape[0], 3), min(shape[1], 8), shape[2]
+    shortened = shape[1] > rows
+    height, shift, lowest = 0.165, 0.06, 0.5
+    width = 0.15 if columns > 1 else 0.62
+    left = middle - (columns * width + shift * (sheets - 1)) / 2
+    top = lowest + (8 * height) if rows > 1 else lowest + 5 * height
+    for sheet, row, column in np.ndindex(sheets, rows, columns):
+        behind = sheets - 1 - sheet
+        strength = 0.18 if behind else 0.3 + 0.6 * ((row * 7 + column * 5) % 9) / 8 if columns > 1 else 0.3
+        spot = (left + behind * shift + column * width, top + behind * shift - (row + 1) * height)
+        if not (shortened and row == rows - 2):
+            look = {"facecolor": colors.faint(color, strength), "edgecolor": colors.background, "linewidth": 0.7}
+            axes.add_patch(Rectangle(spot, width, height, zorder=2 + sheet, **look))
+    centred: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 9}
+    if shortened:
+        axes.text(left + columns * width / 2, top - (rows - 1.5) * height, "⋮", color=colors.soft, **centred)
+    chosen = [*tokens[: rows - 2], "", tokens[-1]] if len(tokens) > rows else tokens
+    for row, token in enumerate(chosen):
+        axes.text(
+            left + width / 2, top - (row + 0.5) * height, drawable(token, 9), fontsize=6.5, color=colors.ink, **centred
+        )
 
 
 def _places(xy: np.ndarray) -> np.ndarray:

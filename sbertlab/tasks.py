@@ -230,13 +230,13 @@ class LocalSet:
     """How a known set is used, where that differs from the rule.
 
     Args:
-        split: rows that count; "all" takes every row, whatever its split.
+        split: rows that count; "all" takes every row; None takes those of "test", or all where there are none.
         judged: rank the judged documents of a query (reranking) rather than the whole corpus (retrieval).
         sample: so many rows, drawn by a seed.
         large: takes minutes a model; measured only when it is named.
     """
 
-    split: str = "test"
+    split: str | None = None
     judged: bool = False
     sample: int | None = None
     large: bool = False
@@ -247,23 +247,37 @@ class LocalSet:
         >>> LocalSet(sample=5000).note(["text", "label"])
         'all rows, 5,000 drawn'
         """
-        rows = f"{self.split} rows" if "split" in columns else "all rows"
+        rows = f"{self.split or 'test'} rows" if "split" in columns else "all rows"
         return rows if self.sample is None else f"{rows}, {self.sample:,} drawn"
+
+    def rows(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
+        """Return the rows that count; `path` is for the error.
+
+        Raises:
+            ValueError: the split is named and has no row.
+        """
+        if "split" in table and self.split != "all":
+            chosen = table[table["split"] == (self.split or "test")]
+            if self.split is not None and chosen.empty:
+                there = ", ".join(sorted(set(table["split"])))
+                raise ValueError(f"{path} has no row of split {self.split!r}, only of {there}")
+            table = table if chosen.empty else chosen
+        return table if self.sample is None or self.sample >= len(table) else table.sample(self.sample, random_state=0)
 
 
 LOCAL_SETS: Mapping[str, LocalSet] = {
-    "stsb": LocalSet(),
-    "sickr": LocalSet(split="all"),
-    "biosses": LocalSet(),
-    "mrpc": LocalSet(),
-    "twitter_url": LocalSet(large=True),
-    "wikiqa": LocalSet(judged=True),
-    "medline": LocalSet(),
-    "cranfield": LocalSet(large=True),
-    "quora_dup_retrieval": LocalSet(large=True),
-    "twenty_newsgroups_subject": LocalSet(),
-    "stackoverflow_short": LocalSet(sample=5000, large=True),
-    "searchsnippets": LocalSet(sample=5000, large=True),
+    "stsb": LocalSet("test"),
+    "sickr": LocalSet("all"),
+    "biosses": LocalSet("all"),
+    "mrpc": LocalSet("test"),
+    "twitter_url": LocalSet("test", large=True),
+    "wikiqa": LocalSet("test", judged=True),
+    "medline": LocalSet("test"),
+    "cranfield": LocalSet("test", large=True),
+    "quora_dup_retrieval": LocalSet("test", large=True),
+    "twenty_newsgroups_subject": LocalSet("test"),
+    "stackoverflow_short": LocalSet("all", sample=5000, large=True),
+    "searchsnippets": LocalSet("all", sample=5000, large=True),
 }
 """Known public sets; those that are not large belong to the default tasks where they are there."""
 
@@ -355,7 +369,7 @@ def _read(path: Path, rows: int | None = None) -> pd.DataFrame:
         )
     try:
         if path.name.endswith(".jsonl.gz"):
-            return pd.read_json(path, lines=True, nrows=rows, dtype=False, convert_dates=False).astype(str)
+            return pd.read_json(path, lines=True, nrows=rows, dtype=False).astype(str)
         form: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE} if path.name.endswith(".tsv.gz") else {}
         return pd.read_csv(path, nrows=rows, dtype=str, keep_default_na=False, **form)
     except (OSError, EOFError, ValueError) as error:
@@ -378,37 +392,30 @@ def _columns(path: Path, needed: set[str] = frozenset()) -> list[str]:  # type: 
 
 def _local_table(path: Path, use: LocalSet, make: Callable[[pd.DataFrame], SentenceEvaluator]) -> SentenceEvaluator:
     """Make the evaluator of the rows that count."""
-    table = _rows_of_split(_read(path), use)
-    if use.sample is not None and use.sample < len(table):
-        table = table.sample(use.sample, random_state=0)
+    table = use.rows(_read(path), path)
     try:
         return make(table)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _rows_of_split(table: pd.DataFrame, use: LocalSet) -> pd.DataFrame:
-    if "split" not in table or use.split not in set(table["split"]):
-        return table
-    return table[table["split"] == use.split]
-
-
 def _local_judgements(place: Path, use: LocalSet) -> tuple[dict[Any, str], dict[Any, str], pd.DataFrame]:
     """Return texts of the queries, texts of the corpus, and the judgements that count, relevance as a number."""
     tables = [_read(place / f"{part}.jsonl.gz") for part in ("queries", "corpus")]
     queries, corpus = (dict(zip(table["id"], table["text"], strict=True)) for table in tables)
-    judged = _rows_of_split(_read(place / "qrels.tsv.gz"), use)
+    path = place / "qrels.tsv.gz"
+    judged = use.rows(_read(path), path)
     for column, ids in (("query_id", queries), ("corpus_id", corpus)):
         unknown = judged.loc[~judged[column].isin(ids), column]
         if len(unknown):
             raise ValueError(
-                f"{place / 'qrels.tsv.gz'} has {len(unknown)} rows whose {column} is not among the texts, "
+                f"{path} has {len(unknown)} rows whose {column} is not among the texts, "
                 f"such as {unknown.iloc[0]!r}; check that the ids are the same in all files"
             )
     relevance = pd.to_numeric(judged["relevance"], errors="coerce")
     if relevance.isna().any():
         wrong = judged.loc[relevance.isna(), "relevance"].iloc[0]
-        raise ValueError(f"{place / 'qrels.tsv.gz'} has the relevance {wrong!r}, expected a number, 0 for not relevant")
+        raise ValueError(f"{path} has the relevance {wrong!r}, expected a number, 0 for not relevant")
     return queries, corpus, judged.assign(relevance=relevance)
 
 
