@@ -12,7 +12,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from sbertlab import benchmark
     from sbertlab.model_source import fetch
 
-    parser = argparse.ArgumentParser(prog="sbertlab", description="Build, train, compare and look at sentence embeddings.")
+    parser = argparse.ArgumentParser(
+        prog="sbertlab", description="Build, train, compare and look at sentence embeddings."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     fetching = commands.add_parser("fetch", help="bring a model into the cache, so that it loads without a network")

@@ -122,9 +122,9 @@ ENCODERS: Mapping[str, Encoder] = {
     encoder.name: encoder
     for encoder in (
         Encoder(MINILM, partial(pretrained, MINILM), 1e-4, base=MINILM),
-        Encoder(f"{MINILM}/first-3-layers", partial(first_layers, MINILM), 1e-4, base=MINILM),
+        Encoder(f"{MINILM}/first-3-layers", partial(first_layers, MINILM), 3e-4, base=MINILM),
         Encoder(f"{MINILM}/token-embeddings", partial(token_embeddings, MINILM), 1e-2, base=MINILM),
-        Encoder(f"{MINILM}/random-weights", partial(random_weights, MINILM), 5e-4, random=True, base=MINILM),
+        Encoder(f"{MINILM}/random-weights", partial(random_weights, MINILM), 5e-5, random=True, base=MINILM),
         Encoder("TF-IDF+SVD", tfidf_svd),
     )
 }
@@ -174,7 +174,7 @@ class Recipe:
     """
 
     name: str = "helpdesk-triplets"
-    rows: int = 360
+    rows: int = 300
     batch_size: int = 30
     scale: float = 20.0
     warmup: float = 0.1
@@ -232,7 +232,7 @@ def run(
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds must be a whole number of at least 1, got {seeds!r}")
     start = time.perf_counter()
-    encoders, chosen = select_encoders(models), _tasks(tasks)
+    encoders, chosen = select_encoders(models), select_tasks(tasks)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [job for encoder in encoders for job in jobs_of(encoder, seeds)]
@@ -249,14 +249,6 @@ def run(
     write(folder / "environment.json", json.dumps(manifest, indent=2) + "\n")
     draw(folder)
     return table
-
-
-def _tasks(tasks: Iterable[str | Task] | None) -> list[Task]:
-    if tasks is None or isinstance(tasks, str):
-        return select_tasks(tasks)
-    given = list(tasks)
-    named = iter(select_tasks([task for task in given if not isinstance(task, Task)])) if given else iter(())
-    return [task if isinstance(task, Task) else next(named) for task in given]
 
 
 def jobs_of(encoder: Encoder, seeds: int) -> Iterator[tuple[Encoder, str, int]]:

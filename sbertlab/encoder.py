@@ -149,6 +149,9 @@ class SentenceTransformer(nn.Sequential):
         self.similarity_fn_name = similarity_fn_name or settings.get("similarity_fn_name") or "cosine"
         self.truncate_dim = check_truncate_dim(settings.get("truncate_dim") if truncate_dim is None else truncate_dim)
         self.model_name = str(model_name_or_path) if model_name_or_path is not None else None
+        first = next(self[0].parameters(), None)
+        for block in list(self)[1:]:
+            block.to(dtype=None if first is None else first.dtype)  # behind a bfloat16 encoder all is bfloat16
         self.to(torch.device(device) if device is not None else best_device())
         self.eval()
 

@@ -168,41 +168,43 @@ def triplets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     number of intents, never holds an intent twice, and the other rows of its topic are hard negatives too.
 
     Args:
-        table: rows of `load_helpdesk`, at least two intents a topic.
+        table: rows of `load_helpdesk`.
         seed: of all choices and of the order.
 
     Returns:
         Columns anchor, positive, negative, intent (of the anchor) and negative_intent.
+
+    Raises:
+        ValueError: a topic has one intent only (as in "dev").
 
     >>> rows = triplets(load_helpdesk("train"))
     >>> len(rows), rows["intent"].head(60).nunique()
     (720, 60)
     """
     random = np.random.default_rng(seed)
-    topic_of = dict(zip(table["intent"], table["topic"], strict=True))
-    answer_of = dict(zip(table["intent"], table["answer"], strict=True))
-    near_of = dict(zip(table["intent"], table["near"], strict=True))
-    texts_of = {str(intent): group.tolist() for intent, group in table.groupby("intent", sort=False)["text"]}
-    order_of = {intent: random.permutation(len(texts)) for intent, texts in texts_of.items()}
-    topics = list(dict.fromkeys(topic_of.values()))
+    answers = dict(zip(table["intent"], table["answer"], strict=True))
+    phrasings = {str(intent): rows["text"].tolist() for intent, rows in table.groupby("intent", sort=False)}
     rows = []
-    for step in range(max(len(texts) for texts in texts_of.values())):
-        for topic in random.permutation(topics):
-            inside = [intent for intent in texts_of if topic_of[intent] == topic]
-            for intent in inside:
-                if step >= len(texts_of[intent]):
-                    continue
-                place = order_of[intent][step]
-                rivals = [other for other in near_of[intent] if other in texts_of]
-                rival = random.choice(rivals or [other for other in inside if other != intent])
+    for topic, inside in table.drop_duplicates("intent").groupby("topic", sort=False):
+        if len(inside) < 2:
+            raise ValueError(f"topic {topic!r} has one intent in this table; a negative needs a second one")
+        for intent, near in inside[["intent", "near"]].to_numpy().tolist():
+            own = phrasings[intent]
+            others = [other for other in inside["intent"] if other != intent]
+            rivals = [other for other in others if other in near] or others
+            for step, place in enumerate(random.permutation(len(own))):
+                rival = str(random.choice(rivals))
                 if place % 2:
-                    positive, negative = answer_of[intent], answer_of[rival]
+                    positive, negative = answers[intent], answers[rival]
                 else:
-                    positive = random.choice([text for text in texts_of[intent] if text != texts_of[intent][place]])
-                    negative = random.choice(texts_of[rival])
-                rows.append((texts_of[intent][place], positive, negative, intent, rival))
-    columns = ["anchor", "positive", "negative", "intent", "negative_intent"]
-    return pd.DataFrame([[str(cell) for cell in row] for row in rows], columns=columns)
+                    positive = str(random.choice([text for text in own if text != own[place]]))
+                    negative = str(random.choice(phrasings[rival]))
+                rows.append((step, topic, own[place], positive, negative, intent, rival))
+    columns = ["round", "topic", "anchor", "positive", "negative", "intent", "negative_intent"]
+    triplet = pd.DataFrame(rows, columns=columns)
+    blocks = triplet.groupby(["round", "topic"], sort=False).ngroup()
+    triplet["block"] = random.permutation(len(blocks.unique()))[blocks]
+    return triplet.sort_values(["round", "block"], kind="stable", ignore_index=True)[columns[2:]]
 
 
 def retrieval(

@@ -114,8 +114,8 @@ class TokenizerModule(Module):
     def _special_count(self) -> int:
         return self.tokenizer.num_special_tokens_to_add() if self.add_special_tokens else 0
 
-    def token_matrix(self) -> Tensor:
-        """Return the embedding matrix, one row a token of the vocabulary."""
+    def token_matrix(self) -> Tensor | None:
+        """Return the embedding matrix, one row a token of the vocabulary; None where there is none."""
         raise NotImplementedError
 
     def resize_token_matrix(self, rows: int) -> None:
@@ -127,15 +127,16 @@ class TokenizerModule(Module):
 
         The rows are normally distributed, with the standard deviation of the matrix.
         """
-        rows = len(self.token_matrix())
+        old = self.token_matrix()
+        rows = len(self.tokenizer) if old is None else len(old)
         missing = len(self.tokenizer) - rows
-        if missing <= 0:
+        if old is None or missing <= 0:
             return
         generator = torch.Generator().manual_seed(len(self.tokenizer))
+        values = torch.randn(missing, old.shape[1], generator=generator) * old.detach().float().std().cpu()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             self.resize_token_matrix(len(self.tokenizer))
-            known, new = self.token_matrix().split([rows, missing])
-            new.copy_(torch.randn(new.shape, generator=generator) * known.float().std().cpu())
+            cast(Tensor, self.token_matrix())[rows:] = values
         warnings.warn(
             f"{missing} tokens were added to the tokenizer: the embedding matrix grew from {rows} to "
             f"{len(self.tokenizer)} rows, the new ones random; fine-tune before you rely on them",
@@ -231,7 +232,8 @@ class Transformer(TokenizerModule):
 
     Raises:
         FileNotFoundError: the model cannot be found; the message says what was tried.
-        ValueError: the folder holds no encoder that transformers can load.
+        ValueError: the folder holds no encoder that transformers can load, or no vocabulary; the limit is beyond the
+            model's.
     """
 
     config_keys = ("max_seq_length", "do_lower_case")
@@ -262,6 +264,11 @@ class Transformer(TokenizerModule):
             self.tokenizer = AutoTokenizer.from_pretrained(words, **trust, **dict(tokenizer_args or {}))
         except (OSError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(f"{folder} holds no encoder and tokenizer that transformers can load: {error}") from error
+        if len(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens)) < 2:
+            raise ValueError(
+                f"{words} holds no vocabulary: its tokenizer would read every word as unknown; "
+                "add its tokenizer.json, or take the tokenizer from elsewhere by tokenizer_name_or_path"
+            )
         self.do_lower_case = do_lower_case
         self._adopt(max_seq_length)
 
@@ -315,9 +322,12 @@ class Transformer(TokenizerModule):
             )
         TokenizerModule.max_seq_length.fset(self, longest if value is None else value)  # type: ignore[attr-defined]
 
-    def token_matrix(self) -> Tensor:
-        """Return the model's input embeddings, `(vocabulary, dim)`."""
-        return self.auto_model.get_input_embeddings().weight
+    def token_matrix(self) -> Tensor | None:
+        """Return the model's input embeddings, `(vocabulary, dim)`; None for models that read characters."""
+        try:
+            return self.auto_model.get_input_embeddings().weight
+        except NotImplementedError:
+            return None
 
     def resize_token_matrix(self, rows: int) -> None:
         """Let transformers grow the input embeddings, and what is tied to them."""

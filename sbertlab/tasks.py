@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -149,12 +149,12 @@ class SharedEmbeddings:
 # -- Which tasks there are ---------------------------------------------------------------------------------------------
 
 
-def select_tasks(names: Sequence[str] | None = None, data: str | os.PathLike[str] | None = None) -> list[Task]:
+def select_tasks(names: Iterable[str | Task] | None = None, data: str | os.PathLike[str] | None = None) -> list[Task]:
     """Return the tasks with these names, checked as far as their files' headers.
 
     Args:
-        names: of help-desk tasks or of sets in the folder. None: all help-desk tasks, and of the folder the sets
-            among `LOCAL_SETS` that are there and not large.
+        names: of help-desk tasks or of sets in the folder; a task stands for itself. None: all help-desk tasks, and of
+            the folder the sets among `LOCAL_SETS` that are there and not large.
         data: folder of sets; what SBERTLAB_DATA names when None.
 
     Raises:
@@ -174,10 +174,11 @@ def select_tasks(names: Sequence[str] | None = None, data: str | os.PathLike[str
                 f"sets by --tasks, or unset {DATA_VARIABLE}"
             )
         names = [*own, *(name for name in found if not LOCAL_SETS[name].large)]
-    names = [names] if isinstance(names, str) else list(names)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"tasks must be names of tasks, each once, got {names}")
-    return [own[name] if name in own else local_task(name, folder) for name in names]
+    given = [names] if isinstance(names, str) else list(names)
+    called = [task.name if isinstance(task, Task) else task for task in given]
+    if not called or len(set(called)) < len(called):
+        raise ValueError(f"tasks must be names of tasks, each once, got {called}")
+    return [task if isinstance(task, Task) else own.get(task) or local_task(task, folder) for task in given]
 
 
 def data_folder(data: str | os.PathLike[str] | None = None) -> Path | None:

@@ -1,48 +1,63 @@
 """`fit`: the one training loop.
 
 A step takes one batch of every objective in turn. All texts of a batch go through the encoder together, in token-budget
-chunks; the loss sees their embeddings and labels. Every step is a function of (seed, step): the data order and the dropout
-of a step do not depend on what happened before it.
+chunks; the loss sees their embeddings and labels. Every step is a function of (seed, step): the data order and the
+dropout of a step do not depend on what happened before it.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import random
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from sbertlab.batching import PaddingMeter
 from sbertlab.data import InputExample, collate
 from sbertlab.encoder import SentenceTransformer
-from sbertlab.losses import Loss
-from sbertlab.models import Transformer, features_to
+from sbertlab.loss import Loss, checked_number
+from sbertlab.models import TokenizerModule, features_to
+from sbertlab.safe_files import staged_folder
 
 SCHEDULERS = {
-    "constantlr": "constant",
-    "warmupconstant": "constant_with_warmup",
-    "warmuplinear": "linear",
-    "warmupcosine": "cosine",
-    "warmupcosinewithhardrestarts": "cosine_with_restarts",
+    "ConstantLR": "constant",
+    "WarmupConstant": "constant_with_warmup",
+    "WarmupLinear": "linear",
+    "WarmupCosine": "cosine",
+    "WarmupCosineWithHardRestarts": "cosine_with_restarts",
 }
-"""The learning-rate schedules of the field, in lower case, and what transformers calls them."""
+"""The learning-rate schedules of the field, and what transformers calls them."""
 
 NO_DECAY = ("bias", "LayerNorm.weight", "LayerNorm.bias")
 """Parameters whose name contains one of these are not decayed."""
 
-HISTORY_COLUMNS = ["step", "epoch", "objective", "loss", "lr", "gradient_norm", "tokens_per_second", "padding_share", "metric"]
+HISTORY_COLUMNS = [
+    "step",
+    "epoch",
+    "objective",
+    "loss",
+    "lr",
+    "gradient_norm",
+    "tokens_per_second",
+    "padding_share",
+    "metric",
+]
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -53,37 +68,85 @@ class Objective:
     """A data loader and the loss that its batches go to; a loader that runs dry is started again.
 
     Args:
-        loader: yields lists of InputExample once `fit` has set its `collate_fn`.
+        loader: yields lists of InputExample once its `collate_fn` is set, which is done here.
         loss: a Loss, or a module of the field with `forward(features, labels)`.
         index: position among the objectives.
         seed: with `index` and the pass through the data it decides the order.
+        device: where the model is.
     """
 
-    def __init__(self, loader: Any, loss: nn.Module, index: int, seed: int) -> None:
-        self.loader, self.loss, self.index, self.seed = loader, loss, index, seed
+    def __init__(self, loader: Any, loss: nn.Module, index: int, seed: int, device: torch.device) -> None:
+        self.loader, self.loss, self.index, self.seed, self.device = loader, loss, index, seed, device
         self.name = f"{index}:{type(loss).__name__}"
         self.passes = 0
         self._batches: Iterator[list[InputExample]] = iter(())
-        loader.collate_fn = list
+        self._set_epoch()
 
-    def next_batch(self) -> tuple[list[list[str]], Tensor | None]:
-        """Return the columns of texts and the labels of the next batch.
+    def __len__(self) -> int:
+        """Return the number of batches of a pass.
 
         Raises:
-            ValueError: the loader yields nothing.
+            TypeError: the loader does not know.
+            ValueError: there are none.
         """
+        try:
+            length = len(self.loader)
+        except TypeError:
+            raise TypeError(f"the loader of objective {self.name} has no length; give steps_per_epoch") from None
+        if length == 0:
+            raise ValueError(self._nothing())
+        return length
+
+    def next_batch(self, step: int) -> tuple[list[list[Any]], Tensor | None]:
+        """Return the columns of texts and the labels of the batch of this step.
+
+        Raises:
+            ValueError: the loader yields nothing, or rows that the loss cannot take.
+        """
+        set_seed(self.device, self.seed, "batch", self.index, step)
         batch = next(self._batches, None)
         if batch is None:
-            set_seed(seed_of(self.seed, "order", self.index, self.passes))
-            for part in (self.loader, getattr(self.loader, "dataset", None)):
-                if hasattr(part, "set_epoch"):
-                    part.set_epoch(self.passes)
-            self._batches = iter(self.loader)
-            self.passes += 1
-            batch = next(self._batches, None)
+            batch = self._first_batch()
+        try:
+            columns, labels = collate(batch)
+            if isinstance(self.loss, Loss):
+                self.loss.check_batch(columns, labels)
+        except ValueError as error:
+            raise ValueError(f"step {step}, objective {self.name}: {error}") from error
+        return columns, labels
+
+    def _first_batch(self) -> list[InputExample]:
+        """Start the next pass through the data, in an order of its own."""
+        set_seed(self.device, self.seed, "order", self.index, self.passes)
+        self._set_epoch()
+        self.loader.collate_fn = list  # set for every pass: an evaluator may share the loader and set its own
+        self._batches = iter(self.loader)
+        self.passes += 1
+        batch = next(self._batches, None)
         if batch is None:
-            raise ValueError(f"the data loader of objective {self.name} yields no batch; is its data set empty?")
-        return collate(batch)
+            raise ValueError(self._nothing())
+        return batch
+
+    def _set_epoch(self) -> None:
+        parts = (getattr(self.loader, name, None) for name in ("dataset", "sampler", "batch_sampler"))
+        for part in (self.loader, *parts):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(self.passes)
+
+    def _nothing(self) -> str:
+        return (
+            f"the loader of objective {self.name} yields no batch: its data set is empty, smaller than one batch with "
+            "drop_last=True, or can be read only once"
+        )
+
+
+def set_seed(device: torch.device, seed: int, *where: int | str) -> None:
+    """Let what is drawn next, by Python, NumPy and torch, follow from the run's seed and the place in it."""
+    value = seed_of(seed, *where)
+    random.seed(value)
+    np.random.seed(value)  # noqa: NPY002 (data sets of others draw from it)
+    # Where there is no accelerator, torch.manual_seed spends a millisecond on asking for one.
+    (torch.default_generator if device.type == "cpu" else torch).manual_seed(value)
 
 
 def seed_of(seed: int, *where: int | str) -> int:
@@ -100,7 +163,7 @@ def fit(
     model: SentenceTransformer,
     train_objectives: Iterable[tuple[DataLoader, nn.Module]],
     evaluator: Any = None,
-    epochs: int = 1,
+    epochs: float = 1,
     steps_per_epoch: int | None = None,
     scheduler: str = "WarmupLinear",
     warmup_steps: int = 10000,
@@ -124,92 +187,147 @@ def fit(
 ) -> pd.DataFrame:
     """Train the model in place and return what happened, one row a step and objective.
 
-    Each step takes one batch from every objective, in turn, with an optimizer step after each (round robin). Unlike version
-    2.2 of sentence-transformers, which gives every objective an optimizer of its own, all objectives share one optimizer,
-    so that shared weights have one momentum; the schedule advances once a step, as there.
+    Each step takes one batch from every objective, in turn, with an optimizer step after each (round robin). Unlike
+    version 2.2 of sentence-transformers, which gives every objective an optimizer of its own, all objectives share one
+    optimizer, so that shared weights have one momentum; the schedule advances once a step, as there.
 
     Args:
         model: the encoder.
         train_objectives: pairs of a DataLoader over InputExamples and a loss.
         evaluator: called every `evaluation_steps` and at the end of every epoch; its primary metric is the score.
-        epochs: passes through the data, each of `steps_per_epoch` steps.
-        steps_per_epoch: the length of the shortest loader when None.
+        epochs: passes through the data, each of `steps_per_epoch` steps; 0.5 is half a pass.
+        steps_per_epoch: the length of the shortest loader when None or 0.
         scheduler: ConstantLR, WarmupConstant, WarmupLinear, WarmupCosine or WarmupCosineWithHardRestarts.
         warmup_steps: steps over which the learning rate rises to its value.
         optimizer_class: an optimizer of torch.
         optimizer_params: its arguments; `{"lr": 2e-5}` when None.
-        weight_decay: for all but biases and the weights of layer norms.
+        weight_decay: for all but biases and what is called LayerNorm, as in the field.
         evaluation_steps: steps between evaluations; 0 evaluates at the end of epochs only.
         output_path: folder for the model, with the scores in `eval/`.
         save_best_model: keep the model with the best score there; the last one otherwise, or without an evaluator.
-        max_grad_norm: gradients are scaled down to this norm.
+        max_grad_norm: gradients are scaled down to this norm; `math.inf` leaves them.
         use_amp: the field's older name of mixed precision: bf16 where the device has it, else fp16.
         callback: called with (score, epoch, steps) after every evaluation; steps is -1 at the end of an epoch.
         show_progress_bar: a bar with the loss.
         checkpoint_path: folder for the weights every `checkpoint_save_steps` steps.
         checkpoint_save_steps: steps between them.
-        checkpoint_save_total_limit: keep only so many, the newest; 0 keeps all.
-        mixed_precision: "no", "bf16" or "fp16". Losses are computed in float32 in any case.
-        seed: everything random in the run follows from it.
+        checkpoint_save_total_limit: keep only so many of this run, the newest; 0 keeps all.
+        mixed_precision: "no", "bf16" or "fp16". The losses of `sbertlab.losses` are computed in float32 in any case.
+        seed: everything random in the run follows from it, but for loaders that bring a seed or generator of their
+            own. The random states of the process are put back at the end.
         token_budget: padded tokens a chunk of the forward pass; chosen by the device when None.
 
     Returns:
-        A table with the columns step, epoch, objective, loss, lr, gradient_norm (before clipping), tokens_per_second,
-        padding_share and metric (the score, in the row after which it was computed).
+        A table with the columns step, epoch, objective, loss, lr (of this step), gradient_norm (before clipping),
+        tokens_per_second and padding_share (of what the encoder reads; NaN where a loss of the field hides it) and
+        metric (the score, in the row after which it was computed).
 
     Raises:
-        ValueError: an argument, or data that do not fit the loss; found in the batch before anything is computed of it.
+        TypeError: an argument of the wrong kind, such as a list of examples in place of a DataLoader.
+        ValueError: an argument out of range, or data that do not fit the loss, found before the step learns of them.
+        OSError: `output_path` or `checkpoint_path` cannot be written, found before the first step.
         NonFiniteLossError: the loss became NaN or infinite; the step is named, the weights are those before it.
     """
-    check_positive(epochs=epochs, checkpoint_save_steps=checkpoint_save_steps)
+    checked_number("epochs", epochs, above=True)
+    if max_grad_norm != math.inf:
+        checked_number("max_grad_norm, unless math.inf,", max_grad_norm, above=True)
+    for name, number, least in (
+        ("steps_per_epoch", steps_per_epoch or 0, 0),
+        ("warmup_steps", warmup_steps, 0),
+        ("evaluation_steps", evaluation_steps, 0),
+        ("checkpoint_save_steps", checkpoint_save_steps, 1),
+        ("checkpoint_save_total_limit", checkpoint_save_total_limit, 0),
+        ("seed", seed, 0),
+        ("token_budget", 1 if token_budget is None else token_budget, 1),
+    ):
+        checked_number(name, number, least, whole=True)
+    precision = choose_precision(mixed_precision, use_amp, model.device)
     objectives = make_objectives(model, train_objectives, seed)
-    if steps_per_epoch is None or steps_per_epoch < 1:
-        steps_per_epoch = min(len(objective.loader) for objective in objectives)
-        check_positive(batches_in_the_shortest_loader=steps_per_epoch)
-    total = int(steps_per_epoch * epochs)
+    steps_per_epoch = int(steps_per_epoch or min(map(len, objectives)))
+    total = max(1, round(steps_per_epoch * epochs))
+    for block in model.modules():
+        if isinstance(block, TokenizerModule):
+            block.match_vocabulary()
+    raw_optimizer = make_optimizer(model, objectives, optimizer_class, optimizer_params, weight_decay)
+    schedule = make_schedule(scheduler, raw_optimizer, warmup_steps, total)
     if warmup_steps >= total and scheduler.lower().startswith("warmup"):
         warnings.warn(
-            f"warmup_steps={warmup_steps} is not reached in {total} steps: the learning rate only rises and never gets to its "
-            f"value; warmup_steps={max(1, total // 10)} would be a tenth of the run",
+            f"warmup_steps={warmup_steps} is not reached in {total} steps: the learning rate only rises and never gets "
+            f"to its value; warmup_steps={max(1, total // 10)} would be a tenth of the run",
             stacklevel=2,
         )
-    precision = choose_precision(mixed_precision, use_amp, model.device)
-    accelerator = Accelerator(mixed_precision=precision, cpu=model.device.type == "cpu")
-    if accelerator.num_processes > 1:
-        raise RuntimeError(f"fit trains in one process, and was started in {accelerator.num_processes}; start it by python")
-    for block in model.modules():
-        if isinstance(block, Transformer):
-            block.match_vocabulary()
-    optimizer = make_optimizer(model, objectives, optimizer_class, dict(optimizer_params or {"lr": 2e-5}), weight_decay)
-    schedule = make_schedule(scheduler, optimizer, warmup_steps, total)
-    optimizer = accelerator.prepare(optimizer)
+    checkpoints = None if checkpoint_path is None else writable_folder("checkpoint_path", checkpoint_path)
     keeper = Keeper(model, evaluator, output_path, save_best_model, callback)
     rows: list[dict[str, Any]] = []
-    try:
-        with tqdm(total=total, desc="Training", unit="step", disable=not show_progress_bar) as bar:
+    written: list[Path] = []
+    with (
+        apart(precision, model.device) as accelerator,
+        tqdm(total=total, desc="Training", unit="step", disable=not show_progress_bar) as bar,
+    ):
+        optimizer = accelerator.prepare(raw_optimizer)
+        try:
+            train_mode(model, objectives)
             for step in range(1, total + 1):
                 epoch = (step - 1) // steps_per_epoch
-                model.train()
-                for objective in objectives:
-                    columns, labels = objective.next_batch()
-                    set_seed(seed_of(seed, "step", step, objective.index))
-                    row = train_step(model, objective, columns, labels, accelerator, optimizer, max_grad_norm, token_budget, step)
+                batches = [objective.next_batch(step) for objective in objectives]  # all checked before one is learnt
+                for objective, (columns, labels) in zip(objectives, batches, strict=True):
+                    set_seed(model.device, seed, "step", step, objective.index)
+                    row = train_step(
+                        model, objective, columns, labels, accelerator, optimizer, max_grad_norm, token_budget, step
+                    )
                     row |= {"step": step, "epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "metric": math.nan}
                     rows.append(row)
                 if not optimizer.step_was_skipped:
                     schedule.step()
-                end_of_epoch = step % steps_per_epoch == 0
+                end_of_epoch = step % steps_per_epoch == 0 or step == total
                 if end_of_epoch or (evaluation_steps > 0 and step % steps_per_epoch % evaluation_steps == 0):
                     rows[-1]["metric"] = keeper.evaluate(epoch, -1 if end_of_epoch else step % steps_per_epoch)
-                if checkpoint_path is not None and step % checkpoint_save_steps == 0:
-                    save_checkpoint(model, Path(checkpoint_path), step, checkpoint_save_total_limit)
+                    train_mode(model, objectives)
+                if checkpoints is not None and step % checkpoint_save_steps == 0:
+                    save_checkpoint(model, checkpoints / str(step), written, checkpoint_save_total_limit)
+                bar.set_postfix(loss=f"{rows[-1]['loss']:.4f}", **keeper.postfix(), refresh=False)
                 bar.update()
-                bar.set_postfix(loss=f"{rows[-1]['loss']:.4f}", **keeper.postfix())
-        keeper.finish()
-    finally:
-        model.eval()
-        AcceleratorState._reset_state()
+            keeper.finish()
+        finally:
+            optimizer.zero_grad()
+            model.eval()
     return pd.DataFrame(rows)[HISTORY_COLUMNS]
+
+
+@contextmanager
+def apart(precision: str, device: torch.device) -> Iterator[Accelerator]:
+    """Give a run an Accelerator and random states that are its own; those of the process are put back afterwards.
+
+    accelerate keeps one state a process, which would tie a run to the precision and device of the one before it.
+
+    Raises:
+        RuntimeError: the process is one of several.
+    """
+    kinds = (PartialState, AcceleratorState, GradientState)
+    states = [dict(kind._shared_state) for kind in kinds]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            for kind in kinds:
+                kind._shared_state.clear()
+            accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+            if accelerator.num_processes > 1:
+                raise RuntimeError(
+                    f"fit trains in one process, and was started in {accelerator.num_processes}; start it by python"
+                )
+            yield accelerator
+        finally:
+            for kind, state in zip(kinds, states, strict=True):
+                kind._shared_state.clear()
+                kind._shared_state.update(state)
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def train_mode(model: nn.Module, objectives: Sequence[Objective]) -> None:
+    """Turn on the dropout of the model and of the losses' own modules."""
+    for module in (model, *(objective.loss for objective in objectives)):
+        module.train()
 
 
 def train_step(
@@ -227,10 +345,17 @@ def train_step(
 
     Raises:
         NonFiniteLossError: before the weights are touched.
+        TypeError: the loss is no number that can be differentiated.
     """
     start = time.perf_counter()
     meter = PaddingMeter()
     loss = batch_loss(model, objective.loss, columns, labels, accelerator, token_budget, meter)
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        shape = f" of shape {tuple(loss.shape)}, requires_grad={loss.requires_grad}" if isinstance(loss, Tensor) else ""
+        raise TypeError(
+            f"objective {objective.name} must return a tensor of one number that depends on what is trained, got "
+            f"{type(loss).__name__}{shape}"
+        )
     value = loss.item()
     if not math.isfinite(value):
         raise NonFiniteLossError(
@@ -254,8 +379,8 @@ def train_step(
         "objective": objective.name,
         "loss": value,
         "gradient_norm": norm,
-        "tokens_per_second": meter.tokens / seconds,
-        "padding_share": meter.share,
+        "tokens_per_second": meter.tokens / seconds if meter.padded else math.nan,
+        "padding_share": meter.share if meter.padded else math.nan,
     }
 
 
@@ -269,12 +394,13 @@ def batch_loss(
     meter: PaddingMeter,
 ) -> Tensor:
     """Embed all texts of the batch together and return the loss of their embeddings."""
-    if isinstance(loss, Loss):
-        loss.check_batch(columns, labels)
     labels = None if labels is None else labels.to(model.device)
     if not isinstance(loss, Loss):  # a loss of the field, which embeds its columns itself
+        features = [model.tokenize(column) for column in columns]
+        for mask in (column["attention_mask"] for column in features if "attention_mask" in column):
+            meter.add(mask.sum(dim=1).tolist())
         with accelerator.autocast():
-            return loss([features_to(model.tokenize(column), model.device) for column in columns], labels)
+            return loss([features_to(column, model.device) for column in features], labels)
     with torch.no_grad():
         labels = loss.prepare(columns, labels)
     embedded = list(columns[loss.embedded]) * loss.views
@@ -286,28 +412,39 @@ def batch_loss(
 # -- What a run is made of ---------------------------------------------------------------------------------------------
 
 
-def check_positive(**numbers: float) -> None:
-    """Raise a ValueError that names the first number which is not a positive finite one."""
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < math.inf:
-            raise ValueError(f"{name.replace('_', ' ') if 'loader' in name else name} must be positive, got {number!r}")
-
-
 def make_objectives(model: SentenceTransformer, pairs: Any, seed: int) -> list[Objective]:
     """Check the pairs of loader and loss and move the losses to the model's device."""
-    pairs = list(pairs) if not isinstance(pairs, (str, Mapping)) else pairs
+    pairs = list(pairs) if isinstance(pairs, Iterable) and not isinstance(pairs, (str, Mapping)) else []
     if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
-        raise ValueError("train_objectives must be a list of (DataLoader, loss) pairs, e.g. [(train_dataloader, train_loss)]")
+        raise ValueError(
+            "train_objectives must be a list of (DataLoader, loss) pairs, e.g. [(train_dataloader, train_loss)]"
+        )
     objectives = []
     for index, (loader, loss) in enumerate(pairs):
+        where = f"train_objectives[{index}]"
         if not isinstance(loss, nn.Module):
-            raise TypeError(f"train_objectives[{index}][1] must be a loss, got {type(loss).__name__}; is the order (loader, loss)?")
-        if not hasattr(loader, "__iter__") or not hasattr(loader, "__len__"):
-            raise TypeError(f"train_objectives[{index}][0] must be a DataLoader with a length, got {type(loader).__name__}")
-        of_loss = getattr(loss, "model", None)
-        if isinstance(of_loss, SentenceTransformer) and of_loss is not model:
-            raise ValueError(f"train_objectives[{index}]: {type(loss).__name__} was made with another model than the one to train")
-        objectives.append(Objective(loader, loss.to(model.device), index, seed))
+            raise TypeError(
+                f"{where}[1] must be a loss, such as CosineSimilarityLoss(model), got {loss!r:.80}; is the order "
+                "(loader, loss)?"
+            )
+        no_batches = isinstance(loader, (Sequence, Iterator, Dataset)) or not hasattr(loader, "__iter__")
+        if no_batches or (isinstance(loader, DataLoader) and loader.batch_sampler is None):
+            raise TypeError(
+                f"{where}[0] must be a DataLoader that makes batches, got {type(loader).__name__}; write "
+                "DataLoader(examples, shuffle=True, batch_size=16)"
+            )
+        collate_name = getattr(getattr(loader, "collate_fn", None), "__name__", "list")
+        if collate_name not in ("list", "default_collate", "smart_batching_collate"):
+            warnings.warn(
+                f"{where}[0].collate_fn, {collate_name}, is not used: fit takes batches of InputExamples as they are; "
+                "what changes rows belongs into the data set",
+                stacklevel=3,
+            )
+        for part in loss.modules():
+            of_loss = getattr(part, "model", None) if isinstance(part, Loss) or part is loss else None
+            if isinstance(of_loss, SentenceTransformer) and of_loss is not model:
+                raise ValueError(f"{where}: {type(part).__name__} was made with another model than the one to train")
+        objectives.append(Objective(loader, loss.to(model.device), index, seed, model.device))
     return objectives
 
 
@@ -327,37 +464,65 @@ def choose_precision(mixed_precision: str | None, use_amp: bool, device: torch.d
 def make_optimizer(
     model: nn.Module,
     objectives: Sequence[Objective],
-    optimizer_class: type[torch.optim.Optimizer],
-    arguments: dict[str, Any],
+    optimizer_class: Callable[..., torch.optim.Optimizer],
+    optimizer_params: Mapping[str, Any] | None,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """Make one optimizer over the encoder and the losses' own parameters, each once, in two groups: decayed and not."""
-    named = {id(parameter): (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for objective in objectives:
-        for name, parameter in objective.loss.named_parameters():
+    """Make one optimizer over the encoder and the losses' own parameters, each once, in two groups: decayed and not.
+
+    Raises:
+        TypeError: `optimizer_class` is no class, or `optimizer_params` no dictionary.
+        ValueError: nothing to train, float16 weights, or arguments that the optimizer does not take.
+    """
+    checked_number("weight_decay", weight_decay)
+    if not callable(optimizer_class) or not isinstance(optimizer_params, Mapping | None):
+        raise TypeError(
+            "optimizer_class must be a class such as torch.optim.AdamW and optimizer_params a dictionary of its "
+            f"arguments, got {optimizer_class!r:.80} and {optimizer_params!r:.80}"
+        )
+    named: dict[int, tuple[str, nn.Parameter]] = {}
+    for module in (model, *(objective.loss for objective in objectives)):
+        for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 named.setdefault(id(parameter), (name, parameter))
     if not named:
         raise ValueError("nothing to train: no parameter of the model or of the losses requires a gradient")
+    if any(parameter.dtype == torch.float16 for _, parameter in named.values()):
+        raise ValueError(
+            "float16 weights cannot be trained: small updates are lost in them; call model.float() and train with "
+            'mixed_precision="bf16" or "fp16"'
+        )
     decayed = [parameter for name, parameter in named.values() if not any(part in name for part in NO_DECAY)]
     plain = [parameter for name, parameter in named.values() if any(part in name for part in NO_DECAY)]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    if optimizer_class in (torch.optim.AdamW, torch.optim.Adam):
+    arguments = {"lr": 2e-5} if optimizer_params is None else dict(optimizer_params)
+    if isinstance(arguments.get("lr"), float) and not math.isfinite(arguments["lr"]):
+        raise ValueError(f"optimizer_params['lr'] must be a finite number, got {arguments['lr']}")
+    if optimizer_class in (torch.optim.AdamW, torch.optim.Adam) and not {"foreach", "differentiable"} & set(arguments):
         arguments.setdefault("fused", True)
-    return optimizer_class([group for group in groups if group["params"]], **arguments)
+    try:
+        return optimizer_class([group for group in groups if group["params"]], **arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{optimizer_class} does not take optimizer_params={optimizer_params!r}: {error}") from error
 
 
 def make_schedule(name: str, optimizer: torch.optim.Optimizer, warmup_steps: int, total: int) -> Any:
     """Make the learning-rate schedule of that name, upper or lower case."""
-    if name.lower() not in SCHEDULERS:
+    kinds = {known.lower(): kind for known, kind in SCHEDULERS.items()}
+    if not isinstance(name, str) or name.lower() not in kinds:
         raise ValueError(f"scheduler {name!r} is unknown; choose one of {', '.join(SCHEDULERS)}")
     from transformers import get_scheduler  # imports much, so not before a run begins
 
-    return get_scheduler(SCHEDULERS[name.lower()], optimizer, num_warmup_steps=warmup_steps, num_training_steps=total)
+    return get_scheduler(kinds[name.lower()], optimizer, num_warmup_steps=warmup_steps, num_training_steps=total)
 
 
 class Keeper:
-    """Evaluates, tells the callback, and keeps the best model."""
+    """Evaluates, keeps the best model, and tells the callback.
+
+    Raises:
+        TypeError: an evaluator or a callback that cannot be called.
+        OSError: `output_path` cannot be written.
+    """
 
     def __init__(
         self,
@@ -367,8 +532,15 @@ class Keeper:
         save_best_model: bool,
         callback: Callable[[float, int, int], None] | None,
     ) -> None:
+        if evaluator is not None and not callable(evaluator):
+            raise TypeError(
+                f"evaluator must be one evaluator, got {type(evaluator).__name__}; several go into "
+                "evaluation.SequentialEvaluator([...])"
+            )
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be a function of (score, epoch, steps), got {callback!r:.80}")
         self.model, self.evaluator, self.callback = model, evaluator, callback
-        self.output_path = None if output_path is None else Path(output_path)
+        self.output_path = None if output_path is None else writable_folder("output_path", output_path, replaced=True)
         self.keep_best = save_best_model and evaluator is not None
         self.best = -math.inf
         self.score = math.nan
@@ -382,31 +554,73 @@ class Keeper:
             folder = self.output_path / "eval"
             folder.mkdir(parents=True, exist_ok=True)
         self.model.eval()
-        result = self.evaluator(self.model, output_path=folder, epoch=epoch, steps=steps)
-        self.score = float(result[self.evaluator.primary_metric] if isinstance(result, Mapping) else result)
-        if self.callback is not None:
-            self.callback(self.score, epoch, steps)
+        self.score = score_of(self.evaluator, self.evaluator(self.model, output_path=folder, epoch=epoch, steps=steps))
         if self.score > self.best:
             self.best = self.score
             if self.keep_best and self.output_path is not None:
                 self.model.save(self.output_path)
+        if self.callback is not None:
+            self.callback(self.score, epoch, steps)
         return self.score
 
     def finish(self) -> None:
-        """Write the last model, unless the best one is kept."""
-        if self.output_path is not None and not self.keep_best:
-            self.model.save(self.output_path)
+        """Write the last model, unless a best one is kept."""
+        if self.output_path is None or (self.keep_best and self.best > -math.inf):
+            return
+        if self.keep_best:
+            warnings.warn(
+                f"the evaluator gave {self.score} and never a score that could be compared; the last model is kept",
+                stacklevel=3,
+            )
+        self.model.save(self.output_path)
 
     def postfix(self) -> dict[str, str]:
         """Return the newest score for the progress bar."""
         return {} if math.isnan(self.score) else {"score": f"{self.score:.4f}"}
 
 
-def save_checkpoint(model: SentenceTransformer, folder: Path, step: int, limit: int) -> None:
-    """Write the model to `folder/step` and remove the oldest such folders beyond the limit (0: none)."""
-    import shutil
+def score_of(evaluator: Any, result: Any) -> float:
+    """Return the number that model selection goes by: the primary metric of a dictionary, or the result itself.
 
-    model.save(folder / str(step))
-    kept = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-    for path in kept[:-limit] if limit > 0 else []:
-        shutil.rmtree(path)
+    >>> score_of(None, 0.5)
+    0.5
+    """
+    key = getattr(evaluator, "primary_metric", None)
+    try:
+        return float(result[key] if isinstance(result, Mapping) else result)
+    except (KeyError, TypeError, ValueError):
+        raise TypeError(
+            f"{type(evaluator).__name__} must return a number, or a dictionary with its primary_metric, {key!r}, got "
+            f"{result!r:.200}"
+        ) from None
+
+
+def writable_folder(name: str, folder: str | Path, replaced: bool = False) -> Path:
+    """Return a folder to write to, made when missing; better refused before a run than at its end.
+
+    Args:
+        name: of the argument.
+        folder: its value.
+        replaced: whether the folder will be replaced by a new one, as `save` does.
+
+    Raises:
+        OSError: it is a file, or cannot be written or replaced.
+        TypeError: it is no path.
+    """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"{name} must be the path of a folder, got {folder!r:.80}")
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with staged_folder(path, keep=lambda entry: True) if replaced else TemporaryDirectory(dir=path):
+            return path
+    except OSError as error:
+        raise OSError(f"{name}={str(folder)!r} cannot be written: {error}") from error
+
+
+def save_checkpoint(model: SentenceTransformer, folder: Path, written: list[Path], limit: int) -> None:
+    """Write the model to `folder` and remove the oldest that this run has written beyond the limit (0: none)."""
+    model.save(folder)
+    written.append(folder)
+    while 0 < limit < len(written):
+        shutil.rmtree(written.pop(0), ignore_errors=True)

@@ -150,6 +150,11 @@ def test_batches_of_triplets_hold_no_intent_twice() -> None:
             assert rows["intent"].iloc[start : start + size].is_unique
 
 
+def test_triplets_of_a_table_with_one_intent_a_topic_are_refused() -> None:
+    with pytest.raises(ValueError, match="topic 'account' has one intent in this table; a negative needs a second one"):
+        helpdesk.triplets(helpdesk.load_helpdesk("dev"))
+
+
 # -- Tasks -------------------------------------------------------------------------------------------------------------
 
 
@@ -277,7 +282,7 @@ def test_only_test_rows_count_and_texts_such_as_na_and_null_are_texts(folder: Pa
     write(folder / "other" / "data.csv.gz", "split,sentence1,sentence2,score\nx,aa,b,0\ny,ab,b,1\n")
     assert len(local("other", folder).evaluate(Letters()).per_example) == 2, "a set without test rows counts whole"
     write(folder / "stsb" / "data.csv.gz", "split,sentence1,sentence2,score\nx,aa,b,0\ny,ab,b,1\n")
-    with pytest.raises(ValueError, match="data.csv.gz has no row of split 'test', only of x, y"):
+    with pytest.raises(ValueError, match=r"data.csv.gz has no row of split 'test', only of x, y"):
         local("stsb", folder).evaluate(Letters())
 
 

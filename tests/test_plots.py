@@ -1,0 +1,492 @@
+from __future__ import annotations
+
+import importlib
+import io
+import itertools
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sbertlab import models
+
+plots = pytest.importorskip("sbertlab.plots", reason="matplotlib is not installed", exc_type=ImportError)
+
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.colors import to_hex, to_rgb  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+RANDOM = np.random.default_rng(0)
+CENTRES = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
+BLOBS = CENTRES[np.repeat(range(4), 30)] + RANDOM.normal(size=(120, 2))
+TOPICS = np.repeat(["billing", "delivery", "privacy", "setup"], 30)
+
+
+def history(steps: int = 40, objectives: int = 1, epochs: int = 2) -> pd.DataFrame:
+    rows = [(step, index) for step in range(1, steps + 1) for index in range(objectives)]
+    frame = pd.DataFrame(rows, columns=["step", "objective"]).astype({"objective": str})
+    frame["epoch"] = (frame["step"] - 1) * epochs // steps
+    frame = frame.assign(
+        loss=2 / frame["step"], lr=2e-5, gradient_norm=1.0, tokens_per_second=5000.0, padding_share=0.1
+    )
+    return frame.assign(metric=np.where(frame["step"] % 10 == 0, 0.5 + frame["step"] / 100, np.nan))
+
+
+def results() -> pd.DataFrame:
+    """Two families, three tasks. Means: good 60 -> 75, better 50 -> 80, plain 65 only untuned."""
+    cells: list[tuple[str, str, int, str, str, float]] = []
+    for task, family, shift in (("a", "STS", -10), ("b", "STS", 0), ("c", "clustering", 10)):
+        cells += [("good", "untuned", 0, task, family, 60 + shift), ("better", "untuned", 0, task, family, 50 + shift)]
+        cells += [("plain", "untuned", 0, task, family, 65 + shift)]
+        for seed, noise in enumerate((-2, 0, 2)):
+            cells += [("good", "fine-tuned", seed, task, family, 75 + shift + noise)]
+            cells += [("better", "fine-tuned", seed, task, family, 80 + shift + noise)]
+    return pd.DataFrame(cells, columns=["model", "variant", "seed", "task", "family", "value"])
+
+
+FIGURES: dict[str, Callable[..., Figure]] = {
+    "embedding_map": lambda **look: plots.embedding_map(
+        BLOBS, TOPICS, [f"text {i}" for i in range(120)], "kept", **look
+    ),
+    "numbers": lambda **look: plots.embedding_map(BLOBS, RANDOM.normal(size=120), **look),
+    "map_comparison": lambda **look: plots.map_comparison({"before": BLOBS, "after": 2 * BLOBS}, TOPICS, **look),
+    "similarity_heatmap": lambda **look: plots.similarity_heatmap(np.eye(3), ["a", "b", "c"], **look),
+    "training_history": lambda **look: plots.training_history(history(), **look),
+    "benchmark_figure": lambda **look: plots.benchmark_figure(results(), **look),
+    "token_lengths": lambda **look: plots.token_lengths([3, 5, 9], 8, **look),
+    "similarity_distributions": lambda **look: plots.similarity_distributions([0.9, 0.8], [0.1, 0.2], **look),
+    "architecture": lambda **look: plots.architecture([("Tokenizer", (2, 4)), ("Transformer", (2, 4, 8))], **look),
+    "pooling_comparison": lambda **look: plots.pooling_comparison(np.eye(3), ["[CLS]", "cat", "[SEP]"], **look),
+}
+
+
+def written(figure: Figure) -> list[str]:
+    """All that can be read in a figure, tick labels and axis labels too."""
+    figure.draw_without_rendering()
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")) if text.get_text()]
+
+
+def dots(axes: Axes, face: str) -> list[tuple[float, float]]:
+    """Places of the round markers with this face colour."""
+    lines = [line for line in axes.lines if line.get_marker() == "o" and to_hex(line.get_markerfacecolor()) == face]
+    return [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in lines]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_on_its_page_without_a_warning(name: str, theme: str) -> None:
+    before = dict(pyplot.rcParams)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = FIGURES[name](theme=theme, title="A title")
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=40)
+    assert isinstance(figure, Figure)
+    assert file.getvalue().startswith(b"\x89PNG")
+    assert to_hex(figure.get_facecolor()) == plots.THEMES[theme].background
+    assert "A title" in written(figure)
+    assert dict(pyplot.rcParams) == before, "the style ends with the figure"
+    assert not pyplot.get_fignums(), "pyplot would show the figure a second time"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_an_unknown_page_is_refused_by_every_figure(name: str) -> None:
+    with pytest.raises(ValueError, match=r"theme must be one of .*'sepia'"):
+        FIGURES[name](theme="sepia")
+
+
+def linear(color: str) -> np.ndarray:
+    values = np.array(to_rgb(color))
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIELAB of linear sRGB."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ rgb.clip(0, 1) / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+# Machado, Oliveira, Fernandes, 2009, A physiologically-based model for simulation of color vision deficiency; severity 1.0
+SIGHT = {
+    "all colours": np.eye(3),
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("sight", SIGHT)
+def test_the_colours_of_groups_differ_for_colour_blind_eyes(sight: str, theme: str) -> None:
+    seen = [lab(np.array(SIGHT[sight]) @ linear(color)) for color in plots.THEMES[theme].palette]
+    assert len(seen) == 8
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 12, "2.3 is just noticeable"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_letters_have_the_contrast_that_accessibility_guidelines_ask_for(theme: str) -> None:
+    colors = plots.THEMES[theme]
+
+    def luminance(color: str) -> float:
+        return float(np.array([0.2126, 0.7152, 0.0722]) @ linear(color))
+
+    for color in [colors.ink, colors.soft, *map(colors.readable, colors.palette)]:
+        dark, light = sorted([luminance(color), luminance(colors.background)])
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, color
+
+
+def test_a_map_names_its_groups_near_their_points_and_prints_its_quality() -> None:
+    figure = plots.embedding_map(BLOBS, TOPICS, quality="trustworthiness 0.93")
+    axes = figure.axes[0]
+    assert "trustworthiness 0.93" in written(figure)
+    names = {text.get_text(): text for text in axes.texts if text.get_text()}
+    assert set(names) == set(TOPICS)
+    boxes = [text.get_window_extent() for text in names.values()]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    area = axes.get_window_extent()
+    assert all(area.x0 <= box.x0 and box.x1 <= area.x1 and area.y0 <= box.y0 and box.y1 <= area.y1 for box in boxes)
+    for (name, text), centre in zip(sorted(names.items()), CENTRES, strict=True):
+        assert np.linalg.norm(np.subtract(text.get_position(), centre)) < 5, (
+            f"{name} is nearer to its group than to others"
+        )
+
+
+def test_a_group_has_one_colour_in_all_maps_and_as_its_own_name() -> None:
+    figure = plots.map_comparison({"before": BLOBS, "after": -BLOBS}, TOPICS, {"before": "poor", "after": "better"})
+    colors = [
+        [to_hex(points.get_facecolor()[0], keep_alpha=False) for points in axes.collections[1:]] for axes in figure.axes
+    ]
+    assert colors[0] == colors[1] == list(plots.THEMES["light"].palette[:4])
+    texts = written(figure)
+    assert {"before", "after", "poor", "better"} <= set(texts)
+
+
+def test_of_many_groups_the_largest_are_coloured_and_the_map_says_so() -> None:
+    labels = [*(f"large {i % 23}" for i in range(92)), *(f"small {i}" for i in range(28))]
+    figure = plots.embedding_map(BLOBS, labels, quality="kept")
+    assert "kept\n24 of 51 groups are coloured and named" in written(figure)
+    names = {text.get_text() for text in figure.axes[0].texts if text.get_text()}
+    assert {f"large {i}" for i in range(23)} < names
+    looks = {
+        (to_hex(points.get_facecolor()[0], keep_alpha=False), tuple(points.get_paths()[0].vertices.ravel().round(3)))
+        for points in figure.axes[0].collections[1:]
+    }
+    assert len(looks) == 24, "colour and shape together tell 24 groups apart"
+
+
+def test_points_without_a_label_are_drawn_grey_and_not_named() -> None:
+    labels = np.where(np.arange(120) < 90, TOPICS, None)
+    figure = plots.embedding_map(BLOBS, labels)
+    grey, *groups = figure.axes[0].collections
+    assert len(grey.get_offsets()) == 30
+    assert [len(points.get_offsets()) for points in groups] == [30, 30, 30]
+    assert "setup" not in written(figure)
+    assert len(plots.embedding_map(BLOBS).axes[0].collections[0].get_offsets()) == 120
+
+
+def test_numbers_are_drawn_on_a_scale_that_carries_their_name() -> None:
+    values = pd.Series(np.arange(120.0), name="length").where(np.arange(120) != 3)
+    figure = plots.embedding_map(BLOBS, values)
+    assert len(figure.axes) == 2
+    missing, points = figure.axes[0].collections
+    assert (len(missing.get_offsets()), len(points.get_offsets())) == (1, 119)
+    assert "length" in written(figure)
+
+
+def test_few_points_carry_their_texts_and_groups_of_many_their_most_central_one() -> None:
+    few = plots.embedding_map(BLOBS[::10], TOPICS[::10], [f"sentence {i}" for i in range(12)])
+    assert {f"sentence {i}" for i in range(12)} <= set(written(few))
+    xy = np.array([[0.0, 0], [1, 0], [0, 1], [-1, 0], [0, -1], [9, 9]] * 6)
+    texts = [*("centre", "east", "north", "west", "south", "outlier")] * 6
+    examples = {text.get_text() for text in plots.embedding_map(xy, ["group"] * 36, texts).axes[0].texts}
+    assert examples >= {"group", "centre"}
+    assert not examples & {"east", "outlier"}
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["<script>alert(1)</script>", "$x^2$ and $", "😀 🎉 日本語", "שלום עולם", "\\frac{", "a\nb\tc", "", "x" * 500],
+)
+def test_labels_are_drawn_as_they_are_written_whatever_they_hold(label: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = plots.embedding_map(BLOBS, [label] * 120, [label] * 120, label, title=label)
+        figure.savefig(io.BytesIO(), format="svg")
+    shown = plots.drawable(label)
+    assert len(shown) <= 60
+    assert not shown or any(text.startswith(shown[:20]) for text in written(figure))
+
+
+def test_letters_that_no_font_has_become_boxes() -> None:
+    assert plots.drawable("cat \U0001f6d8\ue123") == "cat □□"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((BLOBS[:, :1], TOPICS), r"xy must have the shape \(n, 2\), got \(120, 1\)"),
+        ((BLOBS[0], TOPICS), "xy must have 2 dimensions"),
+        ((np.full((120, 2), np.nan), TOPICS), "xy must be finite, got 240"),
+        ((np.zeros((0, 2)), []), "at least one number"),
+        ((BLOBS, TOPICS[:7]), "labels must be one a point, got 7 for 120"),
+        ((BLOBS, TOPICS, ["text"]), "texts must be one a point, got 1 for 120"),
+    ],
+)
+def test_maps_that_do_not_fit_are_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.embedding_map(*arguments)
+
+
+def test_comparing_no_maps_or_unknown_qualities_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one map"):
+        plots.map_comparison({})
+    with pytest.raises(ValueError, match=r"qualities name \['after'\]"):
+        plots.map_comparison({"before": BLOBS}, TOPICS, {"after": "good"})
+
+
+def test_labels_are_placed_without_overlap_inside_their_area() -> None:
+    anchors = np.random.default_rng(1).uniform(100, 500, size=(12, 2))
+    sizes = np.tile([90.0, 16.0], (12, 1))
+    points = np.random.default_rng(2).uniform(100, 500, size=(300, 2))
+    centres = plots.place_labels(anchors, sizes, points, (0, 0, 600, 600))
+    for a, b in itertools.combinations(range(12), 2):
+        assert (np.abs(centres[a] - centres[b]) >= (sizes[a] + sizes[b]) / 2).any()
+    assert (centres - sizes / 2 >= 0).all()
+    assert (centres + sizes / 2 <= 600).all()
+    covered = (np.abs(points[:, None] - centres) < sizes / 2).all(axis=2).sum()
+    at_anchor = (np.abs(points[:, None] - anchors) < sizes / 2).all(axis=2).sum()
+    assert covered < at_anchor / 2
+    assert plots.place_labels(np.zeros((0, 2)), np.zeros((0, 2)), points, (0, 0, 1, 1)).shape == (0, 2)
+
+
+def test_similarities_are_written_into_their_cells_and_zero_has_no_sign() -> None:
+    figure = plots.similarity_heatmap([[1, -0.001], [0.456, -0.5]], ["first text", "second text"])
+    axes = figure.axes[0]
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {(0.5, 0.5): "1.00", (1.5, 0.5): "0.00", (0.5, 1.5): "0.46", (1.5, 1.5): "-0.50"}
+    assert axes.collections[0].get_clim() == (-1, 1), "one scale for all figures"
+    assert {"first text  1", "second text  2", "1", "2"} <= set(written(figure))
+    named = plots.similarity_heatmap(np.zeros((1, 2)), ["query"], ["answer one", "answer two"])
+    assert {"query", "answer one", "answer two"} <= set(written(named))
+    assert not plots.similarity_heatmap(np.zeros((17, 17)), ["text"] * 17).axes[0].texts, "too many to read"
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.eye(3), r"shape \(2, 2\), one a text, got \(3, 3\)"),
+        (np.ones(2), "2 dimensions"),
+        ([[1, np.nan], [0, 1]], "finite"),
+        ([["a", "b"], ["c", "d"]], "must be numbers"),
+    ],
+)
+def test_similarities_that_do_not_fit_are_refused(matrix: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.similarity_heatmap(matrix, ["one", "two"])
+
+
+def test_a_history_shows_each_quantity_and_the_best_metric() -> None:
+    figure = plots.training_history(history())
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[:3] == ["Loss", "Metric of the evaluator", "Learning rate"]
+    assert len(titles) == 6
+    assert "best 0.9000" in written(figure)
+    loss, metric = figure.axes[0], figure.axes[1]
+    assert loss.lines[1].get_ydata()[0] == 2, "the loss of every step is there"
+    assert list(metric.lines[1].get_xdata()) == [10, 20, 30, 40]
+    assert [line.get_xdata()[0] for line in loss.lines if line.get_linestyle() == ":"] == [20.5], "one epoch ended"
+
+
+def test_a_history_without_evaluations_leaves_their_panel_out_and_names_its_objectives() -> None:
+    figure = plots.training_history(history(objectives=2).assign(metric=np.nan))
+    assert "Metric of the evaluator" not in written(figure)
+    assert {"0", "1"} <= {text.get_text() for text in figure.axes[0].texts}
+    assert len(written(plots.training_history(history(steps=1, epochs=1)))) > 6, "one step is a history too"
+
+
+def test_histories_without_columns_rows_or_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"history lacks the columns \['loss', 'lr'\]"):
+        plots.training_history(history().drop(columns=["loss", "lr"]))
+    with pytest.raises(ValueError, match="history has no rows"):
+        plots.training_history(history().head(0))
+    numbers = ["loss", "lr", "gradient_norm", "tokens_per_second", "padding_share", "metric"]
+    with pytest.raises(ValueError, match="history has no number"):
+        plots.training_history(history().assign(**dict.fromkeys(numbers, np.nan)))
+
+
+def test_benchmark_scores_are_means_over_tasks_by_family() -> None:
+    scores = plots.benchmark_scores(results())
+    assert list(scores.columns) == ["mean", "STS", "clustering"]
+    assert scores.loc[("good", "untuned", 0)].tolist() == [60, 55, 70]
+    assert scores.loc[("better", "fine-tuned", 2)].tolist() == [82, 77, 92]
+
+
+def test_the_benchmark_ranks_by_the_last_mean_and_shows_untuned_and_fine_tuned() -> None:
+    colors = plots.THEMES["light"]
+    figure = plots.benchmark_figure(results())
+    mean, sts, clustering = figure.axes
+    assert [label.get_text() for label in mean.get_yticklabels()] == ["better", "good", "plain"]
+    assert dots(mean, colors.background) == [(50, 0), (60, 1), (65, 2)], "rings: untuned"
+    assert dots(mean, colors.good) == [(80, 0), (75, 1)], "dots: fine-tuned"
+    assert dots(sts, colors.good) == [(75, 0), (70, 1)]
+    seeds = [line for line in mean.lines if line.get_marker() == "|"]
+    assert [list(line.get_xdata()) for line in seeds] == [[78, 80, 82], [73, 75, 77]]
+    texts = written(figure)
+    assert {"untuned", "fine-tuned", "50.0", "80.0", "Mean", "STS", "clustering"} <= set(texts)
+    assert "Mean of 3 tasks; scores from 0 to 100. Dots: mean of 3 seeds, ticks below: every seed." in texts
+    bold = [text.get_text() for text in clustering.texts if text.get_weight() == "bold"]
+    assert bold == ["90.0"], "the best of the family"
+
+
+def test_a_model_that_got_worse_has_another_colour() -> None:
+    table = results()
+    table.loc[(table["model"] == "good") & (table["variant"] == "fine-tuned"), "value"] -= 40
+    colors = plots.THEMES["light"]
+    mean = plots.benchmark_figure(table).axes[0]
+    assert dots(mean, colors.bad) == [(35, 2)]
+    assert dots(mean, colors.good) == [(80, 0)]
+
+
+def test_a_model_that_lacks_a_task_has_no_mean_and_comes_last() -> None:
+    table = results().query("not (model == 'better' and task == 'c' and seed == 1)")
+    figure = plots.benchmark_figure(table)
+    mean, sts, clustering = figure.axes
+    assert [label.get_text() for label in mean.get_yticklabels()] == ["good", "plain", "better"]
+    good = plots.THEMES["light"].good
+    assert (80, 2) not in dots(mean, good)
+    assert (75, 2) in dots(sts, good), "its other families are shown"
+    assert [place for place in dots(clustering, good) if place[1] == 2] == []
+
+
+def test_one_seed_has_no_ticks_and_one_model_is_a_benchmark() -> None:
+    table = results().query("model == 'plain'")
+    figure = plots.benchmark_figure(table, note="On the helpdesk corpus.")
+    assert not [line for axes in figure.axes for line in axes.lines if line.get_marker() == "|"]
+    assert "Mean of 3 tasks; scores from 0 to 100. On the helpdesk corpus." in written(figure)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (results().drop(columns="seed"), r"table lacks the columns \['seed'\]"),
+        (results().head(0), "table has no rows"),
+        (results().assign(variant="tuned"), r"variant must be \"untuned\" or \"fine-tuned\", got \['tuned'\]"),
+        (results().assign(value=np.nan), "finite"),
+    ],
+)
+def test_tables_that_are_no_benchmark_are_refused(table: pd.DataFrame, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.benchmark_figure(table)
+
+
+def test_lengths_beyond_the_limit_are_marked_and_counted() -> None:
+    lengths = [*([5] * 6), *([16] * 3), 17]
+    figure = plots.token_lengths(lengths, 16)
+    colors = plots.THEMES["light"]
+    heights = {color: 0.0 for color in (colors.good, colors.bad)}
+    for bar in figure.axes[0].patches:
+        heights[to_hex(bar.get_facecolor())] += bar.get_height()
+    assert heights == {colors.good: 9, colors.bad: 1}, "a text of exactly the limit is kept whole"
+    texts = written(figure)
+    assert "10 texts · median 5 tokens · 95% have at most 17 · 1 (10.0%) lose their end" in texts
+    assert "max_seq_length = 16" in texts
+    assert "max_seq_length = 512" not in written(plots.token_lengths(lengths, 512)), "far beyond the figure"
+
+
+def test_lengths_that_are_none_are_refused() -> None:
+    for lengths, limit, message in (
+        ([], 8, "at least one"),
+        ([-1, 2], 8, "not be negative"),
+        ([np.nan], 8, "finite"),
+        ([3], 0, "max_seq_length at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plots.token_lengths(lengths, limit)
+
+
+def test_auc_is_the_share_of_couples_in_the_right_order() -> None:
+    figure = plots.similarity_distributions([0.9, 0.8], [0.1, 0.86], before=([0.2, 0.2], [0.1, 0.3]))
+    texts = written(figure)
+    assert "before · AUC 0.500" in texts
+    assert "after · AUC 0.750" in texts, "of four couples (0.8, 0.86) is the only wrong one"
+    assert {"positive\nmedian 0.85", "negative\nmedian 0.48"} <= set(texts)
+    assert len(figure.axes) == 2
+    assert "AUC 1.000" in written(plots.similarity_distributions([0.9], [0.1]))
+
+
+def test_distributions_of_nothing_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="negative must have 1 dimensions and at least one number"):
+        plots.similarity_distributions([0.5], [])
+    with pytest.raises(ValueError, match="positive before must be finite"):
+        plots.similarity_distributions([0.5], [0.5], before=([np.nan], [0.1]))
+
+
+def test_the_architecture_shows_shapes_by_name_and_the_tokens() -> None:
+    modules = [("Tokenizer", (2, 11)), ("Transformer", (2, 11, 384)), ("Pooling", (2, 384)), ("Dense", (2, 96))]
+    tokens = ["[CLS]", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "[SEP]"]
+    figure = plots.architecture(modules, tokens, {"Pooling": "mean"})
+    texts = written(figure)
+    assert [text for text in texts if "×" in text] == ["2 × 11", "2 × 11 × 384", "2 × 384", "2 × 96"]  # noqa: RUF001
+    assert [text for text in texts if text.startswith("batch")] == [
+        "batch, tokens",
+        "batch, tokens, dim",
+        "batch, dim",
+        "batch, dim",
+    ]
+    assert {"Tokenizer", "Dense", "mean", "[CLS]", "five", "[SEP]"} <= set(texts)
+    assert "six" not in texts, "long texts are cut"
+
+
+def test_two_sizes_are_tokens_first_and_dimensions_later() -> None:
+    static = written(plots.architecture([("Tokenizer", (1, 4)), ("StaticEmbedding", (1, 384))]))
+    assert [text for text in static if text.startswith("batch")] == ["batch, tokens", "batch, dim"]
+    assert "batch, tokens" in written(plots.architecture([("Tokenizer", (1, 4))]))
+    for shape in ((4,), (1, 2, 3, 4), (0, 4)):
+        with pytest.raises(ValueError, match=r"a shape must be .* of Odd"):
+            plots.architecture([("Odd", shape)])
+    with pytest.raises(ValueError, match="at least one"):
+        plots.architecture([])
+
+
+@pytest.mark.parametrize("mode", ["cls", "mean", "weightedmean", "lasttoken"])
+def test_pooling_shares_times_tokens_are_what_pooling_gives(mode: str) -> None:
+    tokens = torch.from_numpy(RANDOM.normal(size=(7, 16)))
+    pooled = models.Pooling(16, mode)({"token_embeddings": tokens[None], "attention_mask": torch.ones(1, 7)})
+    shares = plots.pooling_shares(tokens.numpy())
+    assert shares.loc[mode].to_numpy() @ tokens.numpy() == pytest.approx(
+        pooled["sentence_embedding"][0].numpy(), abs=1e-6
+    )
+    assert shares.sum(axis=1).to_numpy() == pytest.approx(np.ones(5))
+
+
+def test_pooling_is_written_in_percent_token_by_token() -> None:
+    figure = plots.pooling_comparison(np.array([[1.0, 0, 0, 0], [0, 2, 2, 0], [0, 0, 0, 3]]), ["[CLS]", "cat", "[SEP]"])
+    rows: dict[int, list[str]] = {row: [] for row in range(5)}
+    for text in figure.axes[0].texts:
+        rows[int(text.get_position()[1])].append(text.get_text())
+    assert rows == {
+        0: ["100", "·", "·"],
+        1: ["33", "33", "33"],
+        2: ["25", "50", "25"],
+        3: ["17", "33", "50"],
+        4: ["·", "·", "100"],
+    }
+    with pytest.raises(ValueError, match="got 2 for 3 rows"):
+        plots.pooling_comparison(np.eye(3), ["a", "b"])
+
+
+def test_a_missing_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("matplotlib", "matplotlib.pyplot"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("plots", "map_plots", "benchmark_plots", "figure_style"):
+        monkeypatch.delitem(sys.modules, f"sbertlab.{name}")
+    with pytest.raises(ImportError, match=r'pip install "sbertlab\[lab\]"'):
+        importlib.import_module("sbertlab.plots")
