@@ -44,7 +44,8 @@ def benchmark_figure(
     # "fine-tuned" sorts before "untuned", so the first row of a model is its last state
     final = means.sort_index().groupby(level="model").head(1).droplevel("variant")
     ranking = final["mean"].sort_values(ascending=False, na_position="last", kind="stable").index
-    low = 10 * np.floor((np.nanmin(scores.to_numpy()) - 4) / 10)
+    lowest = float(np.nanmin(scores.to_numpy()))
+    low = max(10 * np.floor((lowest - 8) / 10), min(10 * np.floor(lowest / 10), 0))
     seeds = table.groupby(["model", "variant"])["seed"].nunique().max()
     footer = f"Mean of {table['task'].nunique()} tasks; scores from 0 to 100."
     footer += f" Dots: mean of {seeds} seeds, ticks below: every seed." if seeds > 1 else ""
@@ -61,7 +62,7 @@ def benchmark_figure(
         for axes, (column, values) in zip(grid.flat, scores.items(), strict=True):
             is_mean = column == "mean"
             axes.set_title("Mean" if is_mean else drawable(str(column), 20), pad=16)
-            axes.set_xlim(low, 100 if is_mean else 100 + 0.44 * (100 - low))
+            axes.set_xlim(low, 100 + (0.1 if is_mean else 0.44) * (100 - low))
             axes.set_xticks(scale := [value for value in range(20, 101, 20 if is_mean else 40) if value >= low])
             axes.spines[:].set_visible(False)
             axes.tick_params(length=0)

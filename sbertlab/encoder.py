@@ -150,8 +150,9 @@ class SentenceTransformer(nn.Sequential):
         self.truncate_dim = check_truncate_dim(settings.get("truncate_dim") if truncate_dim is None else truncate_dim)
         self.model_name = str(model_name_or_path) if model_name_or_path is not None else None
         first = next(self[0].parameters(), None)
-        for block in list(self)[1:]:
-            block.to(dtype=None if first is None else first.dtype)  # behind a bfloat16 encoder all is bfloat16
+        if first is not None and first.is_floating_point():
+            for block in list(self)[1:]:
+                block.to(first.dtype)  # behind a bfloat16 encoder all is bfloat16
         self.to(torch.device(device) if device is not None else best_device())
         self.eval()
 
@@ -180,7 +181,7 @@ class SentenceTransformer(nn.Sequential):
             tokens = block.token_ids(plain)
             lengths = tokens.lengths
             constant: Features = {} if route is None else {"route": route}
-            if prompt and not all(getattr(block, "include_prompt", True) for block in self.modules()):
+            if prompt and not all(getattr(part, "include_prompt", True) for part in self.modules()):
                 constant["prompt_length"] = prompt_length(block, prompt)
             for chunk in token_budget_chunks(lengths, budget):
                 yield Chunk(

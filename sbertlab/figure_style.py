@@ -118,7 +118,6 @@ def style(theme: str = "light") -> Iterator[Theme]:
     settings: Any = {
         "figure.facecolor": colors.background,
         "figure.dpi": 144,
-        "savefig.facecolor": "auto",
         "axes.facecolor": colors.background,
         "axes.edgecolor": colors.line,
         "axes.labelcolor": colors.soft,
@@ -144,7 +143,6 @@ def style(theme: str = "light") -> Iterator[Theme]:
         "font.family": [name for name in FONTS if name in set(font_manager.get_font_names())],
         "font.size": 9,
         "lines.linewidth": 1.6,
-        "svg.fonttype": "none",
     }
     with plt.rc_context(settings):
         yield colors
@@ -233,9 +231,8 @@ def checked_numbers(values: Any, name: str, dimensions: int = 1) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be numbers: {error}") from error
     if array.ndim != dimensions or not array.size:
-        raise ValueError(
-            f"{name} must have {dimensions} dimensions and at least one number, got the shape {array.shape}"
-        )
+        shape = "(n,)" if dimensions == 1 else "(rows, columns)"
+        raise ValueError(f"{name} must have the shape {shape} and at least one number, got the shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, got {np.count_nonzero(~np.isfinite(array))} NaN or infinite values")
     return array

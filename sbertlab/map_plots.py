@@ -74,6 +74,7 @@ def map_comparison(
     if unknown := set(qualities) - set(maps):
         raise ValueError(f"qualities name {sorted(unknown)}, which are not among the maps {list(maps)}")
     places = {name: _places(xy) for name, xy in maps.items()}
+    texts = None if texts is None else pd.Series(list(texts), dtype=object).fillna("").astype(str).tolist()
     for name, column in (("labels", labels), ("texts", texts)):
         for xy in places.values():
             if column is not None and len(column) != len(xy):
@@ -90,7 +91,7 @@ def map_comparison(
                 axes.set_xlabel(drawable(str(qualities[name]), 120), fontsize=7.5, loc="left")
             values = pd.Series(list(labels) if labels is not None else [None] * len(xy), dtype=object)
             if is_continuous(values):
-                _draw_scale(axes, xy, values.astype(float), drawable(getattr(labels, "name", None) or "", 20), colors)
+                _draw_scale(axes, xy, as_floats(values), drawable(getattr(labels, "name", None) or "", 20), colors)
             else:
                 _draw_groups(axes, xy, values, texts, colors)
     return figure
@@ -105,6 +106,16 @@ def is_continuous(labels: pd.Series) -> bool:
     known = labels.dropna()
     numbers = all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in known)
     return numbers and known.nunique() > 24
+
+
+def as_floats(labels: pd.Series) -> pd.Series:
+    """Numbers as floats; what is missing or infinite is NaN.
+
+    >>> as_floats(pd.Series([1, None, np.inf, pd.NA], dtype=object)).tolist()
+    [1.0, nan, nan, nan]
+    """
+    floats = labels.astype(object).where(labels.notna(), np.nan).astype(float)
+    return floats.where(np.isfinite(floats))
 
 
 def place_labels(
@@ -183,15 +194,20 @@ def _draw_groups(axes: Axes, xy: np.ndarray, labels: pd.Series, texts: Sequence[
     look: dict[str, Any] = {"s": _point_size(len(xy)), "linewidths": 0, "rasterized": len(xy) > 3000}
     rest = ~names.isin(shown).to_numpy()
     axes.scatter(*xy[rest].T, color=colors.faint(colors.soft, 1 if rest.all() else 0.35), **look)
-    marks, shades = [], {}
+    marks, shades, clouds = [], {}, []
     for index, name in enumerate(shown):
         members = np.flatnonzero(names == name)
         shades[name] = colors.palette[index % len(colors.palette)]
         marker = MARKERS[index // len(colors.palette)]
-        axes.scatter(*xy[members].T, color=shades[name], marker=marker, alpha=0.85, **look)
+        clouds.append(axes.scatter(*xy[members].T, color=shades[name], marker=marker, alpha=0.85, **look))
         centre = members[_densest(xy[members])]
         marks.append((xy[centre], name, "" if texts is None else texts[centre], shades[name]))
     if texts is not None and len(xy) <= 30:
+        tints = [colors.readable(shade) for shade in shades.values()]
+        key = [drawable(name, 24).lstrip("_") for name in shown]  # matplotlib hides names that begin with "_"
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 5, "columnspacing": 1}
+        if key:
+            axes.legend(clouds, key, labelcolor=tints, frameon=False, handletextpad=0.1, borderaxespad=0, **place)
         marks = [(xy[row], text, "", shades.get(names[row], colors.ink)) for row, text in enumerate(texts)]
         _draw_names(axes, xy, marks, colors, "normal")
     else:

@@ -34,11 +34,12 @@ from sbertlab.figure_style import (
     style,
     table_axes,
 )
-from sbertlab.map_plots import embedding_map, is_continuous, map_comparison, place_labels
+from sbertlab.map_plots import as_floats, embedding_map, is_continuous, map_comparison, place_labels
 
 __all__ = [
     "THEMES",
     "architecture",
+    "as_floats",
     "benchmark_figure",
     "benchmark_scores",
     "embedding_map",
@@ -264,8 +265,8 @@ def similarity_distributions(
                 slope = np.quantile(values, 0.8 if right else 0.2)
                 spot = (slope, heights[np.searchsorted(bins, slope) - 1])
                 text = {"ha": "left" if right else "right", "va": "bottom", "color": colors.readable(color)}
-                name = f"{label}\nmedian {np.median(values):.2f}"
-                axes.annotate(name, spot, (5 if right else -5, 0), textcoords="offset points", fontsize=8.5, **text)
+                caption = f"{label}\nmedian {np.median(values):.2f}"
+                axes.annotate(caption, spot, (5 if right else -5, 0), textcoords="offset points", fontsize=8.5, **text)
             axes.set_ylabel("% of pairs")
             axes.margins(x=0.08, y=0.1)
             open_grid(axes)
@@ -289,7 +290,7 @@ def architecture(
         modules: name and shape of the output of each, such as `("Tokenizer", (2, 9))`, `("Transformer", (2, 9, 384))`,
             `("Pooling", (2, 384))`. Two sizes are (batch, tokens) before the first three sizes, (batch, dim) after;
             without any three sizes the first module alone gives tokens.
-        tokens: of one text, written beside their rows.
+        tokens: of one text, written on their rows.
         notes: one or two lines below the name of a module, by that name.
         title: a headline.
         theme: "light" or "dark".

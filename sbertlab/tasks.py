@@ -428,11 +428,9 @@ def _local_search(place: Path, use: LocalSet) -> SentenceEvaluator:
 
 def _local_reranking(place: Path, use: LocalSet) -> SentenceEvaluator:
     queries, corpus, judged = _local_judgements(place, use)
+    judged = judged.assign(text=judged["corpus_id"].map(corpus), right=judged["relevance"] > 0)
     samples = []
     for query, rows in judged.groupby("query_id", sort=False):
-        texts = rows["corpus_id"].map(corpus)
-        positive = rows["relevance"] > 0
-        samples.append(
-            {"query": queries[query], "positive": texts[positive].tolist(), "negative": texts[~positive].tolist()}
-        )
+        positive, negative = rows.loc[rows["right"], "text"].tolist(), rows.loc[~rows["right"], "text"].tolist()
+        samples.append({"query": queries[query], "positive": positive, "negative": negative})
     return RerankingEvaluator(samples)

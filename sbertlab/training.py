@@ -120,6 +120,8 @@ class Objective:
         set_seed(self.device, self.seed, "order", self.index, self.passes)
         self._set_epoch()
         self.loader.collate_fn = list  # set for every pass: an evaluator may share the loader and set its own
+        if isinstance(self.loader, DataLoader):
+            self.loader._iterator = None  # persistent workers would keep the epoch and the randomness of the last pass
         self._batches = iter(self.loader)
         self.passes += 1
         batch = next(self._batches, None)
@@ -195,7 +197,7 @@ def fit(
         model: the encoder.
         train_objectives: pairs of a DataLoader over InputExamples and a loss.
         evaluator: called every `evaluation_steps` and at the end of every epoch; its primary metric is the score.
-        epochs: passes through the data, each of `steps_per_epoch` steps; 0.5 is half a pass.
+        epochs: passes through the data, each of `steps_per_epoch` steps; the last may be a part of one.
         steps_per_epoch: the length of the shortest loader when None or 0.
         scheduler: ConstantLR, WarmupConstant, WarmupLinear, WarmupCosine or WarmupCosineWithHardRestarts.
         warmup_steps: steps over which the learning rate rises to its value.
@@ -269,13 +271,20 @@ def fit(
             train_mode(model, objectives)
             for step in range(1, total + 1):
                 epoch = (step - 1) // steps_per_epoch
-                batches = [objective.next_batch(step) for objective in objectives]  # all checked before one is learnt
+                batches = [
+                    objective.next_batch(step) for objective in objectives
+                ]  # all are checked before one is learnt
                 for objective, (columns, labels) in zip(objectives, batches, strict=True):
                     set_seed(model.device, seed, "step", step, objective.index)
                     row = train_step(
                         model, objective, columns, labels, accelerator, optimizer, max_grad_norm, token_budget, step
                     )
-                    row |= {"step": step, "epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "metric": math.nan}
+                    row |= {
+                        "step": step,
+                        "epoch": epoch,
+                        "lr": float(optimizer.param_groups[0]["lr"]),
+                        "metric": math.nan,
+                    }
                     rows.append(row)
                 if not optimizer.step_was_skipped:
                     schedule.step()
@@ -498,11 +507,16 @@ def make_optimizer(
     arguments = {"lr": 2e-5} if optimizer_params is None else dict(optimizer_params)
     if isinstance(arguments.get("lr"), float) and not math.isfinite(arguments["lr"]):
         raise ValueError(f"optimizer_params['lr'] must be a finite number, got {arguments['lr']}")
-    if optimizer_class in (torch.optim.AdamW, torch.optim.Adam) and not {"foreach", "differentiable"} & set(arguments):
-        arguments.setdefault("fused", True)
+    if (
+        optimizer_class in (torch.optim.AdamW, torch.optim.Adam)
+        and not {"foreach", "differentiable"} & arguments.keys()
+    ):
+        # The fused kernel for CPUs is wrong for weights with gaps in memory, such as nn.Parameter(matrix[:, :128]).
+        fits = all(parameter.is_contiguous() and parameter.is_floating_point() for _, parameter in named.values())
+        arguments = {"fused": True, **arguments} if fits else arguments
     try:
         return optimizer_class([group for group in groups if group["params"]], **arguments)
-    except (TypeError, ValueError) as error:
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{optimizer_class} does not take optimizer_params={optimizer_params!r}: {error}") from error
 
 
@@ -532,9 +546,9 @@ class Keeper:
         save_best_model: bool,
         callback: Callable[[float, int, int], None] | None,
     ) -> None:
-        if evaluator is not None and not callable(evaluator):
+        if evaluator is not None and (isinstance(evaluator, type) or not callable(evaluator)):
             raise TypeError(
-                f"evaluator must be one evaluator, got {type(evaluator).__name__}; several go into "
+                f"evaluator must be one evaluator, got {evaluator!r:.80}; several go into "
                 "evaluation.SequentialEvaluator([...])"
             )
         if callback is not None and not callable(callback):
@@ -611,7 +625,8 @@ def writable_folder(name: str, folder: str | Path, replaced: bool = False) -> Pa
         raise TypeError(f"{name} must be the path of a folder, got {folder!r:.80}")
     path = Path(folder)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if not replaced:
+            path.mkdir(parents=True, exist_ok=True)
         with staged_folder(path, keep=lambda entry: True) if replaced else TemporaryDirectory(dir=path):
             return path
     except OSError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from sbertlab import maps, plots
 from sbertlab.similarity import Embeddings, as_tensor
@@ -83,6 +84,8 @@ class EmbeddingMap(ipywidgets.VBox):
         _check_frame(frame, text)
         if theme not in plots.THEMES:
             raise ValueError(f"theme must be one of {tuple(plots.THEMES)}, got {theme!r}")
+        embeddings = None if embeddings is None else as_tensor(embeddings, "embeddings")
+        xy = None if xy is None else as_tensor(xy, "xy", finite=True)
         self.frame, self.text, self.theme = frame, text, theme
         self.xy = _coordinates(frame, embeddings, xy, method, seed, metric)
         self.quality = None if embeddings is None else maps.map_quality(embeddings, self.xy, metric=metric)
@@ -230,8 +233,8 @@ def _check_frame(frame: pd.DataFrame, text: str) -> None:
 
 def _coordinates(
     frame: pd.DataFrame,
-    embeddings: Embeddings | None,
-    xy: Embeddings | None,
+    embeddings: Tensor | None,
+    xy: Tensor | None,
     method: str,
     seed: int,
     metric: str,
@@ -239,20 +242,18 @@ def _coordinates(
     """Checked coordinates `(n, 2)`: given ones, or those of the method."""
     if method not in ("pca", "umap"):
         raise ValueError(f'method must be "pca" or "umap", got {method!r}')
-    if embeddings is None and xy is None:
-        raise ValueError("an EmbeddingMap needs embeddings (n, dim) or coordinates xy (n, 2), got neither")
     for name, rows in (("embeddings", embeddings), ("xy", xy)):
         if rows is not None and len(rows) != len(frame):
             raise ValueError(f"{name} must have a row for each row of frame, got {len(rows)} for {len(frame)}")
     if len(frame) < maps.FEWEST_POINTS:
         raise ValueError(f"an EmbeddingMap needs at least {maps.FEWEST_POINTS} texts, got {len(frame)}")
-    if xy is None:
-        assert embeddings is not None
-        return maps.pca(embeddings) if method == "pca" else maps.umap_map(embeddings, seed=seed, metric=metric)
-    places = as_tensor(xy, "xy", finite=True).detach().cpu().numpy()
-    if places.shape != (len(frame), 2):
-        raise ValueError(f"xy must have the shape ({len(frame)}, 2), got {places.shape}")
-    return places
+    if xy is not None:
+        if xy.shape != (len(frame), 2):
+            raise ValueError(f"xy must have the shape ({len(frame)}, 2), got {tuple(xy.shape)}")
+        return xy.detach().cpu().numpy()
+    if embeddings is None:
+        raise ValueError("an EmbeddingMap needs embeddings (n, dim) or coordinates xy (n, 2), got neither")
+    return maps.pca(embeddings) if method == "pca" else maps.umap_map(embeddings, seed=seed, metric=metric)
 
 
 def _color_columns(frame: pd.DataFrame, text: str) -> dict[Any, pd.Series]:
@@ -267,7 +268,8 @@ def _color_columns(frame: pd.DataFrame, text: str) -> dict[Any, pd.Series]:
         column = frame[name].reset_index(drop=True)
         if plots.is_continuous(column):
             # a colour scale has no colour for a missing number, five ranges have
-            column = pd.cut(column.astype(float), 5).astype(str) if column.hasnans else column.astype(float)
+            floats = plots.as_floats(column)
+            column = pd.cut(floats, 5).astype(str) if floats.hasnans else floats
         if column.dtype != float:
             column = column.astype(object).where(column.notna(), "none").astype(str).replace("nan", "none")
         if column.dtype == float or column.nunique() <= MOST_GROUPS:

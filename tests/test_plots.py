@@ -114,7 +114,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-# Machado, Oliveira, Fernandes, 2009, A physiologically-based model for simulation of color vision deficiency; severity 1.0
+# Machado, Oliveira, Fernandes, 2009, A physiologically-based model for simulation of color vision deficiency, table 1
 SIGHT = {
     "all colours": np.eye(3),
     "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -198,12 +198,16 @@ def test_numbers_are_drawn_on_a_scale_that_carries_their_name() -> None:
     assert len(figure.axes) == 2
     missing, points = figure.axes[0].collections
     assert (len(missing.get_offsets()), len(points.get_offsets())) == (1, 119)
+    assert points.get_clim() == (0, 119)
+    odd = [np.inf, pd.NA, None, *range(117)]
+    assert plots.embedding_map(BLOBS, odd).axes[0].collections[1].get_clim() == (0, 116)
     assert "length" in written(figure)
 
 
 def test_few_points_carry_their_texts_and_groups_of_many_their_most_central_one() -> None:
     few = plots.embedding_map(BLOBS[::10], TOPICS[::10], [f"sentence {i}" for i in range(12)])
-    assert {f"sentence {i}" for i in range(12)} <= set(written(few))
+    assert written(plots.embedding_map(BLOBS[:3], texts=["one", None, float("nan")])).count("one") == 1
+    assert {f"sentence {i}" for i in range(12)} | set(TOPICS) <= set(written(few)), "texts, and a key to their colours"
     xy = np.array([[0.0, 0], [1, 0], [0, 1], [-1, 0], [0, -1], [9, 9]] * 6)
     texts = [*("centre", "east", "north", "west", "south", "outlier")] * 6
     examples = {text.get_text() for text in plots.embedding_map(xy, ["group"] * 36, texts).axes[0].texts}
@@ -213,13 +217,24 @@ def test_few_points_carry_their_texts_and_groups_of_many_their_most_central_one(
 
 @pytest.mark.parametrize(
     "label",
-    ["<script>alert(1)</script>", "$x^2$ and $", "😀 🎉 日本語", "שלום עולם", "\\frac{", "a\nb\tc", "", "x" * 500],
+    [
+        "<script>alert(1)</script>",
+        "$x^2$ and $",
+        "😀 🎉 日本語",
+        "שלום עולם",
+        "\\frac{",
+        "a\nb\tc",
+        "",
+        "_hidden",
+        "x" * 500,
+    ],
 )
 def test_labels_are_drawn_as_they_are_written_whatever_they_hold(label: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = plots.embedding_map(BLOBS, [label] * 120, [label] * 120, label, title=label)
         figure.savefig(io.BytesIO(), format="svg")
+        plots.embedding_map(BLOBS[:9], [label] * 9, [label] * 9).savefig(io.BytesIO(), format="svg")
     shown = plots.drawable(label)
     assert len(shown) <= 60
     assert not shown or any(text.startswith(shown[:20]) for text in written(figure))
@@ -233,7 +248,7 @@ def test_letters_that_no_font_has_become_boxes() -> None:
     ("arguments", "message"),
     [
         ((BLOBS[:, :1], TOPICS), r"xy must have the shape \(n, 2\), got \(120, 1\)"),
-        ((BLOBS[0], TOPICS), "xy must have 2 dimensions"),
+        ((BLOBS[0], TOPICS), r"xy must have the shape \(rows, columns\)"),
         ((np.full((120, 2), np.nan), TOPICS), "xy must be finite, got 240"),
         ((np.zeros((0, 2)), []), "at least one number"),
         ((BLOBS, TOPICS[:7]), "labels must be one a point, got 7 for 120"),
@@ -283,7 +298,7 @@ def test_similarities_are_written_into_their_cells_and_zero_has_no_sign() -> Non
     ("matrix", "message"),
     [
         (np.eye(3), r"shape \(2, 2\), one a text, got \(3, 3\)"),
-        (np.ones(2), "2 dimensions"),
+        (np.ones(2), r"shape \(rows, columns\)"),
         ([[1, np.nan], [0, 1]], "finite"),
         ([["a", "b"], ["c", "d"]], "must be numbers"),
     ],
@@ -391,7 +406,7 @@ def test_lengths_beyond_the_limit_are_marked_and_counted() -> None:
     lengths = [*([5] * 6), *([16] * 3), 17]
     figure = plots.token_lengths(lengths, 16)
     colors = plots.THEMES["light"]
-    heights = {color: 0.0 for color in (colors.good, colors.bad)}
+    heights = dict.fromkeys((colors.good, colors.bad), 0.0)
     for bar in figure.axes[0].patches:
         heights[to_hex(bar.get_facecolor())] += bar.get_height()
     assert heights == {colors.good: 9, colors.bad: 1}, "a text of exactly the limit is kept whole"
@@ -423,7 +438,7 @@ def test_auc_is_the_share_of_couples_in_the_right_order() -> None:
 
 
 def test_distributions_of_nothing_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="negative must have 1 dimensions and at least one number"):
+    with pytest.raises(ValueError, match=r"negative must have the shape \(n,\) and at least one number"):
         plots.similarity_distributions([0.5], [])
     with pytest.raises(ValueError, match="positive before must be finite"):
         plots.similarity_distributions([0.5], [0.5], before=([np.nan], [0.1]))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import random
+import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+import sentence_transformers.sentence_transformer.losses as peer_losses
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
 from sbertlab import InputExample, SentenceTransformer, losses, models
+from sbertlab.data import DenoisingAutoEncoderDataset, NoDuplicatesDataLoader, SentenceLabelDataset
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
 from sbertlab.training import HISTORY_COLUMNS, NonFiniteLossError, make_optimizer, make_schedule
-from torch import nn
-from torch.utils.data import DataLoader
 
 Tiny = Callable[..., SentenceTransformer]
 
@@ -53,6 +60,7 @@ def test_the_loop_equals_a_loop_written_by_hand(tiny: Tiny) -> None:
         scheduler="ConstantLR",
         optimizer_params={"lr": 1e-3},
         weight_decay=0.1,
+        max_grad_norm=0.1,
         **QUIET,
     )
     loss = losses.CosineSimilarityLoss(by_hand)
@@ -62,7 +70,7 @@ def test_the_loop_equals_a_loop_written_by_hand(tiny: Tiny) -> None:
         {"params": [p for n, p in by_hand.named_parameters() if any(w in n for w in plain)], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
-    expected = []
+    expected, norms = [], []
     by_hand.train()
     for _ in range(2):
         for start in (0, 4):
@@ -70,10 +78,12 @@ def test_the_loop_equals_a_loop_written_by_hand(tiny: Tiny) -> None:
             value = loss(features, labels)
             optimizer.zero_grad()
             value.backward()
-            nn.utils.clip_grad_norm_(by_hand.parameters(), 1.0)
+            norms.append(nn.utils.clip_grad_norm_(by_hand.parameters(), 0.1).item())
             optimizer.step()
             expected.append(value.item())
     assert np.allclose(history["loss"], expected, atol=1e-5)
+    assert np.allclose(history["gradient_norm"], norms, rtol=1e-4), "the norm before clipping"
+    assert min(norms) > 0.1
     assert max((a - b).abs().max() for a, b in zip(by_fit.parameters(), by_hand.parameters(), strict=True)) < 1e-4
 
 
@@ -115,6 +125,17 @@ def test_the_history_has_a_row_for_every_step_and_objective(tiny: Tiny) -> None:
     assert history["metric"].isna().all()
 
 
+def test_the_history_holds_the_rate_of_each_step_and_the_padding_counted_by_hand(tiny: Tiny) -> None:
+    model = tiny()
+    objective = (loader(RANKED, shuffle=False), losses.MultipleNegativesRankingLoss(model))
+    history = model.fit([objective], epochs=2, warmup_steps=2, optimizer_params={"lr": 1.0}, show_progress_bar=False)
+    assert history["lr"].tolist() == [0.0, 0.5, 1.0, 0.5]
+    for start, share in zip((0, 4), history["padding_share"], strict=False):
+        batch = [text for example in RANKED[start : start + 4] for text in example.texts]
+        lengths = [len(model.tokenizer(text)["input_ids"]) for text in batch]
+        assert share == pytest.approx(1 - sum(lengths) / (len(lengths) * max(lengths)))
+
+
 def test_a_loader_that_runs_dry_is_started_again_in_another_order(tiny: Tiny) -> None:
     model = tiny()
     seen: list[str] = []
@@ -141,8 +162,24 @@ def test_all_objectives_share_one_optimizer_and_each_parameter_is_in_it_once(tin
     assert len(inside) == len(set(inside))
     assert set(inside) == {id(parameter) for parameter in softmax.parameters()}
     names = {id(parameter): name for name, parameter in softmax.named_parameters()}
-    undecayed = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
+    undecayed = {
+        names[id(p)] for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]
+    }
     assert undecayed == {name for name in names.values() if "bias" in name or "LayerNorm.weight" in name}
+
+
+def test_weights_with_gaps_in_memory_are_trained_as_others(tiny: Tiny) -> None:
+    matrix = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    steps = []
+    for weight in (matrix.clone()[:, ::2], matrix[:, ::2].clone()):
+        module = nn.Module()
+        module.weight = nn.Parameter(weight)
+        optimizer = make_optimizer(module, [], torch.optim.AdamW, {"lr": 0.1}, weight_decay=0.01)
+        (module.weight * matrix[:, 1::2]).sum().backward()
+        optimizer.step()
+        steps.append(module.weight.detach())
+    assert torch.allclose(*steps, atol=1e-6)
+    assert not torch.allclose(steps[0], matrix[:, ::2], atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +244,93 @@ def test_checkpoints_are_written_and_the_oldest_removed(tiny: Tiny, tmp_path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4"]
 
 
+def test_checkpoints_of_an_earlier_run_and_other_files_stay_where_they_are(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+    for earlier in (5000, 2024):
+        (tmp_path / str(earlier)).mkdir()
+    model.fit(
+        [(loader(SCORED), losses.CosineSimilarityLoss(model))],
+        checkpoint_path=tmp_path,
+        checkpoint_save_steps=1,
+        checkpoint_save_total_limit=1,
+        **QUIET,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "2024", "5000"]
+
+
+def test_other_files_in_the_output_folder_stay(tiny: Tiny, tmp_path) -> None:
+    (tmp_path / "out" / "logs").mkdir(parents=True)
+    (tmp_path / "out" / "logs" / "notes.txt").write_text("kept")
+    model = tiny()
+    model.fit([(loader(SCORED), losses.CosineSimilarityLoss(model))], output_path=tmp_path / "out", **QUIET)
+    assert (tmp_path / "out" / "logs" / "notes.txt").read_text() == "kept"
+    assert (tmp_path / "out" / "modules.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("argument", ["output_path", "checkpoint_path"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tiny: Tiny, tmp_path, argument: str) -> None:
+    model = tiny()
+    before = weights_of(model)
+    (tmp_path / "file").write_text("no folder")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=f"{argument}.*file"):
+            model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **{argument: folder}, **QUIET)
+    with pytest.raises(TypeError, match=argument):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **{argument: 3}, **QUIET)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_without_a_score_that_is_a_number_the_last_model_is_kept_and_this_is_said(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+    objective = (loader(SCORED), losses.CosineSimilarityLoss(model))
+    with pytest.warns(UserWarning, match="the last model is kept"):
+        model.fit([objective], evaluator=lambda *_, **__: math.nan, output_path=tmp_path / "out", **QUIET)
+    assert equal_weights(model, SentenceTransformer(tmp_path / "out", device="cpu"))
+
+
+def test_a_callback_that_stops_the_run_leaves_the_model_it_was_told_of(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+
+    def stop(*_: object) -> None:
+        raise RuntimeError("stop here")
+
+    objective = (loader(SCORED), losses.CosineSimilarityLoss(model))
+    with pytest.raises(RuntimeError, match="stop here"):
+        model.fit([objective], lambda *_, **__: 0.5, evaluation_steps=1, output_path=tmp_path, callback=stop, **QUIET)
+    assert equal_weights(model, SentenceTransformer(tmp_path, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "message"),
+    [
+        ([1, 2], "SequentialEvaluator"),
+        (EmbeddingSimilarityEvaluator, "one evaluator"),
+        (lambda *_, **__: None, "must return a number"),
+        (lambda *_, **__: {"accuracy": 0.5}, "primary_metric"),
+    ],
+)
+def test_evaluators_that_give_no_score_are_named(tiny: Tiny, evaluator: object, message: str) -> None:
+    model = tiny()
+    with pytest.raises(TypeError, match=message):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], evaluator=evaluator, **QUIET)
+
+
+def test_a_part_of_an_epoch_ends_with_an_evaluation_too(tiny: Tiny) -> None:
+    model = tiny()
+    calls: list[tuple[float, int, int]] = []
+    history = model.fit(
+        [(loader(SCORED), losses.CosineSimilarityLoss(model))],
+        evaluator=lambda *_, **__: 0.5,
+        epochs=1.5,
+        evaluation_steps=100,
+        callback=lambda *call: calls.append(call),
+        **QUIET,
+    )
+    assert len(history) == 3
+    assert calls == [(0.5, 0, -1), (0.5, 1, -1)]
+
+
 class NaNAfter(losses.CosineSimilarityLoss):
     """A loss that becomes NaN in its third call."""
 
@@ -237,6 +361,37 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(t
     with pytest.raises(NonFiniteLossError, match="gradient"):
         model.fit([(loader(RANKED), BadGradient(model))], **QUIET)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_an_interrupted_run_leaves_a_usable_model_without_gradients_and_the_next_run_starts_afresh(tiny: Tiny) -> None:
+    model = tiny()
+
+    class Interrupted(losses.MultipleNegativesRankingLoss):
+        def compute(self, embeddings, labels=None):  # type: ignore[no-untyped-def]
+            if any(parameter.grad is not None for parameter in model.parameters()):
+                raise KeyboardInterrupt
+            return super().compute(embeddings, labels)
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit([(loader(RANKED), Interrupted(model))], mixed_precision="bf16", **QUIET)
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], mixed_precision="no", **QUIET)
+
+
+def test_a_run_leaves_no_trace_in_the_process(tiny: Tiny) -> None:
+    model = tiny()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    theirs = Accelerator(mixed_precision="bf16", cpu=True)
+    drawn = []
+    for trained in (False, True):
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+        if trained:
+            model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], mixed_precision="no", **QUIET)
+        drawn.append((random.random(), np.random.random(), torch.rand(1).item()))  # noqa: NPY002
+    assert drawn[0] == drawn[1]
+    assert theirs.mixed_precision == "bf16"
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_bfloat16_autocast_trains_close_to_float32_and_keeps_float32_weights(tiny: Tiny) -> None:
@@ -271,6 +426,45 @@ def test_losses_of_the_field_with_only_a_forward_train_as_well(tiny: Tiny) -> No
     one = ours.fit([(loader(SCORED), losses.CosineSimilarityLoss(ours))], **QUIET)
     two = theirs.fit([(loader(SCORED), Homemade(theirs))], **QUIET)
     assert np.allclose(one["loss"], two["loss"], atol=1e-5)
+    assert (two["tokens_per_second"] > 0).all()
+    assert (two["padding_share"] > 0).all()
+
+
+def test_losses_of_sentence_transformers_train_here_with_the_same_values(tiny: Tiny) -> None:
+    for name, examples in (("MultipleNegativesRankingLoss", RANKED), ("CosineSimilarityLoss", SCORED)):
+        ours, theirs = tiny(), tiny()
+        one = ours.fit([(loader(examples), getattr(losses, name)(ours))], **QUIET)
+        two = theirs.fit([(loader(examples), getattr(peer_losses, name)(theirs))], **QUIET)
+        assert np.allclose(one["loss"], two["loss"], atol=1e-5)
+        assert np.allclose(one["gradient_norm"], two["gradient_norm"], rtol=1e-4)
+
+
+def test_a_loss_that_is_no_number_with_a_gradient_is_named(tiny: Tiny) -> None:
+    class Homemade(nn.Module):
+        def __init__(self, model: SentenceTransformer, end: Callable[[torch.Tensor], object]) -> None:
+            super().__init__()
+            self.model, self.end = model, end
+
+        def forward(self, features, labels):  # type: ignore[no-untyped-def]
+            return self.end(self.model(features[0])["sentence_embedding"])
+
+    for end, message in (
+        (lambda x: x.sum(dim=1), r"shape \(4,\)"),
+        (lambda x: {"loss": x.sum()}, "dict"),
+        (lambda x: x.sum().detach(), "requires_grad=False"),
+    ):
+        model = tiny()
+        with pytest.raises(TypeError, match=f"0:Homemade must return .*{message}"):
+            model.fit([(loader(RANKED), Homemade(model, end))], **QUIET)
+
+
+def test_the_losses_own_modules_are_in_training_mode(tiny: Tiny) -> None:
+    model = tiny("cls")
+    loss = losses.DenoisingAutoEncoderLoss(model).eval()
+    modes: list[bool] = []
+    loss.decoder.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    model.fit([(loader(EVERY_LOSS["noisy"][0]), loss)], evaluator=lambda *_, **__: 0, evaluation_steps=1, **QUIET)
+    assert modes == [True, True]
 
 
 def test_a_router_trains_both_routes(tiny: Tiny) -> None:
@@ -334,6 +528,135 @@ def test_softmax_gist_matryoshka_and_distillation_train_through_the_one_loop(tin
     assert all(torch.equal(guide_before[key], tensor) for key, tensor in guide.state_dict().items()), "the guide is not"
 
 
+def test_the_loaders_and_data_sets_of_the_package_train(tiny: Tiny) -> None:
+    model = tiny("cls")
+    classes = [InputExample(texts=[a], label=i % 2) for i, (a, _, _) in enumerate(PAIRS)]
+    objectives = [
+        (NoDuplicatesDataLoader(RANKED, batch_size=4), losses.MultipleNegativesRankingLoss(model)),
+        (loader(SentenceLabelDataset(classes), shuffle=False), losses.BatchHardTripletLoss(model)),
+        (loader(DenoisingAutoEncoderDataset([a for a, _, _ in PAIRS])), losses.DenoisingAutoEncoderLoss(model)),
+    ]
+    history = model.fit(objectives, epochs=2, **QUIET)
+    assert len(history) == 12
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_two_workers_give_the_same_losses_as_none_and_persistent_ones_see_every_epoch(tiny: Tiny) -> None:
+    histories = []
+    for settings in ({}, {"num_workers": 2}, {"num_workers": 1, "persistent_workers": True}):
+        model = tiny("cls")
+        noisy = DenoisingAutoEncoderDataset([a for a, _, _ in PAIRS])
+        batches = DataLoader(noisy, batch_size=4, shuffle=True, **settings)
+        histories.append(model.fit([(batches, losses.DenoisingAutoEncoderLoss(model))], epochs=2, **QUIET)["loss"])
+    assert np.array_equal(histories[0], histories[1])
+    assert np.array_equal(histories[0], histories[2])
+
+
+class Stream(IterableDataset):
+    """Rows without a length."""
+
+    def __iter__(self) -> Iterator[InputExample]:
+        return iter(RANKED)
+
+
+def test_a_stream_without_a_length_trains_when_the_steps_are_given(tiny: Tiny) -> None:
+    model = tiny()
+    objective = (loader(Stream(), shuffle=False), losses.MultipleNegativesRankingLoss(model))
+    assert len(model.fit([objective], steps_per_epoch=3, **QUIET)) == 3
+    with pytest.raises(TypeError, match="give steps_per_epoch"):
+        model.fit([objective], **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("batches", "error", "message"),
+    [
+        (RANKED, TypeError, "write DataLoader"),
+        (iter([RANKED]), TypeError, "write DataLoader"),
+        (Stream(), TypeError, "write DataLoader"),
+        (DataLoader(RANKED, batch_size=None), TypeError, "makes batches"),
+        (DataLoader([], batch_size=4), ValueError, "is empty"),
+        (DataLoader(RANKED, batch_size=9, drop_last=True), ValueError, "smaller than one batch"),
+        (DataLoader([{"a": "b"}] * 4, batch_size=4), ValueError, "must be an InputExample"),
+    ],
+)
+def test_loaders_that_give_no_batches_of_examples_are_named(
+    tiny: Tiny, batches: object, error: type[Exception], message: str
+) -> None:
+    model = tiny()
+    with pytest.raises(error, match=message):
+        model.fit([(batches, losses.MultipleNegativesRankingLoss(model))], **QUIET)
+
+
+def test_a_collate_function_that_is_not_used_is_named(tiny: Tiny) -> None:
+    def augment(batch: list[InputExample]) -> list[InputExample]:
+        return batch[:1]
+
+    model = tiny()
+    batches = DataLoader(RANKED, batch_size=4, collate_fn=augment)
+    with pytest.warns(UserWarning, match="augment, is not used"):
+        model.fit([(batches, losses.MultipleNegativesRankingLoss(model))], **QUIET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # now it is the loop's own
+        model.fit([(batches, losses.MultipleNegativesRankingLoss(model))], **QUIET)
+
+
+def test_samplers_and_random_data_sets_follow_from_the_seed_and_the_step(tiny: Tiny) -> None:
+    class Sampler(torch.utils.data.Sampler[int]):
+        def set_epoch(self, epoch: int) -> None:
+            epochs.append(epoch)
+
+        def __len__(self) -> int:
+            return 8
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(8))
+
+    class Augmented(list):
+        def __getitem__(self, index):  # type: ignore[no-untyped-def]
+            seen.append(random.random())
+            return super().__getitem__(index)
+
+    draws = []
+    for dropout in (0.0, 0.5):  # a step draws more or less; the rows that follow are the same
+        epochs: list[int] = []
+        seen: list[float] = []
+        model = tiny(dropout=dropout)
+        batches = DataLoader(Augmented(RANKED), batch_size=4, sampler=Sampler())  # type: ignore[arg-type]
+        model.fit([(batches, losses.MultipleNegativesRankingLoss(model))], epochs=2, **QUIET)
+        draws.append(seen)
+        assert sorted(set(epochs)) == [0, 1]
+    assert draws[0] == draws[1]
+    assert len(set(draws[0])) == 16
+
+
+def test_all_objectives_are_checked_before_one_is_learnt_from(tiny: Tiny) -> None:
+    model = tiny()
+    before = weights_of(model)
+    objectives = [
+        (loader(RANKED), losses.MultipleNegativesRankingLoss(model)),
+        (loader(RANKED), losses.TripletLoss(model)),
+    ]
+    with pytest.raises(ValueError, match=r"step 1, objective 1:TripletLoss.*3 texts"):
+        model.fit(objectives, **QUIET)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_tokens_added_to_a_model_without_a_transformer_are_trained(tiny: Tiny) -> None:
+    static = models.StaticEmbedding.from_transformer(tiny()[0])
+    model = SentenceTransformer(modules=[static], device="cpu")
+    model.tokenizer.add_tokens(["[URGENT]"])
+    examples = [InputExample(texts=["[URGENT] " + a, b]) for a, b, _ in PAIRS]
+    with pytest.warns(UserWarning, match="tokens were added"):
+        history = model.fit([(loader(examples), losses.MultipleNegativesRankingLoss(model))], **QUIET)
+    assert (history["gradient_norm"] > 0).all()
+
+
+def test_float16_weights_are_refused(tiny: Tiny) -> None:
+    model = tiny().half()
+    with pytest.raises(ValueError, match=r"model\.float\(\)"):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **QUIET)
+
+
 @pytest.mark.parametrize(
     ("examples", "make", "message"),
     [
@@ -355,11 +678,24 @@ def test_data_that_do_not_fit_the_loss_are_refused_before_a_step(tiny: Tiny, exa
     ("arguments", "message"),
     [
         ({"scheduler": "cosine"}, "scheduler 'cosine' is unknown"),
-        ({"epochs": 0}, "epochs must be positive"),
+        ({"scheduler": None}, "scheduler None is unknown"),
+        ({"epochs": 0}, "epochs must be a number above 0"),
+        ({"epochs": "2"}, "epochs must be a number above 0"),
+        ({"steps_per_epoch": 2.5}, "steps_per_epoch must be a whole number"),
+        ({"steps_per_epoch": -1}, "steps_per_epoch must be a whole number"),
+        ({"warmup_steps": 0.1}, "warmup_steps must be a whole number"),
+        ({"evaluation_steps": -1}, "evaluation_steps must be a whole number"),
         ({"mixed_precision": "fp8"}, "mixed_precision"),
         ({"mixed_precision": "fp16"}, "needs an accelerator"),
-        ({"token_budget": 0}, "budget must be at least 1"),
+        ({"token_budget": 0}, "token_budget must be a whole number of at least 1"),
         ({"checkpoint_save_steps": 0}, "checkpoint_save_steps"),
+        ({"max_grad_norm": 0}, "max_grad_norm"),
+        ({"weight_decay": math.nan}, "weight_decay"),
+        ({"seed": None}, "seed"),
+        ({"optimizer_params": {"lr": "2e-5"}}, "AdamW.*does not take.*2e-5"),
+        ({"optimizer_params": {"learning_rate": 2e-5}}, "AdamW.*does not take.*learning_rate"),
+        ({"optimizer_params": {"lr": math.inf}}, "finite"),
+        ({"optimizer_class": torch.optim.LBFGS}, "LBFGS.*does not take"),
     ],
 )
 def test_wrong_arguments_are_named(tiny: Tiny, arguments: dict, message: str) -> None:
@@ -376,6 +712,39 @@ def test_objectives_that_are_no_pairs_or_belong_to_another_model_are_refused(tin
         model.fit([(losses.CosineSimilarityLoss(model), loader(RANKED))], **QUIET)
     with pytest.raises(ValueError, match="another model"):
         model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(other))], **QUIET)
+    inside = losses.MatryoshkaLoss(model, losses.MultipleNegativesRankingLoss(other), [32, 8])
+    with pytest.raises(ValueError, match="another model"):
+        model.fit([(loader(RANKED), inside)], **QUIET)
+    with pytest.raises(ValueError, match="list of"):
+        model.fit(None, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"optimizer_class": "AdamW"}, "optimizer_class must be a class"),
+        ({"optimizer_params": [2e-5]}, "optimizer_params a dictionary"),
+        ({"callback": "log"}, "callback must be a function"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(tiny: Tiny, arguments: dict, message: str) -> None:
+    model = tiny()
+    with pytest.raises(TypeError, match=message):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **{**QUIET, **arguments})
+
+
+def test_other_optimizers_and_choices_of_their_kernel_are_taken(tiny: Tiny) -> None:
+    for arguments in (
+        {"optimizer_class": torch.optim.SGD, "optimizer_params": {"lr": 0.1, "momentum": 0.9}},
+        {"optimizer_params": {"lr": 1e-3, "foreach": True}},
+        {"optimizer_params": {"lr": torch.tensor(1e-3), "amsgrad": True}},
+        {"epochs": np.int64(1), "warmup_steps": np.int64(0), "max_grad_norm": math.inf},
+    ):
+        model = tiny()
+        before = weights_of(model)
+        objective = (loader(RANKED), losses.MultipleNegativesRankingLoss(model))
+        model.fit([objective], **{**QUIET, **arguments})
+        assert any(not torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_a_warm_up_longer_than_the_run_is_said(tiny: Tiny) -> None:
