@@ -151,6 +151,7 @@ def place_labels(
     rings = np.array([0, 0.5, 1, 2, 3.5, 5.5, 8, 12])[:, None, None]
     steps = np.linspace(0, 1, 12)[:, None]
     low, high = np.array(bounds[:2]), np.array(bounds[2:])
+    unit = 0.025 * (high - low).min()  # a label goes so far to uncover one point
     centres = np.full(anchors.shape, np.inf)
     for _ in range(3):
         for index in np.argsort(-sizes.prod(axis=1), kind="stable"):
@@ -166,8 +167,8 @@ def place_labels(
             their_lines = others[:, None] + steps * (anchors[placed][:, None] - others[:, None])
             crossed = (np.abs(their_lines - places[:, None, None]) < half).all(axis=3).any(axis=2).sum(axis=1)
             covered = (np.abs(points - places[:, None]) < half + clearance - 1).all(axis=2).sum(axis=1)
-            distance = np.linalg.norm(np.clip(np.abs(places - anchor) - half, 0, None), axis=1) / sizes[index, 1]
-            crowd = np.minimum(covered, 4) + 60 * covered / max(len(points), 1)
+            distance = np.linalg.norm(np.clip(np.abs(places - anchor) - half, 0, None), axis=1) / unit
+            crowd = np.minimum(covered, 8) + 60 * covered / max(len(points), 1)
             centres[index] = places[
                 np.argmin(gap.prod(axis=2).sum(axis=1) + 3 * (crosses + crossed) + crowd + distance)
             ]

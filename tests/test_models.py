@@ -16,6 +16,7 @@ import torch
 import transformers
 from sentence_transformers.base import modules as peer_base
 from sentence_transformers.sentence_transformer import modules as peer
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import ByT5Tokenizer
 
@@ -608,6 +609,17 @@ def test_tokenising_something_else_than_text_names_its_position(tiny, texts):
 def test_tokenising_one_string_instead_of_several_is_refused(tiny):
     with pytest.raises(TypeError, match="got one string; write \\['the cat'\\]"):
         tiny()[0].tokenize("the cat")
+
+
+@pytest.mark.parametrize("mode", POOLING_MODES)
+def test_a_tokenizer_without_special_tokens_leaves_an_empty_text_zeros_alone_and_among_others(tiny, mode):
+    model = tiny(mode)
+    model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    assert model[0].token_ids(["", "the cat"]).lengths == [0, 2]
+    assert model.encode("").tolist() == [0.0] * 32
+    found = model.encode(["the cat", "", "a dog sits"])
+    assert found[1].tolist() == [0.0] * 32
+    np.testing.assert_allclose(found[0], model.encode("the cat"), atol=1e-6)
 
 
 def test_half_a_surrogate_pair_is_refused_with_the_remedy(tiny):

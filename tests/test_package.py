@@ -21,7 +21,7 @@ FLOORS = [
     "folder_format folder_writer model_folder embedding_store",
     "encoder",
     "training checkpoint evaluation evaluator pair_evaluation retrieval_evaluation text_evaluation mining explain doctor",
-    "tasks benchmark results maps plots widgets",
+    "tasks benchmark results maps plots figure_style map_plots benchmark_plots widgets",
     "serve bulk __main__",
 ]
 

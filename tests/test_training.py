@@ -613,7 +613,7 @@ def test_samplers_and_random_data_sets_follow_from_the_seed_and_the_step(tiny: T
 
     class Augmented(list):
         def __getitem__(self, index):  # type: ignore[no-untyped-def]
-            seen.append(random.random())
+            seen.append(torch.rand(1).item())
             return super().__getitem__(index)
 
     draws = []
