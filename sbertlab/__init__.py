@@ -9,7 +9,9 @@ from sbertlab.util import SimilarityFunction
 
 __version__ = "0.1.0"
 
-SentenceTransformer.fit = fit  # training lies a floor above the encoder and is bound here, so that imports point downwards
+SentenceTransformer.fit = (
+    fit  # training lies a floor above the encoder and is bound here, so that imports point downwards
+)
 
 __all__ = [
     "InputExample",

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sbertlab.batching import PaddingMeter, default_token_budget, original_order, token_budget_chunks
+from sbertlab.model_card import model_card
 from sbertlab.model_folder import SIZE_KEYS, load_modules, save_modules
 from sbertlab.model_source import find_model
 from sbertlab.models import (
@@ -34,6 +35,7 @@ from sbertlab.models import (
     output_dimension,
     text_vectors,
 )
+from sbertlab.texts import Text, TruncationWarning, as_texts, by_route, distinct_texts, warn_of_cuts
 from sbertlab.util import SimilarityFunction, quantize_embeddings
 
 if TYPE_CHECKING:
@@ -43,13 +45,6 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 65_536
 """Texts that `encode` tokenises and sorts at a time, so that memory stays bounded on large corpora."""
-
-Text = str | Mapping[str, str]
-"""A text, or `{route: text}` for a model with routes."""
-
-
-class TruncationWarning(UserWarning):
-    """Some texts were longer than `max_seq_length`, and what came after was not read."""
 
 
 class Chunk(NamedTuple):
@@ -505,7 +500,7 @@ class SentenceTransformer(nn.Sequential):
         for block in self.modules():
             if isinstance(block, TokenizerModule):
                 block.match_vocabulary()
-        card = self._model_card(model_name, train_datasets or []) if create_model_card else None
+        card = model_card(self, model_name, train_datasets or []) if create_model_card else None
         save_modules(OrderedDict(self._modules), Path(path), settings, format=format, model_card=card)
 
     save_pretrained = save
@@ -524,41 +519,6 @@ class SentenceTransformer(nn.Sequential):
                 repo_id=repo_id, folder_path=Path(folder) / "model", commit_message=commit_message
             )
             return str(commit)
-
-    def _model_card(self, model_name: str | None, train_datasets: Sequence[str]) -> str:
-        title = model_name or self.model_name or "A sentence encoder"
-        tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "sbertlab"]
-        front = ["---", "library_name: sentence-transformers", "pipeline_tag: sentence-similarity", "tags:"]
-        front += [f"- {tag}" for tag in tags]
-        if train_datasets:
-            front += ["datasets:", *(f"- {name}" for name in train_datasets)]
-        blocks = "\n".join(f"{index}. {type(block).__name__}({block.extra_repr()})" for index, block in enumerate(self))
-        length = "any length" if self.max_seq_length is None else f"up to {self.max_seq_length} tokens"
-        return "\n".join(
-            [
-                *front,
-                "---",
-                "",
-                f"# {title}",
-                "",
-                f"Maps texts of {length} to vectors of {self.get_sentence_embedding_dimension()} dimensions; "
-                f"compare them by {self.similarity_fn_name} similarity.",
-                "",
-                "```python",
-                "from sbertlab import SentenceTransformer  # or: from sentence_transformers import SentenceTransformer",
-                "",
-                'model = SentenceTransformer("path/to/this/folder")',
-                'embeddings = model.encode(["A sentence", "Another sentence"])',
-                "```",
-                "",
-                "Building blocks:",
-                "",
-                "```",
-                blocks,
-                "```",
-                "",
-            ]
-        )
 
 
 # -- Texts in, results out: small pure functions -----------------------------------------------------------------------
@@ -582,67 +542,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def as_texts(sentences: Any) -> tuple[list[Text], bool]:
-    """Return the texts as a list, and whether it was one text alone.
-
-    Raises:
-        TypeError: bytes, a number, a two-dimensional array and the like.
-        ValueError: a dictionary with another number of keys than one.
-
-    >>> as_texts("one")
-    (['one'], True)
-    >>> as_texts(np.array(["a", "b"]))
-    (['a', 'b'], False)
-    """
-    single = isinstance(sentences, (str, Mapping))
-    sentences = [sentences] if single else sentences
-    unordered = isinstance(sentences, (bytes, bytearray, set, frozenset)) or not hasattr(sentences, "__iter__")
-    if unordered or getattr(sentences, "ndim", 1) != 1:
-        raise TypeError(
-            f"sentences must be a text or a list, tuple, pandas Series or one-dimensional array of texts, "
-            f"got {type(sentences).__name__}" + (f" of shape {sentences.shape}" if hasattr(sentences, "shape") else "")
-        )
-    texts = sentences.tolist() if hasattr(sentences, "tolist") else list(sentences)
-    for position, text in enumerate(texts):
-        if isinstance(text, Mapping) and len(text) != 1:
-            raise ValueError(f"sentences[{position}] must be {{route: text}} with one key, got the keys {list(text)}")
-        plain = next(iter(text.values())) if isinstance(text, Mapping) else text
-        if not isinstance(plain, str):
-            raise TypeError(
-                f"sentences[{position}] is {type(plain).__name__} ({plain!r:.60}), expected str; "
-                "convert the column with .astype(str) or drop missing values first"
-            )
-    return texts, single
-
-
-def distinct_texts(texts: Sequence[Text], prompt: str) -> tuple[list[Text], list[int]]:
-    """Return each distinct text once, with the prompt in front, and for every text its row among them.
-
-    >>> distinct_texts(["b", "a", "b"], "say: ")
-    (['say: b', 'say: a'], [0, 1, 0])
-    """
-    rows: dict[Any, int] = {}
-    keys = [text if isinstance(text, str) else next(iter(text.items())) for text in texts]
-    index = [rows.setdefault(key, len(rows)) for key in keys]
-    return [prompt + key if isinstance(key, str) else {key[0]: prompt + key[1]} for key in rows], index
-
-
-def by_route(texts: Sequence[Text], task: str | None) -> Iterator[tuple[str | None, list[int], list[str]]]:
-    """Yield the texts route by route: its name, the positions of its texts, and the texts themselves.
-
-    >>> list(by_route([{"query": "a"}, "b", {"query": "c"}], None))
-    [('query', [0, 2], ['a', 'c']), (None, [1], ['b'])]
-    """
-    routes: dict[str | None, tuple[list[int], list[str]]] = {}
-    for position, text in enumerate(texts):
-        route, plain = (task, text) if isinstance(text, str) else next(iter(text.items()))
-        positions, plains = routes.setdefault(route, ([], []))
-        positions.append(position)
-        plains.append(plain)
-    for route, (positions, plains) in routes.items():
-        yield route, positions, plains
-
-
 def prompt_length(block: TokenizerModule, prompt: str) -> int:
     """Count the tokens that a prompt puts at the start of a text, special tokens before it included."""
     ids = block.token_ids([prompt]).ids[0]
@@ -658,26 +557,6 @@ def split_output(output: Features, output_value: str | None) -> Tensor | list[An
         return [vectors[mask] for vectors, mask in zip(output["token_embeddings"], masks, strict=True)]
     tensors = {name: value for name, value in output.items() if isinstance(value, Tensor)}
     return [{name: value[row] for name, value in tensors.items()} for row in range(len(masks))]
-
-
-def warn_of_cuts(cut: np.ndarray, read: np.ndarray, limit: int | None) -> None:
-    """Say how many texts were longer than the limit, and by how much; nothing where none was.
-
-    Args:
-        cut: tokens of each text that were not read.
-        read: tokens of each text that were.
-        limit: most tokens of a text that are read.
-    """
-    if not cut.any():
-        return
-    total = int(cut.sum() + read.sum())
-    warnings.warn(
-        f"{np.count_nonzero(cut):,} of {len(cut):,} texts are longer than max_seq_length={limit}: "
-        f"{cut.sum():,} of {total:,} tokens ({cut.sum() / total:.1%}) were not read. "
-        "Raise model.max_seq_length or split the texts.",
-        TruncationWarning,
-        stacklevel=4,
-    )
 
 
 def check_truncate_dim(dim: int | None) -> int | None:

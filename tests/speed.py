@@ -119,7 +119,9 @@ def encode_rows(path: Path, folder: Path | None, count: int, repeats: int) -> li
         tokens = sum(ours[0].token_ids(texts).lengths)
         for precision, model in (("float32", ours), ("bfloat16", half)):
             theirs_s, ours_s = alternate(
-                lambda texts=texts: peer.encode(texts, show_progress_bar=False), lambda m=model, t=texts: m.encode(t), repeats
+                lambda texts=texts: peer.encode(texts, show_progress_bar=False),
+                lambda m=model, t=texts: m.encode(t),
+                repeats,
             )
             difference = float(np.abs(model.encode(texts) - expected).max())
             spearman = stsb_spearman(model, folder) - float32_spearman if precision == "bfloat16" else 0.0
@@ -208,7 +210,9 @@ def no_dropout(model: torch.nn.Module) -> torch.nn.Module:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    for config in {id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "to_dict")}.values():
+    for config in {
+        id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "to_dict")
+    }.values():
         config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
     return model
 
@@ -234,11 +238,17 @@ def main() -> None:
     warnings.simplefilter("ignore")
     folder = Path(os.environ["SBERTLAB_DATA"]) if os.environ.get("SBERTLAB_DATA") else None
     path = find_model(MODEL)
-    print(f"{machine_name()}\ntorch {torch.__version__}, sentence-transformers {sentence_transformers.__version__}, sbertlab {sbertlab.__version__}")
-    print(f"GEMM {gemm_rate(torch.float32):.0f} GFLOP/s float32, {gemm_rate(torch.bfloat16):.0f} bfloat16; oneDNN linear: {kernels.onednn_is_faster()}")
+    print(
+        f"{machine_name()}\ntorch {torch.__version__}, sentence-transformers {sentence_transformers.__version__}, sbertlab {sbertlab.__version__}"
+    )
+    print(
+        f"GEMM {gemm_rate(torch.float32):.0f} GFLOP/s float32, {gemm_rate(torch.bfloat16):.0f} bfloat16; oneDNN linear: {kernels.onednn_is_faster()}"
+    )
     rows = encode_rows(path, folder, arguments.texts, arguments.repeats)
     rows += training_rows(path, folder, arguments.steps, arguments.repeats)
-    table = pd.DataFrame(rows).assign(machine=machine_name(), torch=torch.__version__, peer_version=sentence_transformers.__version__)
+    table = pd.DataFrame(rows).assign(
+        machine=machine_name(), torch=torch.__version__, peer_version=sentence_transformers.__version__
+    )
     arguments.output.parent.mkdir(exist_ok=True)
     table.to_csv(arguments.output, index=False, float_format="%.6g")
     print(f"written: {arguments.output}")

@@ -10,14 +10,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 import sbertlab
 
 PACKAGE = Path(sbertlab.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = [
-    "batching kernels util similarity search intervals rows safe_files model_names model_source",
-    "models loss distance_losses label_losses ranking_losses losses data readers nemo loaders helpdesk",
+    "batching kernels util similarity search intervals rows texts model_card safe_files model_names model_source",
+    "module text_modules token_modules pooling vector_modules router models loss distance_losses label_losses ranking_losses losses data readers nemo loaders helpdesk",
     "folder_format folder_writer model_folder embedding_store",
     "encoder",
     "training checkpoint evaluation evaluator pair_evaluation retrieval_evaluation text_evaluation mining explain doctor",
@@ -82,7 +83,9 @@ def test_importing_the_package_adds_little_to_its_libraries() -> None:
 def test_the_environment_file_lists_nothing_twice() -> None:
     text = (ROOT / "environment.yml").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = list(project["dependencies"]) + [name for extra in project["optional-dependencies"].values() for name in extra]
+    declared = list(project["dependencies"]) + [
+        name for extra in project["optional-dependencies"].values() for name in extra
+    ]
     names = {re.split(r"[\[<>=~! ]", requirement)[0] for requirement in declared}
     assert "--editable ." in text, "it calls pip for the project"
     listed = set(re.findall(r"^\s*- ([A-Za-z][\w-]*)", text, re.MULTILINE))
@@ -113,7 +116,9 @@ def test_the_code_of_the_readme_runs_as_it_stands(tmp_path: Path, minilm_folder:
     blocks = code_blocks(ROOT / "README.md", "python")
     assert blocks
     code = "\n".join(blocks)
-    done = subprocess.run([sys.executable, "-W", "error::UserWarning:sbertlab", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning:sbertlab", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "e-mail" in done.stdout
 

@@ -38,8 +38,9 @@ def test_a_network_from_its_layers() -> None:
 
 
 def test_a_network_with_a_dense_layer_on_top() -> None:
-    from sbertlab import SentenceTransformer, models
     from torch import nn
+
+    from sbertlab import SentenceTransformer, models
 
     word_embedding_model = models.Transformer(MODEL, max_seq_length=256)
     pooling_model = models.Pooling(word_embedding_model.get_word_embedding_dimension())
@@ -55,8 +56,9 @@ def test_a_network_with_a_dense_layer_on_top() -> None:
 
 
 def test_training_with_the_cosine_similarity_loss_and_an_evaluator() -> None:
-    from sbertlab import InputExample, SentenceTransformer, evaluation, losses
     from torch.utils.data import DataLoader
+
+    from sbertlab import InputExample, SentenceTransformer, evaluation, losses
 
     model = SentenceTransformer(MODEL)
     train_examples = [
@@ -84,10 +86,11 @@ def test_training_with_the_cosine_similarity_loss_and_an_evaluator() -> None:
 
 
 def test_continuing_to_train_on_other_data_and_loading_from_a_path() -> None:
+    from torch.utils.data import DataLoader
+
     from sbertlab import InputExample, SentenceTransformer, losses
     from sbertlab.data import STSBenchmarkDataReader
     from sbertlab.evaluation import EmbeddingSimilarityEvaluator
-    from torch.utils.data import DataLoader
 
     rows = [("g", "f", "y", str(i), f"{score:.1f}", a, b) for i, (a, b, score) in enumerate(DEV)]
     with open("sts-dev.csv", "w", newline="", encoding="utf-8") as file:
@@ -119,7 +122,9 @@ def test_continuing_to_train_on_other_data_and_loading_from_a_path() -> None:
 DEV = [("a cat sleeps", "a cat is asleep", 4.8), ("a man runs", "a woman sings", 1.0), ("it rains", "rain falls", 4.5)]
 
 
-def test_a_model_hosted_on_a_server_as_a_zip(minilm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_hosted_on_a_server_as_a_zip(
+    minilm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sbertlab import SentenceTransformer
 
     with zipfile.ZipFile("my_model.zip", "w", zipfile.ZIP_STORED) as archive:
@@ -140,11 +145,14 @@ def test_a_model_hosted_on_a_server_as_a_zip(minilm_folder: Path, tmp_path: Path
 
 
 def test_multitask_training_with_two_losses() -> None:
-    from sbertlab import InputExample, SentenceTransformer, losses
     from torch.utils.data import DataLoader
 
+    from sbertlab import InputExample, SentenceTransformer, losses
+
     model = SentenceTransformer(MODEL)
-    scored = DataLoader([InputExample(texts=[a, b], label=score / 5) for a, b, score in DEV], shuffle=True, batch_size=2)
+    scored = DataLoader(
+        [InputExample(texts=[a, b], label=score / 5) for a, b, score in DEV], shuffle=True, batch_size=2
+    )
     pairs = DataLoader([InputExample(texts=[a, b]) for a, b, _ in DEV], shuffle=True, batch_size=3)
 
     history = model.fit(
