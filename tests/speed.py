@@ -1,7 +1,7 @@
-"""`make speed`: sbertlab and sentence-transformers side by side, in one process, on the same texts, weights and threads.
+"""`make speed`: sbertlab and sentence-transformers side by side, in one process, on the same texts and weights.
 
-Each figure is the median of runs that alternate (A B A B ...), because machines are noisy. Equality is checked with the speed:
-a ratio counts for nothing if the numbers differ. Texts come from the folder that SBERTLAB_DATA names (stsb, wikiqa,
+Each figure is the median of runs that alternate (A B A B ...), because machines are noisy. Equality is checked with the
+speed: a ratio counts for nothing if the numbers differ. Texts come from the folder that SBERTLAB_DATA names (stsb, wikiqa,
 snli_devtest); without it, from the helpdesk corpus. Writes figures/speed.csv.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 import sbertlab
 from sbertlab import InputExample, SentenceTransformer, kernels, losses
+from sbertlab.benchmark import processor_name
 from sbertlab.helpdesk import load_helpdesk, triplets
 from sbertlab.model_source import find_model
 
@@ -33,16 +34,10 @@ BATCH = 64
 
 
 def machine_name() -> str:
-    """Return the processor's name and how many threads are used."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in fields.items()}
-        name = f"{fields.get('model name', name)} (family {fields.get('cpu family')}, model {fields.get('model')})"
-        native = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in fields.get("flags", "")]
-        name += f", {' '.join(native)}"
-    return f"{name}, {torch.get_num_threads()} threads"
+    """Return the processor's name, its widest matrix instructions and how many threads are used."""
+    known = torch.cpu.get_capabilities()
+    found = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if known.get(name)]
+    return f"{processor_name()}, {' '.join(found)}, {torch.get_num_threads()} threads"
 
 
 def alternate(a: Callable[[], object], b: Callable[[], object], repeats: int) -> tuple[float, float]:
@@ -93,7 +88,8 @@ def text_sets(folder: Path | None, count: int) -> dict[str, list[str]]:
 def nli_triplets(folder: Path | None, count: int) -> tuple[str, list[tuple[str, str, str]]]:
     """Return the name of the triplets' source and the triplets."""
     if folder is None:
-        return "helpdesk", [tuple(example.texts) for example in triplets("train")[:count]]
+        rows = triplets(load_helpdesk("train")).head(count)
+        return "helpdesk", list(rows[["anchor", "positive", "negative"]].itertuples(index=False, name=None))
     frame = pd.read_csv(folder / "snli_devtest" / "triplets.csv.gz").sample(count, random_state=0)
     return "snli_devtest", list(frame[["anchor", "positive", "negative"]].itertuples(index=False, name=None))
 
@@ -119,9 +115,7 @@ def encode_rows(path: Path, folder: Path | None, count: int, repeats: int) -> li
         tokens = sum(ours[0].token_ids(texts).lengths)
         for precision, model in (("float32", ours), ("bfloat16", half)):
             theirs_s, ours_s = alternate(
-                lambda texts=texts: peer.encode(texts, show_progress_bar=False),
-                lambda m=model, t=texts: m.encode(t),
-                repeats,
+                partial(peer.encode, texts, show_progress_bar=False), partial(model.encode, texts), repeats
             )
             difference = float(np.abs(model.encode(texts) - expected).max())
             spearman = stsb_spearman(model, folder) - float32_spearman if precision == "bfloat16" else 0.0
@@ -210,10 +204,8 @@ def no_dropout(model: torch.nn.Module) -> torch.nn.Module:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    for config in {
-        id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "to_dict")
-    }.values():
-        config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
+        if hasattr(getattr(module, "config", None), "attention_probs_dropout_prob"):
+            module.config.attention_probs_dropout_prob = 0.0
     return model
 
 
@@ -221,8 +213,8 @@ def print_row(row: dict[str, object]) -> None:
     """Print one comparison."""
     extra = f", GEMM share {row['gemm_share']:.0%}" if "gemm_share" in row else ""
     print(
-        f"{row['work']:38s} {row['precision']:9s} peer float32 {row['peer']:8.1f}  sbertlab {row['sbertlab']:8.1f} {row['unit']:11s}"
-        f" {row['ratio']:5.2f}x  difference {row['difference']:.1e}{extra}",
+        f"{row['work']:38s} {row['precision']:9s} peer float32 {row['peer']:8.1f}  sbertlab {row['sbertlab']:8.1f} "
+        f"{row['unit']:11s} {row['ratio']:5.2f}x  difference {row['difference']:.1e}{extra}",
         flush=True,
     )
 
@@ -238,17 +230,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     folder = Path(os.environ["SBERTLAB_DATA"]) if os.environ.get("SBERTLAB_DATA") else None
     path = find_model(MODEL)
-    print(
-        f"{machine_name()}\ntorch {torch.__version__}, sentence-transformers {sentence_transformers.__version__}, sbertlab {sbertlab.__version__}"
-    )
-    print(
-        f"GEMM {gemm_rate(torch.float32):.0f} GFLOP/s float32, {gemm_rate(torch.bfloat16):.0f} bfloat16; oneDNN linear: {kernels.onednn_is_faster()}"
-    )
+    versions = {"torch": torch.__version__, "peer_version": sentence_transformers.__version__}
+    rates = [f"{gemm_rate(getattr(torch, name)):.0f} GFLOP/s {name}" for name in ("float32", "bfloat16")]
+    print(f"{machine_name()}\nsbertlab {sbertlab.__version__}, {versions}")
+    print(f"GEMM {', '.join(rates)}; oneDNN linear: {kernels.onednn_is_faster()}")
     rows = encode_rows(path, folder, arguments.texts, arguments.repeats)
     rows += training_rows(path, folder, arguments.steps, arguments.repeats)
-    table = pd.DataFrame(rows).assign(
-        machine=machine_name(), torch=torch.__version__, peer_version=sentence_transformers.__version__
-    )
+    table = pd.DataFrame(rows).assign(machine=machine_name(), **versions)
     arguments.output.parent.mkdir(exist_ok=True)
     table.to_csv(arguments.output, index=False, float_format="%.6g")
     print(f"written: {arguments.output}")
