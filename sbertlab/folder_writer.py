@@ -112,7 +112,10 @@ def _write_module(module: nn.Module, folder: Path, format: str) -> None:
     if isinstance(module, models.StaticEmbedding):
         backend = module.tokenizer.backend_tokenizer
         backend.no_padding()
-        backend.no_truncation()
+        if module.max_seq_length is None:
+            backend.no_truncation()
+        else:
+            backend.enable_truncation(module.max_seq_length)
         backend.save(str(folder / "tokenizer.json"))
         return _write_weights(module, folder, bin_too=False)
     if isinstance(module, models.Router):

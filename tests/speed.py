@@ -1,8 +1,8 @@
 """`make speed`: sbertlab and sentence-transformers side by side, in one process, on the same texts and weights.
 
 Each figure is the median of runs that alternate (A B A B ...), because machines are noisy. Equality is checked with the
-speed: a ratio counts for nothing if the numbers differ. Texts come from the folder that SBERTLAB_DATA names (stsb, wikiqa,
-snli_devtest); without it, from the helpdesk corpus. Writes figures/speed.csv.
+speed: a ratio counts for nothing if the numbers differ. Texts come from the folder that SBERTLAB_DATA names (stsb,
+wikiqa, snli_devtest); without it, from the helpdesk corpus. Writes figures/speed.csv.
 """
 
 from __future__ import annotations
