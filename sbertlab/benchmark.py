@@ -122,9 +122,9 @@ ENCODERS: Mapping[str, Encoder] = {
     encoder.name: encoder
     for encoder in (
         Encoder(MINILM, partial(pretrained, MINILM), 1e-4, base=MINILM),
-        Encoder(f"{MINILM}/first-3-layers", partial(first_layers, MINILM), 3e-4, base=MINILM),
-        Encoder(f"{MINILM}/token-embeddings", partial(token_embeddings, MINILM), 1e-2, base=MINILM),
-        Encoder(f"{MINILM}/random-weights", partial(random_weights, MINILM), 5e-5, random=True, base=MINILM),
+        Encoder("MiniLM-3-layers", partial(first_layers, MINILM), 3e-4, base=MINILM),
+        Encoder("MiniLM-tokens", partial(token_embeddings, MINILM), 1e-2, base=MINILM),
+        Encoder("MiniLM-random", partial(random_weights, MINILM), 5e-5, random=True, base=MINILM),
         Encoder("TF-IDF+SVD", tfidf_svd),
     )
 }

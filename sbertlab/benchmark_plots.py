@@ -72,7 +72,7 @@ def benchmark_figure(
                 seeds_of = {str(variant): seen for variant, seen in values.loc[model].groupby(level="variant")}
                 place = None if is_mean else 100 + 0.44 * (100 - low)
                 _draw_change(axes, row, seeds_of, colors, place, bold=is_mean or model == final[column].idxmax())
-        names = ["\n".join(wrap(drawable(str(model), 60), 24, break_on_hyphens=False)) for model in ranking]
+        names = ["\n".join(_lines(drawable(str(model), 60))) for model in ranking]
         grid[0, 0].set_ylim(len(ranking) - 0.5, -0.5)
         grid[0, 0].set_yticks(range(len(ranking)), names, color=colors.ink, fontsize=9)
         _name_variants(grid[0, 0], means.loc[ranking[0], "mean"], colors)
@@ -99,6 +99,17 @@ def benchmark_scores(table: pd.DataFrame) -> pd.DataFrame:
     families = known + [family for family in table["family"].unique() if family not in known]
     scores = {family: tasks[family].mean(axis=1, skipna=False) for family in families}
     return pd.DataFrame({"mean": tasks.mean(axis=1, skipna=False), **scores})
+
+
+def _lines(name: str, width: int = 24) -> list[str]:
+    """Break the name of a model after its slashes, and where a part is still too long.
+
+    >>> _lines("all-MiniLM-L6-v2/first-3-layers")
+    ['all-MiniLM-L6-v2/', 'first-3-layers']
+    """
+    parts = [f"{part}/" for part in name.split("/")]
+    parts[-1] = parts[-1].removesuffix("/")
+    return [name] if len(name) <= width else [line for part in parts for line in wrap(part, width)]
 
 
 def _draw_change(
@@ -141,6 +152,6 @@ def _name_variants(axes: Axes, ends: pd.Series, colors: Theme) -> None:
     left = ends.idxmin() if len(ends) == 2 else None
     for variant, place in ends.dropna().items():
         shade = colors.soft if variant == "untuned" else colors.readable(colors.good)
-        side = (4, "right") if variant == left else (-4, "left")
+        side = (-2, "right") if variant == left else (2, "left")
         text: dict[str, Any] = {"va": "bottom", "fontsize": 8, "color": shade, "annotation_clip": False}
         axes.annotate(str(variant), (place, -0.5), (side[0], 2), textcoords="offset points", ha=side[1], **text)

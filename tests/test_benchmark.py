@@ -271,7 +271,7 @@ def test_the_recipe_trains_on_training_intents_only_in_batches_without_an_intent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2/token-embeddings", "all-MiniLM-L6-v2/first-3-layers"])
+@pytest.mark.parametrize("name", ["MiniLM-tokens", "MiniLM-3-layers"])
 def test_fine_tuning_helps_on_intents_never_trained_on(name: str) -> None:
     encoder = ENCODERS[name]
     tasks = select_tasks([task.name for task in helpdesk_tasks()])
