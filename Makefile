@@ -6,8 +6,8 @@ BIN := .venv/bin
 
 lab: .venv/ready ; $(BIN)/jupyter lab notebooks/01_architecture.ipynb
 benchmark: .venv/ready ; $(BIN)/python -m sbertlab benchmark
-test: .venv/ready ; $(BIN)/python -m pytest
-fast: .venv/ready ; $(BIN)/python -m pytest -m "not slow"
+test: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+fast: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
 speed: .venv/ready ; $(BIN)/python tests/speed.py
 figures: .venv/ready ; $(BIN)/python -m sbertlab figures
 notebooks: .venv/ready ; $(BIN)/python tests/notebooks.py

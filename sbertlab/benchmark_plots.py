@@ -1,4 +1,4 @@
-"""The figure of the benchmark: models ranked, before and after fine-tuning, by task family."""
+"""The figures of the benchmark: models ranked, before and after fine-tuning, by task family."""
 
 from __future__ import annotations
 
@@ -110,6 +110,51 @@ def _lines(name: str, width: int = 24) -> list[str]:
     parts = [f"{part}/" for part in name.split("/")]
     parts[-1] = parts[-1].removesuffix("/")
     return [name] if len(name) <= width else [line for part in parts for line in wrap(part, width)]
+
+
+def ranking_figure(
+    scores: pd.Series, resolution: float, *, title: str = "", note: str = "", theme: str = "light"
+) -> Figure:
+    """Scores in order, each with a bar as long as the smallest difference that counts.
+
+    Two bars overlap where the scores are closer than that, and then their order says nothing. Those that the best one
+    overlaps are coloured; a dotted line goes down to them from the lower end of its bar.
+
+    Args:
+        scores: by name; higher is better.
+        resolution: the smallest difference that counts, in the unit of the scores.
+        title: a headline.
+        note: added to the line below the figure.
+        theme: "light" or "dark".
+
+    Raises:
+        ValueError: no score, one that is not finite, or a resolution that is not positive.
+    """
+    values = pd.Series(checked_numbers(scores, "scores"), index=pd.Index(scores.index, dtype=object))
+    values = values.sort_values(ascending=False, kind="stable")
+    if not 0 < resolution < np.inf:
+        raise ValueError(f"resolution must be a positive number, got {resolution!r}")
+    reach = float(values.iloc[0]) - resolution
+    with style(theme) as colors:
+        footer = f"Bars are {resolution:.2g} long: where two overlap, their order says nothing. {note}".strip()
+        figure, panels = canvas(6.4, 0.7 + 0.3 * len(values), title, footer=footer)
+        axes = panels[0, 0]
+        last = int((values > reach).sum()) - 0.5
+        axes.vlines(reach + resolution / 2, 0, last, color=colors.soft, linewidth=0.8, linestyle=":", zorder=0)
+        for row, value in enumerate(values):
+            color = colors.good if value > reach else colors.soft
+            ends, shade = (value - resolution / 2, value + resolution / 2), colors.faint(color, 0.4)
+            axes.plot(ends, (row, row), color=shade, linewidth=7, solid_capstyle="butt")
+            axes.plot(value, row, "o", color=color, markersize=5)
+            text: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+            axes.annotate(f"{value:.2f}", (ends[1], row), (6, 0), color=colors.readable(color), **text)
+        axes.set_yticks(range(len(values)), [drawable(str(name), 60) for name in values.index], color=colors.ink)
+        axes.set_ylim(len(values) - 0.4, -0.6)
+        axes.margins(x=0.12)
+        axes.grid(axis="x")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+    return figure
 
 
 def _draw_change(

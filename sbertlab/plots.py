@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from sbertlab.benchmark_plots import benchmark_figure, benchmark_scores
+from sbertlab.benchmark_plots import benchmark_figure, benchmark_scores, ranking_figure
 from sbertlab.figure_style import (
     THEMES,
     Axes,
@@ -48,6 +48,7 @@ __all__ = [
     "place_labels",
     "pooling_comparison",
     "pooling_shares",
+    "ranking_figure",
     "sequential",
     "similarity_distributions",
     "similarity_heatmap",
@@ -160,6 +161,11 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
                         spot, name = (1, 1 - 0.1 * index), drawable(str(objective), 34)
                         shade = colors.readable(color)
                         axes.text(*spot, name, transform=axes.transAxes, ha="right", va="top", color=shade, fontsize=8)
+                if column == "loss" and len(parts) > 1:
+                    low, high = axes.get_ylim()
+                    axes.set_ylim(top=high + 0.12 * len(parts) * (high - low))  # room for the names
+            if column not in ("loss", "metric"):
+                axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
             margin = 0.03 * max(history["step"].max() - history["step"].min(), 1)
             axes.set_xlim(history["step"].min() - margin, history["step"].max() + margin)
@@ -430,8 +436,6 @@ def _draw_steps(axes: Axes, series: pd.Series, color: str, colors: Theme, column
         axes.plot(series.index, series, color=color, alpha=0.28, linewidth=0.8)
         mean = series.rolling(max(5, len(series) // 15), center=True, min_periods=1).mean()
         axes.plot(series.index, mean, color=color)
-    if column not in ("loss", "metric"):
-        axes.set_ylim(bottom=0)
     formats = {"lr": "{:.2g}", "tokens_per_second": "{:,.0f}", "padding_share": "{:.0%}"}
     if column in formats:
         axes.yaxis.set_major_formatter(lambda value, _: formats[column].format(value).replace("e-0", "e-"))

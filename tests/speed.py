@@ -21,6 +21,7 @@ import pandas as pd
 import sentence_transformers
 import torch
 from scipy.stats import spearmanr
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss as PeerRankingLoss
 from torch.utils.data import DataLoader
 
 import sbertlab
@@ -153,7 +154,7 @@ def training_rows(path: Path, folder: Path | None, steps: int, repeats: int) -> 
 
         def train_peer(results: dict[str, list[float]] = results) -> float:
             model = no_dropout(sentence_transformers.SentenceTransformer(str(path), device="cpu"))
-            loss = sentence_transformers.losses.MultipleNegativesRankingLoss(model)
+            loss = PeerRankingLoss(model)
             optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
             model.train()
             start = time.perf_counter()

@@ -59,6 +59,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "similarity_heatmap": lambda **look: plots.similarity_heatmap(np.eye(3), ["a", "b", "c"], **look),
     "training_history": lambda **look: plots.training_history(history(), **look),
     "benchmark_figure": lambda **look: plots.benchmark_figure(results(), **look),
+    "ranking_figure": lambda **look: plots.ranking_figure(pd.Series({"a": 60.0, "b": 58.0}), 1.5, **look),
     "token_lengths": lambda **look: plots.token_lengths([3, 5, 9], 8, **look),
     "similarity_distributions": lambda **look: plots.similarity_distributions([0.9, 0.8], [0.1, 0.2], **look),
     "architecture": lambda **look: plots.architecture([("Tokenizer", (2, 4)), ("Transformer", (2, 4, 8))], **look),
@@ -327,6 +328,17 @@ def test_a_history_without_evaluations_leaves_their_panel_out_and_names_its_obje
     assert len(written(plots.training_history(history(steps=1, epochs=1)))) > 6, "one step is a history too"
 
 
+def test_no_objective_leaves_its_panel_and_their_names_lie_above_the_losses() -> None:
+    rows = history(steps=10, objectives=2)
+    higher = {column: rows[column] * (1 + (rows["objective"] == "1")) for column in ("loss", "padding_share")}
+    figure = plots.training_history(rows.assign(**higher))
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert panels["Padding"].get_ylim()[0] == 0
+    assert panels["Padding"].get_ylim()[1] >= 0.2
+    low, high = panels["Loss"].get_ylim()
+    assert higher["loss"].max() < high - 0.15 * (high - low)
+
+
 def test_histories_without_columns_rows_or_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match=r"history lacks the columns \['loss', 'lr'\]"):
         plots.training_history(history().drop(columns=["loss", "lr"]))
@@ -386,6 +398,24 @@ def test_one_seed_has_no_ticks_and_one_model_is_a_benchmark() -> None:
     figure = plots.benchmark_figure(table, note="On the helpdesk corpus.")
     assert not [line for axes in figure.axes for line in axes.lines if line.get_marker() == "|"]
     assert "Mean of 3 tasks; scores from 0 to 100. On the helpdesk corpus." in written(figure)
+
+
+def test_a_ranking_colours_what_the_best_one_cannot_be_told_from() -> None:
+    colors = plots.THEMES["light"]
+    figure = plots.ranking_figure(pd.Series({"third": 57.0, "first": 60.0, "second": 58.6}), 1.5, note="Published.")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second", "third"]
+    assert dots(axes, colors.good) == [(60, 0), (58.6, 1)]
+    assert dots(axes, colors.soft) == [(57, 2)]
+    bars = [tuple(line.get_xdata()) for line in axes.lines if line.get_linewidth() == 7]
+    assert bars == [(59.25, 60.75), (57.85, 59.35), (56.25, 57.75)]
+    assert "Bars are 1.5 long: where two overlap, their order says nothing. Published." in written(figure)
+
+
+@pytest.mark.parametrize(("scores", "resolution"), [([], 1.0), ([np.nan], 1.0), ([50.0], 0.0), ([50.0], np.inf)])
+def test_a_ranking_of_nothing_or_by_no_difference_is_refused(scores: list[float], resolution: float) -> None:
+    with pytest.raises(ValueError, match=r"scores must|resolution must be a positive number"):
+        plots.ranking_figure(pd.Series(scores, dtype=float), resolution)
 
 
 @pytest.mark.parametrize(
