@@ -268,7 +268,8 @@ class Case:
         return getattr(peer, self.loss)(model, **named(peer, self.settings), **self.only_there)
 
     def __str__(self) -> str:
-        return f"{self.loss}-{self.columns}-{self.labels}-{self.settings or self.only_here or 'default'}"
+        settings = {key: getattr(value, "__name__", value) for key, value in (self.settings or self.only_here).items()}
+        return f"{self.loss}-{self.columns}-{self.labels}-{settings or 'default'}"
 
 
 def named(module: Any, settings: dict[str, Any]) -> dict[str, Any]:
