@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sbertlab.figure_style import Axes, Figure, Theme, canvas, check_columns, checked_numbers, drawable, style
+from sbertlab.figure_style import (
+    Axes,
+    Figure,
+    Theme,
+    canvas,
+    check_columns,
+    checked_numbers,
+    drawable,
+    patheffects,
+    style,
+)
 
 FAMILIES = ("STS", "duplicates", "reranking", "retrieval", "clustering")
 """Task families in the order in which the benchmark's figure shows them."""
@@ -139,14 +149,18 @@ def ranking_figure(
         footer = f"Bars are {resolution:.2g} long: where two overlap, their order says nothing. {note}".strip()
         figure, panels = canvas(6.4, 0.7 + 0.3 * len(values), title, footer=footer)
         axes = panels[0, 0]
-        last = int((values > reach).sum()) - 0.5
-        axes.vlines(reach + resolution / 2, 0, last, color=colors.soft, linewidth=0.8, linestyle=":", zorder=0)
+        last = int((values > reach).sum()) - 1
+        if last:
+            axes.vlines(
+                reach + resolution / 2, 0, last + 0.5, color=colors.soft, linewidth=0.8, linestyle=":", zorder=0
+            )
+        halo = [patheffects.withStroke(linewidth=2.6, foreground=colors.background)]
         for row, value in enumerate(values):
             color = colors.good if value > reach else colors.soft
             ends, shade = (value - resolution / 2, value + resolution / 2), colors.faint(color, 0.4)
             axes.plot(ends, (row, row), color=shade, linewidth=7, solid_capstyle="butt")
             axes.plot(value, row, "o", color=color, markersize=5)
-            text: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+            text: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8, "path_effects": halo}
             axes.annotate(f"{value:.2f}", (ends[1], row), (6, 0), color=colors.readable(color), **text)
         axes.set_yticks(range(len(values)), [drawable(str(name), 60) for name in values.index], color=colors.ink)
         axes.set_ylim(len(values) - 0.4, -0.6)
