@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import hashlib
 import json
 import os
 import platform
@@ -39,6 +38,7 @@ from sbertlab.losses import MultipleNegativesRankingLoss
 from sbertlab.model_source import find_model
 from sbertlab.models import Normalize, Pooling, StaticEmbedding, Transformer
 from sbertlab.results import COLUMNS, report
+from sbertlab.safe_files import sha256_of
 from sbertlab.tasks import DATA_VARIABLE, SharedEmbeddings, Task, helpdesk_tasks, select_tasks
 from sbertlab.training import fit
 
@@ -337,7 +337,7 @@ def environment(encoders: Sequence[Encoder], tasks: Sequence[Task], recipe: Reci
         "recipe": asdict(recipe),
         "learning_rates": {encoder.name: encoder.learning_rate for encoder in encoders},
         "tasks": {task.name: task.note for task in tasks},
-        "sha256": {name: file_hash(file) for name, file in {**weights, **data}.items()},
+        "sha256": {name: sha256_of(file) for name, file in {**weights, **data}.items()},
     }
 
 
@@ -353,12 +353,6 @@ def processor_name() -> str:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(path: Path, text: str) -> None:

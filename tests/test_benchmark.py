@@ -15,6 +15,7 @@ from transformers import AutoModel
 from sbertlab import SentenceTransformer, benchmark, helpdesk
 from sbertlab.benchmark import ENCODERS, OFFLINE, Encoder, Recipe, run
 from sbertlab.results import COLUMNS, report, summarise
+from sbertlab.safe_files import sha256_of
 from sbertlab.tasks import SharedEmbeddings, Task, helpdesk_tasks, select_tasks
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +55,7 @@ def test_a_run_gives_one_row_a_cell_and_leaves_table_page_picture_and_manifest(s
     assert (folder / "benchmark.md").read_text(encoding="utf-8") == report(table)
     assert (folder / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
     manifest = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    assert manifest["sha256"]["corpora/helpdesk.jsonl"] == benchmark.file_hash(helpdesk.CORPUS)
+    assert manifest["sha256"]["corpora/helpdesk.jsonl"] == sha256_of(helpdesk.CORPUS)
     assert manifest["versions"]["torch"] == str(torch.__version__)
     assert manifest["recipe"]["rows"] == 60
     assert manifest["learning_rates"] == {"tiny": 1e-3, "TF-IDF+SVD": None}
