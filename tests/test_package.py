@@ -17,15 +17,17 @@ PACKAGE = Path(sbertlab.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = [
-    """batching kernels util similarity search intervals rows texts model_card safe_files model_names model_source""",
+    """batching kernels attention util similarity search intervals rows texts
+    model_card safe_files model_names model_source""",
     """module text_modules token_modules pooling vector_modules router models
-    loss distance_losses label_losses ranking_losses losses data readers nemo loaders helpdesk""",
+    loss known_positives space distance_losses label_losses ranking_losses losses data readers nemo loaders helpdesk""",
     """folder_format folder_writer model_folder embedding_store""",
-    """encoder""",
-    """training checkpoint evaluation evaluator pair_evaluation retrieval_evaluation text_evaluation
-    mining explain doctor""",
+    """encoder adapters""",
+    """training optimizer gradients objective processes watch trackers
+    checkpoint evaluation evaluator pair_evaluation retrieval_evaluation text_evaluation
+    mining explain doctor continual""",
     """tasks benchmark results maps plots figure_style map_plots benchmark_plots widgets""",
-    """serve bulk __main__""",
+    """serve bulk command_line train_command __main__""",
 ]
 
 

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from sbertlab import InputExample, SentenceTransformer, losses, models
 from sbertlab.data import DenoisingAutoEncoderDataset, NoDuplicatesDataLoader, SentenceLabelDataset
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
-from sbertlab.training import HISTORY_COLUMNS, NonFiniteLossError, make_optimizer, make_schedule
+from sbertlab.optimizer import make_optimizer, make_schedule
+from sbertlab.training import HISTORY_COLUMNS, NonFiniteLossError
 
 Tiny = Callable[..., SentenceTransformer]
 
@@ -156,8 +157,7 @@ def test_all_objectives_share_one_optimizer_and_each_parameter_is_in_it_once(tin
     model = tiny()
     softmax = losses.SoftmaxLoss(model, sentence_embedding_dimension=32, num_labels=3)
     ranking = losses.MultipleNegativesRankingLoss(model)
-    objectives = [type("Objective", (), {"loss": loss})() for loss in (softmax, ranking)]
-    optimizer = make_optimizer(model, objectives, torch.optim.AdamW, {"lr": 1e-3}, weight_decay=0.01)  # type: ignore[arg-type]
+    optimizer = make_optimizer(model, [softmax, ranking], torch.optim.AdamW, {"lr": 1e-3}, weight_decay=0.01)
     inside = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert len(inside) == len(set(inside))
     assert set(inside) == {id(parameter) for parameter in softmax.parameters()}
