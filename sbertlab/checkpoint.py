@@ -1,97 +1,238 @@
-"""What a run keeps on disk: the best or the last model, its scores, and checkpoints on the way."""
+"""Checkpoints: a run on disk, whole or not at all, and found again.
+
+A checkpoint is a model folder, so `SentenceTransformer("checkpoints/500")` loads it, with two files more: the state of
+the run and a manifest with the SHA-256 of every file. It holds no random states: what a step draws follows from the
+run's seed and the number of the step.
+"""
 
 from __future__ import annotations
 
-import math
+import json
 import os
+import re
 import shutil
+import time
+import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
 
 from sbertlab.encoder import SentenceTransformer
-from sbertlab.safe_files import staged_folder
+from sbertlab.safe_files import sha256_of, staged_folder
+
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+STATE = "training_state.pt"
+HALF_WRITTEN = re.compile(r"\.+\d+(\.[0-9a-f]{8})+")
+"""Names of the folders that a process left which was killed while it wrote a checkpoint."""
 
 
-class Keeper:
-    """Evaluates, keeps the best model, and tells the callback.
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be written, or one that was found is not used."""
+
+
+class CheckpointError(ValueError):
+    """A folder is no checkpoint, or a damaged one; or it belongs to another run than the one to continue."""
+
+
+class Checkpoint(NamedTuple):
+    """One that was read and found whole."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run in a folder, one sub-folder a step.
+
+    Args:
+        folder: made when missing.
+        configuration: what must be the same for a run to be continued, by name.
+        limit: keep only so many of this run, the newest; 0 keeps all.
 
     Raises:
-        TypeError: an evaluator or a callback that cannot be called.
-        OSError: `output_path` cannot be written.
+        OSError: the folder cannot be written.
+        TypeError: it is no path.
     """
 
-    def __init__(
-        self,
-        model: SentenceTransformer,
-        evaluator: Any,
-        output_path: str | Path | None,
-        save_best_model: bool,
-        callback: Callable[[float, int, int], None] | None,
-    ) -> None:
-        if evaluator is not None and (isinstance(evaluator, type) or not callable(evaluator)):
-            raise TypeError(
-                f"evaluator must be one evaluator, got {evaluator!r:.80}; several go into "
-                "evaluation.SequentialEvaluator([...])"
-            )
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback must be a function of (score, epoch, steps), got {callback!r:.80}")
-        self.model, self.evaluator, self.callback = model, evaluator, callback
-        self.output_path = None if output_path is None else writable_folder("output_path", output_path, replaced=True)
-        self.keep_best = save_best_model and evaluator is not None
-        self.best = -math.inf
-        self.score = math.nan
+    def __init__(self, folder: str | Path, configuration: Mapping[str, Any], limit: int = 0) -> None:
+        self.folder = writable_folder("checkpoint_path", folder)
+        self.configuration = dict(configuration)
+        self.limit = limit
+        self.run = uuid.uuid4().hex
+        self.written: list[Path] = []
+        for left in self.folder.iterdir():
+            if HALF_WRITTEN.fullmatch(left.name):
+                shutil.rmtree(left, ignore_errors=True)
 
-    def evaluate(self, epoch: int, steps: int) -> float:
-        """Return the score, NaN without an evaluator; write the model when it is the best so far."""
-        if self.evaluator is None:
-            return math.nan
-        folder = None
-        if self.output_path is not None:
-            folder = self.output_path / "eval"
-            folder.mkdir(parents=True, exist_ok=True)
-        self.model.eval()
-        self.score = score_of(self.evaluator, self.evaluator(self.model, output_path=folder, epoch=epoch, steps=steps))
-        if self.score > self.best:
-            self.best = self.score
-            if self.keep_best and self.output_path is not None:
-                self.model.save(self.output_path)
-        if self.callback is not None:
-            self.callback(self.score, epoch, steps)
-        return self.score
+    def save(self, step: int, model: SentenceTransformer, state: Mapping[str, Any]) -> Path | None:
+        """Write the checkpoint of a step, and remove the oldest beyond the limit.
 
-    def finish(self) -> None:
-        """Write the last model, unless a best one is kept."""
-        if self.output_path is None or (self.keep_best and self.best > -math.inf):
-            return
-        if self.keep_best:
+        Where it cannot be written (the disk is full), that is said in a CheckpointWarning: earlier checkpoints stay as
+        they are and the run can go on. Nothing is removed before a newer one is found whole.
+
+        Returns:
+            Its folder, or None.
+        """
+        folder = self.folder / str(step)
+        manifest = {"run": self.run, "step": step, "configuration": self.configuration}
+        try:
+            write_checkpoint(folder, model, state, manifest)
+        except (OSError, RuntimeError, SafetensorError) as error:
             warnings.warn(
-                f"the evaluator gave {self.score} and never a score that could be compared; the last model is kept",
-                stacklevel=3,
+                f"the checkpoint of step {step} could not be written to {str(folder)!r}: {error}. Earlier ones are "
+                "whole, and training goes on; make room on the disk, the next one is tried as usual",
+                CheckpointWarning,
+                stacklevel=2,
             )
-        self.model.save(self.output_path)
+            return None
+        self.written = [path for path in self.written if path != folder] + [folder]
+        if 0 < self.limit < len(self.written):
+            try:
+                verify(folder)
+            except CheckpointError as error:
+                warnings.warn(f"older checkpoints are kept: {error}", CheckpointWarning, stacklevel=2)
+                return None
+            while len(self.written) > self.limit:
+                shutil.rmtree(self.written.pop(0), ignore_errors=True)
+        return folder
 
-    def postfix(self) -> dict[str, str]:
-        """Return the newest score for the progress bar."""
-        return {} if math.isnan(self.score) else {"score": f"{self.score:.4f}"}
+    def newest(self) -> Checkpoint | None:
+        """Return the newest whole checkpoint in the folder, and belong to its run from now on; None if there is none.
+
+        Warns:
+            CheckpointWarning: of every newer one that is not whole, and what is wrong with it.
+
+        Raises:
+            CheckpointError: it comes from another configuration or other data; the message lists what differs.
+        """
+        found: list[Checkpoint] = []
+        broken: list[str] = []
+        for folder in sorted(self.folder.iterdir()):
+            if folder.name.isdigit():
+                try:
+                    found.append(Checkpoint(folder, read_manifest(folder), {}))
+                except CheckpointError as error:
+                    broken.append(str(error))
+        found.sort(key=lambda checkpoint: checkpoint.manifest["written"])
+        chosen = None
+        while found and chosen is None:
+            folder, manifest, _ = found[-1]
+            try:
+                verify(folder)
+                chosen = Checkpoint(folder, manifest, read_state(folder))
+            except CheckpointError as error:
+                broken.append(str(error))
+                found.pop()
+        for problem in broken:
+            warnings.warn(f"skipped: {problem}", CheckpointWarning, stacklevel=2)
+        if chosen is None:
+            return None
+        changes = differences(chosen.manifest["configuration"], self.configuration)
+        if changes:
+            raise CheckpointError(
+                f"{chosen.folder} cannot be continued, because this run differs from the one that wrote it:\n"
+                + "\n".join(changes)
+                + "\nGive the same data and arguments, or another checkpoint_path, or resume=False"
+            )
+        self.run = chosen.manifest["run"]
+        self.written = [checkpoint.folder for checkpoint in found if checkpoint.manifest["run"] == self.run]
+        return chosen
 
 
-def score_of(evaluator: Any, result: Any) -> float:
-    """Return the number that model selection goes by: the primary metric of a dictionary, or the result itself.
+def write_checkpoint(
+    folder: Path, model: SentenceTransformer, state: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> None:
+    """Write a model and the state of its training to a folder, which appears whole or not at all.
 
-    >>> score_of(None, 0.5)
-    0.5
+    Raises:
+        OSError: the disk is full or cannot be written.
     """
-    key = getattr(evaluator, "primary_metric", None)
+    with staged_folder(folder) as staging:
+        model.save(staging)
+        torch.save(dict(state), staging / STATE)
+        files = {path.relative_to(staging).as_posix(): sha256_of(path) for path in _files(staging)}
+        whole = {"format": FORMAT, "written": time.time_ns(), **manifest, "torch": torch.__version__, "files": files}
+        (staging / MANIFEST).write_text(json.dumps(whole, indent=1), encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself.
+
+    Raises:
+        CheckpointError: there is no manifest, it cannot be read, or it is of another version.
+    """
+    path = folder / MANIFEST
     try:
-        return float(result[key] if isinstance(result, Mapping) else result)
-    except (KeyError, TypeError, ValueError):
-        raise TypeError(
-            f"{type(evaluator).__name__} must return a number, or a dictionary with its primary_metric, {key!r}, got "
-            f"{result!r:.200}"
-        ) from None
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is no checkpoint to go on from: it has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        version = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise CheckpointError(f"{folder} has the format {version!r}; this version of sbertlab reads {FORMAT}")
+    kinds = {"run": str, "step": int, "written": int, "configuration": dict, "files": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]
+    if wrong:
+        raise CheckpointError(f"{path} is damaged: {', '.join(wrong)} missing or of the wrong type")
+    return manifest
+
+
+def verify(folder: Path) -> None:
+    """Compare every file of a checkpoint with its manifest.
+
+    Raises:
+        CheckpointError: a file is missing, was altered, or does not belong there.
+    """
+    wanted = read_manifest(folder)["files"]
+    there = {path.relative_to(folder).as_posix() for path in _files(folder)} - {MANIFEST}
+    for problem, names in (("is missing", wanted.keys() - there), ("was added", there - wanted.keys())):
+        if names:
+            raise CheckpointError(f"{folder} is damaged: {min(names)} {problem}")
+    for name, digest in wanted.items():
+        try:
+            altered = sha256_of(folder / name) != digest
+        except OSError as error:
+            raise CheckpointError(f"{folder} is damaged: {name} cannot be read: {error}") from None
+        if altered:
+            raise CheckpointError(f"{folder} is damaged: {name} is not what was written (SHA-256)")
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the state of a checkpoint's run: tensors and plain values, never code.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its unpickler happens to meet
+        raise CheckpointError(f"{folder / STATE} cannot be read: {error}") from error
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line for everything that two configurations do not share.
+
+    >>> differences({"seed": 1, "scheduler": "ConstantLR"}, {"seed": 2, "scheduler": "ConstantLR"})
+    ['  seed: then 1, now 2']
+    """
+    missing = "nothing"
+    return [
+        f"  {key}: then {then.get(key, missing)}, now {now.get(key, missing)}"
+        for key in dict.fromkeys((*then, *now))
+        if then.get(key, missing) != now.get(key, missing)
+    ]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def writable_folder(name: str, folder: str | Path, replaced: bool = False) -> Path:
@@ -116,11 +257,3 @@ def writable_folder(name: str, folder: str | Path, replaced: bool = False) -> Pa
             return path
     except OSError as error:
         raise OSError(f"{name}={str(folder)!r} cannot be written: {error}") from error
-
-
-def save_checkpoint(model: SentenceTransformer, folder: Path, written: list[Path], limit: int) -> None:
-    """Write the model to `folder` and remove the oldest that this run has written beyond the limit (0: none)."""
-    model.save(folder)
-    written.append(folder)
-    while 0 < limit < len(written):
-        shutil.rmtree(written.pop(0), ignore_errors=True)

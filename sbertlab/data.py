@@ -47,6 +47,7 @@ __all__ = [
     "examples_from_frame",
     "examples_to_dataset",
     "examples_to_frame",
+    "groups_of",
     "write_nemo",
 ]
 
@@ -83,6 +84,16 @@ def collate(examples: Sequence[InputExample]) -> tuple[list[list[Any]], Tensor |
         return columns, torch.from_numpy(np.stack(labels))
     whole = all(isinstance(label, int) for label in labels)
     return columns, torch.tensor(labels, dtype=torch.int64 if whole else torch.float32)
+
+
+def groups_of(batch: Sequence[InputExample]) -> list[Any] | None:
+    """Return the group ids of a batch, one a row (None for a row without one), or None if no row has one.
+
+    >>> groups_of([InputExample(texts=["a"], group="g"), InputExample(texts=["b"])])
+    ['g', None]
+    """
+    groups = [getattr(example, "group", None) for example in batch]
+    return None if all(group is None for group in groups) else groups
 
 
 def _columns(examples: Sequence[InputExample]) -> tuple[list[list[Any]], list[Any]]:

@@ -160,7 +160,12 @@ class SentenceTransformer(nn.Sequential):
         return features
 
     def chunks(
-        self, texts: Sequence[Text], token_budget: int | None = None, task: str | None = None, prompt: str = ""
+        self,
+        texts: Sequence[Text],
+        token_budget: int | None = None,
+        task: str | None = None,
+        prompt: str = "",
+        fewest: int = 1,
     ) -> Iterator[Chunk]:
         """Tokenise the texts together and yield them in token-budget chunks, longest first.
 
@@ -169,6 +174,7 @@ class SentenceTransformer(nn.Sequential):
             token_budget: padded tokens a chunk; chosen by the device when None.
             task: the route of texts that name none.
             prompt: what the texts begin with, for a Pooling that leaves it out.
+            fewest: chunks are made smaller to be at least about so many.
         """
         budget = default_token_budget(self.device) if token_budget is None else token_budget
         for route, positions, plain in by_route(texts, task):
@@ -178,6 +184,8 @@ class SentenceTransformer(nn.Sequential):
             constant: Features = {} if route is None else {"route": route}
             if prompt and not all(getattr(part, "include_prompt", True) for part in self.modules()):
                 constant["prompt_length"] = prompt_length(block, prompt)
+            if fewest > 1:
+                budget = min(budget, max(1, sum(lengths) // fewest))
             for chunk in token_budget_chunks(lengths, budget):
                 yield Chunk(
                     [positions[index] for index in chunk],
@@ -203,23 +211,36 @@ class SentenceTransformer(nn.Sequential):
             task: the route of texts that name none.
             meter: counts the tokens and the padding.
         """
-        texts, _ = as_texts(texts)
-        if not texts:
+        chunks = self.training_chunks(texts, token_budget, task, meter)
+        if not chunks:
             return torch.empty(0, output_dimension(list(self)) or 0, device=self.device)
-        positions, parts, cut = [], [], 0
-        for chunk in self.chunks(texts, token_budget, task):
-            positions.append(chunk.positions)
-            parts.append(text_vectors(self(features_to(chunk.features, self.device))))
-            cut += sum(chunk.cut)
-            if meter is not None:
+        order = original_order(chunk.positions for chunk in chunks)
+        return torch.cat([self.forward_chunk(chunk) for chunk in chunks])[order.to(self.device)]
+
+    def training_chunks(
+        self,
+        texts: Sequence[Text],
+        token_budget: int | None = None,
+        task: str | None = None,
+        meter: PaddingMeter | None = None,
+        fewest: int = 1,
+    ) -> list[Chunk]:
+        """Return the chunks of a batch to train on; the arguments are those of `chunks` and `embed`."""
+        chunks = list(self.chunks(as_texts(texts)[0], token_budget, task, fewest=fewest))
+        if meter is not None:
+            for chunk in chunks:
                 meter.add(chunk.lengths)
-        if cut:  # without counts: the same words in every training step, which Python then shows once
+        if any(any(chunk.cut) for chunk in chunks):  # without counts: Python shows the same words only once
             warnings.warn(
                 f"some texts are longer than max_seq_length={self.max_seq_length} and are not read to their end",
                 TruncationWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        return torch.cat(parts)[original_order(positions).to(self.device)]
+        return chunks
+
+    def forward_chunk(self, chunk: Chunk) -> Tensor:
+        """Return the embeddings of a chunk, `(texts, dim)`, in its order."""
+        return text_vectors(self(features_to(chunk.features, self.device)))
 
     @torch.no_grad()
     def encode(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .known_positives import known_positives
 
 Metric = Callable[[Tensor, Tensor], Tensor]  # of two (n, dim) tensors: row by row (n,), or every pair (n, m)
 
@@ -37,6 +39,8 @@ class Loss(nn.Module):
         embedded: which columns the encoder embeds.
         views: how often it embeds each of them; dropout makes the views differ.
         needs_texts: whether `prepare` makes what `compute` takes as labels out of the texts.
+        in_batch: whether texts of other rows are taken as negatives. Such a loss has a `_formula(embeddings, labels,
+            known)` that leaves out the pairs of scores marked in `known`.
 
     Raises:
         ValueError: `model` is not a module.
@@ -57,6 +61,7 @@ class Loss(nn.Module):
     embedded: slice = slice(None)
     views: int = 1
     needs_texts: bool = False
+    in_batch: bool = False
 
     def __init__(self, model: nn.Module | None = None) -> None:
         super().__init__()
@@ -68,15 +73,20 @@ class Loss(nn.Module):
         """Return the loss, given what `compute` checked and cast; `labels` is empty where there are none."""
         raise NotImplementedError
 
-    def compute(self, embeddings: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
+    def compute(
+        self, embeddings: Sequence[Tensor], labels: Tensor | None = None, known: Tensor | None = None
+    ) -> Tensor:
         """Return the loss of a batch, a scalar, in float32 whatever autocast says (float64 stays float64).
 
         Args:
             embeddings: one `(batch, dim)` tensor per embedded column.
             labels: one per row, as the class says; or what `prepare` returned.
+            known: what `known_positives` returned: the pairs `(batch, candidates)` that are no negatives. Losses that
+                are not `in_batch` ignore it.
 
         Raises:
-            ValueError: number or shapes of the embeddings, or shape or type of the labels, do not fit this loss.
+            ValueError: number or shapes of the embeddings, or shape or type of the labels or of `known`, do not fit
+                this loss.
         """
         self._check(embeddings, labels)
         dtype = torch.promote_types(embeddings[0].dtype, torch.float32)
@@ -87,11 +97,22 @@ class Loss(nn.Module):
         if self.label != "none":
             labels = labels.to(torch.int64 if self.label == "int" else dtype)
         with torch.autocast(columns[0].device.type, enabled=False):
-            return self._formula(columns, labels)
+            if known is None or not self.in_batch:
+                return self._formula(columns, labels)
+            return self._formula(columns, labels, known)  # type: ignore[call-arg]
 
     def prepare(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> Tensor | None:
         """Return what `compute` takes as labels, given the texts; runs before the forward pass, without gradient."""
         return labels
+
+    def known_positives(
+        self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
+    ) -> Tensor | None:
+        """Return what `compute` takes as `known`, given the texts and the rows' group ids; None if nothing is masked.
+
+        The function of this name says what counts as one. `int(known.count_nonzero())` is the number of pairs masked.
+        """
+        return known_positives(columns, groups) if self.in_batch else None
 
     def check_batch(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> None:
         """Check the columns and labels of a batch before it is embedded.
@@ -125,7 +146,10 @@ class Loss(nn.Module):
         return [self.model(dict(column))["sentence_embedding"] for column in features]
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Any:
-        """Embed tokenised columns and return their loss, for training loops written by hand."""
+        """Embed tokenised columns and return their loss, for training loops written by hand.
+
+        Known positives are not masked, as texts cannot be compared any more; such loops call `compute`, as `fit` does.
+        """
         features = list(sentence_features)
         embeddings = self.embed(features)
         if self.needs_texts:
@@ -217,6 +241,26 @@ def model_dimension(model: nn.Module | None) -> int | None:
 def own_rows(embeddings: Tensor) -> Tensor:
     """Return 0 ... batch - 1: the candidate that belongs to each row, as a class for cross-entropy."""
     return torch.arange(len(embeddings), device=embeddings.device)
+
+
+def without_known(scores: Tensor, known: Tensor | None) -> Tensor:
+    """Return scores `(batch, candidates)` with -inf where a candidate is known to be a positive; unchanged for None.
+
+    Raises:
+        ValueError: `known` is no mask of these scores.
+
+    >>> without_known(torch.tensor([[1.0, 2.0]]), torch.tensor([[False, True]]))
+    tensor([[1., -inf]])
+    """
+    if known is None:
+        return scores
+    if not isinstance(known, Tensor) or known.dtype != torch.bool or known.shape != scores.shape:
+        found = f"{known.dtype} {tuple(known.shape)}" if isinstance(known, Tensor) else type(known).__name__
+        raise ValueError(
+            f"known must be a boolean mask (batch, candidates) = {tuple(scores.shape)}, got {found}; "
+            "loss.known_positives(columns, groups) makes it"
+        )
+    return scores.masked_fill(known.to(scores.device), -torch.inf)
 
 
 def padded(embeddings: Tensor, dimension: int) -> Tensor:

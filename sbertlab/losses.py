@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,18 +145,24 @@ class MatryoshkaLoss(Loss):
         self.n_dims_per_step = n_dims_per_step
         by_dim = sorted(zip(matryoshka_dims, weights, strict=True), reverse=True)
         self.matryoshka_dims, self.matryoshka_weights = (list(column) for column in zip(*by_dim, strict=True))
-        for rule in ("columns", "label", "fewer_scores", "embedded", "views", "needs_texts"):
+        for rule in ("columns", "label", "fewer_scores", "embedded", "views", "needs_texts", "in_batch"):
             setattr(self, rule, getattr(loss, rule))
 
     def prepare(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> Tensor | None:
         """Return what the loss inside makes of the texts."""
         return self.loss.prepare(columns, labels)
 
+    def known_positives(
+        self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
+    ) -> Tensor | None:
+        """Return the mask of the loss inside."""
+        return self.loss.known_positives(columns, groups)
+
     def check_batch(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> None:
         """Check the batch as the loss inside does."""
         self.loss.check_batch(columns, labels)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
         width, count = embeddings[0].shape[1], len(self.matryoshka_dims)
         if self.matryoshka_dims[0] > width:
             raise ValueError(f"matryoshka_dims go up to {self.matryoshka_dims[0]}, but the embeddings have {width}")
@@ -166,7 +172,7 @@ class MatryoshkaLoss(Loss):
             dim, weight = self.matryoshka_dims[index], self.matryoshka_weights[index]
             cut = [F.normalize(column[:, :dim], dim=-1) for column in embeddings]
             targets = labels[..., :dim] if self.label == "vector" and labels.shape[-1] == width else labels
-            losses.append(weight * self.loss.compute(cut, targets))
+            losses.append(weight * self.loss.compute(cut, targets, known))
         return torch.stack(losses).sum()
 
 
@@ -247,12 +253,15 @@ class DenoisingAutoEncoderLoss(Loss):
         )
         return encoded["input_ids"]
 
-    def compute(self, embeddings: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
+    def compute(
+        self, embeddings: Sequence[Tensor], labels: Tensor | None = None, known: Tensor | None = None
+    ) -> Tensor:
         """Return the loss of a batch; the decoder runs under the caller's autocast, the cross-entropy in float32.
 
         Args:
             embeddings: those of the damaged texts, one `(batch, dim)` tensor.
             labels: token ids of the whole texts, `(batch, tokens)`, at least 2 tokens.
+            known: ignored; there are no negatives.
 
         Raises:
             ValueError: the embeddings do not fit the decoder, or the labels are no token ids.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .loss import Loss, Metric, checked_function, checked_number, own_rows
+from .known_positives import known_positives
+from .loss import Loss, Metric, checked_function, checked_number, own_rows, without_known
 from .util import cos_sim
 
 
@@ -26,8 +27,8 @@ class MultipleNegativesRankingLoss(Loss):
     | (anchor, positive, negative_1, ..., n) | none   |
 
     Relatives: MultipleNegativesSymmetricRankingLoss adds the direction from positive to anchor; GISTEmbedLoss leaves
-    out negatives that a second model takes for positives. Larger batches make all of them stronger; a batch should not
-    hold the same text twice (NoDuplicates loader).
+    out negatives that a second model takes for positives. Larger batches make all of them stronger. Where a
+    batch repeats a text, `known_positives` masks what is no negative; the NoDuplicates loader avoids such batches.
     Source: Henderson et al., 2017, Efficient Natural Language Response Suggestion (arXiv:1705.00652), section 4.4.
 
     Args:
@@ -35,7 +36,7 @@ class MultipleNegativesRankingLoss(Loss):
         similarity_fct: similarity s of every row with every row, `(n, dim)` and `(m, dim)` to `(n, m)`.
         hard_negatives: "shared" lets every anchor compete with every hard negative of the batch; "own" with those of
             its own row only (as in NeMo).
-        label_smoothing: share of the target that is spread over all candidates.
+        label_smoothing: share of the target that is spread over all candidates, known positives left out.
 
     >>> anchors, far = torch.eye(2), -torch.eye(2)
     >>> loss = MultipleNegativesRankingLoss(scale=1.0, hard_negatives="own")
@@ -46,6 +47,7 @@ class MultipleNegativesRankingLoss(Loss):
     """
 
     columns = (2, None)
+    in_batch = True
 
     def __init__(
         self,
@@ -63,19 +65,35 @@ class MultipleNegativesRankingLoss(Loss):
         self.hard_negatives = hard_negatives
         self.label_smoothing = checked_number("label_smoothing", label_smoothing, high=1)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
-        return self._cross_entropy(self._scores(embeddings))
+    def known_positives(
+        self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
+    ) -> Tensor | None:
+        """Return the mask of this loss's scores: `(batch, batch * (1 + n))`, or `(batch, batch + n)` for own."""
+        known = super().known_positives(columns, groups)
+        if known is None or self.hard_negatives == "shared":
+            return known
+        known = _with_own(*known.split(len(known), dim=1))
+        return known if known.any() else None
 
-    def _scores(self, embeddings: Sequence[Tensor]) -> Tensor:
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+        return self._cross_entropy(self._scores(embeddings, known), known)
+
+    def _scores(self, embeddings: Sequence[Tensor], known: Tensor | None) -> Tensor:
         """Return scaled similarities of anchors and candidates, positives first: `(batch, candidates)`."""
-        anchors, positives, *negatives = embeddings
+        anchors, *columns = embeddings
         if self.hard_negatives == "shared":
-            return self.scale * self.similarity_fct(anchors, torch.cat([positives, *negatives]))  # batch * (1 + n)
-        own = [self.similarity_fct(anchors, negative).diagonal().unsqueeze(1) for negative in negatives]
-        return self.scale * torch.cat([self.similarity_fct(anchors, positives), *own], dim=1)  # batch + n
+            scores = self.similarity_fct(anchors, torch.cat(columns))  # (batch, batch * (1 + n))
+        else:
+            scores = _with_own(*(self.similarity_fct(anchors, column) for column in columns))  # (batch, batch + n)
+        return without_known(self.scale * scores, known)
 
-    def _cross_entropy(self, scores: Tensor) -> Tensor:
-        return F.cross_entropy(scores, own_rows(scores), label_smoothing=self.label_smoothing)
+    def _cross_entropy(self, scores: Tensor, known: Tensor | None) -> Tensor:
+        if known is None or not self.label_smoothing:
+            return F.cross_entropy(scores, own_rows(scores), label_smoothing=self.label_smoothing)
+        known = known.to(scores.device)
+        spread = -F.log_softmax(scores, dim=1).masked_fill(known, 0).sum(dim=1) / (~known).sum(dim=1)  # (batch,)
+        hit = F.cross_entropy(scores, own_rows(scores))
+        return (1 - self.label_smoothing) * hit + self.label_smoothing * spread.mean()
 
 
 class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
@@ -98,10 +116,12 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
     0.7532
     """
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
-        scores = self._scores(embeddings)
-        backward = scores[:, : len(scores)].T
-        return (self._cross_entropy(scores) + self._cross_entropy(backward)) / 2
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+        scores = self._scores(embeddings, known)
+        batch = len(scores)
+        known_backward = None if known is None else known[:, :batch].T  # a pair is masked in both directions or none
+        backward = self._cross_entropy(scores[:, :batch].T, known_backward)
+        return (self._cross_entropy(scores, known) + backward) / 2
 
 
 class MegaBatchMarginLoss(Loss):
@@ -129,6 +149,8 @@ class MegaBatchMarginLoss(Loss):
     0.15
     """
 
+    in_batch = True
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -141,10 +163,10 @@ class MegaBatchMarginLoss(Loss):
         self.positive_margin = checked_number("positive_margin", positive_margin, high=1)
         self.negative_margin = checked_number("negative_margin", negative_margin, high=1)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
         scores = cos_sim(*embeddings)
         own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-        nearest_other = scores.masked_fill(own, -torch.inf).max(dim=1).values
+        nearest_other = without_known(scores, known).masked_fill(own, -torch.inf).max(dim=1).values
         return (F.relu(self.positive_margin - scores.diagonal()) + F.relu(nearest_other - self.negative_margin)).mean()
 
 
@@ -176,6 +198,7 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
     """
 
     columns = (1, 1)
+    in_batch = True
     views = 2
 
     def __init__(self, model: nn.Module | None = None, scale: float = 20.0, similarity_fct: Metric = cos_sim) -> None:
@@ -183,8 +206,8 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
         self.similarity_fct = checked_function("similarity_fct", similarity_fct)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(checked_number("scale", scale, above=True))))
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
-        scores = self.logit_scale.exp() * self.similarity_fct(embeddings[0], embeddings[-1])
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+        scores = without_known(self.logit_scale.exp() * self.similarity_fct(embeddings[0], embeddings[-1]), known)
         return (F.cross_entropy(scores, own_rows(scores)) + F.cross_entropy(scores.T, own_rows(scores))) / 2
 
 
@@ -224,6 +247,7 @@ class GISTEmbedLoss(Loss):
     """
 
     columns = (2, None)
+    in_batch = True
     needs_texts = True
 
     def __init__(
@@ -256,7 +280,21 @@ class GISTEmbedLoss(Loss):
         embeddings = guide.encode(texts, convert_to_tensor=True, show_progress_bar=False)
         return embeddings.reshape(len(columns), len(columns[0]), -1)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def known_positives(
+        self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
+    ) -> Tensor | None:
+        """Return the mask of all pairs of this loss, in the order in which the class names them.
+
+        (a_i, a_j) and (p_i, p_j) are masked where a_j or p_j is known to be a positive of row i.
+        """
+        known = known_positives(columns, groups, anchors=True)
+        if known is None:
+            return None
+        positives, *negatives, anchors = known.split(len(known), dim=1)
+        rows = [positives | anchors] * (self.contrast_anchors + self.contrast_positives)
+        return torch.cat([positives, *rows, *negatives], dim=1)
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
         if labels.ndim != 3 or labels.shape[:2] != (len(embeddings), len(embeddings[0])):
             raise ValueError(
                 f"GISTEmbedLoss.compute takes the guide's embeddings (columns, batch, guide_dim) as labels, got shape "
@@ -272,4 +310,9 @@ class GISTEmbedLoss(Loss):
             doubtful = cos_sim(labels[first], labels[second]) > threshold
             doubtful = doubtful & ~itself if (first, second) == (0, 1) else doubtful | itself & (first == second)
             scores.append(cos_sim(embeddings[first], embeddings[second]).masked_fill(doubtful, -torch.inf))
-        return F.cross_entropy(torch.cat(scores, dim=1) / self.temperature, own_rows(guided))
+        return F.cross_entropy(without_known(torch.cat(scores, dim=1), known) / self.temperature, own_rows(guided))
+
+
+def _with_own(positives: Tensor, *negatives: Tensor) -> Tensor:
+    """Return `(batch, batch)` of the positives and, of each `(batch, batch)` of negatives, what is of the same row."""
+    return torch.cat([positives, *(column.diagonal().unsqueeze(1) for column in negatives)], dim=1)

@@ -12,7 +12,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,15 +34,17 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(eq=False)
 class InputExample:
-    """One row of data: its texts (one, a pair, a triplet, ...) and a label.
+    """One row of data: its texts (one, a pair, a triplet, ...), a label, and what it belongs together with.
 
     Args:
         guid: where the row comes from; readers write `file:line`.
         texts: the texts; for models with routes a text may be a dict of one entry, `{route: text}`.
         label: a number, a vector, or None.
+        group: an id, the same in rows that mean the same, so that losses that take the other rows of a batch as
+            negatives leave these out (`sbertlab.known_positives`); a number, a text or the like, or None.
 
     Raises:
-        ValueError: `texts` is one string.
+        ValueError: `texts` is one string, or `group` is not hashable.
 
     >>> InputExample(texts=["My first sentence", "My second sentence"], label=0.8).label
     0.8
@@ -51,10 +53,15 @@ class InputExample:
     guid: str = ""
     texts: list[Any] | None = None
     label: Any = 0
+    group: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.texts, str):
             raise ValueError(f"texts must be a list of texts, got the text {self.texts!r}; write texts=[...]")
+        try:
+            hash(self.group)
+        except TypeError:
+            raise ValueError(f"group must be hashable, such as a number or a text, got {self.group!r:.60}") from None
 
 
 class Reader:

@@ -1,37 +1,53 @@
 """`fit`: the one training loop.
 
 A step takes one batch of every objective in turn. All texts of a batch go through the encoder together, in token-budget
-chunks; the loss sees their embeddings and labels. Every step is a function of (seed, step): the data order and the
-dropout of a step do not depend on what happened before it.
+chunks; the loss sees their embeddings and labels (`gradients`). Every step is a function of (seed, step): the data
+order and the dropout of a step do not depend on what happened before it, so a run that was stopped goes on as if it had
+not been (`checkpoint`).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from sbertlab.batching import PaddingMeter
-from sbertlab.checkpoint import Keeper, save_checkpoint, writable_folder
-from sbertlab.data import InputExample, collate
+from sbertlab.checkpoint import CheckpointError, Checkpoints
 from sbertlab.encoder import SentenceTransformer
-from sbertlab.loss import Loss, checked_number
-from sbertlab.models import TokenizerModule, features_to
-from sbertlab.optimizer import make_optimizer, make_schedule
+from sbertlab.gradients import Gradient, NonFiniteLossError
+from sbertlab.interrupt import Interrupt
+from sbertlab.keeper import Keeper
+from sbertlab.kernels import has_native_bfloat16
+from sbertlab.loss import checked_number
+from sbertlab.models import TokenizerModule
+from sbertlab.objective import Batch, Objective, checked_batch, make_objectives
+from sbertlab.optimizer import frozen, make_optimizer, make_schedule
+from sbertlab.processes import Processes
+from sbertlab.seeding import set_seed
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = timedelta(hours=12)
+"""How long a process waits for the others, e.g. while the first one evaluates; one that is gone is noticed at once."""
 
 HISTORY_COLUMNS = [
     "step",
@@ -42,109 +58,166 @@ HISTORY_COLUMNS = [
     "gradient_norm",
     "tokens_per_second",
     "padding_share",
+    "known_positives",
     "metric",
 ]
 
 
-class NonFiniteLossError(FloatingPointError):
-    """The loss or its gradient became NaN or infinite; the model keeps the weights of the step before."""
+class Event(NamedTuple):
+    """What a function in `callbacks` is told."""
+
+    kind: str
+    """"step", "evaluation", "checkpoint" or "end"."""
+    step: int
+    epoch: int
+    row: dict[str, Any]
+    """The newest row of the history."""
+    model: SentenceTransformer
 
 
-class Objective:
-    """A data loader and the loss that its batches go to; a loader that runs dry is started again.
+class Run:
+    """A run and its state: all that it takes to go on with it.
 
     Args:
-        loader: yields lists of InputExample once its `collate_fn` is set, which is done here.
-        loss: a Loss, or a module of the field with `forward(features, labels)`.
-        index: position among the objectives.
-        seed: with `index` and the pass through the data it decides the order.
-        device: where the model is.
+        model: the encoder.
+        objectives: what it is trained by.
+        gradient: computes the gradient of a batch.
+        accelerator: of this run.
+        optimizer: one for all objectives, prepared by the accelerator.
+        schedule: of the learning rate.
+        max_grad_norm: gradients are scaled down to it.
+        seed: everything random follows from it.
+        mask_known_positives: keep them out of the negatives.
+
+    Attributes:
+        step: steps taken.
+        rows: the history.
     """
 
-    def __init__(self, loader: Any, loss: nn.Module, index: int, seed: int, device: torch.device) -> None:
-        self.loader, self.loss, self.index, self.seed, self.device = loader, loss, index, seed, device
-        self.name = f"{index}:{type(loss).__name__}"
-        self.passes = 0
-        self._batches: Iterator[list[InputExample]] = iter(())
-        self._set_epoch()
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        objectives: Sequence[Objective],
+        gradient: Gradient,
+        accelerator: Accelerator,
+        optimizer: Any,
+        schedule: Any,
+        max_grad_norm: float,
+        seed: int,
+        mask_known_positives: bool = True,
+    ) -> None:
+        self.model, self.objectives, self.gradient = model, objectives, gradient
+        self.accelerator, self.optimizer, self.schedule = accelerator, optimizer, schedule
+        self.max_grad_norm, self.seed, self.mask = max_grad_norm, seed, mask_known_positives
+        self.step = 0
+        self.rows: list[dict[str, Any]] = []
 
-    def __len__(self) -> int:
-        """Return the number of batches of a pass.
-
-        Raises:
-            TypeError: the loader does not know.
-            ValueError: there are none.
-        """
-        try:
-            length = len(self.loader)
-        except TypeError:
-            raise TypeError(f"the loader of objective {self.name} has no length; give steps_per_epoch") from None
-        if length == 0:
-            raise ValueError(self._nothing())
-        return length
-
-    def next_batch(self, step: int) -> tuple[list[list[Any]], Tensor | None]:
-        """Return the columns of texts and the labels of the batch of this step.
+    def take_step(self, epoch: int) -> None:
+        """Learn from one batch of every objective, each by an optimizer step of its own.
 
         Raises:
-            ValueError: the loader yields nothing, or rows that the loss cannot take.
+            NonFiniteLossError: before the weights learn of it.
+            ValueError: a batch that does not fit its loss; all are checked before one is learnt.
         """
-        set_seed(self.device, self.seed, "batch", self.index, step)
-        batch = next(self._batches, None)
-        if batch is None:
-            batch = self._first_batch()
+        self.train_mode()
+        step = self.step + 1
+        batches = [checked_batch(one.next_batch(step), one, step, self.mask) for one in self.objectives]
+        for objective, batch in zip(self.objectives, batches, strict=True):
+            try:
+                row = self._learn(objective, batch, step)
+            except (NonFiniteLossError, TypeError) as error:
+                raise type(error)(f"step {step}, objective {objective.name}: {error}") from error
+            self.rows.append({"step": step, "epoch": epoch, **row, "metric": math.nan})
+        if not self.optimizer.step_was_skipped:
+            self.schedule.step()
+        self.step = step
+
+    def _learn(self, objective: Objective, batch: Batch, step: int) -> dict[str, Any]:
+        """Take one optimizer step on one batch; return its row of the history."""
+        start = time.perf_counter()
+        meter = PaddingMeter()
+        seed_at = partial(set_seed, self.model.device, self.seed, "step", step, objective.index)
+        self.optimizer.zero_grad()
+        loss = self.gradient.add(objective.loss, batch, seed_at, meter)
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = self.accelerator.clip_grad_norm_(trained, self.max_grad_norm)
+        norm = math.nan if norm is None else float(norm)
+        if not math.isfinite(norm) and self.accelerator.scaler is None:
+            raise NonFiniteLossError(
+                f"the gradient is not finite (loss {loss:.4g}); the model keeps the weights before it. Lower the "
+                "learning rate or look at the texts of the batch"
+            )
+        self.optimizer.step()
+        seconds = time.perf_counter() - start
+        return {
+            "objective": objective.name,
+            "loss": loss,
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "gradient_norm": norm,
+            "tokens_per_second": meter.tokens / seconds if meter.padded else math.nan,
+            "padding_share": meter.share if meter.padded else math.nan,
+            "known_positives": 0 if batch.known is None else int(batch.known.count_nonzero()),
+        }
+
+    def train_mode(self) -> None:
+        """Turn on the dropout of the model and of the losses' own modules."""
+        for module in (self.model, *(objective.loss for objective in self.objectives)):
+            module.train()
+
+    def history(self) -> pd.DataFrame:
+        """Return the rows as a table."""
+        return pd.DataFrame(self.rows, columns=HISTORY_COLUMNS)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that `restore` needs: tensors and plain values."""
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.step,
+            "rows": self.rows,
+            "tensors": self._tensors(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "objectives": [objective.state() for objective in self.objectives],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state.
+
+        Raises:
+            CheckpointError: it is of another model, or the data are others.
+        """
+        tensors = self._tensors()
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        kept = {name: tuple(tensor.shape) for name, tensor in state["tensors"].items()}
+        differing = sorted(name for name in {*shapes, *kept} if shapes.get(name) != kept.get(name))
+        if differing:
+            name = differing[0]
+            raise CheckpointError(
+                f"the checkpoint is of another model: {name} has the shape {kept.get(name)} there and "
+                f"{shapes.get(name)} here; make the model and the losses as they were when the run began"
+            )
         try:
-            columns, labels = collate(batch)
-            if isinstance(self.loss, Loss):
-                self.loss.check_batch(columns, labels)
+            for objective, place in zip(self.objectives, state["objectives"], strict=True):
+                objective.restore(place)
         except ValueError as error:
-            raise ValueError(f"step {step}, objective {self.name}: {error}") from error
-        return columns, labels
+            raise CheckpointError(f"the run cannot be continued: {error}") from error
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(state["tensors"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.rows = state["step"], list(state["rows"])
 
-    def _first_batch(self) -> list[InputExample]:
-        """Start the next pass through the data, in an order of its own."""
-        set_seed(self.device, self.seed, "order", self.index, self.passes)
-        self._set_epoch()
-        self.loader.collate_fn = list  # set for every pass: an evaluator may share the loader and set its own
-        if isinstance(self.loader, DataLoader):
-            self.loader._iterator = None  # persistent workers would keep the epoch and the randomness of the last pass
-        self._batches = iter(self.loader)
-        self.passes += 1
-        batch = next(self._batches, None)
-        if batch is None:
-            raise ValueError(self._nothing())
-        return batch
-
-    def _set_epoch(self) -> None:
-        parts = (getattr(self.loader, name, None) for name in ("dataset", "sampler", "batch_sampler"))
-        for part in (self.loader, *parts):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(self.passes)
-
-    def _nothing(self) -> str:
-        return (
-            f"the loader of objective {self.name} yields no batch: its data set is empty, smaller than one batch with "
-            "drop_last=True, or can be read only once"
-        )
-
-
-def set_seed(device: torch.device, seed: int, *where: int | str) -> None:
-    """Let what is drawn next, by Python, NumPy and torch, follow from the run's seed and the place in it."""
-    value = seed_of(seed, *where)
-    random.seed(value)
-    np.random.seed(value)  # noqa: NPY002 (data sets of others draw from it)
-    # Where there is no accelerator, torch.manual_seed spends a millisecond on asking for one.
-    (torch.default_generator if device.type == "cpu" else torch).manual_seed(value)
-
-
-def seed_of(seed: int, *where: int | str) -> int:
-    """Return a 32-bit seed that depends on the run's seed and on the place in it.
-
-    >>> seed_of(0, "step", 1) == seed_of(0, "step", 1) != seed_of(0, "step", 2)
-    True
-    """
-    words = [part if isinstance(part, int) else int.from_bytes(part.encode()[:8], "little") for part in where]
-    return int(np.random.SeedSequence([seed, *words]).generate_state(1)[0])
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return parameters and buffers of the model and of what the losses add, each once."""
+        found: dict[int, tuple[str, Tensor]] = {}
+        for name, module in (("model", self.model), *((one.name, one.loss) for one in self.objectives)):
+            for part, tensor in (*module.named_parameters(), *module.named_buffers()):
+                found.setdefault(id(tensor), (f"{name}.{part}", tensor.detach()))
+        return dict(found.values())
 
 
 def fit(
@@ -172,6 +245,13 @@ def fit(
     mixed_precision: str | None = None,
     seed: int = 0,
     token_budget: int | None = None,
+    cached: bool = False,
+    memory_budget: float | None = None,
+    resume: bool = False,
+    learning_rates: Mapping[str, float] | None = None,
+    mask_known_positives: bool = True,
+    early_stopping_patience: int | None = None,
+    callbacks: Sequence[Callable[[Event], Any]] = (),
 ) -> pd.DataFrame:
     """Train the model in place and return what happened, one row a step and objective.
 
@@ -197,28 +277,51 @@ def fit(
         use_amp: the field's older name of mixed precision: bf16 where the device has it, else fp16.
         callback: called with (score, epoch, steps) after every evaluation; steps is -1 at the end of an epoch.
         show_progress_bar: a bar with the loss.
-        checkpoint_path: folder for the weights every `checkpoint_save_steps` steps.
+        checkpoint_path: folder for a checkpoint every `checkpoint_save_steps` steps, and on Ctrl-C. Each is a model
+            folder and can be gone on from.
         checkpoint_save_steps: steps between them.
         checkpoint_save_total_limit: keep only so many of this run, the newest; 0 keeps all.
-        mixed_precision: "no", "bf16" or "fp16". The losses of `sbertlab.losses` are computed in float32 in any case.
+        mixed_precision: "no", "bf16", "fp16", or "auto": bf16 where the device multiplies it natively, else "no". The
+            losses of `sbertlab.losses` are computed in float32 in any case.
         seed: everything random in the run follows from it, but for loaders that bring a seed or generator of their
             own. The random states of the process are put back at the end.
         token_budget: padded tokens a chunk of the forward pass; chosen by the device when None.
+        cached: use the gradient cache, by which a batch of any size takes the memory of one chunk (and a second forward
+            pass). The numbers are the same.
+        memory_budget: GiB that a batch's graph may take; batches that would take more are cached.
+        resume: go on from the newest whole checkpoint in `checkpoint_path`, to the weights that the run would have
+            reached unbroken, to the bit; begin where there is none. Needs the same arguments and data.
+        learning_rates: rates by shell pattern over the names of parameters, e.g. `{"*embeddings*": 0, "*layer.0.*":
+            1e-5}`; the first that matches counts, 0 freezes (`optimizer.layer_wise` makes some).
+        mask_known_positives: losses that take the other rows of a batch as negatives leave out those that the batch
+            shows to be positives: texts that are the same, or rows of the same `InputExample.group`.
+        early_stopping_patience: stop after so many evaluations in a row without a better score.
+        callbacks: functions called with an Event after every step, evaluation and checkpoint, and at the end; one that
+            returns True ends the run after the step.
+
+    In several processes (`accelerate launch`, `torchrun`) each calls fit with the same arguments. The batches are
+    those that the loaders give; each process embeds its share, the loss sees the whole. The first process evaluates,
+    saves and calls back.
+
+    The first Ctrl-C (a notebook's stop button) lets the step be finished, writes a checkpoint and returns; the same
+    call with `resume=True` goes on.
 
     Returns:
         A table with the columns step, epoch, objective, loss, lr (of this step), gradient_norm (before clipping),
-        tokens_per_second and padding_share (of what the encoder reads; NaN where a loss of the field hides it) and
-        metric (the score, in the row after which it was computed).
+        tokens_per_second and padding_share (of what the encoder reads; NaN where a loss of the field hides it),
+        known_positives (pairs that were kept out of the negatives) and metric (the score, in the row after which it was
+        computed). `history.attrs` says whether the run was `interrupted` or `stopped_early`, and its
+        `mixed_precision`.
 
     Raises:
         TypeError: an argument of the wrong kind, such as a list of examples in place of a DataLoader.
         ValueError: an argument out of range, or data that do not fit the loss, found before the step learns of them.
         OSError: `output_path` or `checkpoint_path` cannot be written, found before the first step.
-        NonFiniteLossError: the loss became NaN or infinite; the step is named, the weights are those before it.
+        CheckpointError: `resume` with other data or arguments than the checkpoint's; what differs is listed.
+        NonFiniteLossError: the loss became NaN or infinite; the step is named, the weights are those before it, and
+            its `history` is that of the run.
+        ProcessLostError: another process of the run is gone.
     """
-    checked_number("epochs", epochs, above=True)
-    if max_grad_norm != math.inf:
-        checked_number("max_grad_norm, unless math.inf,", max_grad_norm, above=True)
     for name, number, least in (
         ("steps_per_epoch", steps_per_epoch or 0, 0),
         ("warmup_steps", warmup_steps, 0),
@@ -227,68 +330,149 @@ def fit(
         ("checkpoint_save_total_limit", checkpoint_save_total_limit, 0),
         ("seed", seed, 0),
         ("token_budget", 1 if token_budget is None else token_budget, 1),
+        ("early_stopping_patience", 1 if early_stopping_patience is None else early_stopping_patience, 1),
     ):
         checked_number(name, number, least, whole=True)
+    checked_number("epochs", epochs, above=True)
+    checked_number("memory_budget", 1 if memory_budget is None else memory_budget, above=True)
+    if max_grad_norm != math.inf:
+        checked_number("max_grad_norm, unless math.inf,", max_grad_norm, above=True)
+    if resume and checkpoint_path is None:
+        raise ValueError("resume=True needs checkpoint_path, the folder with the checkpoints to go on from")
     precision = choose_precision(mixed_precision, use_amp, model.device)
-    objectives = make_objectives(model, train_objectives, seed)
-    steps_per_epoch = int(steps_per_epoch or min(map(len, objectives)))
-    total = max(1, round(steps_per_epoch * epochs))
-    for block in model.modules():
-        if isinstance(block, TokenizerModule):
-            block.match_vocabulary()
-    raw_optimizer = make_optimizer(
-        model, [objective.loss for objective in objectives], optimizer_class, optimizer_params, weight_decay
-    )
-    schedule = make_schedule(scheduler, raw_optimizer, warmup_steps, total)
-    if warmup_steps >= total and scheduler.lower().startswith("warmup"):
-        warnings.warn(
-            f"warmup_steps={warmup_steps} is not reached in {total} steps: the learning rate only rises and never gets "
-            f"to its value; warmup_steps={max(1, total // 10)} would be a tenth of the run",
-            stacklevel=2,
+    with apart(precision, model.device) as accelerator, frozen(model, learning_rates):
+        processes = Processes(model.device)
+        if processes.count > 1 and model.device.type != "cpu":
+            model.to(accelerator.device)
+        objectives = make_objectives(model, train_objectives, seed)
+        steps_per_epoch = int(steps_per_epoch or min(map(len, objectives)))
+        total = max(1, round(steps_per_epoch * epochs))
+        for block in model.modules():
+            if isinstance(block, TokenizerModule):
+                block.match_vocabulary()
+        losses = [objective.loss for objective in objectives]
+        optimizer = make_optimizer(model, losses, optimizer_class, optimizer_params, weight_decay, learning_rates)
+        schedule = make_schedule(scheduler, optimizer, warmup_steps, total)
+        if warmup_steps >= total and scheduler.lower().startswith("warmup"):
+            warnings.warn(
+                f"warmup_steps={warmup_steps} is not reached in {total} steps: the learning rate only rises and never "
+                f"gets to its value; warmup_steps={max(1, total // 10)} would be a tenth of the run",
+                stacklevel=2,
+            )
+        graph_bytes = None if memory_budget is None else memory_budget * 2**30
+        gradient = Gradient(model, accelerator, processes, token_budget, cached, graph_bytes)
+        prepared = accelerator.prepare(optimizer)
+        run = Run(
+            model, objectives, gradient, accelerator, prepared, schedule, max_grad_norm, seed, mask_known_positives
         )
-    checkpoints = None if checkpoint_path is None else writable_folder("checkpoint_path", checkpoint_path)
-    keeper = Keeper(model, evaluator, output_path, save_best_model, callback)
-    rows: list[dict[str, Any]] = []
-    written: list[Path] = []
-    with (
-        apart(precision, model.device) as accelerator,
-        tqdm(total=total, desc="Training", unit="step", disable=not show_progress_bar) as bar,
-    ):
-        optimizer = accelerator.prepare(raw_optimizer)
+        folder = output_path if processes.main else None
+        keeper = Keeper(model, evaluator, folder, save_best_model, callback, early_stopping_patience)
+        checkpoints = None
+        if checkpoint_path is not None:
+            configuration = {
+                "seed": seed,
+                "steps": f"{total}, {steps_per_epoch} an epoch",
+                "schedule": f"{scheduler}, {warmup_steps} warm-up steps",
+                "optimizer": f"{optimizer_class.__name__}, {dict(optimizer_params or {})}, weight decay {weight_decay}",
+                "learning_rates": str(learning_rates),
+                "mask_known_positives": mask_known_positives,
+                "max_grad_norm": max_grad_norm,
+                "mixed_precision": precision,
+                "chunks": f"token_budget={token_budget}, cached={cached}, memory_budget={memory_budget}",
+            }
+            for objective in objectives:
+                configuration |= objective.configuration()
+            checkpoints = Checkpoints(checkpoint_path, configuration, checkpoint_save_total_limit)
+            found = checkpoints.newest() if resume else None
+            if found is not None:
+                run.restore(found.state)
+                keeper.restore(found.state["keeper"])
+        calls = Calls(callbacks, run, processes)
+        rhythm = Rhythm(total, steps_per_epoch, evaluation_steps, checkpoint_save_steps)
         try:
-            train_mode(model, objectives)
-            for step in range(1, total + 1):
-                epoch = (step - 1) // steps_per_epoch
-                batches = [
-                    objective.next_batch(step) for objective in objectives
-                ]  # all are checked before one is learnt
-                for objective, (columns, labels) in zip(objectives, batches, strict=True):
-                    set_seed(model.device, seed, "step", step, objective.index)
-                    row = train_step(
-                        model, objective, columns, labels, accelerator, optimizer, max_grad_norm, token_budget, step
-                    )
-                    row |= {
-                        "step": step,
-                        "epoch": epoch,
-                        "lr": float(optimizer.param_groups[0]["lr"]),
-                        "metric": math.nan,
-                    }
-                    rows.append(row)
-                if not optimizer.step_was_skipped:
-                    schedule.step()
-                end_of_epoch = step % steps_per_epoch == 0 or step == total
-                if end_of_epoch or (evaluation_steps > 0 and step % steps_per_epoch % evaluation_steps == 0):
-                    rows[-1]["metric"] = keeper.evaluate(epoch, -1 if end_of_epoch else step % steps_per_epoch)
-                    train_mode(model, objectives)
-                if checkpoints is not None and step % checkpoint_save_steps == 0:
-                    save_checkpoint(model, checkpoints / str(step), written, checkpoint_save_total_limit)
-                bar.set_postfix(loss=f"{rows[-1]['loss']:.4f}", **keeper.postfix(), refresh=False)
-                bar.update()
-            keeper.finish()
+            outcome = train(run, rhythm, keeper, checkpoints, processes, calls, show_progress_bar)
+        except NonFiniteLossError as error:
+            error.history = run.history()
+            raise
         finally:
-            optimizer.zero_grad()
+            run.optimizer.zero_grad()
             model.eval()
-    return pd.DataFrame(rows)[HISTORY_COLUMNS]
+        if processes.main and not outcome["interrupted"]:
+            keeper.finish()
+        calls.tell("end")
+    history = run.history()
+    history.attrs |= {**outcome, "mixed_precision": precision}
+    return history
+
+
+class Rhythm(NamedTuple):
+    """When what is done, in steps."""
+
+    total: int
+    steps_per_epoch: int
+    evaluation_steps: int
+    checkpoint_save_steps: int
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch, or the run, ends with this step."""
+        return step % self.steps_per_epoch == 0 or step == self.total
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the model is evaluated after this step."""
+        within = step % self.steps_per_epoch
+        return self.ends_epoch(step) or (self.evaluation_steps > 0 and within % self.evaluation_steps == 0)
+
+
+class Calls:
+    """The functions that want to know how a run goes; the first process calls them."""
+
+    def __init__(self, functions: Sequence[Callable[[Event], Any]], run: Run, processes: Processes) -> None:
+        if callable(functions) or not all(map(callable, functions)):
+            raise TypeError(f"callbacks must be a list of functions of an Event, got {functions!r:.80}")
+        self.functions, self.run = list(functions) if processes.main else [], run
+
+    def tell(self, kind: str) -> bool:
+        """Call every function; return whether one of them wants the run to end."""
+        if not self.functions or not self.run.rows:
+            return False
+        row = self.run.rows[-1]
+        event = Event(kind, row["step"], row["epoch"], row, self.run.model)
+        answers = [function(event) for function in self.functions]  # all are told, whatever the first says
+        return any(answer is True for answer in answers)
+
+
+def train(
+    run: Run,
+    rhythm: Rhythm,
+    keeper: Keeper,
+    checkpoints: Checkpoints | None,
+    processes: Processes,
+    calls: Calls,
+    show_progress_bar: bool,
+) -> dict[str, bool]:
+    """Take the steps that are left; return whether the run was interrupted or stopped early."""
+    interrupted = stopped = False
+    show = show_progress_bar and processes.main
+    with Interrupt() as interrupt, tqdm(total=rhythm.total, desc="Training", unit="step", disable=not show) as bar:
+        bar.update(run.step)
+        while run.step < rhythm.total and not (interrupted or stopped):
+            epoch = run.step // rhythm.steps_per_epoch
+            run.take_step(epoch)
+            enough = calls.tell("step")
+            if rhythm.evaluates(run.step):
+                within = -1 if rhythm.ends_epoch(run.step) else run.step % rhythm.steps_per_epoch
+                score = keeper.evaluate(epoch, within) if processes.main else math.nan
+                run.rows[-1]["metric"] = processes.from_main(score)
+                enough |= calls.tell("evaluation") or keeper.exhausted
+            interrupted, stopped = processes.any(interrupt.wished, enough)
+            due = interrupted or run.step % rhythm.checkpoint_save_steps == 0
+            if checkpoints is not None and due and processes.main:
+                checkpoints.save(run.step, run.model, {**run.state(), "keeper": keeper.state()})
+                calls.tell("checkpoint")
+            bar.set_postfix(loss=f"{run.rows[-1]['loss']:.4f}", **keeper.postfix(), refresh=False)
+            bar.update()
+    left = run.step < rhythm.total
+    return {"interrupted": interrupted and left, "stopped_early": stopped and not interrupted and left}
 
 
 @contextmanager
@@ -297,8 +481,6 @@ def apart(precision: str, device: torch.device) -> Iterator[Accelerator]:
 
     accelerate keeps one state a process, which would tie a run to the precision and device of the one before it.
 
-    Raises:
-        RuntimeError: the process is one of several.
     """
     kinds = (PartialState, AcceleratorState, GradientState)
     states = [dict(kind._shared_state) for kind in kinds]
@@ -307,12 +489,11 @@ def apart(precision: str, device: torch.device) -> Iterator[Accelerator]:
         try:
             for kind in kinds:
                 kind._shared_state.clear()
-            accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-            if accelerator.num_processes > 1:
-                raise RuntimeError(
-                    f"fit trains in one process, and was started in {accelerator.num_processes}; start it by python"
-                )
-            yield accelerator
+            yield Accelerator(
+                mixed_precision=precision,
+                cpu=device.type == "cpu",
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            )
         finally:
             for kind, state in zip(kinds, states, strict=True):
                 kind._shared_state.clear()
@@ -321,138 +502,18 @@ def apart(precision: str, device: torch.device) -> Iterator[Accelerator]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
-def train_mode(model: nn.Module, objectives: Sequence[Objective]) -> None:
-    """Turn on the dropout of the model and of the losses' own modules."""
-    for module in (model, *(objective.loss for objective in objectives)):
-        module.train()
-
-
-def train_step(
-    model: SentenceTransformer,
-    objective: Objective,
-    columns: Sequence[Sequence[str]],
-    labels: Tensor | None,
-    accelerator: Accelerator,
-    optimizer: Any,
-    max_grad_norm: float,
-    token_budget: int | None,
-    step: int,
-) -> dict[str, Any]:
-    """Take one optimizer step on one batch; return its loss, gradient norm, speed and padding.
-
-    Raises:
-        NonFiniteLossError: before the weights are touched.
-        TypeError: the loss is no number that can be differentiated.
-    """
-    start = time.perf_counter()
-    meter = PaddingMeter()
-    loss = batch_loss(model, objective.loss, columns, labels, accelerator, token_budget, meter)
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-        shape = f" of shape {tuple(loss.shape)}, requires_grad={loss.requires_grad}" if isinstance(loss, Tensor) else ""
-        raise TypeError(
-            f"objective {objective.name} must return a tensor of one number that depends on what is trained, got "
-            f"{type(loss).__name__}{shape}"
-        )
-    value = loss.item()
-    if not math.isfinite(value):
-        raise NonFiniteLossError(
-            f"the loss of objective {objective.name} is {value} at step {step}; the model keeps the weights before it. "
-            "Look at the labels of the batch, lower the learning rate, or use bf16 instead of fp16"
-        )
-    optimizer.zero_grad()
-    accelerator.backward(loss)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = accelerator.clip_grad_norm_(parameters, max_grad_norm)
-    norm = float("nan") if norm is None else float(norm)
-    if not math.isfinite(norm) and accelerator.scaler is None:
-        optimizer.zero_grad()
-        raise NonFiniteLossError(
-            f"the gradient of objective {objective.name} is not finite at step {step} (loss {value:.4g}); "
-            "the model keeps the weights before it. Lower the learning rate or look at the texts of the batch"
-        )
-    optimizer.step()
-    seconds = time.perf_counter() - start
-    return {
-        "objective": objective.name,
-        "loss": value,
-        "gradient_norm": norm,
-        "tokens_per_second": meter.tokens / seconds if meter.padded else math.nan,
-        "padding_share": meter.share if meter.padded else math.nan,
-    }
-
-
-def batch_loss(
-    model: SentenceTransformer,
-    loss: nn.Module,
-    columns: Sequence[Sequence[str]],
-    labels: Tensor | None,
-    accelerator: Accelerator,
-    token_budget: int | None,
-    meter: PaddingMeter,
-) -> Tensor:
-    """Embed all texts of the batch together and return the loss of their embeddings."""
-    labels = None if labels is None else labels.to(model.device)
-    if not isinstance(loss, Loss):  # a loss of the field, which embeds its columns itself
-        features = [model.tokenize(column) for column in columns]
-        for mask in (column["attention_mask"] for column in features if "attention_mask" in column):
-            meter.add(mask.sum(dim=1).tolist())
-        with accelerator.autocast():
-            return loss([features_to(column, model.device) for column in features], labels)
-    with torch.no_grad():
-        labels = loss.prepare(columns, labels)
-    embedded = list(columns[loss.embedded]) * loss.views
-    with accelerator.autocast():
-        embeddings = model.embed([text for column in embedded for text in column], token_budget, meter=meter)
-    return loss.compute(embeddings.split([len(column) for column in embedded]), labels)
-
-
-# -- What a run is made of ---------------------------------------------------------------------------------------------
-
-
-def make_objectives(model: SentenceTransformer, pairs: Any, seed: int) -> list[Objective]:
-    """Check the pairs of loader and loss and move the losses to the model's device."""
-    pairs = list(pairs) if isinstance(pairs, Iterable) and not isinstance(pairs, (str, Mapping)) else []
-    if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
-        raise ValueError(
-            "train_objectives must be a list of (DataLoader, loss) pairs, e.g. [(train_dataloader, train_loss)]"
-        )
-    objectives = []
-    for index, (loader, loss) in enumerate(pairs):
-        where = f"train_objectives[{index}]"
-        if not isinstance(loss, nn.Module):
-            raise TypeError(
-                f"{where}[1] must be a loss, such as CosineSimilarityLoss(model), got {loss!r:.80}; is the order "
-                "(loader, loss)?"
-            )
-        no_batches = isinstance(loader, (Sequence, Iterator, Dataset)) or not hasattr(loader, "__iter__")
-        if no_batches or (isinstance(loader, DataLoader) and loader.batch_sampler is None):
-            raise TypeError(
-                f"{where}[0] must be a DataLoader that makes batches, got {type(loader).__name__}; write "
-                "DataLoader(examples, shuffle=True, batch_size=16)"
-            )
-        collate_name = getattr(getattr(loader, "collate_fn", None), "__name__", "list")
-        if collate_name not in ("list", "default_collate", "smart_batching_collate"):
-            warnings.warn(
-                f"{where}[0].collate_fn, {collate_name}, is not used: fit takes batches of InputExamples as they are; "
-                "what changes rows belongs into the data set",
-                stacklevel=3,
-            )
-        for part in loss.modules():
-            of_loss = getattr(part, "model", None) if isinstance(part, Loss) or part is loss else None
-            if isinstance(of_loss, SentenceTransformer) and of_loss is not model:
-                raise ValueError(f"{where}: {type(part).__name__} was made with another model than the one to train")
-        objectives.append(Objective(loader, loss.to(model.device), index, seed, model.device))
-    return objectives
-
-
 def choose_precision(mixed_precision: str | None, use_amp: bool, device: torch.device) -> str:
-    """Return "no", "bf16" or "fp16"; `use_amp` means bf16 where the device has it, else fp16."""
+    """Return "no", "bf16" or "fp16"; "auto" and `use_amp` are settled by what the device can do."""
     if mixed_precision is None:
         if not use_amp:
             return "no"
         return "fp16" if device.type == "cuda" and not torch.cuda.is_bf16_supported() else "bf16"
+    if mixed_precision == "auto":
+        native = has_native_bfloat16() if device.type == "cpu" else torch.cuda.is_bf16_supported(False)
+        logger.info("mixed_precision auto: %s on this %s", "bf16" if native else "no", device.type)
+        return "bf16" if native else "no"
     if mixed_precision not in ("no", "bf16", "fp16"):
-        raise ValueError(f'mixed_precision must be "no", "bf16" or "fp16", got {mixed_precision!r}')
+        raise ValueError(f'mixed_precision must be "no", "bf16", "fp16" or "auto", got {mixed_precision!r}')
     if mixed_precision == "fp16" and device.type == "cpu":
         raise ValueError('mixed_precision="fp16" needs an accelerator; on a CPU use "bf16" or "no"')
     return mixed_precision

@@ -343,7 +343,7 @@ class NaNAfter(losses.CosineSimilarityLoss):
 
 def test_a_loss_that_becomes_nan_stops_the_run_names_the_step_and_keeps_the_last_good_weights(tiny: Tiny) -> None:
     model, twin = tiny(), tiny()
-    with pytest.raises(NonFiniteLossError, match="at step 3"):
+    with pytest.raises(NonFiniteLossError, match="step 3"):
         model.fit([(loader(SCORED, shuffle=False), NaNAfter(model))], epochs=4, scheduler="ConstantLR", **QUIET)
     twin.fit([(loader(SCORED, shuffle=False), losses.CosineSimilarityLoss(twin))], scheduler="ConstantLR", **QUIET)
     assert equal_weights(model, twin)
@@ -366,9 +366,12 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(t
 def test_an_interrupted_run_leaves_a_usable_model_without_gradients_and_the_next_run_starts_afresh(tiny: Tiny) -> None:
     model = tiny()
 
+    called: list[int] = []
+
     class Interrupted(losses.MultipleNegativesRankingLoss):
         def compute(self, embeddings, labels=None):  # type: ignore[no-untyped-def]
-            if any(parameter.grad is not None for parameter in model.parameters()):
+            called.append(1)
+            if len(called) == 2:
                 raise KeyboardInterrupt
             return super().compute(embeddings, labels)
 
@@ -454,7 +457,7 @@ def test_a_loss_that_is_no_number_with_a_gradient_is_named(tiny: Tiny) -> None:
         (lambda x: x.sum().detach(), "requires_grad=False"),
     ):
         model = tiny()
-        with pytest.raises(TypeError, match=f"0:Homemade must return .*{message}"):
+        with pytest.raises(TypeError, match=f"0:Homemade: .* must be a tensor.*{message}"):
             model.fit([(loader(RANKED), Homemade(model, end))], **QUIET)
 
 

@@ -1,0 +1,127 @@
+"""What a run keeps of its evaluations: the best or the last model, the scores, and whether they still rise."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sbertlab.checkpoint import writable_folder
+from sbertlab.encoder import SentenceTransformer
+
+
+class Keeper:
+    """Evaluates, keeps the best model, and tells the callback.
+
+    Args:
+        model: the one that is trained.
+        evaluator: or None.
+        output_path: where the model goes, and its scores in `eval/`.
+        save_best_model: keep the best rather than the last.
+        callback: called with (score, epoch, steps).
+        patience: evaluations without a better score after which the run is `exhausted`.
+
+    Raises:
+        TypeError: an evaluator or a callback that cannot be called.
+        OSError: `output_path` cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        evaluator: Any,
+        output_path: str | Path | None,
+        save_best_model: bool,
+        callback: Callable[[float, int, int], None] | None,
+        patience: int | None = None,
+    ) -> None:
+        if evaluator is not None and (isinstance(evaluator, type) or not callable(evaluator)):
+            raise TypeError(
+                f"evaluator must be one evaluator, got {evaluator!r:.80}; several go into "
+                "evaluation.SequentialEvaluator([...])"
+            )
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be a function of (score, epoch, steps), got {callback!r:.80}")
+        self.model, self.evaluator, self.callback = model, evaluator, callback
+        self.output_path = None if output_path is None else writable_folder("output_path", output_path, replaced=True)
+        self.keep_best = save_best_model and evaluator is not None
+        self.best = -math.inf
+        self.score = math.nan
+        self.patience = math.inf if patience is None else patience
+        self.stale = 0  # evaluations since the best one
+
+    def evaluate(self, epoch: int, steps: int) -> float:
+        """Return the score, NaN without an evaluator; write the model when it is the best so far."""
+        if self.evaluator is None:
+            return math.nan
+        folder = None
+        if self.output_path is not None:
+            folder = self.output_path / "eval"
+            folder.mkdir(parents=True, exist_ok=True)
+        self.model.eval()
+        self.score = score_of(self.evaluator, self.evaluator(self.model, output_path=folder, epoch=epoch, steps=steps))
+        self.stale += 1
+        if self.score > self.best:
+            self.best, self.stale = self.score, 0
+            if self.keep_best and self.output_path is not None:
+                self.model.save(self.output_path)
+        if self.callback is not None:
+            self.callback(self.score, epoch, steps)
+        return self.score
+
+    def finish(self) -> None:
+        """Write the last model, unless a best one is kept."""
+        if self.output_path is None or (self.keep_best and self.best > -math.inf):
+            return
+        if self.keep_best:
+            warnings.warn(
+                f"the evaluator gave {self.score} and never a score that could be compared; the last model is kept",
+                stacklevel=3,
+            )
+        self.model.save(self.output_path)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the score has not risen for as many evaluations as patience allows."""
+        return self.stale >= self.patience
+
+    def state(self) -> dict[str, Any]:
+        """Return the scores so far and how long the files with scores are, for `restore`."""
+        return {"best": self.best, "score": self.score, "stale": self.stale, "files": self._score_files()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to that state; rows that were written to the files with scores afterwards are cut off."""
+        self.best, self.score, self.stale = state["best"], state["score"], state["stale"]
+        for name, size in self._score_files().items():
+            if self.output_path is not None and size > state["files"].get(name, 0):
+                os.truncate(self.output_path / "eval" / name, state["files"].get(name, 0))
+
+    def _score_files(self) -> dict[str, int]:
+        """Return the size in bytes of every file with scores."""
+        folder = None if self.output_path is None else self.output_path / "eval"
+        if folder is None or not folder.is_dir():
+            return {}
+        return {path.name: path.stat().st_size for path in sorted(folder.glob("*.csv"))}
+
+    def postfix(self) -> dict[str, str]:
+        """Return the newest score for the progress bar."""
+        return {} if math.isnan(self.score) else {"score": f"{self.score:.4f}"}
+
+
+def score_of(evaluator: Any, result: Any) -> float:
+    """Return the number that model selection goes by: the primary metric of a dictionary, or the result itself.
+
+    >>> score_of(None, 0.5)
+    0.5
+    """
+    key = getattr(evaluator, "primary_metric", None)
+    try:
+        return float(result[key] if isinstance(result, Mapping) else result)
+    except (KeyError, TypeError, ValueError):
+        raise TypeError(
+            f"{type(evaluator).__name__} must return a number, or a dictionary with its primary_metric, {key!r}, got "
+            f"{result!r:.200}"
+        ) from None
