@@ -1,6 +1,6 @@
 """sbertlab: build, train, compare and look at sentence embeddings."""
 
-from sbertlab import data, evaluation, losses, models, readers, util
+from sbertlab import adapters, data, evaluation, losses, models, readers, util
 from sbertlab import loaders as datasets
 from sbertlab.data import InputExample
 from sbertlab.encoder import SentenceTransformer
@@ -17,6 +17,7 @@ __all__ = [
     "InputExample",
     "SentenceTransformer",
     "SimilarityFunction",
+    "adapters",
     "data",
     "datasets",
     "evaluation",

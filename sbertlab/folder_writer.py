@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -11,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from torch import nn
+from transformers.utils import logging
 
 from sbertlab import models
 from sbertlab.folder_format import IMPLIED, IN_ROOT, KINDS, RENAMED, TEXT_MODALITY, read_json, write_json
@@ -147,8 +151,21 @@ def _config6(module: models.Module, config: dict[str, Any], name: str) -> dict[s
     return {**{keys.get(key, key): value for key, value in config.items()}, **names}
 
 
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar for every save, which breaks the bar of a run."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _write_transformer(module: models.Transformer, folder: Path, format: str) -> None:
-    module.auto_model.save_pretrained(folder)
+    with no_progress_bar():
+        merged_copy(module.auto_model).save_pretrained(folder)
     module.tokenizer.save_pretrained(folder)
     if module.max_seq_length is not None:
         file = folder / "tokenizer_config.json"
@@ -162,6 +179,37 @@ def _write_transformer(module: models.Transformer, folder: Path, format: str) ->
             "module_output_name": "token_embeddings",
         }
     write_json(folder / "sentence_bert_config.json", config)
+
+
+def adapted_layers(module: nn.Module) -> dict[str, Any]:
+    """Return the layers that peft has put adapters beside, by name."""
+    layers = dict(module.named_modules())
+    return {name: layer for name, layer in layers.items() if hasattr(layer, "base_layer") and hasattr(layer, "merge")}
+
+
+def fold_adapters(auto_model: Any) -> Any:
+    """Add the active adapters to the weights beside them, in place, and return the model with plain layers."""
+    if hasattr(auto_model, "merge_and_unload"):  # wrapped by peft
+        return auto_model.merge_and_unload()
+    for name, layer in adapted_layers(auto_model).items():
+        layer.merge()
+        auto_model.set_submodule(name, layer.get_base_layer())
+    for mark in ("peft_config", "_hf_peft_config_loaded"):  # transformers would write adapters alone
+        auto_model.__dict__.pop(mark, None)
+    return auto_model
+
+
+def merged_copy(auto_model: Any) -> Any:
+    """Return the model with its adapters folded in, and leave it as it is; without adapters, the model itself.
+
+    Only the adapted layers are copied. Taking the merged weights apart again would not give the same bits.
+    """
+    layers = adapted_layers(auto_model).values()
+    if not layers:
+        return auto_model
+    changed = {id(tensor) for layer in layers for tensor in chain(layer.parameters(), layer.buffers())}
+    tensors = chain(auto_model.parameters(), auto_model.buffers())
+    return fold_adapters(copy.deepcopy(auto_model, {id(one): one for one in tensors if id(one) not in changed}))
 
 
 def _write_router(module: models.Router, folder: Path, format: str) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pandas as pd
@@ -133,7 +133,7 @@ class Gradient:
                 seed_at(number)
                 measured = self.memory_budget < math.inf and not cached and number == own[0][0]
                 meter = GraphMeter(self.model)
-                with meter if measured else nullcontext(), torch.set_grad_enabled(not cached):
+                with meter.counting() if measured else nullcontext(), torch.set_grad_enabled(not cached):
                     vectors = self.model.forward_chunk(chunk)
                 parts.append(vectors.detach())
                 graphs.append(None if cached else vectors)
@@ -206,17 +206,16 @@ class Gradient:
             return loss([features_to(column, self.model.device) for column in features], self._labels(batch))
 
 
-class GraphMeter(torch.autograd.graph.saved_tensors_hooks):
+class GraphMeter:
     """Counts the bytes that a forward pass keeps for its gradient, each tensor once, without the weights."""
 
     def __init__(self, module: nn.Module) -> None:
         self._known = {part.untyped_storage().data_ptr() for part in module.parameters()}
         self.bytes = 0
-        super().__init__(self._count, lambda tensor: tensor)
 
-    def __enter__(self) -> GraphMeter:
-        super().__enter__()
-        return self
+    def counting(self) -> AbstractContextManager[None]:
+        """Count what is kept inside the block."""
+        return torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
 
     def _count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -20,6 +20,9 @@ from sbertlab.seeding import set_seed
 FINGERPRINTED_ROWS = 100_000
 """Rows of a data set that its fingerprint reads at most, spread evenly."""
 
+SAMPLED_ROWS = 512
+"""Rows that `Objective.sample` returns at most."""
+
 
 class Objective:
     """A data loader and the loss that its batches go to; a loader that runs dry is started again.
@@ -110,6 +113,12 @@ class Objective:
             )
         self.passes, self._generators = state["passes"], list(state["generators"])
         self._first_step, self._taken = state["first_step"], state["taken"]
+
+    def sample(self) -> list[InputExample]:
+        """Return some rows of the data, the same in every run; none for a stream."""
+        set_seed(self.device, self.seed, "sample", self.index)
+        found = rows_behind(self.loader, SAMPLED_ROWS)
+        return [] if found is None else list(found[0])
 
     def configuration(self) -> dict[str, Any]:
         """Return what must be the same when a run is continued: the loss, the loader and the data."""
@@ -204,15 +213,23 @@ def digest_of(batch: Iterable[Any]) -> bytes:
     return digest.digest()
 
 
-def fingerprint(loader: Any) -> str:
-    """Return the number of rows behind a loader and a digest of them; of a stream, that it is one."""
+def rows_behind(loader: Any, most: int) -> tuple[Iterable[Any], int] | None:
+    """Return up to `most` rows behind a loader, spread evenly, and how many there are; None for a stream."""
     dataset = getattr(loader, "dataset", loader)
     rows: Any = getattr(dataset, "train_examples", getattr(dataset, "examples", dataset))
     if isinstance(rows, IterableDataset) or not (hasattr(rows, "__getitem__") and hasattr(rows, "__len__")):
-        return f"a stream of {type(dataset).__name__}"
-    chosen = np.unique(np.linspace(0, max(0, len(rows) - 1), FINGERPRINTED_ROWS).astype(np.int64)).tolist()
-    digest = digest_of(rows[index] for index in chosen[: len(rows)])
-    return f"{len(rows):,} rows, {digest.hex()[:16]}"
+        return None
+    chosen = np.unique(np.linspace(0, max(0, len(rows) - 1), most).astype(np.int64)).tolist()
+    return (rows[index] for index in chosen[: len(rows)]), len(rows)
+
+
+def fingerprint(loader: Any) -> str:
+    """Return the number of rows behind a loader and a digest of them; of a stream, that it is one."""
+    found = rows_behind(loader, FINGERPRINTED_ROWS)
+    if found is None:
+        return f"a stream of {type(getattr(loader, 'dataset', loader)).__name__}"
+    rows, count = found
+    return f"{count:,} rows, {digest_of(rows).hex()[:16]}"
 
 
 def make_objectives(model: SentenceTransformer, pairs: Any, seed: int) -> list[Objective]:

@@ -43,6 +43,8 @@ from sbertlab.objective import Batch, Objective, checked_batch, make_objectives
 from sbertlab.optimizer import frozen, make_optimizer, make_schedule
 from sbertlab.processes import Processes
 from sbertlab.seeding import set_seed
+from sbertlab.trackers import Trackers, tracker_folder, tracker_names
+from sbertlab.watch import SPACE_COLUMNS, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ HISTORY_COLUMNS = [
     "padding_share",
     "known_positives",
     "metric",
+    *SPACE_COLUMNS,
 ]
 
 
@@ -250,8 +253,12 @@ def fit(
     resume: bool = False,
     learning_rates: Mapping[str, float] | None = None,
     mask_known_positives: bool = True,
+    probe_steps: int = 100,
+    on_collapse: str = "warn",
     early_stopping_patience: int | None = None,
     callbacks: Sequence[Callable[[Event], Any]] = (),
+    log_with: str | Sequence[str] | None = None,
+    log_dir: str | Path | None = None,
 ) -> pd.DataFrame:
     """Train the model in place and return what happened, one row a step and objective.
 
@@ -295,9 +302,14 @@ def fit(
             1e-5}`; the first that matches counts, 0 freezes (`optimizer.layer_wise` makes some).
         mask_known_positives: losses that take the other rows of a batch as negatives leave out those that the batch
             shows to be positives: texts that are the same, or rows of the same `InputExample.group`.
+        probe_steps: every so many steps, and before the first, the space is measured on up to 512 texts of the first
+            objective (`space.Probe`); 0, a shorter run and data that are a stream leave it out.
+        on_collapse: "warn" of embeddings that become one point or line, with the likely cause; "stop" there; "ignore".
         early_stopping_patience: stop after so many evaluations in a row without a better score.
         callbacks: functions called with an Event after every step, evaluation and checkpoint, and at the end; one that
             returns True ends the run after the step.
+        log_with: trackers by name, "tensorboard", "wandb", "trackio" or another of accelerate, or a list of them.
+        log_dir: where they write files; `runs` when None.
 
     In several processes (`accelerate launch`, `torchrun`) each calls fit with the same arguments. The batches are
     those that the loaders give; each process embeds its share, the loss sees the whole. The first process evaluates,
@@ -310,8 +322,9 @@ def fit(
         A table with the columns step, epoch, objective, loss, lr (of this step), gradient_norm (before clipping),
         tokens_per_second and padding_share (of what the encoder reads; NaN where a loss of the field hides it),
         known_positives (pairs that were kept out of the negatives) and metric (the score, in the row after which it was
-        computed). `history.attrs` says whether the run was `interrupted` or `stopped_early`, and its
-        `mixed_precision`.
+        computed), and of the probe alignment, uniformity, effective_rank, mean_cosine and margin
+        (`space.space_metrics`). `history.attrs` says whether the run was `interrupted` or `stopped_early`, whether the
+        space `collapsed`, and the `mixed_precision`.
 
     Raises:
         TypeError: an argument of the wrong kind, such as a list of examples in place of a DataLoader.
@@ -330,6 +343,7 @@ def fit(
         ("checkpoint_save_total_limit", checkpoint_save_total_limit, 0),
         ("seed", seed, 0),
         ("token_budget", 1 if token_budget is None else token_budget, 1),
+        ("probe_steps", probe_steps, 0),
         ("early_stopping_patience", 1 if early_stopping_patience is None else early_stopping_patience, 1),
     ):
         checked_number(name, number, least, whole=True)
@@ -340,7 +354,9 @@ def fit(
     if resume and checkpoint_path is None:
         raise ValueError("resume=True needs checkpoint_path, the folder with the checkpoints to go on from")
     precision = choose_precision(mixed_precision, use_amp, model.device)
-    with apart(precision, model.device) as accelerator, frozen(model, learning_rates):
+    trackers = tracker_names(log_with)
+    settings = {"log_with": trackers or None, "project_dir": tracker_folder(log_dir, trackers)}
+    with apart(precision, model.device, **settings) as accelerator, frozen(model, learning_rates):
         processes = Processes(model.device)
         if processes.count > 1 and model.device.type != "cpu":
             model.to(accelerator.device)
@@ -367,36 +383,41 @@ def fit(
         )
         folder = output_path if processes.main else None
         keeper = Keeper(model, evaluator, folder, save_best_model, callback, early_stopping_patience)
-        checkpoints = None
-        if checkpoint_path is not None:
-            configuration = {
-                "seed": seed,
-                "steps": f"{total}, {steps_per_epoch} an epoch",
-                "schedule": f"{scheduler}, {warmup_steps} warm-up steps",
-                "optimizer": f"{optimizer_class.__name__}, {dict(optimizer_params or {})}, weight decay {weight_decay}",
-                "learning_rates": str(learning_rates),
-                "mask_known_positives": mask_known_positives,
-                "max_grad_norm": max_grad_norm,
-                "mixed_precision": precision,
-                "chunks": f"token_budget={token_budget}, cached={cached}, memory_budget={memory_budget}",
-            }
+        watch = Watch(model, objectives[0], probe_steps if processes.main else 0, total, on_collapse, seed)
+        configuration = {
+            "seed": seed,
+            "steps": f"{total}, {steps_per_epoch} an epoch",
+            "schedule": f"{scheduler}, {warmup_steps} warm-up steps",
+            "optimizer": f"{optimizer_class.__name__}, {dict(optimizer_params or {})}, weight decay {weight_decay}",
+            "learning_rates": str({name: float(rate) for name, rate in (learning_rates or {}).items()}),
+            "mask_known_positives": mask_known_positives,
+            "max_grad_norm": max_grad_norm,
+            "mixed_precision": precision,
+            "chunks": f"token_budget={token_budget}, cached={cached}, memory_budget={memory_budget}",
+        }
+        if checkpoint_path is not None or trackers:
             for objective in objectives:
                 configuration |= objective.configuration()
+        checkpoints = None
+        if checkpoint_path is not None:
             checkpoints = Checkpoints(checkpoint_path, configuration, checkpoint_save_total_limit)
             found = checkpoints.newest() if resume else None
             if found is not None:
                 run.restore(found.state)
                 keeper.restore(found.state["keeper"])
+                watch.restore(found.state["watch"])
         calls = Calls(callbacks, run, processes)
+        log = Trackers(accelerator, trackers, "sbertlab", configuration)
         rhythm = Rhythm(total, steps_per_epoch, evaluation_steps, checkpoint_save_steps)
         try:
-            outcome = train(run, rhythm, keeper, checkpoints, processes, calls, show_progress_bar)
+            outcome = train(run, rhythm, keeper, watch, checkpoints, processes, calls, log, show_progress_bar)
         except NonFiniteLossError as error:
             error.history = run.history()
             raise
         finally:
             run.optimizer.zero_grad()
             model.eval()
+            log.close()
         if processes.main and not outcome["interrupted"]:
             keeper.finish()
         calls.tell("end")
@@ -445,38 +466,47 @@ def train(
     run: Run,
     rhythm: Rhythm,
     keeper: Keeper,
+    watch: Watch,
     checkpoints: Checkpoints | None,
     processes: Processes,
     calls: Calls,
+    log: Trackers,
     show_progress_bar: bool,
 ) -> dict[str, bool]:
-    """Take the steps that are left; return whether the run was interrupted or stopped early."""
+    """Take the steps that are left; return whether the run was interrupted or stopped early, and whether it collapsed."""
     interrupted = stopped = False
     show = show_progress_bar and processes.main
     with Interrupt() as interrupt, tqdm(total=rhythm.total, desc="Training", unit="step", disable=not show) as bar:
         bar.update(run.step)
+        watch.begin()
         while run.step < rhythm.total and not (interrupted or stopped):
             epoch = run.step // rhythm.steps_per_epoch
             run.take_step(epoch)
-            enough = calls.tell("step")
+            run.rows[-1] |= watch.after(run.step)
+            enough = calls.tell("step") or watch.stops
             if rhythm.evaluates(run.step):
                 within = -1 if rhythm.ends_epoch(run.step) else run.step % rhythm.steps_per_epoch
                 score = keeper.evaluate(epoch, within) if processes.main else math.nan
                 run.rows[-1]["metric"] = processes.from_main(score)
                 enough |= calls.tell("evaluation") or keeper.exhausted
+            log.log(run.rows[-len(run.objectives) :], several=len(run.objectives) > 1)
             interrupted, stopped = processes.any(interrupt.wished, enough)
             due = interrupted or run.step % rhythm.checkpoint_save_steps == 0
             if checkpoints is not None and due and processes.main:
-                checkpoints.save(run.step, run.model, {**run.state(), "keeper": keeper.state()})
+                checkpoints.save(run.step, run.model, {**run.state(), "keeper": keeper.state(), "watch": watch.state()})
                 calls.tell("checkpoint")
             bar.set_postfix(loss=f"{run.rows[-1]['loss']:.4f}", **keeper.postfix(), refresh=False)
             bar.update()
     left = run.step < rhythm.total
-    return {"interrupted": interrupted and left, "stopped_early": stopped and not interrupted and left}
+    return {
+        "interrupted": interrupted and left,
+        "stopped_early": stopped and not interrupted and left,
+        "collapsed": watch.collapsed,
+    }
 
 
 @contextmanager
-def apart(precision: str, device: torch.device) -> Iterator[Accelerator]:
+def apart(precision: str, device: torch.device, **settings: Any) -> Iterator[Accelerator]:
     """Give a run an Accelerator and random states that are its own; those of the process are put back afterwards.
 
     accelerate keeps one state a process, which would tie a run to the precision and device of the one before it.
@@ -493,6 +523,7 @@ def apart(precision: str, device: torch.device) -> Iterator[Accelerator]:
                 mixed_precision=precision,
                 cpu=device.type == "cpu",
                 kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+                **settings,
             )
         finally:
             for kind, state in zip(kinds, states, strict=True):

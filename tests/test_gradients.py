@@ -184,7 +184,7 @@ def test_a_memory_budget_chooses_the_cache_batch_by_batch(tiny: Tiny, monkeypatc
     model = tiny()
     loss, count, labels = EVERY["TripletLoss"](model)
     meter = GraphMeter(model)
-    with meter:
+    with meter.counting():
         model.embed([text for column in columns(count) for text in column])
     forwards: list[bool] = []
     forward = model.forward_chunk
@@ -204,7 +204,8 @@ def test_a_memory_budget_chooses_the_cache_batch_by_batch(tiny: Tiny, monkeypatc
 def test_the_graph_meter_counts_what_a_linear_layer_keeps() -> None:
     layer = nn.Linear(10, 20)
     x = torch.randn(5, 10, requires_grad=True)
-    with GraphMeter(layer) as meter:
+    meter = GraphMeter(layer)
+    with meter.counting():
         layer(x)
     assert meter.bytes == 5 * 10 * 4  # its input, and not its weights
 

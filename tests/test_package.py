@@ -17,13 +17,13 @@ PACKAGE = Path(sbertlab.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = [
-    """batching kernels attention util similarity search intervals rows texts
+    """batching kernels seeding attention util similarity search intervals rows texts
     model_card safe_files model_names model_source""",
     """module text_modules token_modules pooling vector_modules router models
     loss known_positives space distance_losses label_losses ranking_losses losses data readers nemo loaders helpdesk""",
     """folder_format folder_writer model_folder embedding_store""",
     """encoder adapters""",
-    """training optimizer gradients objective processes watch trackers
+    """training optimizer gradients objective processes keeper interrupt trackers
     checkpoint evaluation evaluator pair_evaluation retrieval_evaluation text_evaluation
     mining explain doctor continual""",
     """tasks benchmark results maps plots figure_style map_plots benchmark_plots widgets""",
@@ -67,7 +67,7 @@ def test_no_two_modules_import_each_other() -> None:
 
 
 def test_importing_the_package_pulls_in_nothing_heavy() -> None:
-    heavy = ["umap", "numba", "matplotlib", "ipywidgets", "datasets", "mteb", "fastapi", "ray", "peft", "IPython"]
+    heavy = ["umap", "numba", "matplotlib", "ipywidgets", "datasets", "mteb", "fastapi", "ray", "peft", "IPython", "jsonargparse"]
     code = f"import sys, sbertlab; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,189 @@
+"""Runs that are killed and interrupted at random moments, each in a process of its own, and what became of them.
+
+Started as a program, because the processes are forked from one that has imported everything and done nothing yet.
+Prints one JSON object: see `main`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from conftest import tiny_transformer
+
+from sbertlab import InputExample, SentenceTransformer, losses, models
+from sbertlab.checkpoint import HALF_WRITTEN
+from sbertlab.data import NoDuplicatesDataLoader
+from sbertlab.evaluation import EmbeddingSimilarityEvaluator
+
+WORDS = "cat dog bird fish man woman child house garden street city river sea sun rain snow music guitar".split()
+PAIRS = [InputExample(texts=[f"the {word} sleeps", f"a {word} is there"], label=i / 17) for i, word in enumerate(WORDS)]
+
+
+def train(folder: Path) -> bool:
+    """Train to the end, or as far as an interruption allows; return whether it was the end."""
+    model = SentenceTransformer(modules=[tiny_transformer(0, 0.1), models.Pooling(32)], device="cpu")
+    objectives = [
+        (NoDuplicatesDataLoader(PAIRS + PAIRS[:6], batch_size=5), losses.MultipleNegativesRankingLoss(model)),
+        (DataLoader(PAIRS, batch_size=3, shuffle=True), losses.CosineSimilarityLoss(model)),
+    ]
+    evaluator = EmbeddingSimilarityEvaluator.from_input_examples(PAIRS[:8], name="dev")
+    (folder / "begun").touch()
+    history = model.fit(
+        objectives,
+        evaluator=evaluator,
+        epochs=6,
+        evaluation_steps=2,
+        warmup_steps=5,
+        optimizer_params={"lr": 1e-3},
+        output_path=folder / "out",
+        checkpoint_path=folder / "checkpoints",
+        checkpoint_save_steps=2,
+        checkpoint_save_total_limit=2,
+        show_progress_bar=False,
+        resume=True,
+        token_budget=16,
+        cached=True,
+    )
+    if history.attrs["interrupted"]:
+        model.encode(["the cat sleeps"])  # the model is usable
+        (folder / "interrupted").touch()
+        return False
+    torch.save(
+        {
+            "weights": model.state_dict(),
+            "best": SentenceTransformer(folder / "out", device="cpu").state_dict(),
+            "history": history.drop(columns="tokens_per_second").to_json(),
+            "scores": (folder / "out" / "eval" / evaluator.csv_file).read_text(),
+        },
+        folder / "result.pt",
+    )
+    return True
+
+
+def fork(folder: Path) -> int:
+    """Start `train` in a process of its own; its exit status is 0 at the end of the run, 3 after an interruption."""
+    (folder / "begun").unlink(missing_ok=True)
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            status = 0 if train(folder) else 3
+        except KeyboardInterrupt:
+            status = 4
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    return process
+
+
+def wait(process: int) -> int:
+    """Return the exit status, or minus the signal that ended the process."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.001)
+
+
+def equal(a: dict, b: dict) -> bool:
+    """Whether two results agree to the bit."""
+    tensors = all(
+        a[part].keys() == b[part].keys() and all(torch.equal(a[part][name], b[part][name]) for name in a[part])
+        for part in ("weights", "best")
+    )
+    return tensors and a["history"] == b["history"] and a["scores"] == b["scores"]
+
+
+def break_and_resume(
+    folder: Path, strike: Callable[[int], None], times: int, seconds: float, draw: random.Random
+) -> dict:
+    """Start a run, strike at random moments `times` times, and let it come to its end; return what was seen."""
+    folder.mkdir()
+    statuses, half_written = [], 0
+    for _ in range(times):
+        process = fork(folder)
+        wait_for(folder / "begun")
+        time.sleep(draw.uniform(0.0, seconds))
+        strike(process)
+        statuses.append(wait(process))
+        checkpoints = folder / "checkpoints"
+        names = [path.name for path in checkpoints.iterdir()] if checkpoints.exists() else []
+        half_written += any(HALF_WRITTEN.fullmatch(name) for name in names)
+    if not (folder / "result.pt").exists():
+        statuses.append(wait(fork(folder)))
+    return {"statuses": statuses, "half_written": half_written}
+
+
+def kill(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+
+
+def interrupt(process: int) -> None:
+    os.kill(process, signal.SIGINT)
+
+
+def interrupt_twice(process: int) -> None:
+    os.kill(process, signal.SIGINT)
+    time.sleep(0.02)
+    try:
+        os.kill(process, signal.SIGINT)
+    except ProcessLookupError:
+        return
+
+
+def main() -> None:
+    """Print, for each kind of strike, how many runs there were, how many ended equal, and what they met on the way."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--interrupts", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    draw = random.Random(arguments.seed)
+    whole = arguments.folder / "whole"
+    whole.mkdir(parents=True)
+    start = time.perf_counter()
+    assert wait(fork(whole)) == 0
+    seconds = time.perf_counter() - start
+    expected = torch.load(whole / "result.pt", weights_only=True)
+    found = {}
+    for name, count, strikes in (
+        ("killed", arguments.kills, [kill]),
+        ("interrupted", arguments.interrupts, [interrupt, interrupt_twice]),
+    ):
+        runs = []
+        for index in range(count):
+            folder = arguments.folder / f"{name}-{index}"
+            strike = strikes[index % len(strikes)]
+            seen = break_and_resume(folder, strike, 1 + index % 3, seconds, draw)
+            seen["equal"] = equal(torch.load(folder / "result.pt", weights_only=True), expected)
+            runs.append(seen)
+            if seen["equal"]:
+                shutil.rmtree(folder)
+        found[name] = {
+            "runs": count,
+            "equal": sum(run["equal"] for run in runs),
+            "half_written": sum(run["half_written"] for run in runs),
+            "statuses": [run["statuses"] for run in runs],
+        }
+    print(json.dumps({"seconds": seconds, **found}))
+
+
+if __name__ == "__main__":
+    main()
