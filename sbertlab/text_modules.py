@@ -16,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from sbertlab.attention import use_short_attention
 from sbertlab.kernels import use_fast_linear
 from sbertlab.model_source import find_model
 from sbertlab.module import Features, Module, masked_mean
@@ -238,12 +239,13 @@ class Transformer(TokenizerModule):
         return self
 
     def _adopt(self, max_seq_length: int | None) -> None:
-        """Settle the length limit and the linear layers once model and tokenizer are there."""
+        """Settle the length limit, the linear layers and the attention once model and tokenizer are there."""
         stated = getattr(self.auto_model.config, "max_position_embeddings", None)
         limits = [self.longest_input, stated, getattr(self.tokenizer, "model_max_length", None)]
         known = [limit for limit in limits if limit is not None and 0 < limit < 1_000_000]
         self.max_seq_length = max_seq_length if max_seq_length is not None else min(known, default=None)
         use_fast_linear(self.auto_model)
+        use_short_attention(self.auto_model)
 
     @property
     def longest_input(self) -> int | None:

@@ -473,7 +473,7 @@ def train(
     log: Trackers,
     show_progress_bar: bool,
 ) -> dict[str, bool]:
-    """Take the steps that are left; return whether the run was interrupted or stopped early, and whether it collapsed."""
+    """Take the steps that are left; return whether the run was interrupted or stopped early, or collapsed."""
     interrupted = stopped = False
     show = show_progress_bar and processes.main
     with Interrupt() as interrupt, tqdm(total=rhythm.total, desc="Training", unit="step", disable=not show) as bar:

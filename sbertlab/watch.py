@@ -46,7 +46,7 @@ class Watch:
             self.first = self._measure(self.probe)
 
     def after(self, step: int) -> dict[str, float]:
-        """Return the measurements after a step, where they are due; and warn the first time that the space collapsed."""
+        """Return the measurements after a step, where they are due; warn the first time that the space collapsed."""
         if self.probe is None or step % self.steps:
             return {}
         metrics = self._measure(self.probe)

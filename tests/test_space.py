@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from sbertlab import SentenceTransformer, losses
 from sbertlab.helpdesk import graded_pairs, load_helpdesk, triplets
 from sbertlab.loss import Loss
 from sbertlab.space import (
-    LEAST_SPREAD,
     METRICS,
     MOST_TEXTS,
     CollapseWarning,
@@ -169,7 +169,9 @@ def test_of_triplets_the_given_negatives_count_all_of_them() -> None:
     assert negative == {("a", "x"), ("a", "z"), ("b", "y"), ("b", "A")}
 
 
-@pytest.mark.parametrize("labels", [[5.0, 2.4, 2.5], [1, 0, 1], [True, False, True], [0.5, -1.0, 0.1], [[0.9], [0.1], [0.5]]])
+@pytest.mark.parametrize(
+    "labels", [[5.0, 2.4, 2.5], [1, 0, 1], [True, False, True], [0.5, -1.0, 0.1], [[0.9], [0.1], [0.5]]]
+)
 def test_of_graded_pairs_the_upper_half_of_the_scale_is_positive(labels: list) -> None:
     positive, negative = pairs_of(Probe.of([["a", "b", "c"], ["A", "B", "C"]], labels))
     assert positive == {("a", "A"), ("c", "C")}
@@ -262,7 +264,7 @@ def test_collapse_is_a_matter_of_comparison() -> None:
     for metrics in (untrained, cone, BEFORE):
         assert collapse_reason(metrics, metrics) is None
     assert collapse_reason(cone, cone | {"mean_cosine": 0.9}) is None
-    assert collapse_reason(cone, cone | {"mean_cosine": 0.97, "margin": 0.02})
+    assert collapse_reason(cone, cone | {"mean_cosine": 0.98, "margin": 0.02})
     assert collapse_reason(untrained, untrained | {"mean_cosine": 0.999})
     assert collapse_reason(BEFORE, BEFORE | {"mean_cosine": 0.9, "margin": math.nan})
 
@@ -301,10 +303,7 @@ def test_the_reason_names_the_likely_cause(columns: list, labels: object, cause:
 
 
 def test_the_warning_is_a_user_warning() -> None:
-    with pytest.warns(UserWarning, match="one point"):
-        import warnings
-
-        warnings.warn("one point", CollapseWarning, stacklevel=1)
+    assert issubclass(CollapseWarning, UserWarning)
 
 
 Rows = list[list[str]]
@@ -368,13 +367,12 @@ def test_training_on_grades_or_on_two_classes_is_not_called_a_collapse(tiny: Tin
 
 
 @pytest.mark.slow
-def test_the_real_model_collapses_on_labels_all_one_and_not_by_ranking(minilm_folder) -> None:  # type: ignore[no-untyped-def]
+def test_the_real_model_collapses_on_labels_all_one_and_not_by_ranking(minilm_folder: Path) -> None:
     rows = helpdesk_rows(2)
     model = SentenceTransformer(minilm_folder, device="cpu")
     ones = torch.ones(len(rows[0]))
-    said = next((step for step, reason in reasons(model, losses.CosineSimilarityLoss(), rows, ones, 2e-5, 39) if reason), None)
-    assert said is not None
-    assert said > 3
+    found = reasons(model, losses.CosineSimilarityLoss(), rows, ones, lr=2e-5, steps=36)
+    assert next((step for step, reason in found if reason), 0) > 3
     model = SentenceTransformer(minilm_folder, device="cpu")
     ranking = losses.MultipleNegativesRankingLoss()
     assert not any(reason for _, reason in reasons(model, ranking, helpdesk_rows(3), None, 1e-4, steps=24))
