@@ -335,9 +335,9 @@ def collapse_reason(first: Mapping[str, float], newest: Mapping[str, float], pro
     """Say that the space has collapsed, why most likely, and what to do; None while it has not.
 
     It has where the texts became one point (of the spread `1 - mean_cosine` less than `LEAST_SPREAD` is left) or one
-    line (an effective rank below `LEAST_RANK` and below `LEAST_RANK_SHARE` of what it was), unless the margin shows that
-    positives are told apart better than before. Only the comparison counts: an untrained transformer has a mean cosine
-    of 0.95 or more, and trains well.
+    line (an effective rank below `LEAST_RANK` and below `LEAST_RANK_SHARE` of what it was), unless the margin shows
+    that positives are told apart better than before. Only the comparison counts: an untrained transformer has a mean
+    cosine of 0.95 or more, and trains well.
 
     Args:
         first: metrics before the first step.

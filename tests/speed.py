@@ -21,7 +21,12 @@ import pandas as pd
 import sentence_transformers
 import torch
 from scipy.stats import spearmanr
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss as PeerRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss as CachedPeerRankingLoss,
+)
+from sentence_transformers.sentence_transformer.losses import (
+    MultipleNegativesRankingLoss as PeerRankingLoss,
+)
 from torch.utils.data import DataLoader
 
 import sbertlab
@@ -97,6 +102,13 @@ def nli_triplets(folder: Path | None, count: int) -> tuple[str, list[tuple[str, 
     return "snli_devtest", list(frame[["anchor", "positive", "negative"]].itertuples(index=False, name=None))
 
 
+def long_pairs(folder: Path | None, count: int) -> tuple[str, list[tuple[str, str]]]:
+    """Return the name of a source of pairs of mixed lengths, and pairs of distinct texts."""
+    texts = text_sets(folder, 2 * count if folder is None else 4 * count)
+    name = "helpdesk" if folder is None else "wikiqa"
+    return name, list(zip(texts[name][::2], texts[name][1::2], strict=False))[:count]
+
+
 def stsb_spearman(model: SentenceTransformer, folder: Path | None) -> float:
     """Return the Spearman correlation (x100) on the test split of STSb; NaN without the set."""
     if folder is None:
@@ -126,6 +138,7 @@ def encode_rows(path: Path, folder: Path | None, count: int, repeats: int) -> li
                 {
                     "work": f"encode {name}",
                     "precision": precision,
+                    "peer_precision": "float32",
                     "unit": "texts/s",
                     "peer": len(texts) / theirs_s,
                     "sbertlab": len(texts) / ours_s,
@@ -146,60 +159,83 @@ def flops_per_token(model: SentenceTransformer) -> float:
 
 
 def training_rows(path: Path, folder: Path | None, steps: int, repeats: int) -> list[dict[str, object]]:
-    """Time training steps, in float32 and with bfloat16 autocast, against the peer's float32 default; dropout off."""
-    source, rows_of_text = nli_triplets(folder, steps * BATCH)
-    batches = [rows_of_text[start : start + BATCH] for start in range(0, len(rows_of_text), BATCH)]
-    examples = [InputExample(texts=list(row)) for row in rows_of_text]
+    """Time training steps against the peer's, dropout off, and compare the losses of the steps."""
+    nli, triplets_ = nli_triplets(folder, 1024)
+    pairs_of, pairs_ = long_pairs(folder, steps * BATCH)
+    small, large = triplets_[: steps * BATCH], triplets_
+    plans = [  # source, rows, batch, precision, the peer's precision, gradient cache
+        (f"{nli} triplets", small, BATCH, "float32", "float32", False),
+        (f"{nli} triplets", small, BATCH, "bfloat16", "float32", False),
+        (f"{nli} triplets", small[:BATCH], BATCH, "bfloat16", "bfloat16", False),
+        (f"{pairs_of} pairs", pairs_, BATCH, "float32", "float32", False),
+        (f"{nli} triplets", large, len(large), "float32", "float32", True),
+    ]
     rows = []
-    for precision in ("float32", "bfloat16"):
+    for source, texts, batch, precision, peer_precision, cached in plans:
         results: dict[str, list[float]] = {}
-
-        def train_peer(results: dict[str, list[float]] = results) -> float:
-            model = no_dropout(sentence_transformers.SentenceTransformer(str(path), device="cpu"))
-            loss = PeerRankingLoss(model)
-            optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
-            model.train()
-            start = time.perf_counter()
-            results["peer"] = []
-            for batch in batches:
-                value = loss([model.tokenize(list(column)) for column in zip(*batch, strict=True)], None)
-                optimizer.zero_grad()
-                value.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                results["peer"].append(value.item())
-            return time.perf_counter() - start
-
-        def train_ours(precision: str = precision, results: dict[str, list[float]] = results) -> float:
-            model = no_dropout(SentenceTransformer(path, device="cpu"))
-            start = time.perf_counter()
-            history = model.fit(
-                [(DataLoader(examples, batch_size=BATCH), losses.MultipleNegativesRankingLoss(model))],
-                scheduler="ConstantLR",
-                warmup_steps=0,
-                weight_decay=0.0,
-                mixed_precision="bf16" if precision == "bfloat16" else "no",
-                show_progress_bar=False,
-            )
-            results["ours"] = history["loss"].tolist()
-            return time.perf_counter() - start
-
-        train_peer(), train_ours()
-        seconds = [(train_peer(), train_ours()) for _ in range(repeats)]
+        theirs = partial(train_peer, path, texts, batch, peer_precision, cached, results)
+        ours = partial(train_ours, path, texts, batch, precision, cached, results)
+        if not cached:
+            theirs(), ours()
+        seconds = [(theirs(), ours()) for _ in range(max(1, repeats // 2) if cached else repeats)]
         theirs_s, ours_s = (statistics.median(column) for column in zip(*seconds, strict=True))
         rows.append(
             {
-                "work": f"train {source} triplets, batch {BATCH}",
+                "work": f"train {source}, batch {batch}{', cached' if cached else ''}",
                 "precision": precision,
-                "unit": "triplets/s",
-                "peer": len(examples) / theirs_s,
-                "sbertlab": len(examples) / ours_s,
+                "peer_precision": peer_precision,
+                "unit": "rows/s",
+                "peer": len(texts) / theirs_s,
+                "sbertlab": len(texts) / ours_s,
                 "ratio": theirs_s / ours_s,
                 "difference": float(np.abs(np.subtract(results["peer"], results["ours"])).max()),
             }
         )
         print_row(rows[-1])
     return rows
+
+
+def train_peer(
+    path: Path, rows: list[tuple[str, ...]], batch: int, precision: str, cached: bool, results: dict[str, list[float]]
+) -> float:
+    """Train the peer's model in a loop of its own, as its trainer does; return the seconds, note the losses."""
+    model = no_dropout(sentence_transformers.SentenceTransformer(str(path), device="cpu"))
+    loss = CachedPeerRankingLoss(model) if cached else PeerRankingLoss(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
+    model.train()
+    start = time.perf_counter()
+    results["peer"] = []
+    for first in range(0, len(rows), batch):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            columns = zip(*rows[first : first + batch], strict=True)
+            value = loss([model.tokenize(list(column)) for column in columns], None)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        results["peer"].append(value.item())
+    return time.perf_counter() - start
+
+
+def train_ours(
+    path: Path, rows: list[tuple[str, ...]], batch: int, precision: str, cached: bool, results: dict[str, list[float]]
+) -> float:
+    """Train ours by `fit`; return the seconds, note the losses."""
+    model = no_dropout(SentenceTransformer(path, device="cpu"))
+    examples = [InputExample(texts=list(row)) for row in rows]
+    start = time.perf_counter()
+    history = model.fit(
+        [(DataLoader(examples, batch_size=batch), losses.MultipleNegativesRankingLoss(model))],
+        scheduler="ConstantLR",
+        warmup_steps=0,
+        weight_decay=0.0,
+        mixed_precision="bf16" if precision == "bfloat16" else "no",
+        cached=cached,
+        mask_known_positives=False,  # the peer's loss knows of none
+        show_progress_bar=False,
+    )
+    results["ours"] = history["loss"].tolist()
+    return time.perf_counter() - start
 
 
 def no_dropout(model: torch.nn.Module) -> torch.nn.Module:
@@ -216,8 +252,9 @@ def print_row(row: dict[str, object]) -> None:
     """Print one comparison."""
     extra = f", GEMM share {row['gemm_share']:.0%}" if "gemm_share" in row else ""
     print(
-        f"{row['work']:38s} {row['precision']:9s} peer float32 {row['peer']:8.1f}  sbertlab {row['sbertlab']:8.1f} "
-        f"{row['unit']:11s} {row['ratio']:5.2f}x  difference {row['difference']:.1e}{extra}",
+        f"{row['work']:44s} {row['precision']:9s} peer {row['peer_precision']:9s}{row['peer']:8.1f}  "
+        f"sbertlab {row['sbertlab']:8.1f} {row['unit']:8s} {row['ratio']:5.2f}x  difference {row['difference']:.1e}"
+        + extra,
         flush=True,
     )
 
