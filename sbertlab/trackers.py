@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from sbertlab.watch import SPACE_COLUMNS
 
+Tracker: TypeAlias = str | GeneralTracker
 OF_MODEL = ("epoch", "metric", *SPACE_COLUMNS)
-"""Columns that are the model's, whatever the number of objectives."""
+"""Columns that are the model's, however many objectives there are."""
 
 
-def tracker_names(log_with: Any) -> list[str | GeneralTracker]:
-    """Return trackers, each once: objects as they are, names if they are known and installed.
+def tracker_names(log_with: Any) -> list[Tracker]:
+    """Return trackers, each once: the names that are known and installed, and a user's own objects as they are.
 
     Raises:
         ImportError: one is not installed.
@@ -40,16 +42,15 @@ def tracker_names(log_with: Any) -> list[str | GeneralTracker]:
             raise TypeError(f"log_with takes names and accelerate.tracking.GeneralTracker objects, got {one!r:.80}")
         if one not in LOGGER_TYPE_TO_CLASS:
             raise ValueError(f"log_with: unknown tracker {one!r}; known are {', '.join(LOGGER_TYPE_TO_CLASS)}")
-        if LOGGER_TYPE_TO_CLASS[one].__module__ != GeneralTracker.__module__:
-            continue  # a class that the user registered
-        packages = ("tensorboard", "tensorboardX") if one == "tensorboard" else (one,)
+        built_in = LOGGER_TYPE_TO_CLASS[one].__module__ == GeneralTracker.__module__
+        packages = ["tensorboard", "tensorboardX"] if one == "tensorboard" else [one] if built_in else []
         # A spec without origin is a mere folder of that name, such as the one that wandb leaves in the working folder.
-        if not any((spec := find_spec(package)) and spec.origin for package in packages):
+        if packages and not any(spec.origin for spec in map(find_spec, packages) if spec is not None):
             raise ImportError(f"log_with={one!r} needs the package {one}: pip install {one}")
     return list(dict.fromkeys(several))
 
 
-def tracker_folder(log_dir: str | Path | None, trackers: Sequence[str | GeneralTracker]) -> str | None:
+def tracker_folder(log_dir: str | Path | None, trackers: Sequence[Tracker]) -> str | None:
     """Return where trackers write that write files: `runs` in the working folder unless told otherwise."""
     return str(Path(log_dir or "runs").resolve()) if any(isinstance(one, str) for one in trackers) else None
 
@@ -57,21 +58,17 @@ def tracker_folder(log_dir: str | Path | None, trackers: Sequence[str | GeneralT
 def make_tracker(name: str, project: str, folder: Path) -> GeneralTracker:
     """Return the tracker of that name, its files below `folder`, not yet begun."""
     kind = LOGGER_TYPE_TO_CLASS[name]
+    folder.mkdir(parents=True, exist_ok=True)  # wandb writes elsewhere if it is missing
     if name == "tensorboard":  # takes all files of a folder for one run
         return kind(f"{project}/{datetime.now():%Y-%m-%d_%H-%M-%S.%f}", folder)
-    if name == "wandb":  # writes elsewhere if the folder is missing
-        folder.mkdir(parents=True, exist_ok=True)
+    if name == "wandb":
         return kind(project, dir=str(folder))
-    if name == "trackio":  # settles where it writes when it is imported, once a process
-        os.environ["TRACKIO_DIR"] = str(folder)
-        place = Path(importlib.import_module("trackio.utils").TRACKIO_DIR)
+    if name == "trackio":  # is told where to write when it is imported, once a process
+        if "trackio" not in sys.modules:
+            os.environ["TRACKIO_DIR"] = str(folder)
+        place = Path(import_module("trackio.utils").TRACKIO_DIR)
         if place.resolve() != folder:
-            os.environ["TRACKIO_DIR"] = str(place)
-            warnings.warn(
-                f"trackio writes to {place}, not to {folder}: this process began with that; for another folder, "
-                "restart it",
-                stacklevel=4,
-            )
+            warnings.warn(f"trackio writes to {place} until Python is restarted, not to {folder}", stacklevel=4)
     return kind(project, folder) if kind.requires_logging_directory else kind(project)
 
 
@@ -79,18 +76,14 @@ class Trackers:
     """The trackers of a run, in its first process; without any, all of this does nothing.
 
     Args:
-        accelerator: made with `project_dir`.
-        trackers: names and objects, from `tracker_names`.
+        accelerator: made with `project_dir`, the folder for files.
+        trackers: from `tracker_names`.
         project: what the trackers file the run under.
         configuration: of the run, shown beside its curves.
     """
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        trackers: Sequence[str | GeneralTracker],
-        project: str,
-        configuration: Mapping[str, Any],
+        self, accelerator: Accelerator, trackers: Sequence[Tracker], project: str, configuration: Mapping[str, Any]
     ) -> None:
         self.open: list[GeneralTracker] = []
         plain = {key: value if isinstance(value, (int, float)) else str(value) for key, value in configuration.items()}
@@ -105,7 +98,7 @@ class Trackers:
             raise
 
     def log(self, rows: Sequence[Mapping[str, Any]], several: bool) -> None:
-        """Write the numbers of a step's rows; with several objectives, each under the name of its own."""
+        """Write the numbers of a step's rows; with several objectives, what is theirs under the name of each."""
         values = {
             f"{row['objective'].replace(':', '_')}/{key}" if several and key not in OF_MODEL else key: value
             for row in rows

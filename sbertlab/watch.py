@@ -11,8 +11,6 @@ from sbertlab.encoder import SentenceTransformer, evaluating
 from sbertlab.objective import Objective
 from sbertlab.space import CollapseWarning, Probe, collapse_reason
 
-SPACE_COLUMNS = ["alignment", "uniformity", "effective_rank", "mean_cosine", "margin"]
-
 
 class Watch:
     """Measures the space before the first step and every `steps` steps, and says when it collapses.

@@ -21,7 +21,8 @@ from sbertlab.bulk import embed_file, text_windows
 from sbertlab.command_line import arguments_of, read_settings, recipes, resolve
 from sbertlab.data import InputExample, examples_to_frame, write_nemo
 from sbertlab.helpdesk import load_helpdesk, triplets
-from sbertlab.train_command import (
+from sbertlab.train_command import sections, train
+from sbertlab.train_parts import (
     EVALUATORS,
     LOSSES,
     OF_FIT,
@@ -31,9 +32,7 @@ from sbertlab.train_command import (
     make_loader,
     make_loss,
     read_data,
-    sections,
     taught,
-    train,
 )
 from sbertlab.training import fit
 

@@ -23,11 +23,11 @@ FLOORS = [
     loss known_positives space distance_losses label_losses ranking_losses losses data readers nemo loaders helpdesk""",
     """folder_format folder_writer model_folder embedding_store""",
     """encoder adapters""",
-    """training optimizer gradients objective processes watch keeper interrupt trackers
+    """training run events optimizer gradients objective processes watch keeper interrupt trackers
     checkpoint evaluation evaluator pair_evaluation retrieval_evaluation text_evaluation
     mining explain doctor continual""",
     """tasks benchmark results maps plots figure_style map_plots benchmark_plots widgets""",
-    """serve bulk command_line train_command __main__""",
+    """serve bulk command_line train_parts train_command __main__""",
 ]
 
 

@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from sbertlab import InputExample, SentenceTransformer, losses, models
 from sbertlab.data import DenoisingAutoEncoderDataset, NoDuplicatesDataLoader, SentenceLabelDataset
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
+from sbertlab.gradients import NonFiniteLossError
 from sbertlab.optimizer import make_optimizer, make_schedule
-from sbertlab.training import HISTORY_COLUMNS, NonFiniteLossError
+from sbertlab.run import HISTORY_COLUMNS
 
 Tiny = Callable[..., SentenceTransformer]
 
@@ -764,3 +765,38 @@ def test_frozen_parameters_stay_as_they_are(tiny: Tiny) -> None:
     before = frozen.word_embeddings.weight.clone()
     model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **QUIET)
     assert torch.equal(before, frozen.word_embeddings.weight)
+
+
+def test_auto_takes_bfloat16_where_the_processor_multiplies_it_and_says_so(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for native, precision in ((True, "bf16"), (False, "no")):
+        monkeypatch.setattr("sbertlab.training.has_native_bfloat16", lambda native=native: native)
+        model = tiny()
+        with caplog.at_level("INFO", logger="sbertlab.training"):
+            history = model.fit(
+                [(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], mixed_precision="auto", **QUIET
+            )
+        assert history.attrs["mixed_precision"] == precision
+        assert f"mixed_precision auto: {precision}" in caplog.text
+
+
+def test_a_loss_that_embeds_its_texts_itself_cannot_be_cached(tiny: Tiny) -> None:
+    model = tiny()
+    with pytest.raises(ValueError, match=r"cached=True needs losses of sbertlab.*CosineSimilarityLoss embeds"):
+        model.fit([(loader(SCORED), peer_losses.CosineSimilarityLoss(model))], cached=True, **QUIET)
+
+
+def test_known_positives_are_counted_and_left_out_unless_told_otherwise(tiny: Tiny) -> None:
+    rows = [*RANKED[:3], InputExample(texts=[RANKED[0].texts[0].upper(), "another cat"])]
+    values = []
+    for mask in (True, False):
+        model = tiny()
+        history = model.fit(
+            [(loader(rows, shuffle=False), losses.MultipleNegativesRankingLoss(model))],
+            mask_known_positives=mask,
+            **QUIET,
+        )
+        assert history["known_positives"].tolist() == [2 if mask else 0]
+        values.append(history["loss"][0])
+    assert values[0] < values[1]

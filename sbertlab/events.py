@@ -1,0 +1,40 @@
+"""What a run tells the functions that a user gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from sbertlab.encoder import SentenceTransformer
+from sbertlab.processes import Processes
+from sbertlab.run import Run
+
+
+class Event(NamedTuple):
+    """What a function in `callbacks` is told."""
+
+    kind: str
+    """"step", "evaluation", "checkpoint" or "end"."""
+    step: int
+    epoch: int
+    row: dict[str, Any]
+    """The newest row of the history."""
+    model: SentenceTransformer
+
+
+class Calls:
+    """The functions that want to know how a run goes; the first process calls them."""
+
+    def __init__(self, functions: Sequence[Callable[[Event], Any]], run: Run, processes: Processes) -> None:
+        if callable(functions) or not all(map(callable, functions)):
+            raise TypeError(f"callbacks must be a list of functions of an Event, got {functions!r:.80}")
+        self.functions, self.run = list(functions) if processes.main else [], run
+
+    def tell(self, kind: str) -> bool:
+        """Call every function; return whether one of them wants the run to end."""
+        if not self.functions or not self.run.rows:
+            return False
+        row = self.run.rows[-1]
+        event = Event(kind, row["step"], row["epoch"], row, self.run.model)
+        answers = [function(event) for function in self.functions]  # all are told, whatever the first says
+        return any(answer is True for answer in answers)
