@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
-from sbertlab.watch import SPACE_COLUMNS
+from sbertlab.space import METRICS
 
 Tracker: TypeAlias = str | GeneralTracker
-OF_MODEL = ("epoch", "metric", *SPACE_COLUMNS)
+OF_MODEL = ("epoch", "metric", *METRICS)
 """Columns that are the model's, however many objectives there are."""
 
 
