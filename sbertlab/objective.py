@@ -196,11 +196,26 @@ def checked_batch(rows: Sequence[InputExample], objective: Objective, step: int,
         columns, labels = collate(rows)
         if not isinstance(objective.loss, Loss):
             return Batch(columns, labels)
-        objective.loss.check_batch(columns, labels)
+        try:
+            objective.loss.check_batch(columns, labels)
+        except ValueError as error:
+            raise ValueError(f"{error}. The first row has {described(columns, labels)}") from error
         known = objective.loss.known_positives(columns, groups_of(rows)) if mask else None
     except ValueError as error:
         raise ValueError(f"step {step}, objective {objective.name}: {error}") from error
     return Batch(columns, labels, known)
+
+
+def described(columns: Sequence[Sequence[Any]], labels: Tensor | None) -> str:
+    """Return what the first row of a batch holds, column by column.
+
+    >>> described([["a cat"], ["a dog"]], torch.tensor([0.5]))
+    "text 1: 'a cat' (str), text 2: 'a dog' (str), label: 0.5 (float32)"
+    """
+    parts = [f"text {n}: {column[0]!r:.40} ({type(column[0]).__name__})" for n, column in enumerate(columns, start=1)]
+    if labels is not None:
+        parts.append(f"label: {labels[0].numpy()!s:.40} ({labels.numpy().dtype})")
+    return ", ".join(parts)
 
 
 def digest_of(batch: Iterable[Any]) -> bytes:

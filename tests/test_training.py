@@ -767,6 +767,21 @@ def test_frozen_parameters_stay_as_they_are(tiny: Tiny) -> None:
     assert torch.equal(before, frozen.word_embeddings.weight)
 
 
+def test_data_that_do_not_fit_are_named_column_by_column_before_the_first_step(tiny: Tiny) -> None:
+    model = tiny()
+    before = weights_of(model)
+    objectives = [
+        (loader(RANKED), losses.MultipleNegativesRankingLoss(model)),
+        (loader(SCORED, shuffle=False), losses.SoftmaxLoss(model, 32, 3)),
+    ]
+    words = (
+        "one integer class a row.*float32.*Losses for such rows: .*CoSENTLoss.*text 1: 'the cat.*label: 0.9 .float32."
+    )
+    with pytest.raises(ValueError, match=words):
+        model.fit(objectives, **QUIET)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
 def test_auto_takes_bfloat16_where_the_processor_multiplies_it_and_says_so(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
