@@ -12,9 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 NAME = "sbertlab_short"
 LONGEST = 64
@@ -49,6 +46,8 @@ def attention(
     short = query.shape[2] <= LONGEST and query.shape == key.shape and query.device.type == "cpu"
     plain = not getattr(module, "is_causal", True) and settings.get("position_bias") is None
     if not (short and plain and (attention_mask is None or attention_mask.dtype == torch.bool)):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward  # slow to import
+
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **settings
         )
@@ -96,11 +95,12 @@ def _apply(weights: Tensor, kept: Tensor | None) -> Tensor:
     return weights if kept is None else weights * kept
 
 
-AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
-
-
 def use_short_attention(model: Any) -> None:
     """Let a model of transformers that uses torch's fused attention use this; others are left as they are."""
     if getattr(model, "_supports_attention_backend", False) and model.config._attn_implementation == "sdpa":
+        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import sdpa_mask
+
+        AttentionInterface.register(NAME, attention)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)

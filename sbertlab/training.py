@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.tracking import GeneralTracker
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 from torch.utils.data import DataLoader
@@ -84,7 +85,7 @@ def fit(
     on_collapse: str = "warn",
     early_stopping_patience: int | None = None,
     callbacks: Sequence[Callable[[Event], Any]] = (),
-    log_with: str | Sequence[str] | None = None,
+    log_with: str | GeneralTracker | Sequence[str | GeneralTracker] | None = None,
     log_dir: str | Path | None = None,
 ) -> pd.DataFrame:
     """Train the model in place and return what happened, one row a step and objective.
@@ -135,7 +136,8 @@ def fit(
         early_stopping_patience: stop after so many evaluations in a row without a better score.
         callbacks: functions called with an Event after every step, evaluation and checkpoint, and at the end; one that
             returns True ends the run after the step.
-        log_with: trackers by name, "tensorboard", "wandb", "trackio" or another of accelerate, or a list of them.
+        log_with: trackers by name, "tensorboard", "wandb", "trackio" or another of accelerate, a
+            `accelerate.tracking.GeneralTracker` of one's own, or a list of them. Each fit is a run of its own.
         log_dir: where they write files; `runs` when None.
 
     In several processes (`accelerate launch`, `torchrun`) each calls fit with the same arguments. The batches are
@@ -182,8 +184,8 @@ def fit(
         raise ValueError("resume=True needs checkpoint_path, the folder with the checkpoints to go on from")
     precision = choose_precision(mixed_precision, use_amp, model.device)
     trackers = tracker_names(log_with)
-    settings = {"log_with": trackers or None, "project_dir": tracker_folder(log_dir, trackers)}
-    with apart(precision, model.device, **settings) as accelerator, frozen(model, learning_rates):
+    folder = tracker_folder(log_dir, trackers)
+    with apart(precision, model.device, project_dir=folder) as accelerator, frozen(model, learning_rates):
         processes = Processes(model.device)
         if processes.count > 1 and model.device.type != "cpu":
             model.to(accelerator.device)
@@ -214,8 +216,8 @@ def fit(
         run = Run(
             model, objectives, gradient, accelerator, prepared, schedule, max_grad_norm, seed, mask_known_positives
         )
-        folder = output_path if processes.main else None
-        keeper = Keeper(model, evaluator, folder, save_best_model, callback, early_stopping_patience)
+        output = output_path if processes.main else None
+        keeper = Keeper(model, evaluator, output, save_best_model, callback, early_stopping_patience)
         watch = Watch(model, objectives[0], probe_steps if processes.main else 0, total, on_collapse, seed)
         configuration = {
             "seed": seed,

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,8 +78,8 @@ def curves_of_events(file: Path) -> Curves:
     return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
 
 
-def wandb_records(file: Path) -> Iterator[Any]:
-    """The records of an offline run: protocol buffers in the log format of LevelDB, blocks of 32 KiB."""
+def parts_of_wandb(file: Path) -> Iterator[Any]:
+    """The records written so far of an offline run: protocol buffers in the log format of LevelDB, blocks of 32 KiB."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, record = file.read_bytes(), 7, b""
@@ -87,11 +88,23 @@ def wandb_records(file: Path) -> Iterator[Any]:
             at += 2**15 - at % 2**15
             continue
         length, part = struct.unpack("<HB", data[at + 4 : at + 7])
+        if at + 7 + length > len(data):
+            return  # still being written
         record += data[at + 7 : at + 7 + length]
         at += 7 + length
         if part in (1, 4):  # whole, or the last part
             yield Record.FromString(record)
             record = b""
+
+
+def wandb_records(file: Path, seconds: float = 60) -> list[Any]:
+    """The records of a finished run; a process of wandb writes the last of them shortly after `finish` returned."""
+    for _ in range(int(seconds / 0.05)):
+        records = list(parts_of_wandb(file))
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        time.sleep(0.05)
+    raise AssertionError(f"{file} was not finished within {seconds} s")
 
 
 def curves_of_wandb(file: Path) -> Curves:
@@ -105,7 +118,11 @@ def curves_of_wandb(file: Path) -> Curves:
 
 
 def wandb_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    return list(folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+def wandb_start(file: Path) -> int:
+    return next(r.run.start_time.ToNanoseconds() for r in wandb_records(file) if r.WhichOneof("record_type") == "run")
 
 
 def assert_same_curves(found: Curves, history: pd.DataFrame, columns: list[str] = COLUMNS + SPACE) -> None:
@@ -158,7 +175,7 @@ def test_wandb_files_hold_the_history_without_network_or_question(tiny: Tiny, tm
     history = train(tiny(), log_with=["wandb"], log_dir=tmp_path / "logs")
     (file,) = wandb_files(tmp_path / "logs")
     assert_same_curves(curves_of_wandb(file), history)
-    records = list(wandb_records(file))
+    records = wandb_records(file)
     kinds = [record.WhichOneof("record_type") for record in records]
     assert kinds.count("run") >= 1
     assert kinds.count("exit") == 1, "the run is finished, and once"
@@ -176,8 +193,7 @@ def test_two_fits_are_two_runs_and_the_working_folder_stays_empty(tiny: Tiny, tm
     assert len(events) == len(runs) == len({file.parent for file in events}) == 2
     for file, history in zip(events, histories, strict=True):
         assert_same_curves(curves_of_events(file), history)
-    by_time = sorted(runs, key=lambda file: file.stat().st_mtime_ns)
-    for file, history in zip(by_time, histories, strict=True):
+    for file, history in zip(sorted(runs, key=wandb_start), histories, strict=True):
         assert_same_curves(curves_of_wandb(file), history)
     assert os.listdir() == []
 
