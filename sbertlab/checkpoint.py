@@ -67,6 +67,10 @@ class Checkpoints:
         self.limit = limit
         self.run = uuid.uuid4().hex
         self.written: list[Path] = []
+        for left in self.folder.glob(".*.old"):
+            whole = self.folder / left.name[1:-4]
+            if whole.name.isdigit() and not whole.exists():
+                left.rename(whole)  # the process was killed between taking this away and putting the new one there
         for left in self.folder.iterdir():
             if HALF_WRITTEN.fullmatch(left.name):
                 shutil.rmtree(left, ignore_errors=True)
@@ -79,6 +83,9 @@ class Checkpoints:
 
         Returns:
             Its folder, or None.
+
+        Raises:
+            CheckpointError: the first checkpoint of a run holds what cannot be read back.
         """
         folder = self.folder / str(step)
         manifest = {"run": self.run, "step": step, "configuration": self.configuration}
@@ -92,6 +99,8 @@ class Checkpoints:
                 stacklevel=2,
             )
             return None
+        if not self.written:  # what cannot be read back should be known at once
+            read_state(folder)
         self.written = [path for path in self.written if path != folder] + [folder]
         if 0 < self.limit < len(self.written):
             try:
@@ -213,8 +222,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     """
     try:
         return torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its unpickler happens to meet
-        raise CheckpointError(f"{folder / STATE} cannot be read: {error}") from error
+    except Exception as error:  # torch raises what its unpickler happens to meet, and gives advice on it
+        reason = str(error).partition("\n")[0][:200]
+        raise CheckpointError(f"{folder / STATE} cannot be read as tensors and plain values: {reason}") from error
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sbertlab.encoder import SentenceTransformer
 from sbertlab.processes import Processes
 from sbertlab.run import Run
@@ -35,6 +37,6 @@ class Calls:
         if not self.functions or not self.run.rows:
             return False
         row = self.run.rows[-1]
-        event = Event(kind, row["step"], row["epoch"], row, self.run.model)
+        event = Event(kind, row["step"], row["epoch"], dict(row), self.run.model)
         answers = [function(event) for function in self.functions]  # all are told, whatever the first says
-        return any(answer is True for answer in answers)
+        return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)

@@ -89,7 +89,8 @@ class Gradient:
             value = self._start_back(loss, self._field_loss(loss, batch, meter))
         else:
             value = self._through_embeddings(loss, batch, seed_at, meter)
-        self.processes.add_gradients(self._parameters(loss))
+        if self.processes.count > 1:
+            self.processes.add_gradients(self._parameters(loss))
         return value
 
     def _parameters(self, loss: nn.Module) -> list[nn.Parameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -20,9 +21,11 @@ class Interrupt:
     def __init__(self) -> None:
         self.wished = False
         self._before: Any = None
+        self._process = os.getpid()
 
     def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as for a script in the background
+        if threading.current_thread() is threading.main_thread() and not ignored:
             self._before = signal.signal(signal.SIGINT, self._note)
         return self
 
@@ -36,4 +39,6 @@ class Interrupt:
         if self.wished:
             raise KeyboardInterrupt
         self.wished = True
+        if os.getpid() != self._process:  # a worker of a DataLoader, to which a terminal sends it too
+            return
         tqdm.write("Interrupted: finishing this step first. Once more stops at once.")

@@ -74,9 +74,17 @@ class Keeper:
 
     def finish(self) -> None:
         """Write the last model, unless a best one is kept."""
-        if self.output_path is None or (self.keep_best and self.best > -math.inf):
+        if self.output_path is None:
             return
-        if self.keep_best:
+        if self.keep_best and self.best > -math.inf:
+            if (self.output_path / "modules.json").exists():
+                return
+            warnings.warn(
+                f"the best model, of score {self.best}, was not found in {str(self.output_path)!r}, where the run "
+                "began elsewhere; the last model is kept",
+                stacklevel=3,
+            )
+        elif self.keep_best:
             warnings.warn(
                 f"the evaluator gave {self.score} and never a score that could be compared; the last model is kept",
                 stacklevel=3,
@@ -100,15 +108,21 @@ class Keeper:
                 os.truncate(self.output_path / "eval" / name, state["files"].get(name, 0))
 
     def _score_files(self) -> dict[str, int]:
-        """Return the size in bytes of every file with scores."""
-        folder = None if self.output_path is None else self.output_path / "eval"
-        if folder is None or not folder.is_dir():
+        """Return the size in bytes of every file that the evaluator appends its scores to."""
+        if self.output_path is None:
             return {}
-        return {path.name: path.stat().st_size for path in sorted(folder.glob("*.csv"))}
+        paths = [self.output_path / "eval" / name for name in csv_files(self.evaluator)]
+        return {path.name: path.stat().st_size for path in paths if path.exists()}
 
     def postfix(self) -> dict[str, str]:
         """Return the newest score for the progress bar."""
         return {} if math.isnan(self.score) else {"score": f"{self.score:.4f}"}
+
+
+def csv_files(evaluator: Any) -> list[str]:
+    """Return the names of the files that an evaluator, or those inside it, append to."""
+    own = [evaluator.csv_file] if isinstance(getattr(evaluator, "csv_file", None), str) else []
+    return own + [name for part in getattr(evaluator, "evaluators", []) for name in csv_files(part)]
 
 
 def score_of(evaluator: Any, result: Any) -> float:

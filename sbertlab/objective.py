@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from sbertlab.data import InputExample, collate, groups_of
+from sbertlab.data import InputExample, NoDuplicatesDataLoader, SentenceLabelDataset, collate, groups_of
 from sbertlab.encoder import SentenceTransformer
 from sbertlab.loss import Loss
 from sbertlab.seeding import set_seed
 
 FINGERPRINTED_ROWS = 100_000
 """Rows of a data set that its fingerprint reads at most, spread evenly."""
+
+HIDDEN = {"model", "training", *vars(Loss)}
+"""Attributes of a loss that are no settings."""
 
 SAMPLED_ROWS = 512
 """Rows that `Objective.sample` returns at most."""
@@ -122,17 +125,11 @@ class Objective:
 
     def configuration(self) -> dict[str, Any]:
         """Return what must be the same when a run is continued: the loss, the loader and the data."""
-        settings = {
-            name: value
-            for name, value in sorted(vars(self.loss).items())
-            if isinstance(value, (bool, int, float, str)) and name != "training" and not name.startswith("_")
-        }
-        batch_sampler = getattr(self.loader, "batch_sampler", None)
-        size = getattr(self.loader, "batch_size", None) or getattr(batch_sampler, "batch_size", None)
+        set_seed(self.device, self.seed, "fingerprint", self.index)  # of data that draw when they are read
         where = f"objective {self.index}"
         return {
-            f"{where}, loss": f"{type(self.loss).__name__}({', '.join(f'{k}={v}' for k, v in settings.items())})",
-            f"{where}, loader": f"{type(self.loader).__name__}, batch size {size}",
+            f"{where}, loss": described(self.loss),
+            f"{where}, loader": f"{type(self.loader).__name__}, batch size {batch_size_of(self.loader)}",
             f"{where}, data": fingerprint(self.loader),
         }
 
@@ -156,7 +153,8 @@ class Objective:
 
     def _parts(self) -> list[Any]:
         names = ("dataset", "sampler", "batch_sampler")
-        return [self.loader, *(getattr(self.loader, name, None) for name in names)]
+        parts = [self.loader, *(getattr(self.loader, name, None) for name in names)]
+        return [*parts, getattr(parts[-1], "sampler", None)]
 
     def _own_generators(self) -> list[torch.Generator]:
         found = (getattr(part, "generator", None) for part in self._parts())
@@ -199,17 +197,17 @@ def checked_batch(rows: Sequence[InputExample], objective: Objective, step: int,
         try:
             objective.loss.check_batch(columns, labels)
         except ValueError as error:
-            raise ValueError(f"{error}. The first row has {described(columns, labels)}") from error
+            raise ValueError(f"{error}. The first row has {first_row(columns, labels)}") from error
         known = objective.loss.known_positives(columns, groups_of(rows)) if mask else None
     except ValueError as error:
         raise ValueError(f"step {step}, objective {objective.name}: {error}") from error
     return Batch(columns, labels, known)
 
 
-def described(columns: Sequence[Sequence[Any]], labels: Tensor | None) -> str:
+def first_row(columns: Sequence[Sequence[Any]], labels: Tensor | None) -> str:
     """Return what the first row of a batch holds, column by column.
 
-    >>> described([["a cat"], ["a dog"]], torch.tensor([0.5]))
+    >>> first_row([["a cat"], ["a dog"]], torch.tensor([0.5]))
     "text 1: 'a cat' (str), text 2: 'a dog' (str), label: 0.5 (float32)"
     """
     parts = [f"text {n}: {column[0]!r:.40} ({type(column[0]).__name__})" for n, column in enumerate(columns, start=1)]
@@ -223,15 +221,52 @@ def digest_of(batch: Iterable[Any]) -> bytes:
     digest = hashlib.sha256()
     for row in batch:
         label = getattr(row, "label", None)
-        label = label if isinstance(label, (bool, int, float, str, type(None))) else np.asarray(label).tolist()
+        if isinstance(label, Tensor):
+            label = label.detach().cpu().tolist()
+        elif type(label) not in (bool, int, float, str, type(None)):
+            label = np.asarray(label).tolist()  # how NumPy writes its numbers depends on its version
         digest.update(repr((getattr(row, "texts", row), label, getattr(row, "group", None))).encode())
     return digest.digest()
+
+
+def batch_size_of(loader: Any) -> int | None:
+    """Return the rows of a loader's batch, None where it does not say."""
+    sampler = getattr(loader, "batch_sampler", None)
+    return getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
+
+
+def doubt_of(loss: nn.Module, batch: Batch) -> str | None:
+    """Say what a loss can take of its first batch and most likely should not, or None.
+
+    >>> from sbertlab import losses
+    >>> batch = Batch([["a", "b"], ["c", "d"]], torch.tensor([1.0, 0.0]))
+    >>> print(doubt_of(losses.MultipleNegativesRankingLoss(), batch)[:63])
+    MultipleNegativesRankingLoss ignores labels and takes every row
+    """
+    if not isinstance(loss, Loss):
+        return None
+    name, labels = type(loss).__name__, batch.labels
+    if loss.in_batch and len(batch.columns[0]) == 1:
+        return f"{name} has no negatives in a batch of one row, so nothing is learnt; raise batch_size"
+    if labels is None or labels.ndim != 1:
+        return None
+    if loss.in_batch and loss.columns[0] > 1 and (labels != labels[0]).any():
+        low = (labels <= (labels.min() + labels.max()) / 2).double().mean().item()
+        return (
+            f"{name} ignores labels and takes every row as a positive pair, also the {low:.0%} with low labels; leave "
+            "those rows out, or use a loss that reads labels, such as CoSENTLoss"
+        )
+    if loss.label in ("float", "binary", "int") and len(labels) >= 8 and not labels.any():
+        return f"{name} needs labels, and all of the first batch are 0; were they forgotten? InputExample(label=...)"
+    return None
 
 
 def rows_behind(loader: Any, most: int) -> tuple[Iterable[Any], int] | None:
     """Return up to `most` rows behind a loader, spread evenly, and how many there are; None for a stream."""
     dataset = getattr(loader, "dataset", loader)
-    rows: Any = getattr(dataset, "train_examples", getattr(dataset, "examples", dataset))
+    rows: Any = dataset
+    if isinstance(dataset, (NoDuplicatesDataLoader, SentenceLabelDataset)):
+        rows = dataset.train_examples if isinstance(dataset, NoDuplicatesDataLoader) else dataset.examples
     if isinstance(rows, IterableDataset) or not (hasattr(rows, "__getitem__") and hasattr(rows, "__len__")):
         return None
     chosen = np.unique(np.linspace(0, max(0, len(rows) - 1), most).astype(np.int64)).tolist()
@@ -245,6 +280,19 @@ def fingerprint(loader: Any) -> str:
         return f"a stream of {type(getattr(loader, 'dataset', loader)).__name__}"
     rows, count = found
     return f"{count:,} rows, {digest_of(rows).hex()[:16]}"
+
+
+def described(setting: Any) -> str:
+    """Return a loss and what it is set to, the losses inside it too; of models and the like, what they are."""
+    if isinstance(setting, Loss):
+        settings = {key: value for key, value in {**vars(setting), **setting._modules}.items() if key[0] != "_"}
+        shown = [f"{key}={described(settings[key])}" for key in sorted(settings.keys() - HIDDEN)]
+        return f"{type(setting).__name__}({', '.join(shown)})"
+    if isinstance(setting, (list, tuple)):
+        return f"[{', '.join(map(described, setting))}]"
+    if isinstance(setting, (bool, int, float, str, type(None))):
+        return str(setting)
+    return getattr(setting, "__qualname__", type(setting).__name__)
 
 
 def make_objectives(model: SentenceTransformer, pairs: Any, seed: int) -> list[Objective]:

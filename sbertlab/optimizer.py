@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -85,6 +86,7 @@ def make_optimizer(
         groups.setdefault((rate, plain), start)["params"].append(parameter)
     order = sorted(groups, key=lambda group: (-math.inf if group[0] is None else -group[0], group[1]))
     arguments = {"lr": 2e-5} if optimizer_params is None else dict(optimizer_params)
+    arguments = {key: value.item() if isinstance(value, np.generic) else value for key, value in arguments.items()}
     if isinstance(arguments.get("lr"), float) and not math.isfinite(arguments["lr"]):
         raise ValueError(f"optimizer_params['lr'] must be a finite number, got {arguments['lr']}")
     if (
@@ -140,7 +142,7 @@ def parameter_rates(model: nn.Module, learning_rates: Mapping[str, float] | None
             f"learning_rates: no parameter of the model matches {pattern!r}; the nearest names are {nearest}. A "
             "pattern covers the whole name, so a part of one is written *part*"
         )
-    return {name: learning_rates[pattern] for name, pattern in first.items() if pattern is not None}
+    return {name: float(learning_rates[pattern]) for name, pattern in first.items() if pattern is not None}
 
 
 @contextmanager

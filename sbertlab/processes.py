@@ -64,8 +64,6 @@ class Processes:
 
         A parameter that has a gradient in one process alone gets it in all.
         """
-        if self.count == 1:
-            return
         parameters = list(parameters)
         reached = self.any(*(parameter.grad is not None for parameter in parameters))
         groups: dict[torch.dtype, list[nn.Parameter]] = {}

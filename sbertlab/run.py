@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from sbertlab.batching import PaddingMeter
 from sbertlab.checkpoint import CheckpointError
 from sbertlab.encoder import SentenceTransformer
 from sbertlab.gradients import Gradient, NonFiniteLossError
-from sbertlab.objective import Batch, Objective, checked_batch
+from sbertlab.objective import Batch, Objective, checked_batch, doubt_of
 from sbertlab.seeding import set_seed
 from sbertlab.space import METRICS
 
@@ -84,6 +85,9 @@ class Run:
         step = self.step + 1
         batches = [checked_batch(one.next_batch(step), one, step, self.mask) for one in self.objectives]
         for objective, batch in zip(self.objectives, batches, strict=True):
+            doubt = doubt_of(objective.loss, batch) if step == 1 else None
+            if doubt is not None:
+                warnings.warn(f"objective {objective.index}: {doubt}", stacklevel=4)
             try:
                 row = self._learn(objective, batch, step)
             except (NonFiniteLossError, TypeError) as error:
@@ -163,10 +167,13 @@ class Run:
                 objective.restore(place)
         except ValueError as error:
             raise CheckpointError(f"the run cannot be continued: {error}") from error
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint is of another optimizer, or trained others: {error}") from error
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(state["tensors"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])

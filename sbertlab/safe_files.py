@@ -63,6 +63,8 @@ def staged_folder(target: Path, keep: Callable[[str], bool] = lambda entry: Fals
     replaced = staging.with_suffix(".old")
     staging.mkdir()
     try:
+        if replaced.exists():  # a process was killed in the middle of this
+            _settle(replaced, target, keep)
         yield staging
         for path in (*staging.rglob("*"), staging):
             path.chmod(path.stat().st_mode | (0o666 & staging.stat().st_mode))  # safetensors makes files private

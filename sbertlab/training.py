@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from sbertlab.checkpoint import Checkpoints
+from sbertlab.checkpoint import CheckpointError, Checkpoints
 from sbertlab.encoder import SentenceTransformer
 from sbertlab.events import Calls, Event
 from sbertlab.gradients import Gradient, NonFiniteLossError
@@ -37,7 +38,7 @@ from sbertlab.interrupt import Interrupt
 from sbertlab.keeper import Keeper
 from sbertlab.kernels import has_native_bfloat16
 from sbertlab.loss import Loss, checked_number
-from sbertlab.models import TokenizerModule
+from sbertlab.models import Module, TokenizerModule
 from sbertlab.objective import make_objectives
 from sbertlab.optimizer import frozen, make_optimizer, make_schedule
 from sbertlab.processes import Processes
@@ -81,7 +82,7 @@ def fit(
     resume: bool = False,
     learning_rates: Mapping[str, float] | None = None,
     mask_known_positives: bool = True,
-    probe_steps: int = 100,
+    probe_steps: int | None = None,
     on_collapse: str = "warn",
     early_stopping_patience: int | None = None,
     callbacks: Sequence[Callable[[Event], Any]] = (),
@@ -121,8 +122,9 @@ def fit(
         seed: everything random in the run follows from it, but for loaders that bring a seed or generator of their
             own. The random states of the process are put back at the end.
         token_budget: padded tokens a chunk of the forward pass; chosen by the device when None.
-        cached: use the gradient cache, by which a batch of any size takes the memory of one chunk (and a second forward
-            pass). The numbers are the same.
+        cached: use the gradient cache, by which the encoder takes the memory of one chunk whatever the size of the
+            batch, and a second forward pass. The numbers are the same. What a loss itself keeps, such as the decoder
+            of DenoisingAutoEncoderLoss or the triplets of BatchAllTripletLoss, still grows with the batch.
         memory_budget: GiB that a batch's graph may take; batches that would take more are cached.
         resume: go on from the newest whole checkpoint in `checkpoint_path`, to the weights that the run would have
             reached unbroken, to the bit; begin where there is none. Needs the same arguments and data.
@@ -131,11 +133,12 @@ def fit(
         mask_known_positives: losses that take the other rows of a batch as negatives leave out those that the batch
             shows to be positives: texts that are the same, or rows of the same `InputExample.group`.
         probe_steps: every so many steps, and before the first, the space is measured on up to 512 texts of the first
-            objective (`space.Probe`); 0, a shorter run and data that are a stream leave it out.
+            objective (`space.Probe`); when None, ten times in the run, but every 25 to 100 steps. 0, a shorter run
+            and data that are a stream leave it out.
         on_collapse: "warn" of embeddings that become one point or line, with the likely cause; "stop" there; "ignore".
         early_stopping_patience: stop after so many evaluations in a row without a better score.
         callbacks: functions called with an Event after every step, evaluation and checkpoint, and at the end; one that
-            returns True ends the run after the step.
+            returns True at a step or an evaluation ends the run there.
         log_with: trackers by name, "tensorboard", "wandb", "trackio" or another of accelerate, a
             `accelerate.tracking.GeneralTracker` of one's own, or a list of them. Each fit is a run of its own.
         log_dir: where they write files; `runs` when None.
@@ -153,15 +156,15 @@ def fit(
         known_positives (pairs that were kept out of the negatives) and metric (the score, in the row after which it was
         computed), and of the probe alignment, uniformity, effective_rank, mean_cosine and margin
         (`space.space_metrics`). `history.attrs` says whether the run was `interrupted` or `stopped_early`, whether the
-        space `collapsed`, and the `mixed_precision`.
+        space `collapsed`, what it was before the first step (`space_before`), and the `mixed_precision`.
 
     Raises:
         TypeError: an argument of the wrong kind, such as a list of examples in place of a DataLoader.
         ValueError: an argument out of range, or data that do not fit the loss, found before the step learns of them.
         OSError: `output_path` or `checkpoint_path` cannot be written, found before the first step.
         CheckpointError: `resume` with other data or arguments than the checkpoint's; what differs is listed.
-        NonFiniteLossError: the loss became NaN or infinite; the step is named, the weights are those before it, and
-            its `history` is that of the run.
+        NonFiniteLossError: the loss became NaN or infinite; the step and the objective are named, the weights are those
+            before that objective's part of the step, and its `history` is that of the run.
         ProcessLostError: another process of the run is gone.
     """
     for name, number, least in (
@@ -172,7 +175,7 @@ def fit(
         ("checkpoint_save_total_limit", checkpoint_save_total_limit, 0),
         ("seed", seed, 0),
         ("token_budget", 1 if token_budget is None else token_budget, 1),
-        ("probe_steps", probe_steps, 0),
+        ("probe_steps", probe_steps or 0, 0),
         ("early_stopping_patience", 1 if early_stopping_patience is None else early_stopping_patience, 1),
     ):
         checked_number(name, number, least, whole=True)
@@ -182,6 +185,9 @@ def fit(
         checked_number("max_grad_norm, unless math.inf,", max_grad_norm, above=True)
     if resume and checkpoint_path is None:
         raise ValueError("resume=True needs checkpoint_path, the folder with the checkpoints to go on from")
+    if early_stopping_patience is not None and evaluator is None:
+        raise ValueError("early_stopping_patience needs an evaluator, whose score it goes by")
+    seed, max_grad_norm, mask_known_positives = int(seed), float(max_grad_norm), bool(mask_known_positives)
     precision = choose_precision(mixed_precision, use_amp, model.device)
     trackers = tracker_names(log_with)
     folder = tracker_folder(log_dir, trackers)
@@ -218,12 +224,14 @@ def fit(
         )
         output = output_path if processes.main else None
         keeper = Keeper(model, evaluator, output, save_best_model, callback, early_stopping_patience)
-        watch = Watch(model, objectives[0], probe_steps if processes.main else 0, total, on_collapse, seed)
+        probed = min(100, max(25, total // 10)) if probe_steps is None else probe_steps
+        watch = Watch(model, objectives[0], probed if processes.main else 0, total, on_collapse, seed)
         configuration = {
             "seed": seed,
             "steps": f"{total}, {steps_per_epoch} an epoch",
+            "model": architecture(model),
             "schedule": f"{scheduler}, {warmup_steps} warm-up steps",
-            "optimizer": f"{optimizer_class.__name__}, {dict(optimizer_params or {})}, weight decay {weight_decay}",
+            "optimizer": f"{type(optimizer).__name__}, {settings_of(optimizer_params)}, weight decay {weight_decay}",
             "learning_rates": str({name: float(rate) for name, rate in (learning_rates or {}).items()}),
             "mask_known_positives": mask_known_positives,
             "max_grad_norm": max_grad_norm,
@@ -241,6 +249,10 @@ def fit(
                 run.restore(found.state)
                 keeper.restore(found.state["keeper"])
                 watch.restore(found.state["watch"])
+            if any(processes.any(run.step != int(processes.from_main(run.step)))):
+                raise CheckpointError(
+                    "the processes found different checkpoints; every machine must see checkpoint_path"
+                )
         calls = Calls(callbacks, run, processes)
         log = Trackers(accelerator, trackers, "sbertlab", configuration)
         rhythm = Rhythm(total, steps_per_epoch, evaluation_steps, checkpoint_save_steps)
@@ -257,8 +269,22 @@ def fit(
             keeper.finish()
         calls.tell("end")
     history = run.history()
-    history.attrs |= {**outcome, "mixed_precision": precision}
+    history.attrs |= {**outcome, "space_before": watch.first, "mixed_precision": precision}
     return history
+
+
+def architecture(model: SentenceTransformer) -> str:
+    """Return what the weights alone do not tell of a model: its building blocks, and which parameters are trained."""
+    blocks = [(type(block).__name__, block.config()) for block in model.modules() if isinstance(block, Module)]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    names = ", ".join(name for name, _ in blocks)
+    return f"{names}, {sha256(repr((blocks, trained)).encode()).hexdigest()[:16]}"
+
+
+def settings_of(optimizer_params: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return an optimizer's arguments as plain values, in an order that does not depend on how they were written."""
+    given = {"lr": 2e-5} if optimizer_params is None else optimizer_params
+    return {key: np.asarray(given[key]).tolist() for key in sorted(given)}
 
 
 class Rhythm(NamedTuple):
@@ -291,11 +317,12 @@ def train(
     show_progress_bar: bool,
 ) -> dict[str, bool]:
     """Take the steps that are left; return whether the run was interrupted or stopped early, or collapsed."""
-    interrupted = stopped = False
+    interrupted = False
     show = show_progress_bar and processes.main
     with Interrupt() as interrupt, tqdm(total=rhythm.total, desc="Training", unit="step", disable=not show) as bar:
         bar.update(run.step)
         watch.begin()
+        [stopped] = processes.any(keeper.exhausted or watch.stops)  # the run that is continued had come to its end
         while run.step < rhythm.total and not (interrupted or stopped):
             epoch = run.step // rhythm.steps_per_epoch
             run.take_step(epoch)
@@ -310,8 +337,9 @@ def train(
             interrupted, stopped = processes.any(interrupt.wished, enough)
             due = interrupted or run.step % rhythm.checkpoint_save_steps == 0
             if checkpoints is not None and due and processes.main:
-                checkpoints.save(run.step, run.model, {**run.state(), "keeper": keeper.state(), "watch": watch.state()})
-                calls.tell("checkpoint")
+                state = {**run.state(), "keeper": keeper.state(), "watch": watch.state()}
+                if checkpoints.save(run.step, run.model, state) is not None:
+                    calls.tell("checkpoint")
             bar.set_postfix(loss=f"{run.rows[-1]['loss']:.4f}", **keeper.postfix(), refresh=False)
             bar.update()
     left = run.step < rhythm.total

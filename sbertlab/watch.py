@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from sbertlab.data import collate
+from sbertlab.data import InputExample, collate
 from sbertlab.encoder import SentenceTransformer, evaluating
 from sbertlab.objective import Objective
 from sbertlab.space import CollapseWarning, Probe, collapse_reason
@@ -34,7 +34,7 @@ class Watch:
             raise ValueError(f'on_collapse must be "warn", "stop" or "ignore", got {on_collapse!r}')
         self.model, self.steps, self.on_collapse = model, steps, on_collapse
         rows = objective.sample() if 0 < steps <= total else []
-        self.probe = Probe.of(*collate(rows), seed=seed) if rows else None
+        self.probe = _probe(rows, seed)
         self.first: dict[str, float] = {}
         self.collapsed = False
 
@@ -70,3 +70,11 @@ class Watch:
     def _measure(self, probe: Probe) -> dict[str, float]:
         with evaluating(self.model):
             return probe.measure(self.model.embed)
+
+
+def _probe(rows: list[InputExample], seed: int) -> Probe | None:
+    """Return a probe of rows of one kind; None where there are none, or several kinds, which batches may keep apart."""
+    try:
+        return Probe.of(*collate(rows), seed=seed)
+    except ValueError:
+        return None

@@ -241,3 +241,13 @@ def test_patience_goes_on_where_it_was_when_the_run_was_interrupted(tiny: Tiny, 
     assert history["metric"].tolist() == expected["metric"].tolist()
     assert history.attrs["stopped_early"]
     assert_equal(again, whole)
+
+
+def test_a_run_that_patience_has_ended_is_at_its_end_when_it_is_continued(tiny: Tiny, tmp_path: Path) -> None:
+    how = {"evaluator": Scores(*[0.5] * STEPS), "evaluation_steps": 1, "early_stopping_patience": 2}
+    stopped, again = tiny(dropout=0.1), tiny(dropout=0.1)
+    assert len(run(stopped, tmp_path, **how)) == 3  # the step of a checkpoint
+    history = run(again, tmp_path, resume=True, **how)
+    assert len(history) == 3
+    assert history.attrs["stopped_early"]
+    assert_equal(again, stopped)

@@ -782,6 +782,21 @@ def test_data_that_do_not_fit_are_named_column_by_column_before_the_first_step(t
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("make", "examples", "words"),
+    [
+        (losses.MultipleNegativesRankingLoss, SCORED, "ignores labels and takes every row .* the 50% with low labels"),
+        (losses.CosineSimilarityLoss, RANKED, "all of the first batch are 0; were they forgotten"),
+        (losses.MultipleNegativesRankingLoss, RANKED[:1], "no negatives in a batch of one row"),
+    ],
+)
+def test_data_that_a_loss_can_take_and_should_not_bring_one_warning(tiny: Tiny, make, examples, words) -> None:  # type: ignore[no-untyped-def]
+    model = tiny()
+    with pytest.warns(UserWarning, match=words) as caught:
+        model.fit([(loader(examples, batch_size=8), make(model))], epochs=3, **QUIET)
+    assert len([one for one in caught if "objective 0" in str(one.message)]) == 1
+
+
 def test_auto_takes_bfloat16_where_the_processor_multiplies_it_and_says_so(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -172,7 +172,9 @@ def main() -> None:
             folder = arguments.folder / f"{name}-{index}"
             strike = strikes[index % len(strikes)]
             seen = break_and_resume(folder, strike, 1 + index % 3, seconds, draw)
-            seen["equal"] = equal(torch.load(folder / "result.pt", weights_only=True), expected)
+            result = torch.load(folder / "result.pt", weights_only=True)
+            seen["equal"] = equal(result, expected)
+            seen["differing"] = [part for part in expected if not equal({**expected, part: result[part]}, expected)]
             runs.append(seen)
             if seen["equal"]:
                 shutil.rmtree(folder)
@@ -181,6 +183,7 @@ def main() -> None:
             "equal": sum(run["equal"] for run in runs),
             "half_written": sum(run["half_written"] for run in runs),
             "statuses": [run["statuses"] for run in runs],
+            "differing": [run["differing"] for run in runs if not run["equal"]],
         }
     print(json.dumps({"seconds": seconds, **found}))
 
