@@ -103,9 +103,16 @@ class Keeper:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to that state; rows that were written to the files with scores afterwards are cut off."""
         self.best, self.score, self.stale = state["best"], state["score"], state["stale"]
+        self.cut_scores(state["files"])
+
+    def cut_scores(self, files: Mapping[str, int]) -> None:
+        """Cut the evaluator's files back to these sizes in bytes; one that is not named is removed."""
         for name, size in self._score_files().items():
-            if self.output_path is not None and size > state["files"].get(name, 0):
-                os.truncate(self.output_path / "eval" / name, state["files"].get(name, 0))
+            path = Path(self.output_path or "") / "eval" / name
+            if name not in files:
+                path.unlink()
+            elif size > files[name]:
+                os.truncate(path, files[name])
 
     def _score_files(self) -> dict[str, int]:
         """Return the size in bytes of every file that the evaluator appends its scores to."""

@@ -127,7 +127,8 @@ def fit(
             of DenoisingAutoEncoderLoss or the triplets of BatchAllTripletLoss, still grows with the batch.
         memory_budget: GiB that a batch's graph may take; batches that would take more are cached.
         resume: go on from the newest whole checkpoint in `checkpoint_path`, to the weights that the run would have
-            reached unbroken, to the bit; begin where there is none. Needs the same arguments and data.
+            reached unbroken, to the bit; begin anew, scores included, where there is none. Needs the same arguments
+            and data.
         learning_rates: rates by shell pattern over the names of parameters, e.g. `{"*embeddings*": 0, "*layer.0.*":
             1e-5}`; the first that matches counts, 0 freezes (`optimizer.layer_wise` makes some).
         mask_known_positives: losses that take the other rows of a batch as negatives leave out those that the batch
@@ -245,7 +246,9 @@ def fit(
         if checkpoint_path is not None:
             checkpoints = Checkpoints(checkpoint_path, configuration, checkpoint_save_total_limit)
             found = checkpoints.newest() if resume else None
-            if found is not None:
+            if found is None and resume:
+                keeper.cut_scores({})  # of a run that was killed before its first checkpoint
+            elif found is not None:
                 run.restore(found.state)
                 keeper.restore(found.state["keeper"])
                 watch.restore(found.state["watch"])

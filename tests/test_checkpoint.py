@@ -312,7 +312,7 @@ def test_other_data_another_loss_and_another_model_are_refused(tiny: Tiny, tmp_p
     from sbertlab import models
 
     other = tiny(modules=[models.Dense(32, 16)])
-    with pytest.raises(CheckpointError, match="model: then Transformer, Pooling, .* now Transformer, Pooling, Dense"):
+    with pytest.raises(CheckpointError, match=r"model: then Transformer, Pooling, .* now Transformer, Pooling, Dense"):
         run(other, ranking(other), tmp_path, resume=True)
 
 

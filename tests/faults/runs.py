@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts aside without it
     draw = random.Random(arguments.seed)
     whole = arguments.folder / "whole"
     whole.mkdir(parents=True)
