@@ -277,11 +277,12 @@ def fit(
 
 
 def architecture(model: SentenceTransformer) -> str:
-    """Return what the weights alone do not tell of a model: its building blocks, and which parameters are trained."""
+    """Return what the weights do not tell of a model: its building blocks, their dropout, and what is trained."""
     blocks = [(type(block).__name__, block.config()) for block in model.modules() if isinstance(block, Module)]
+    dropouts = [part.p for part in model.modules() if isinstance(part, nn.Dropout)]
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     names = ", ".join(name for name, _ in blocks)
-    return f"{names}, {sha256(repr((blocks, trained)).encode()).hexdigest()[:16]}"
+    return f"{names}, {sha256(repr((blocks, dropouts, trained)).encode()).hexdigest()[:16]}"
 
 
 def settings_of(optimizer_params: Mapping[str, Any] | None) -> dict[str, Any]:

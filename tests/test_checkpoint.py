@@ -316,6 +316,91 @@ def test_other_data_another_loss_and_another_model_are_refused(tiny: Tiny, tmp_p
         run(other, ranking(other), tmp_path, resume=True)
 
 
+def inner(model: SentenceTransformer, **settings: Any) -> Objectives:
+    ranking = losses.MultipleNegativesRankingLoss(model, **{"scale": 20.0, **settings})
+    dims = [32, 16] if not settings else [32, 8]
+    return [(DataLoader(PAIRS, batch_size=4, shuffle=True), losses.MatryoshkaLoss(model, ranking, dims))]
+
+
+@pytest.mark.parametrize(
+    ("model_settings", "change", "words"),
+    [
+        ({"pooling": "cls"}, None, "model: then"),
+        ({"dropout": 0.3}, None, "model: then"),
+        ({}, lambda model: setattr(model, "max_seq_length", 8), "model: then"),
+        ({}, lambda model: model[0].auto_model.embeddings.requires_grad_(False), "model: then"),
+    ],
+    ids=["pooling", "dropout", "length", "frozen"],
+)
+def test_a_model_that_differs_in_more_than_weights_is_refused_and_left_as_it_was(
+    tiny: Tiny, tmp_path: Path, model_settings: dict[str, Any], change: Callable | None, words: str
+) -> None:
+    model = tiny()
+    run(model, ranking(model), tmp_path, epochs=0.75)
+    other = tiny(**model_settings)
+    if change is not None:
+        change(other)
+    before = weights(other, [])
+    with pytest.raises(CheckpointError, match=words):
+        run(other, ranking(other), tmp_path, resume=True, epochs=0.75)
+    assert_equal(weights(other, []), before)
+
+
+def test_the_settings_of_a_loss_inside_another_count(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny()
+    run(model, inner(model), tmp_path, epochs=0.75)
+    with pytest.raises(CheckpointError, match=r"scale=20\.0.*scale=10\.0"):
+        run(model, inner(model, scale=10.0), tmp_path, resume=True, epochs=0.75)
+    run(model, inner(model), tmp_path, resume=True, epochs=0.75)
+
+
+def test_the_same_settings_in_other_words_are_the_same(tiny: Tiny, tmp_path: Path) -> None:
+    import numpy as np
+
+    model = tiny()
+    first = {"lr": np.float64(1e-3), "betas": (0.9, 0.98)}
+    run(model, ranking(model), tmp_path, epochs=0.75, seed=np.int64(4), optimizer_params=first)
+    again = {"betas": [0.9, 0.98], "lr": 1e-3}
+    history = run(model, ranking(model), tmp_path, epochs=0.75, seed=4, optimizer_params=again, resume=True)
+    assert len(history) == 3
+
+
+def test_what_cannot_be_read_back_is_known_at_the_first_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    class Odd(torch.optim.SGD):
+        def state_dict(self) -> dict[str, Any]:
+            return {**super().state_dict(), "odd": Path()}
+
+    model = tiny()
+    with pytest.raises(CheckpointError, match="cannot be read as tensors and plain values"):
+        run(model, ranking(model), tmp_path, optimizer_class=Odd)
+
+
+def test_a_checkpoint_that_a_killed_writer_took_away_is_put_back(tiny: Tiny, tmp_path: Path) -> None:
+    whole, stopped, again = (tiny(dropout=0.1) for _ in range(3))
+    run(whole, ranking(whole))
+    with pytest.raises(Killed):
+        run(stopped, ranking(stopped), tmp_path, callbacks=[kill_after(8)])
+    (tmp_path / "6").rename(tmp_path / ".6.old")
+    shutil.rmtree(tmp_path / "3")
+    history = run(again, ranking(again), tmp_path, resume=True)
+    assert history["tokens_per_second"].notna().all()
+    assert (tmp_path / "6").exists()
+    assert_equal(weights(again, []), weights(whole, []))
+
+
+def test_files_of_others_beside_the_scores_are_left_alone(tiny: Tiny, tmp_path: Path) -> None:
+    evaluator = EmbeddingSimilarityEvaluator.from_input_examples(PAIRS[:8], name="dev")
+    model = tiny()
+    how = {"evaluator": evaluator, "output_path": tmp_path / "out", "epochs": 1.0}
+    run(model, ranking(model), tmp_path / "c", **how)
+    notes = tmp_path / "out" / "eval" / "notes.csv"
+    notes.write_text("mine")
+    run(model, ranking(model), tmp_path / "c", resume=True, **how)
+    assert notes.read_text() == "mine"
+    rows = (tmp_path / "out" / "eval" / evaluator.csv_file).read_text().splitlines()
+    assert len(rows) == 2
+
+
 # -- Keeping them ------------------------------------------------------------------------------------------------------
 
 
