@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 
 from sbertlab.batching import (
     ACCELERATOR_TOKEN_BUDGET,
+    CHUNK_COST,
     CPU_TOKEN_BUDGET,
     PaddingMeter,
     default_token_budget,
@@ -18,22 +21,45 @@ from sbertlab.batching import (
 RANDOM = [np.random.default_rng(seed).integers(0, 80, size=200).tolist() for seed in range(3)]
 
 
-def packed_one_by_one(lengths: list[int], budget: int, largest: int) -> list[list[int]]:
-    """The same chunks by asking of every text whether it still fits."""
-    chunks: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        fits = chunks and (len(chunks[-1]) + 1) * max(1, lengths[chunks[-1][0]]) <= budget
-        if fits and len(chunks[-1]) < largest:
-            chunks[-1].append(index)
-        else:
-            chunks.append([index])
-    return chunks
+def least_cost(lengths: list[int], budget: int) -> int:
+    """The least cost of any cuts of the sorted texts, by trying them all."""
+    sizes = sorted(lengths, reverse=True)
+    overhead = max(1, budget // CHUNK_COST)
+
+    @cache
+    def of(first: int) -> int:
+        if first == len(sizes):
+            return 0
+        fitting = [n for n in range(1, len(sizes) - first + 1) if n == 1 or n * sizes[first] <= budget]
+        return min(n * sizes[first] + overhead + of(first + n) for n in fitting)
+
+    return of(0)
+
+
+def cost_of(chunks: list[list[int]], lengths: list[int], budget: int) -> int:
+    return sum(len(chunk) * max(lengths[i] for i in chunk) + max(1, budget // CHUNK_COST) for chunk in chunks)
 
 
 @pytest.mark.parametrize("lengths", RANDOM)
-@pytest.mark.parametrize(("budget", "largest"), [(1, 3), (64, 7), (256, 1), (1024, 1000)])
-def test_chunks_are_those_of_packing_one_text_after_another(lengths, budget, largest):
-    assert token_budget_chunks(lengths, budget, largest) == packed_one_by_one(lengths, budget, largest)
+@pytest.mark.parametrize("budget", [1, 64, 256, 1024, 5000])
+def test_no_other_cuts_are_much_cheaper(lengths, budget):
+    lengths = [max(1, length) for length in lengths]
+    least = least_cost(lengths, budget)
+    assert least <= cost_of(token_budget_chunks(lengths, budget), lengths, budget) <= 1.03 * least
+
+
+def test_spread_lengths_are_cut_finer_than_equal_ones():
+    assert len(token_budget_chunks([20] * 50, budget=1024)) == 1
+    assert len(token_budget_chunks([40] * 10 + [10] * 60, budget=1024)) == 2
+    assert len(token_budget_chunks([11] * 20 + [10] * 50, budget=1024)) == 1, "50 tokens of padding are cheaper"
+    assert len(token_budget_chunks([11] * 8 + [10] * 70, budget=1024)) == 2, "70 are not"
+
+
+def test_of_many_texts_hardly_anything_is_padding():
+    lengths = np.random.default_rng(0).integers(3, 128, size=65_536)
+    chunks = token_budget_chunks(lengths, budget=1024)
+    assert sorted(index for chunk in chunks for index in chunk) == list(range(65_536))
+    assert sum(len(chunk) * lengths[chunk[0]] for chunk in chunks) < 1.002 * lengths.sum()
 
 
 @pytest.mark.parametrize("lengths", RANDOM)
@@ -65,10 +91,9 @@ def test_lengths_may_be_an_array():
     assert token_budget_chunks(np.array([3, 9, 4, 2]), budget=10) == token_budget_chunks([3, 9, 4, 2], budget=10)
 
 
-@pytest.mark.parametrize(("arguments", "named"), [({"budget": 0}, "budget"), ({"budget": 9, "largest": 0}, "largest")])
-def test_a_budget_or_bound_below_one_is_refused_by_name(arguments, named):
-    with pytest.raises(ValueError, match=f"{named} must be at least 1"):
-        token_budget_chunks([1, 2], **arguments)
+def test_a_budget_below_one_is_refused():
+    with pytest.raises(ValueError, match="budget must be at least 1"):
+        token_budget_chunks([1, 2], budget=0)
 
 
 @pytest.mark.parametrize("lengths", RANDOM)
