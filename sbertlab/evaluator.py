@@ -191,7 +191,7 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame([row])
     if path.exists() and path.stat().st_size:
-        table = pd.concat([pd.read_csv(path, float_precision="round_trip"), table])
+        table = pd.concat([pd.read_csv(path), table])
     partial = path.with_name(f"{path.name}.partial")
     table.to_csv(partial, index=False)
     partial.replace(path)

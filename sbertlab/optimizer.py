@@ -117,7 +117,7 @@ def parameter_rates(model: nn.Module, learning_rates: Mapping[str, float] | None
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False))
     >>> parameter_rates(model, {"*.bias": 0, "0.*": 0.1})
-    {'0.weight': 0.1, '0.bias': 0}
+    {'0.weight': 0.1, '0.bias': 0.0}
     """
     if not isinstance(learning_rates, Mapping | None) or not all(isinstance(key, str) for key in learning_rates or {}):
         raise TypeError(

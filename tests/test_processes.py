@@ -65,9 +65,10 @@ def test_two_processes_equal_one(tmp_path: Path, settings: dict[str, Any]) -> No
     _, other = outcome(tmp_path / "2", rank=1)
     assert history["step"] == history_of_two["step"]
     assert len(history["step"]) >= 6
-    for column in ("loss", "gradient_norm"):
-        assert np.allclose(history[column], history_of_two[column], rtol=1e-4 if column != "loss" else 0, atol=1e-5)
-    assert furthest(alone, together) < (1e-3 if settings.get("mixed_precision") else 1e-4)  # bfloat16 rounds sums
+    close = 1e-3 if settings.get("mixed_precision") else 1e-5  # bfloat16 rounds the sums of gradients
+    assert np.allclose(history["loss"], history_of_two["loss"], rtol=0, atol=close)
+    assert np.allclose(history["gradient_norm"], history_of_two["gradient_norm"], rtol=10 * close)
+    assert furthest(alone, together) < max(1e-4, close)
     assert furthest(together, other) == 0.0, "all processes hold the same weights"
     assert (tmp_path / "1" / "events").read_text() == (tmp_path / "2" / "events").read_text(), "everything once"
     scores = [len(list((tmp_path / name / "out" / "eval").glob("*.csv"))) for name in ("1", "2")]
