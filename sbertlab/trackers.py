@@ -99,6 +99,8 @@ class Trackers:
 
     def log(self, rows: Sequence[Mapping[str, Any]], several: bool) -> None:
         """Write the numbers of a step's rows; with several objectives, what is theirs under the name of each."""
+        if not self.open:
+            return
         values = {
             f"{row['objective'].replace(':', '_')}/{key}" if several and key not in OF_MODEL else key: value
             for row in rows

@@ -93,7 +93,7 @@ def matryoshka(model: SentenceTransformer) -> Objectives:
 
 def run(model: SentenceTransformer, objectives: Objectives, folder: Path | None = None, **how: Any) -> pd.DataFrame:
     settings = {
-        "epochs": 10,
+        "epochs": STEPS / 4,
         "steps_per_epoch": 4,
         "warmup_steps": 3,
         "optimizer_params": {"lr": 1e-3},
@@ -102,7 +102,6 @@ def run(model: SentenceTransformer, objectives: Objectives, folder: Path | None 
         "checkpoint_save_steps": 3,
         "seed": 11,
     }
-    settings["epochs"] = STEPS / 4
     return model.fit(objectives, **{**settings, **how})
 
 
