@@ -23,12 +23,12 @@ import torch
 from safetensors import SafetensorError
 
 from sbertlab.encoder import SentenceTransformer
-from sbertlab.safe_files import sha256_of, staged_folder
+from sbertlab.safe_files import clear_interrupted, sha256_of, staged_folder
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
 STATE = "training_state.pt"
-HALF_WRITTEN = re.compile(r"\.+\d+(\.[0-9a-f]{8})+")
+LEFT_OVER = re.compile(r"\.+(\d+)\.")
 """Names of the folders that a process left which was killed while it wrote a checkpoint."""
 
 
@@ -67,13 +67,8 @@ class Checkpoints:
         self.limit = limit
         self.run = uuid.uuid4().hex
         self.written: list[Path] = []
-        for left in self.folder.glob(".*.old"):
-            whole = self.folder / left.name[1:-4]
-            if whole.name.isdigit() and not whole.exists():
-                left.rename(whole)  # the process was killed between taking this away and putting the new one there
-        for left in self.folder.iterdir():
-            if HALF_WRITTEN.fullmatch(left.name):
-                shutil.rmtree(left, ignore_errors=True)
+        for step in {found[1] for left in self.folder.iterdir() if (found := LEFT_OVER.match(left.name))}:
+            clear_interrupted(self.folder / step)
 
     def save(self, step: int, model: SentenceTransformer, state: Mapping[str, Any]) -> Path | None:
         """Write the checkpoint of a step, and remove the oldest beyond the limit.
@@ -261,7 +256,9 @@ def writable_folder(name: str, folder: str | Path, replaced: bool = False) -> Pa
         raise TypeError(f"{name} must be the path of a folder, got {folder!r:.80}")
     path = Path(folder)
     try:
-        if not replaced:
+        if replaced:
+            clear_interrupted(path)
+        else:
             path.mkdir(parents=True, exist_ok=True)
         with staged_folder(path, keep=lambda entry: True) if replaced else TemporaryDirectory(dir=path):
             return path

@@ -82,6 +82,21 @@ def staged_folder(target: Path, keep: Callable[[str], bool] = lambda entry: Fals
             _settle(replaced, target, keep)
 
 
+def clear_interrupted(target: Path) -> None:
+    """Put right what a process left beside `target` that was killed inside `staged_folder`; nobody else may be writing.
+
+    A folder that was taken away and not replaced comes back; half-written ones are removed.
+    """
+    target = Path(os.path.realpath(target))
+    replaced = target.with_name(f".{target.name}.old")
+    if replaced.exists() and not target.exists():
+        os.rename(replaced, target)
+    half_written = re.compile(rf"\.+{re.escape(target.name)}(\.[0-9a-f]{{8}})+")
+    for left in target.parent.glob(".*"):
+        if half_written.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _settle(replaced: Path, target: Path, keep: Callable[[str], bool]) -> None:
     """Put the replaced folder back where nothing took its place; else save from it what is kept, and remove the rest.
 

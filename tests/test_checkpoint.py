@@ -387,6 +387,19 @@ def test_a_checkpoint_that_a_killed_writer_took_away_is_put_back(tiny: Tiny, tmp
     assert_equal(weights(again, []), weights(whole, []))
 
 
+def test_what_a_killed_writer_of_the_best_model_left_is_cleared_and_put_back(tiny: Tiny, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    model = tiny()
+    model.save(output)
+    output.rename(tmp_path / ".out.old")
+    (tmp_path / ".out.0123abcd").mkdir()
+    (tmp_path / "..out.0123abcd.89ef4567").mkdir()
+    (tmp_path / ".outer.0123abcd").mkdir()
+    run(model, ranking(model), output_path=output, epochs=1.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".outer.0123abcd", "out"]
+    assert SentenceTransformer(output).encode("the cat").shape == (32,)
+
+
 def test_files_of_others_beside_the_scores_are_left_alone(tiny: Tiny, tmp_path: Path) -> None:
     evaluator = EmbeddingSimilarityEvaluator.from_input_examples(PAIRS[:8], name="dev")
     model = tiny()
