@@ -137,8 +137,8 @@ def token_parts(model: SentenceTransformer, text: str) -> TextParts:
 
 def _split(model: SentenceTransformer, features: Features) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The token vectors `(tokens, dim)` of one text, and the function from them to its embedding `(dim,)`."""
-    blocks = list(model)
-    for number, block in enumerate(blocks, start=1):
+    blocks = iter(model)
+    for block in blocks:
         if isinstance(block, Pooling):
             break
         features = block(features)
@@ -151,7 +151,7 @@ def _split(model: SentenceTransformer, features: Features) -> tuple[Tensor, Call
             )
     else:
         raise ValueError("the model has no block that makes one vector of a text; put a Pooling behind the Transformer")
-    behind = [copy.deepcopy(block).double() for block in blocks[number:]]
+    behind = [copy.deepcopy(later).double() for later in blocks]
     while behind and isinstance(behind[-1], Normalize):  # the cosine takes care of the length
         behind.pop()
 
