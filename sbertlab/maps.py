@@ -69,7 +69,7 @@ def pca(embeddings: Embeddings) -> np.ndarray:
     >>> np.abs(xy).round(2).tolist()
     [[2.0, 0.25], [0.0, 0.25], [2.0, 0.25], [0.0, 0.75]]
     """
-    rows = _matrix(embeddings)
+    rows = matrix(embeddings)
     if rows.shape[1] < 2:
         raise ValueError(f"a map needs embeddings of at least 2 dimensions, got the shape {rows.shape}")
     return PCA(n_components=2, svd_solver="covariance_eigh").fit_transform(rows).astype(np.float32)
@@ -81,6 +81,7 @@ def umap_map(
     min_dist: float = 0.1,
     seed: int = 0,
     metric: str = "cosine",
+    init: np.ndarray | None = None,
 ) -> np.ndarray:
     """Coordinates that keep each point's nearest neighbours near: UMAP.
 
@@ -95,6 +96,7 @@ def umap_map(
         min_dist: how closely points may be packed, 0 to 1.
         seed: of the layout.
         metric: "cosine" or "euclidean", in the original space.
+        init: `(n, 2)`, where the points begin, such as the map of an earlier state; None: UMAP's own beginning.
 
     Returns:
         `(n, 2)`, float32.
@@ -106,11 +108,11 @@ def umap_map(
 
     Source: McInnes, Healy, Melville, 2018, UMAP: Uniform Manifold Approximation and Projection (arXiv:1802.03426).
     """
-    rows = _matrix(embeddings, metric)
-    if n_neighbors < 2:
-        raise ValueError(f"n_neighbors must be at least 2, got {n_neighbors}")
-    if not 0 <= min_dist <= 1:
-        raise ValueError(f"min_dist must be between 0 and 1, got {min_dist}")
+    rows = matrix(embeddings, metric)
+    check_layout(n_neighbors, min_dist)
+    start: str | np.ndarray = "spectral" if len(rows) > 16 else "pca"  # the spectral start needs more points than these
+    if init is not None:
+        start = np.array(_pair(rows, init, "euclidean")[1], dtype=np.float32)  # a copy, which UMAP moves
     try:
         import umap
     except ImportError as error:
@@ -121,9 +123,17 @@ def umap_map(
         metric=metric,
         random_state=seed,
         n_jobs=1,  # a seeded layout runs in one thread in any case; asking for it spares a warning
-        init="spectral" if len(rows) > 16 else "pca",  # the spectral start needs more points than these
+        init=start,
     )
     return np.asarray(layout.fit_transform(rows), dtype=np.float32)
+
+
+def check_layout(n_neighbors: int, min_dist: float) -> None:
+    """Refuse settings of UMAP that are out of range."""
+    if n_neighbors < 2:
+        raise ValueError(f"n_neighbors must be at least 2, got {n_neighbors}")
+    if not 0 <= min_dist <= 1:
+        raise ValueError(f"min_dist must be between 0 and 1, got {min_dist}")
 
 
 def map_quality(
@@ -248,12 +258,12 @@ def neighbor_recall(
     rows, places = _pair(embeddings, xy, metric)
     _check_neighbors(n_neighbors, len(rows))
     queries = np.arange(len(rows)) if queries is None else np.asarray(queries)
-    true, drawn = (_neighbors(space, queries, n_neighbors) for space in (rows, places))
+    true, drawn = (nearest(space, queries, n_neighbors) for space in (rows, places))
     return float((true[:, :, None] == drawn[:, None, :]).any(axis=2).mean())  # (m, k, k) -> (m, k)
 
 
-def _neighbors(space: np.ndarray, queries: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """The rows nearest to each query row, itself left out, `(m, n_neighbors)`."""
+def nearest(space: np.ndarray, queries: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """The rows of `space` `(n, dim)` nearest to each query row, itself left out, `(m, n_neighbors)`; euclidean."""
     search = NearestNeighbors(n_neighbors=n_neighbors + 1, algorithm="brute").fit(space)
     found = search.kneighbors(space[queries], return_distance=False)
     others = found != queries[:, None]
@@ -261,8 +271,13 @@ def _neighbors(space: np.ndarray, queries: np.ndarray, n_neighbors: int) -> np.n
     return found[others].reshape(-1, n_neighbors)
 
 
-def _matrix(embeddings: Embeddings, metric: str = "euclidean") -> np.ndarray:
-    """Checked embeddings `(n, dim)`; scaled to unit length for "cosine", where euclidean order is cosine order."""
+def matrix(embeddings: Embeddings, metric: str = "euclidean") -> np.ndarray:
+    """Checked embeddings `(n, dim)`; scaled to unit length for "cosine", where euclidean order is cosine order.
+
+    Raises:
+        ValueError: fewer than 3 rows or all of them equal, NaN or infinite values, an unknown metric, a zero vector
+            with "cosine".
+    """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {METRICS}, got {metric!r}")
     rows = as_tensor(embeddings, finite=True).detach().cpu()
@@ -285,7 +300,7 @@ def _matrix(embeddings: Embeddings, metric: str = "euclidean") -> np.ndarray:
 
 def _pair(embeddings: Embeddings, xy: Embeddings, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Checked embeddings `(n, dim)` and their places on the map `(n, 2)`."""
-    rows = _matrix(embeddings, metric)
+    rows = matrix(embeddings, metric)
     places = as_tensor(xy, "xy", finite=True).detach().cpu().numpy()
     if places.shape != (len(rows), 2):
         raise ValueError(f"xy must have the shape ({len(rows)}, 2), a place for each embedding, got {places.shape}")

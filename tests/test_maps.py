@@ -91,7 +91,7 @@ def test_lengths_do_not_matter_to_cosine_and_the_order_of_rows_to_nothing() -> N
 
 def test_equal_rows_do_not_count_as_their_own_neighbours() -> None:
     twins = np.repeat(noise(points=10), 3, axis=0)
-    found = maps._neighbors(twins, np.arange(30), 2)
+    found = maps.nearest(twins, np.arange(30), 2)
     assert found.shape == (30, 2)
     assert all(row not in neighbors for row, neighbors in enumerate(found))
     assert all(neighbor // 3 == row // 3 for row, neighbors in enumerate(found) for neighbor in neighbors)
@@ -223,7 +223,7 @@ def test_umap_keeps_blobs_apart_repeats_itself_and_maps_even_three_points() -> N
     xy = maps.umap_map(embeddings, n_neighbors=10, seed=1)
     assert xy.shape == (60, 2)
     assert xy.dtype == np.float32
-    neighbors = maps._neighbors(xy, np.arange(60), 5)
+    neighbors = maps.nearest(xy, np.arange(60), 5)
     assert (blob[neighbors] == blob[:, None]).mean() > 0.98, "neighbours on the map come from one blob"
     assert np.array_equal(xy, maps.umap_map(embeddings, n_neighbors=10, seed=1)), "one seed, one map"
     assert not np.allclose(xy, maps.umap_map(embeddings, n_neighbors=10, seed=2))
