@@ -1,206 +1,107 @@
-"""The benchmark: encoders, untuned and fine-tuned by one recipe, measured on tasks.
+"""The benchmark: encoders, untuned and fine-tuned by one recipe, measured on tasks, with intervals.
 
-Parts that know little of each other: encoders (what is compared), the recipe (how each is fine-tuned), the runner
-(model x variant x seed x task, one row a cell). `sbertlab.tasks` has the tasks, `sbertlab.results` makes tables.
+| preset | encoders | tasks | recipe |
+| --- | --- | --- | --- |
+| offline | MiniLM, its cuts, TF-IDF | the packaged corpus | triplets of the corpus |
+| local | these and mpnet | public sets in a folder (SBERTLAB_DATA) | training_nli_v2, on the sets of the folder |
+| published | the thirteen of the Training Overview | its fourteen, through mteb | training_nli_v2 |
+
+`sbertlab.runner` computes the cells, `sbertlab.comparisons` says which differences are real, `sbertlab.results` makes
+the page. All presets share one table in one folder; a run replaces the rows of its preset.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import platform
+import re
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.pipeline import make_pipeline
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
-from transformers import AutoModel
 
-from sbertlab import helpdesk
-from sbertlab.data import InputExample
-from sbertlab.encoder import SentenceTransformer, best_device
-from sbertlab.losses import MultipleNegativesRankingLoss
-from sbertlab.model_source import find_model
-from sbertlab.models import Normalize, Pooling, StaticEmbedding, Transformer
-from sbertlab.results import COLUMNS, report
+from sbertlab.benchmark_recipe import NLI_LOCAL, OFFLINE, TRAINING_NLI_V2, Recipe
+from sbertlab.comparisons import COLUMNS as PAIR_COLUMNS
+from sbertlab.comparisons import comparisons, with_intervals
+from sbertlab.embedding_store import EmbeddingStore
+from sbertlab.encoder import best_device
+from sbertlab.encoders import (
+    LOCAL_ENCODERS,
+    OFFLINE_ENCODERS,
+    PUBLISHED_ENCODERS,
+    TUNED,
+    UNTUNED,
+    Encoder,
+    select_encoders,
+)
+from sbertlab.local_tasks import DATA_VARIABLE, data_folder
+from sbertlab.model_source import cache_home
+from sbertlab.mteb_tasks import PUBLISHED
+from sbertlab.published import published_cells
+from sbertlab.results import COLUMNS, PRESETS, ranking, readme_block, report, table_resolution
+from sbertlab.runner import FACTS, CellStore, Engine, Job, jobs_of, run_jobs
 from sbertlab.safe_files import sha256_of
-from sbertlab.tasks import DATA_VARIABLE, SharedEmbeddings, Task, helpdesk_tasks, select_tasks
-from sbertlab.training import fit
+from sbertlab.tasks import Task, find_tasks, helpdesk_tasks, select_tasks
 
-UNTUNED, TUNED = "untuned", "fine-tuned"
-
-
-# -- Encoders: what is compared ----------------------------------------------------------------------------------------
+TOLERANCES = {UNTUNED: 0.05, TUNED: 1.0}
+"""Points by which a cell may differ when it is computed again: the same model gives the same number but for rounding; a
+fine-tuning on another processor rounds differently at every step."""
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """An encoder to compare.
+class Preset:
+    """What is compared when nothing else is said: encoders by their names, and the recipe that fine-tunes them."""
 
-    Args:
-        name: as it appears in the table.
-        make: makes it anew from a seed; anything with `encode` or `transform`.
-        learning_rate: for the recipe; None: there is nothing to fine-tune.
-        random: every seed makes another one, so the untuned variant is measured with each.
-        base: model whose weights it starts from, for the manifest.
-    """
-
-    name: str
-    make: Callable[[int], Any]
-    learning_rate: float | None = None
-    random: bool = False
-    base: str | None = None
+    encoders: Sequence[str]
+    recipe: Recipe
 
 
-MINILM = "all-MiniLM-L6-v2"
-
-
-@lru_cache(maxsize=1)
-def _loaded(name: str) -> SentenceTransformer:
-    return SentenceTransformer(name)
-
-
-def pretrained(name: str, seed: int = 0) -> SentenceTransformer:
-    """Return the model of this name, a copy of one's own to train."""
-    return copy.deepcopy(_loaded(name))
-
-
-def first_layers(name: str, seed: int = 0, layers: int = 3) -> SentenceTransformer:
-    """Return the model without the transformer layers after the first few."""
-    model = pretrained(name)
-    transformer: Any = model[0].auto_model
-    transformer.encoder.layer = transformer.encoder.layer[:layers]
-    transformer.config.num_hidden_layers = layers
-    return model
-
-
-def token_embeddings(name: str, seed: int = 0) -> SentenceTransformer:
-    """Return the mean of the model's token vectors, without any transformer layer."""
-    model = _loaded(name)
-    transformer: Any = model[0]
-    return SentenceTransformer(
-        modules=[StaticEmbedding.from_transformer(transformer), Normalize()], device=model.device
-    )
-
-
-def random_weights(name: str, seed: int = 0) -> SentenceTransformer:
-    """Return the model's architecture with its tokenizer and weights drawn by the seed."""
-    model = _loaded(name)
-    trained: Any = model[0]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        body = AutoModel.from_config(trained.auto_model.config)
-    transformer = Transformer.from_parts(body, trained.tokenizer, trained.max_seq_length)
-    pooling = Pooling(transformer.get_word_embedding_dimension())
-    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device=model.device)
-
-
-def tfidf_svd(seed: int = 0, dimensions: int = 256) -> Any:
-    """Return TF-IDF over groups of letters and a truncated SVD, fitted on the training texts: the non-neural line."""
-    train = helpdesk.load_helpdesk("train")
-    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-    pipeline = make_pipeline(letters, TruncatedSVD(dimensions, random_state=0))
-    return pipeline.fit(pd.concat([train["text"], train["answer"].drop_duplicates()]))
-
-
-ENCODERS: Mapping[str, Encoder] = {
-    encoder.name: encoder
-    for encoder in (
-        Encoder(MINILM, partial(pretrained, MINILM), 1e-4, base=MINILM),
-        Encoder("MiniLM-3-layers", partial(first_layers, MINILM), 3e-4, base=MINILM),
-        Encoder("MiniLM-tokens", partial(token_embeddings, MINILM), 1e-2, base=MINILM),
-        Encoder("MiniLM-random", partial(random_weights, MINILM), 5e-5, random=True, base=MINILM),
-        Encoder("TF-IDF+SVD", tfidf_svd),
-    )
+CHOICES = {
+    "offline": Preset(OFFLINE_ENCODERS, OFFLINE),
+    "local": Preset(LOCAL_ENCODERS, NLI_LOCAL),
+    "published": Preset(PUBLISHED_ENCODERS, TRAINING_NLI_V2),
 }
-"""The encoders compared when none are named. The learning rates were chosen on the dev intents."""
+"""The presets by name."""
 
 
-def select_encoders(models: Iterable[str | Encoder] | None = None) -> list[Encoder]:
-    """Return the encoders with these names; another name is a model as `SentenceTransformer` takes it.
+def default_tasks(preset: str) -> list[str]:
+    """Return the names of a preset's tasks.
 
     Raises:
-        ValueError: no names, or one twice.
-        FileNotFoundError: a model cannot be found.
+        ValueError: an unknown preset, or "local" without a folder of sets.
+        FileNotFoundError: the folder is missing or holds no known set.
     """
-    named = [models] if isinstance(models, str) else list(ENCODERS if models is None else models)
-    encoders = [_encoder(model) for model in named]
-    names = [encoder.name for encoder in encoders]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"models must be names of models, each once, got {names}")
-    for base in dict.fromkeys(encoder.base for encoder in encoders if encoder.base):
-        find_model(base)
-    return encoders
-
-
-def _encoder(model: str | Encoder) -> Encoder:
-    if isinstance(model, Encoder):
-        return model
-    return ENCODERS.get(model) or Encoder(model, partial(pretrained, model), 5e-5, base=model)
-
-
-# -- Recipe: how an encoder is fine-tuned ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Ranking loss over triplets of the training intents, by `training.fit`; only the learning rate is the encoder's.
-
-    Rows are those of `helpdesk.triplets`: batches never hold an intent twice, and every row brings a negative of a near
-    intent for its own anchor. Nothing is selected on the way; the model after the last step counts.
-
-    Args:
-        name: as it appears in the manifest.
-        rows: triplets in all.
-        batch_size: triplets a step; a divisor of the number of training intents.
-        scale: inverse temperature of the loss.
-        warmup: share of the steps over which the learning rate rises; then it falls to 0.
-        weight_decay: for AdamW.
-    """
-
-    name: str = "helpdesk-triplets"
-    rows: int = 300
-    batch_size: int = 30
-    scale: float = 20.0
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-
-    def fine_tune(self, model: SentenceTransformer, learning_rate: float, seed: int) -> pd.DataFrame:
-        """Train the model in place and return the history of `fit`."""
-        table = helpdesk.triplets(helpdesk.load_helpdesk("train"), seed).head(self.rows)
-        rows = table[["anchor", "positive", "negative"]].to_numpy().tolist()
-        examples: Any = [InputExample(texts=texts) for texts in rows]
-        loader: DataLoader[InputExample] = DataLoader(examples, batch_size=self.batch_size)
-        return fit(
-            model,
-            [(loader, MultipleNegativesRankingLoss(model, scale=self.scale, hard_negatives="own"))],
-            warmup_steps=max(1, round(self.warmup * len(loader))),
-            optimizer_params={"lr": learning_rate},
-            weight_decay=self.weight_decay,
-            seed=seed,
+    check_preset(preset)
+    if preset == "published":
+        return list(PUBLISHED)
+    own = [task.name for task in helpdesk_tasks()]
+    if preset == "offline":
+        return own
+    if data_folder() is None:
+        raise ValueError(
+            f"the preset 'local' measures sets of a folder; let {DATA_VARIABLE} name one (see local_tasks)"
         )
+    return [task.name for task in select_tasks() if task.name not in own]
 
 
-OFFLINE = Recipe()
-"""The recipe on the packaged corpus."""
+def check_preset(preset: str) -> None:
+    """Refuse an unknown preset."""
+    if preset not in CHOICES:
+        raise ValueError(f"preset must be one of {', '.join(CHOICES)}, got {preset!r}")
 
 
-# -- Runner: model x variant x seed x task -----------------------------------------------------------------------------
+# -- A run -------------------------------------------------------------------------------------------------------------
 
 
 def run(
@@ -208,122 +109,230 @@ def run(
     tasks: Iterable[str | Task] | None = None,
     seeds: int = 3,
     output: str | os.PathLike[str] = "figures",
-    recipe: Recipe = OFFLINE,
+    recipe: Recipe | None = None,
+    preset: str = "offline",
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
+    skip_missing: bool = False,
+    workers: int = 1,
+    engine: Engine = "processes",
 ) -> pd.DataFrame:
     """Measure every encoder, untuned and fine-tuned with each seed, on every task.
 
-    The table is written after every model, so an interrupted run leaves what it has. A cell that fails is recorded with
-    its error, and the run goes on.
+    Finished cells lie in the cache: a run that was interrupted or killed goes on, a second run computes nothing. A cell
+    that fails is recorded with its error, the run goes on, and the next one tries it again.
 
     Args:
-        models: names of `ENCODERS`, or of models as `SentenceTransformer` takes them, or encoders; None: `ENCODERS`.
-        tasks: names for `select_tasks`, or tasks; None: its default.
+        models: names of known encoders, or of models as `SentenceTransformer` takes them, or encoders; None: the
+            preset's.
+        tasks: names for `select_tasks`, or tasks; None: the preset's.
         seeds: fine-tuned models of each encoder, with the seeds 0, 1, ...
-        output: folder of benchmark.csv, benchmark.md, benchmark.png and environment.json; made when missing.
-        recipe: of the fine-tuned variant.
+        output: folder of benchmark.csv, comparisons.csv, environment.json and what is drawn from them; made when
+            missing. The rows of this preset are replaced, those of others stay.
+        recipe: of the fine-tuned variant; None: the preset's.
+        preset: "offline", "local" or "published".
+        cache: folder of finished cells and embeddings; sbertlab's cache when None.
+        fresh: compute every cell again.
+        skip_missing: measure what can be had when a model, a set or the recipe's data is missing; what is missing is
+            named in a warning.
+        workers: processes at a time.
+        engine: "processes", or "ray" for a cluster.
 
     Returns:
-        The table, with `COLUMNS`.
+        The rows of this run, with `results.COLUMNS`.
 
     Raises:
-        ValueError: an unknown task, a name twice, seeds below 1.
-        FileNotFoundError: a model or a data set cannot be found.
+        ValueError: an unknown preset or task, a name twice, seeds below 1; nothing is left to measure.
+        FileNotFoundError: models, sets or the recipe's data cannot be found; every one of them is named.
     """
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds must be a whole number of at least 1, got {seeds!r}")
     start = time.perf_counter()
-    encoders, chosen = select_encoders(models), select_tasks(tasks)
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = [job for encoder in encoders for job in jobs_of(encoder, seeds)]
-    cells: list[dict[str, Any]] = []
-    with tqdm(total=len(jobs) * len(chosen), desc="Benchmark", unit="cell") as bar:
-        for encoder, variant, seed in jobs:
-            bar.set_postfix_str(f"{encoder.name}, {variant}, seed {seed}")
-            for cell in measure(encoder, variant, seed, chosen, recipe):
-                cells.append(cell)
-                bar.update()
-            table = pd.DataFrame(cells)[COLUMNS]
-            write(folder / "benchmark.csv", table.to_csv(index=False, lineterminator="\n"))
-    manifest = environment(encoders, chosen, recipe) | {"seconds": round(time.perf_counter() - start)}
-    write(folder / "environment.json", json.dumps(manifest, indent=2) + "\n")
-    draw(folder)
+    check_preset(preset)
+    recipe = recipe or CHOICES[preset].recipe
+    encoders, chosen, problems = _resources(models, tasks, recipe, preset)
+    if problems and not (skip_missing and encoders and chosen):
+        raise FileNotFoundError("; ".join(problems) + "; skip_missing=True (--skip-missing) measures what is there")
+    if problems:
+        warnings.warn(f"not measured: {'; '.join(problems)}", stacklevel=2)
+    jobs = jobs_of(encoders, seeds, recipe)
+    if problems:
+        jobs = [job for job in jobs if job.recipe is None or not _lacks_data(recipe)]
+    home = Path(cache) if cache is not None else cache_home()
+    store = EmbeddingStore(home / "embeddings")
+    options: dict[str, Any] = {"fresh": fresh, "workers": workers, "engine": engine}
+    cells = run_jobs(jobs, chosen, CellStore(home / "cells"), store, **options)
+    scores = [cell for cell in cells if cell.row["task"] != FACTS]
+    table = with_intervals(scores).assign(preset=preset)[COLUMNS].round({"value": 4, "low": 2, "high": 2})
+    pairs = comparisons(scores).assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
+    seconds = round(time.perf_counter() - start)
+    manifest = {
+        "presets": {preset: environment(jobs, chosen, recipe) | {"seconds": seconds}},
+        "models": {cell.row["model"]: _facts(cell) for cell in cells if cell.row["task"] == FACTS and not cell.failed},
+    }
+    save(Path(output), table, pairs, manifest)
+    draw(output)
     return table
 
 
-def jobs_of(encoder: Encoder, seeds: int) -> Iterator[tuple[Encoder, str, int]]:
-    """Yield (encoder, variant, seed) of all models that are measured of one encoder.
-
-    >>> [job[1:] for job in jobs_of(Encoder("fixed", make=len, learning_rate=1e-4), seeds=2)]
-    [('untuned', 0), ('fine-tuned', 0), ('fine-tuned', 1)]
-    >>> [job[1:] for job in jobs_of(Encoder("not trained", make=len), seeds=2)]
-    [('untuned', 0)]
-    """
-    yield from ((encoder, UNTUNED, seed) for seed in range(seeds if encoder.random else 1))
-    if encoder.learning_rate is not None:
-        yield from ((encoder, TUNED, seed) for seed in range(seeds))
+PAIR_FILE = ["preset", *PAIR_COLUMNS]
+PAIR_DIGITS = {"difference": 4, "error": 4, "seed_error": 4, "low": 2, "high": 2, "p": 6}
 
 
-def measure(
-    encoder: Encoder, variant: str, seed: int, tasks: Sequence[Task], recipe: Recipe
-) -> Iterator[dict[str, Any]]:
-    """Make one model, fine-tune it when the variant says so, and yield one cell a task, failed ones too."""
-    broken: Exception | None = None
-    try:
-        model = encoder.make(seed)
-        if variant == TUNED and encoder.learning_rate is not None:
-            recipe.fine_tune(model, encoder.learning_rate, seed)
-        shared = SharedEmbeddings(model, name=encoder.name)
-    except Exception as error:
-        broken = error
-    for task in tasks:
-        cell = {"model": encoder.name, "variant": variant, "seed": seed, "task": task.name, "family": task.family}
-        cell |= {"metric": task.metric, "value": np.nan, "n": 0, "tag": "failed", "error": ""}
-        start = time.perf_counter()
+def _resources(
+    models: Iterable[str | Encoder] | None, tasks: Iterable[str | Task] | None, recipe: Recipe, preset: str
+) -> tuple[list[Encoder], list[Task], list[str]]:
+    """The encoders and tasks that can be had, and what is wrong with the others, in words."""
+    encoders: list[Encoder] = []
+    problems: list[str] = []
+    for encoder in select_encoders(CHOICES[preset].encoders if models is None else models, fetch=False):
         try:
-            if broken is not None:
-                raise broken
-            score = task.evaluate(shared)
-            cell |= {"value": round(score.value, 4), "n": len(score.per_example), "tag": "measured"}
-        except Exception as error:
-            cell["error"] = " ".join(f"{type(error).__name__}: {error}".split())
-        yield cell | {"seconds": round(time.perf_counter() - start, 2)}
+            encoders += select_encoders([encoder])
+        except (OSError, ImportError) as error:
+            problems.append(f"model {encoder.name}: {error}")
+    chosen, missing = find_tasks(default_tasks(preset) if tasks is None else tasks)
+    problems += [f"task {name}: {error}" for name, error in missing.items()]
+    if any(encoder.trainable for encoder in encoders) and (lack := _lacks_data(recipe)):
+        problems.append(lack)
+    return encoders, chosen, problems
+
+
+def _lacks_data(recipe: Recipe) -> str:
+    """Why the recipe cannot be carried out, or nothing."""
+    try:
+        recipe.check()
+    except (OSError, ImportError) as error:
+        return f"recipe {recipe.name}: {error}"
+    return ""
+
+
+def _facts(cell: Any) -> dict[str, Any]:
+    """What the table of models says of one."""
+    known = ("revision", "parameters", "megabytes", "dimensions", "max_seq_length", "sentences_per_second")
+    return {name: cell.row[name] for name in known}
 
 
 # -- Files: what a run leaves behind -----------------------------------------------------------------------------------
 
 
-def draw(folder: str | os.PathLike[str]) -> None:
-    """Derive benchmark.md and benchmark.png from the benchmark.csv in the folder.
+def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, manifest: dict[str, Any]) -> None:
+    """Put the rows of a preset into the tables of the folder, in place of those it had, and the published figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (preset,) = manifest["presets"]
+    old, old_pairs, known = read(folder)
+    kept = old[(old["preset"] != preset) & (old["tag"] != "published")]
+    order = [name for name in PRESETS if name in {*kept["preset"], preset}]
+    parts = [table if name == preset else kept[kept["preset"] == name] for name in order]
+    write_csv(folder / "benchmark.csv", pd.concat([*parts, published_cells()[COLUMNS]]))
+    kept_pairs = old_pairs[old_pairs["preset"] != preset]
+    parts = [pairs if name == preset else kept_pairs[kept_pairs["preset"] == name] for name in order]
+    write_csv(folder / "comparisons.csv", pd.concat(parts))
+    merged = {key: known.get(key, {}) | manifest[key] for key in ("presets", "models")}
+    merged["sha256"] = {name: sha256_of(folder / name) for name in ("benchmark.csv", "comparisons.csv")}
+    write(folder / "environment.json", json.dumps(merged, indent=2) + "\n")
+
+
+def read(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Return the cells, the comparisons and the manifest of a folder; empty ones where there are none.
+
+    Raises:
+        ValueError: a table is not the one that the manifest was written with.
+    """
+    place = Path(folder)
+    if not (place / "benchmark.csv").exists():
+        return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PAIR_FILE), {}
+    manifest = json.loads((place / "environment.json").read_text(encoding="utf-8"))
+    for name, expected in manifest.get("sha256", {}).items():
+        if sha256_of(place / name) != expected:
+            raise ValueError(
+                f"{place / name} was changed since it was measured (its SHA-256 is not that of environment.json); "
+                "restore it, or run the benchmark into another folder"
+            )
+    texts = {"keep_default_na": False, "na_values": {name: [""] for name in ("value", "low", "high", "seed")}}
+    table = pd.read_csv(place / "benchmark.csv", dtype={"revision": str}, **texts)
+    return table, pd.read_csv(place / "comparisons.csv"), manifest
+
+
+def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Derive benchmark.md, the pictures and the block of the README from the tables in the folder.
+
+    Args:
+        folder: with benchmark.csv, comparisons.csv and environment.json.
+        readme: a file with the lines `<!-- benchmark -->` and `<!-- /benchmark -->`, between which the best of the
+            tables goes; None: README.md beside the folder, where there is one with such lines.
+
+    Returns:
+        The files written.
 
     Raises:
         FileNotFoundError: there is no benchmark.csv.
+        ValueError: the tables do not belong to the manifest.
     """
-    path = Path(folder) / "benchmark.csv"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; `python -m sbertlab benchmark` makes it")
-    table = pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
-    write(path.with_suffix(".md"), report(table))
+    place = Path(folder)
+    if not (place / "benchmark.csv").exists():
+        raise FileNotFoundError(f"{place / 'benchmark.csv'} is missing; `python -m sbertlab benchmark` makes it")
+    table, pairs, manifest = read(place)
+    write(place / "benchmark.md", report(table, pairs))
+    written = [place / "benchmark.md"]
+    page = Path(readme) if readme is not None else place.resolve().parent / "README.md"
+    if page.exists() and BLOCK.search(text := page.read_text(encoding="utf-8")):
+        write(page, BLOCK.sub(lambda found: found[1] + readme_block(table, pairs) + found[2], text))
+        written.append(page)
     try:
-        from sbertlab import plots
+        from sbertlab import benchmark_plots, quality_plots, standing_plots
     except ImportError as error:
-        warnings.warn(f"no benchmark.png is drawn: {error}; pip install 'sbertlab[lab]'", stacklevel=2)
-        return
-    measured = table[table["tag"] == "measured"]
-    if len(measured):
-        plots.benchmark_figure(measured).savefig(path.with_suffix(".png"), dpi=160)
+        warnings.warn(f"no pictures are drawn: {error}; pip install 'sbertlab[lab]'", stacklevel=2)
+        return written
+    for preset in [name for name in PRESETS if name in set(table.loc[table["tag"] != "published", "preset"])]:
+        part, its = table[(table["preset"] == preset) & (table["tag"] != "published")], pairs[pairs["preset"] == preset]
+        if not part["value"].notna().any():
+            continue
+        written += _both_themes(place / f"{preset}_arrows", partial(benchmark_plots.benchmark_figure, part))
+        written += _both_themes(place / f"{preset}_tasks", partial(standing_plots.score_heatmap, part, its, "all"))
+        if not ranking(part, its)["mean"].notna().any():
+            continue
+        resolution = table_resolution(its) or None
+        written += _both_themes(
+            place / f"{preset}_ranking", partial(standing_plots.standings_figure, part, its, resolution)
+        )
+        known = {name: values for name, values in manifest["models"].items() if name in set(part["model"])}
+        if known:
+            written += _both_themes(place / f"{preset}_quality", partial(quality_plots.quality_figure, part, known))
+    same = _under_published_names(table)
+    places = [set(rows[["model", "variant", "recipe", "task", "metric"]].itertuples(index=False)) for rows in same]
+    if places[0] & places[1]:
+        written += _both_themes(
+            place / "published_and_measured", partial(quality_plots.published_figure, pd.concat(same))
+        )
+    return written
 
 
-def environment(encoders: Sequence[Encoder], tasks: Sequence[Task], recipe: Recipe) -> dict[str, Any]:
+def _under_published_names(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The published cells, and the measured ones with local sets under the names of the published tasks they are."""
+    names = {task.local: name for name, task in PUBLISHED.items() if task.local and not task.edition}
+    published = table[table["tag"] == "published"]
+    return published, table[table["tag"] == "measured"].replace({"task": names})
+
+
+def _both_themes(path: Path, figure: Callable[..., Any]) -> list[Path]:
+    """Write a picture for light and for dark pages."""
+    from matplotlib import pyplot
+
+    paths = [path.with_suffix(".png"), path.with_name(f"{path.name}_dark.png")]
+    for target, theme in zip(paths, ("light", "dark"), strict=True):
+        drawn = figure(theme=theme)
+        drawn.savefig(target, dpi=160)
+        pyplot.close(drawn)
+    return paths
+
+
+BLOCK = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
+
+
+def environment(jobs: Sequence[Job], tasks: Sequence[Task], recipe: Recipe) -> dict[str, Any]:
     """Return what the figures depend on: command, machine, versions, recipe, and SHA-256 of data and weights."""
-    bases = dict.fromkeys(encoder.base for encoder in encoders if encoder.base)
-    weights = {
-        f"{base}/{file.name}": file
-        for base in bases
-        for file in sorted(find_model(base).iterdir())
-        if file.suffix in (".safetensors", ".bin")
-    }
-    data = {f"{file.parent.name}/{file.name}": file for task in tasks for file in task.files}
+    encoders = list({job.encoder.name: job.encoder for job in jobs}.values())
     by_command = sys.orig_argv[1:3] == ["-m", "sbertlab"]
     return {
         "command": " ".join(["python", *sys.orig_argv[1:]]) if by_command else "sbertlab.benchmark.run(...)",
@@ -334,10 +343,17 @@ def environment(encoders: Sequence[Encoder], tasks: Sequence[Task], recipe: Reci
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": str(best_device()),
-        "recipe": asdict(recipe),
-        "learning_rates": {encoder.name: encoder.learning_rate for encoder in encoders},
+        "recipe": recipe.describe(),
+        "differences": list(recipe.differences),
+        "learning_rates": {
+            one.name: one.learning_rates[recipe.name] for one in encoders if recipe.name in one.learning_rates
+        },
         "tasks": {task.name: task.note for task in tasks},
-        "sha256": {name: sha256_of(file) for name, file in {**weights, **data}.items()},
+        "sha256": {
+            **{encoder.name: encoder.revision() for encoder in encoders},
+            **({"training data": recipe.data_sha256()} if any(job.recipe for job in jobs) else {}),
+            **{f"{file.parent.name}/{file.name}": sha256_of(file) for task in tasks for file in task.files},
+        },
     }
 
 
@@ -355,6 +371,11 @@ def processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, whole or not at all."""
+    write(path, table.to_csv(index=False, lineterminator="\n"))
+
+
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     unfinished = path.with_name(f"{path.name}.partial")
@@ -362,27 +383,98 @@ def write(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
+# -- Check: the same numbers again -------------------------------------------------------------------------------------
+
+
+def check(
+    models: Iterable[str] | None = None,
+    tasks: Iterable[str] | None = None,
+    seeds: int = 1,
+    output: str | os.PathLike[str] = "figures",
+    preset: str = "offline",
+    variants: Iterable[str] = (UNTUNED,),
+) -> pd.DataFrame:
+    """Compute cells of the table in the folder again, from nothing, and compare.
+
+    Args:
+        models: whose cells; None: all in the table.
+        tasks: which; None: all in the table.
+        seeds: cells with a seed below this.
+        output: folder of the table.
+        preset: rows to check.
+        variants: "untuned", "fine-tuned" or both.
+
+    Returns:
+        Columns model, variant, seed, task, value (of the table), again, difference, tolerance (`TOLERANCES`), same.
+
+    Raises:
+        ValueError: the table has no such cell, or was changed since it was measured.
+        FileNotFoundError: there is no table, or a model or a set is missing.
+    """
+    check_preset(preset)
+    table, *_ = read(output)
+    rows = table[(table["preset"] == preset) & table["tag"].isin(["proxy", "measured"]) & (table["seed"] < seeds)]
+    rows = rows[rows["variant"].isin(list(variants))]
+    for column, chosen in (("model", models), ("task", tasks)):
+        rows = rows if chosen is None else rows[rows[column].isin(list(chosen))]
+    if rows.empty:
+        raise ValueError(f"{Path(output) / 'benchmark.csv'} has no such cell of the preset {preset!r} to check")
+    encoders = select_encoders(rows["model"].drop_duplicates().tolist())
+    measured = select_tasks(rows["task"].drop_duplicates().tolist())
+    places = set(rows[["model", "variant", "seed"]].itertuples(index=False, name=None))
+    jobs = jobs_of(encoders, seeds, CHOICES[preset].recipe)
+    jobs = [job for job in jobs if (job.encoder.name, job.variant, job.seed) in places]
+    with tempfile.TemporaryDirectory() as nowhere:
+        cells = run_jobs(jobs, measured, CellStore(nowhere))
+    again = with_intervals([cell for cell in cells if cell.row["task"] != FACTS], resamples=2)
+    key = ["model", "variant", "seed", "task"]
+    found = rows[[*key, "value"]].merge(again[[*key, "value"]].rename(columns={"value": "again"}), on=key)
+    found["difference"] = (found["again"] - found["value"]).round(4)
+    found["tolerance"] = found["variant"].map(TOLERANCES)
+    return found.assign(same=found["difference"].abs() <= found["tolerance"])
+
+
 # -- Command line ------------------------------------------------------------------------------------------------------
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `python -m sbertlab benchmark`."""
-    compared = f"{', '.join(ENCODERS)} (default: these), or any other model"
-    measured = f"{', '.join(task.name for task in helpdesk_tasks())}, or sets in the folder that {DATA_VARIABLE} names"
-    parser.add_argument("--models", nargs="+", metavar="NAME", help=compared)
-    parser.add_argument("--tasks", nargs="+", metavar="NAME", help=measured)
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="fine-tunings of each encoder (default: 3)")
-    parser.add_argument("--output", default="figures", metavar="DIR", help="folder of the results (default: figures)")
+    add = parser.add_argument
+    add("--preset", choices=list(CHOICES), default="offline", help="what is compared (default: offline)")
+    add("--models", nargs="+", metavar="NAME", help="encoders of a preset, or any other model (default: the preset's)")
+    add("--tasks", nargs="+", metavar="NAME", help=f"tasks, or sets of {DATA_VARIABLE} (default: the preset's)")
+    add("--seeds", type=int, metavar="N", help="fine-tunings of each encoder (default: 3; with --check 1)")
+    add("--output", default="figures", metavar="DIR", help="folder of the results (default: figures)")
+    add("--fresh", action="store_true", help="compute finished cells again")
+    add("--skip-missing", action="store_true", help="measure what can be had when something is missing")
+    add("--workers", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
+    add("--engine", choices=["processes", "ray"], default="processes", help="where jobs run (default: processes)")
+    add("--check", action="store_true", help="compute untuned cells of the table again and compare")
+    add("--tuned", action="store_true", help="with --check: fine-tuned cells too")
 
 
 def run_from(given: argparse.Namespace) -> None:
     """Run the benchmark as the command line says, print the page and where it lies.
 
     Raises:
-        SystemExit: cells failed; the message says how many.
+        SystemExit: cells failed, or are not what the table says; the message says how many.
     """
-    table = run(given.models, given.tasks, given.seeds, given.output)
-    print(f"\n{report(table)}\nWritten to {given.output}: benchmark.csv, benchmark.md, benchmark.png, environment.json")
+    if given.check:
+        variants = (UNTUNED, TUNED) if given.tuned else (UNTUNED,)
+        found = check(given.models, given.tasks, given.seeds or 1, given.output, given.preset, variants)
+        print(found.to_string(index=False))
+        if not found["same"].all():
+            raise SystemExit(f"{(~found['same']).sum()} of {len(found)} cells are not what the table says")
+        return
+    options = {"fresh": given.fresh, "skip_missing": given.skip_missing}
+    options |= {"workers": given.workers, "engine": given.engine}
+    seeds = 3 if given.seeds is None else given.seeds
+    table = run(given.models, given.tasks, seeds, given.output, preset=given.preset, **options)
+    every, pairs, _ = read(given.output)
+    print(
+        f"\n{report(every[every['preset'] == given.preset], pairs)}\nWritten to {given.output}: benchmark.csv, "
+        "comparisons.csv, environment.json, benchmark.md and the pictures"
+    )
     failed = int((table["tag"] == "failed").sum())
     if failed:
         raise SystemExit(f"{failed} of {len(table)} cells failed; benchmark.csv has their errors")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,10 @@ from sbertlab.figure_style import (
 )
 
 FAMILIES = ("STS", "duplicates", "reranking", "retrieval", "clustering")
-"""Task families in the order in which the benchmark's figure shows them."""
+"""Task families in the order in which the benchmark's figures show them."""
+
+VARIANTS = ("untuned", "fine-tuned")
+"""What can be measured of a model, in the order in which it comes about."""
 
 
 def benchmark_figure(
@@ -35,30 +38,35 @@ def benchmark_figure(
     """A ranking of models, from untuned (ring) to fine-tuned (dot), in the mean and by task family.
 
     A model's mean is the plain mean over all tasks, a family's value that over its tasks; the number beside it is that
-    of the dot, or of the ring where there is no dot, the best of a family in bold. Ticks below are the seeds. Models
-    are ranked by the fine-tuned mean, by the untuned one where there is no other; a model that lacks a task in one of
-    its seeds has no mean and comes last.
+    of the dot, or of the ring where there is no dot, the best of a family in bold. Thin lines are the intervals over
+    the examples, where the table has them; ticks below are the seeds. Models are ranked by the fine-tuned mean, by the
+    untuned one where there is no other; a model that lacks a task in one of its seeds has no mean and comes last.
 
     Args:
         table: one row a model, variant, seed and task, with the columns model, variant ("untuned" or "fine-tuned"),
-            seed, task, family, value (0 to 100).
+            seed, task, family, value (0 to 100), and perhaps low and high (see `benchmark_intervals`).
         title: a headline.
         note: added to the line below the figure.
         theme: "light" or "dark".
 
     Raises:
-        ValueError: columns are missing, no row, an unknown variant, values that are not finite.
+        ValueError: columns are missing, no measured row, an unknown variant, a cell twice, several presets, values
+            that are not finite.
     """
-    scores = benchmark_scores(table)
+    table = measured_cells(table)
+    scores, intervals = benchmark_scores(table), [benchmark_intervals(table, side) for side in ("low", "high")]
     means = scores.groupby(level=["model", "variant"]).agg(partial(pd.Series.mean, skipna=False))
     # "fine-tuned" sorts before "untuned", so the first row of a model is its last state
     final = means.sort_index().groupby(level="model").head(1).droplevel("variant")
     ranking = final["mean"].sort_values(ascending=False, na_position="last", kind="stable").index
-    lowest = float(np.nanmin(scores.to_numpy()))
-    low = max(10 * np.floor((lowest - 8) / 10), min(10 * np.floor(lowest / 10), 0))
+    lowest, highest = float(np.nanmin(scores.to_numpy())), float(np.nanmax(scores.to_numpy()))
+    room = 0.2 * (highest - lowest) + 3  # for the number beside the ring
+    low = max(10 * np.floor((lowest - room) / 10), min(10 * np.floor(lowest / 10), 0))
+    high = min(10 * np.ceil((highest + 2) / 10), 100)
     seeds = table.groupby(["model", "variant"])["seed"].nunique().max()
-    footer = f"Mean of {table['task'].nunique()} tasks; scores from 0 to 100."
+    footer = f"{mean_of(table)}; scores from 0 to 100."
     footer += f" Dots: mean of {seeds} seeds, ticks below: every seed." if seeds > 1 else ""
+    footer += " Thin lines: 95 % intervals over the examples." if intervals[0].notna().to_numpy().any() else ""
     with style(theme) as colors:
         figure, grid = canvas(
             4.2 + 1.02 * (scores.shape[1] - 1),
@@ -72,19 +80,23 @@ def benchmark_figure(
         for axes, (column, values) in zip(grid.flat, scores.items(), strict=True):
             is_mean = column == "mean"
             axes.set_title("Mean" if is_mean else drawable(str(column), 20), pad=16)
-            axes.set_xlim(low, 100 + (0.1 if is_mean else 0.44) * (100 - low))
-            axes.set_xticks(scale := [value for value in range(20, 101, 20 if is_mean else 40) if value >= low])
+            axes.set_xlim(low, high + (0.16 if is_mean else 0.54) * (high - low))
+            step = (10 if high - low <= 50 else 20) * (1 if is_mean else 2)
+            axes.set_xticks(scale := [value for value in range(0, 101, step) if low < value <= high])
             axes.spines[:].set_visible(False)
             axes.tick_params(length=0)
             axes.vlines(scale, -0.5, len(ranking) - 0.5, color=colors.line, linewidth=0.8)
             for row, model in enumerate(ranking):
                 axes.axhline(row + 0.5, color=colors.line, linewidth=0.8)
                 seeds_of = {str(variant): seen for variant, seen in values.loc[model].groupby(level="variant")}
-                place = None if is_mean else 100 + 0.44 * (100 - low)
-                _draw_change(axes, row, seeds_of, colors, place, bold=is_mean or model == final[column].idxmax())
-        names = ["\n".join(_lines(drawable(str(model), 60))) for model in ranking]
+                place = None if is_mean else high + 0.54 * (high - low)
+                reach = {
+                    variant: [float(end.loc[(model, variant), column]) for end in intervals] for variant in seeds_of
+                }
+                bold = is_mean or model == final[column].idxmax()
+                _draw_change(axes, row, seeds_of, reach, colors, place, bold)
         grid[0, 0].set_ylim(len(ranking) - 0.5, -0.5)
-        grid[0, 0].set_yticks(range(len(ranking)), names, color=colors.ink, fontsize=9)
+        name_rows(grid[0, 0], range(len(ranking)), list(ranking), colors)
         _name_variants(grid[0, 0], means.loc[ranking[0], "mean"], colors)
     return figure
 
@@ -99,27 +111,108 @@ def benchmark_scores(table: pd.DataFrame) -> pd.DataFrame:
     >>> benchmark_scores(table).iloc[0].to_dict()
     {'mean': 45.0, 'STS': 65.0, 'x': 5.0}
     """
-    check_columns(table, ["model", "variant", "seed", "task", "family", "value"], "table")
-    if unknown := set(table["variant"]) - {"untuned", "fine-tuned"}:
-        raise ValueError(f'variant must be "untuned" or "fine-tuned", got {sorted(map(str, unknown))}')
-    checked_numbers(table["value"], "the column value")
-    rows = table.assign(seed=table["seed"].fillna(0))
+    rows = measured_cells(table)
     tasks = rows.pivot_table(index=["model", "variant", "seed"], columns=["family", "task"], values="value", sort=False)
-    known = [family for family in FAMILIES if family in set(table["family"])]
-    families = known + [family for family in table["family"].unique() if family not in known]
-    scores = {family: tasks[family].mean(axis=1, skipna=False) for family in families}
+    scores = {family: tasks[family].mean(axis=1, skipna=False) for family in in_order(rows["family"])}
     return pd.DataFrame({"mean": tasks.mean(axis=1, skipna=False), **scores})
 
 
-def _lines(name: str, width: int = 24) -> list[str]:
-    """Break the name of a model after its slashes, and where a part is still too long.
+def benchmark_intervals(table: pd.DataFrame, side: str) -> pd.DataFrame:
+    """The low or the high end of the intervals over the examples, for the mean over all tasks and for each family.
 
-    >>> _lines("all-MiniLM-L6-v2/first-3-layers")
-    ['all-MiniLM-L6-v2/', 'first-3-layers']
+    Tasks are taken as independent, so half the lengths add up as squares: of a mean over T tasks it is
+    `sqrt(half_1^2 + ... + half_T^2) / T`, around the mean of the tasks' middles. The seeds of a model are measured on
+    the same examples: the ends of their mean are the means of their ends. What moves from seed to seed is not in it.
+
+    Args:
+        table: as for `benchmark_figure`; the columns low and high are the ends of each cell's interval.
+        side: "low" or "high".
+
+    Returns:
+        One row a model and variant, with the columns of `benchmark_scores`; NaN where an interval is missing.
+
+    >>> table = pd.DataFrame({"task": ["a", "b"], "family": ["STS", "x"], "value": [60.0, 50.0], "low": [57.0, 46.0]})
+    >>> table = table.assign(model="m", variant="untuned", seed=0, high=[63.0, 54.0])
+    >>> benchmark_intervals(table, "low").iloc[0].to_dict()
+    {'mean': 52.5, 'STS': 57.0, 'x': 46.0}
     """
-    parts = [f"{part}/" for part in name.split("/")]
-    parts[-1] = parts[-1].removesuffix("/")
-    return [name] if len(name) <= width else [line for part in parts for line in wrap(part, width)]
+    rows = measured_cells(table)
+    ends = rows[["low", "high"]] if {"low", "high"} <= set(rows) else pd.DataFrame(np.nan, rows.index, ["low", "high"])
+    parts = rows.assign(middle=ends.mean(axis=1, skipna=False), half=(ends["high"] - ends["low"]) / 2)
+    cells = parts.groupby(["model", "variant", "family", "task"], sort=False)[["middle", "half"]].mean()
+    middle: Any = cells["middle"].unstack([2, 3])  # noqa: PD010 (nothing to aggregate)
+    half: Any = cells["half"].unstack([2, 3])  # noqa: PD010 (nothing to aggregate)
+    means = {}
+    for name in ("mean", *in_order(rows["family"])):
+        middles, halves = (middle, half) if name == "mean" else (middle[name], half[name])
+        reach = (halves**2).sum(axis=1, skipna=False) ** 0.5 / halves.shape[1]
+        means[name] = middles.mean(axis=1, skipna=False) + (-reach if side == "low" else reach)
+    return pd.DataFrame(means)
+
+
+def measured_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Checked rows of a benchmark's table: what was measured, without failed cells and figures of documents.
+
+    Errors are those of `benchmark_figure`.
+    """
+    check_columns(table, ["model", "variant", "seed", "task", "family", "value"], "table")
+    if unknown := set(table["variant"]) - set(VARIANTS):
+        raise ValueError(f'variant must be "untuned" or "fine-tuned", got {sorted(map(str, unknown))}')
+    rows = table[~table["tag"].isin(["failed", "published"])] if "tag" in table else table
+    if rows.empty:
+        raise ValueError(f"table has no measured row; its tags are {sorted(set(table['tag']))}")
+    presets = list(rows["preset"].unique()) if "preset" in rows else []
+    if len(presets) > 1:
+        raise ValueError(
+            f"table holds the presets {presets}; choose one, as in table[table['preset'] == {presets[0]!r}]"
+        )
+    checked_numbers(rows["value"], "the column value")
+    rows = rows.assign(seed=rows["seed"].fillna(0))
+    cell = ["model", "variant", "seed", "task"]
+    if (twice := rows.duplicated(cell)).any():
+        raise ValueError(f"table holds a cell twice: {rows.loc[twice, cell].iloc[0].to_dict()}; choose one recipe")
+    return rows
+
+
+def mean_of(cells: pd.DataFrame) -> str:
+    """What a mean is taken over, for the line below a figure.
+
+    >>> mean_of(pd.DataFrame({"task": ["a", "b", "a"]}))
+    'Mean of 2 tasks'
+    """
+    count = cells["task"].nunique()
+    return f"Mean of {count} tasks" if count > 1 else "One task"
+
+
+def in_order(families: pd.Series) -> list[str]:
+    """The families, each once: the known ones in their order, then the others.
+
+    >>> in_order(pd.Series(["new", "clustering", "STS", "new"]))
+    ['STS', 'clustering', 'new']
+    """
+    known = [family for family in FAMILIES if family in set(families)]
+    return known + [family for family in families.unique() if family not in known]
+
+
+def name_rows(axes: Axes, places: Any, names: Sequence[str], colors: Theme, width: int = 28) -> None:
+    """Write names at the left of their rows; long ones in smaller letters on two lines."""
+    labels = [broken(name, width) for name in names]
+    axes.set_yticks(places, labels, color=colors.ink)
+    for tick, label in zip(axes.get_yticklabels(), labels, strict=True):
+        tick.set(fontsize=7 if "\n" in label else 8.5, linespacing=1.1)
+
+
+def broken(name: str, width: int = 28) -> str:
+    """The name on one line, or on two when it is longer than `width`, cut at twice that.
+
+    >>> broken("all-MiniLM-L6-v2/first-3-layers")
+    'all-MiniLM-L6-v2/\\nfirst-3-layers'
+    """
+    text = drawable(str(name), 2 * width)
+    middle = len(text) / 2
+    seams = [place for place, letter in enumerate(text, start=1) if letter in "/-_ "]
+    seam = min(seams or [round(middle)], key=lambda place: abs(place - middle))
+    return text if len(text) <= width else f"{text[:seam].rstrip()}\n{text[seam:]}"
 
 
 def ranking_figure(
@@ -172,9 +265,15 @@ def ranking_figure(
 
 
 def _draw_change(
-    axes: Axes, row: int, seeds: dict[str, pd.Series], colors: Theme, numbers_at: float | None, bold: bool
+    axes: Axes,
+    row: int,
+    seeds: dict[str, pd.Series],
+    reach: dict[str, list[float]],
+    colors: Theme,
+    numbers_at: float | None,
+    bold: bool,
 ) -> None:
-    """One model in one panel: ring, line, dot, a tick a seed; the numbers beside them, or the last one at a place."""
+    """One model in one panel: ring, line, dot, interval, a tick a seed; the numbers beside, or the last at a place."""
     ends: dict[str, float] = {
         variant: float(seeds[variant].mean())
         for variant in ("untuned", "fine-tuned")
@@ -190,6 +289,7 @@ def _draw_change(
     for variant, place in ends.items():
         face = colors.background if variant == "untuned" else shades[variant]
         ring: dict[str, Any] = {"markerfacecolor": face, "markeredgecolor": shades[variant], "markeredgewidth": 1.4}
+        axes.plot(reach[variant], (row, row), color=shades[variant], linewidth=1.2, solid_capstyle="butt")
         axes.plot(place, row, "o", markersize=size, **ring)
         if len(seeds[variant]) > 1:
             below = np.full(len(seeds[variant]), row + 0.29)
@@ -199,7 +299,8 @@ def _draw_change(
         if numbers_at is None:
             side = (-7, "right") if variant == left else (7, "left")
             text |= {"textcoords": "offset points", "fontsize": 8.5, "weight": "bold" if strong and bold else "normal"}
-            axes.annotate(f"{place:.1f}", (place, row), (side[0], 0), ha=side[1], **text)
+            end = np.nanmax([place, reach[variant][1]]) if side[0] > 0 else np.nanmin([place, reach[variant][0]])
+            axes.annotate(f"{place:.1f}", (end, row), (side[0], 0), ha=side[1], **text)
         elif variant == list(ends)[-1]:
             axes.text(
                 numbers_at, row, f"{place:.1f}", ha="right", fontsize=8, weight="bold" if bold else "normal", **text

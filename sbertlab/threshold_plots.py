@@ -44,6 +44,7 @@ def threshold_figure(
         figure, (above, below) = pyplot.subplots(
             2, 1, figsize=(7.2, 4.4), sharex=True, layout="constrained", height_ratios=[2.6, 1]
         )
+        pyplot.close(figure)  # a notebook shows the returned one
         if title:
             figure.suptitle(title, x=0.01, ha="left", weight="bold")
         shades = dict(zip(MEASURES, (colors.good, colors.bad, colors.ink), strict=True))

@@ -79,7 +79,7 @@ class Threshold:
 
     def __str__(self) -> str:
         shares = ", ".join(
-            f"{name} {getattr(self, name):.2f} ({getattr(self, f'{name}_low'):.2f} to "
+            f"{'F1' if name == 'f1' else name} {getattr(self, name):.2f} ({getattr(self, f'{name}_low'):.2f} to "
             f"{getattr(self, f'{name}_high'):.2f})"
             for name in MEASURES
         )

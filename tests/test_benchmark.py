@@ -1,3 +1,5 @@
+"""The benchmark as a command: presets, files that it leaves, what is drawn from them, the check, mistakes in words."""
+
 from __future__ import annotations
 
 import argparse
@@ -10,62 +12,93 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModel
 
 from sbertlab import SentenceTransformer, benchmark, helpdesk
-from sbertlab.benchmark import ENCODERS, OFFLINE, Encoder, Recipe, run
-from sbertlab.results import COLUMNS, report, summarise
+from sbertlab.benchmark import read, run
+from sbertlab.benchmark_recipe import OFFLINE, HelpdeskRecipe
+from sbertlab.comparisons import comparisons, groups
+from sbertlab.encoders import ENCODERS, Encoder, select_encoders
+from sbertlab.published import published_cells
+from sbertlab.results import COLUMNS, readme_block, report, summarise
+from sbertlab.runner import CellStore, jobs_of, run_jobs
 from sbertlab.safe_files import sha256_of
-from sbertlab.tasks import SharedEmbeddings, Task, helpdesk_tasks, select_tasks
+from sbertlab.tasks import Task, helpdesk_tasks, select_tasks
 
 ROOT = Path(__file__).parent.parent
-SHORT = Recipe(rows=60)
+SHORT = HelpdeskRecipe(rows=60)
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells and embeddings of a test stay in its folder; models come from the cache that is there."""
+    monkeypatch.setattr(benchmark, "cache_home", lambda: tmp_path / "cache")
 
 
 @pytest.fixture
 def small(tiny: Callable[..., SentenceTransformer]) -> Encoder:
     """A tiny encoder that can be fine-tuned."""
-    return Encoder("tiny", lambda seed: tiny(seed=7, dropout=0.1), learning_rate=1e-3)
+    rates = {SHORT.name: 1e-3}
+    return Encoder("tiny", lambda seed: tiny(seed=7, dropout=0.1), trainable=True, learning_rates=rates)
 
 
-class Failing:
-    def encode(self, texts: list[str]) -> Any:
-        raise RuntimeError("out of | memory")
-
-
-# -- Runner ------------------------------------------------------------------------------------------------------------
+# -- A run and its files -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_run_gives_one_row_a_cell_and_leaves_table_page_picture_and_manifest(small: Encoder, tmp_path: Path) -> None:
+def test_a_run_leaves_tables_page_pictures_and_manifest(small: Encoder, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     names = ["helpdesk-duplicates", "helpdesk-clustering"]
-    table = run([small, "TF-IDF+SVD"], names, seeds=2, output=tmp_path / "new" / "figures", recipe=SHORT)
     folder = tmp_path / "new" / "figures"
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "README.md").write_text("above\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nbelow\n")
+    table = run([small, "TF-IDF+SVD"], names, seeds=2, output=folder, recipe=SHORT)
     assert list(table.columns) == COLUMNS
     jobs = [("tiny", "untuned", 0), ("tiny", "fine-tuned", 0), ("tiny", "fine-tuned", 1), ("TF-IDF+SVD", "untuned", 0)]
     expected = [(*job, name) for job in jobs for name in names]
     assert list(table[["model", "variant", "seed", "task"]].itertuples(index=False, name=None)) == expected
-    assert (table["tag"] == "measured").all()
-    assert table["value"].between(0, 100).all()
+    assert set(table["tag"]) == {"proxy"}
+    assert (table["low"] < table["value"]).all()
+    assert (table["value"] < table["high"]).all()
     assert table["n"].tolist() == [2000, 576] * 4
+    assert table["recipe"].tolist() == ["", "", *[SHORT.name] * 4, "", ""]
 
-    read = pd.read_csv(folder / "benchmark.csv", keep_default_na=False)
-    pd.testing.assert_frame_equal(read, table, check_dtype=False)
-    assert (folder / "benchmark.md").read_text(encoding="utf-8") == report(table)
-    assert (folder / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
-    manifest = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    assert manifest["sha256"]["corpora/helpdesk.jsonl"] == sha256_of(helpdesk.CORPUS)
-    assert manifest["versions"]["torch"] == str(torch.__version__)
-    assert manifest["recipe"]["rows"] == 60
-    assert manifest["learning_rates"] == {"tiny": 1e-3, "TF-IDF+SVD": None}
+    every, pairs, manifest = read(folder)
+    pd.testing.assert_frame_equal(every[every["preset"] == "offline"], table, check_dtype=False)
+    assert every["tag"].value_counts()["published"] == len(published_cells())
+    assert len(pairs) == 3 * 3
+    assert (folder / "benchmark.md").read_text(encoding="utf-8") == report(every, pairs)
+    page = (tmp_path / "new" / "README.md").read_text()
+    assert page == f"above\n<!-- benchmark -->\n{readme_block(every, pairs)}<!-- /benchmark -->\nbelow\n"
+    one = manifest["presets"]["offline"]
+    assert one["sha256"]["corpora/helpdesk.jsonl"] == sha256_of(helpdesk.CORPUS)
+    assert one["versions"]["torch"] == str(torch.__version__)
+    assert one["recipe"]["rows"] == 60
+    assert one["learning_rates"] == {"tiny": 1e-3}
+    assert manifest["models"]["tiny"]["dimensions"] == 32
+    assert manifest["models"]["TF-IDF+SVD"]["sentences_per_second"] > 0
     assert str(ROOT) not in json.dumps(manifest), "no path of this machine"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "benchmark.csv",
-        "benchmark.md",
-        "benchmark.png",
-        "environment.json",
-    ]
+    pictures = {path.name for path in folder.glob("*.png")}
+    kinds = {
+        f"offline_{kind}{theme}.png" for kind in ("ranking", "tasks", "arrows", "quality") for theme in ("", "_dark")
+    }
+    assert pictures == kinds
+    assert all((folder / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_second_run_writes_the_same_tables_without_encoding_anything(
+    small: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run([small], ["helpdesk-duplicates"], seeds=2, output=tmp_path / "a", recipe=SHORT)
+
+    def never(*arguments: Any, **settings: Any) -> Any:
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(SentenceTransformer, "encode", never)
+    second = run([small], ["helpdesk-duplicates"], seeds=2, output=tmp_path / "b", recipe=SHORT)
+    pd.testing.assert_frame_equal(first, second)
+    for name in ("benchmark.csv", "comparisons.csv", "benchmark.md"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -73,35 +106,72 @@ def test_the_same_seeds_give_the_same_rows_and_other_seeds_others(small: Encoder
     first = run([small], ["helpdesk-duplicates"], seeds=2, output=tmp_path, recipe=SHORT)
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002 (the run must not depend on the global generators)
-    second = run([small], ["helpdesk-duplicates"], seeds=2, output=tmp_path, recipe=SHORT)
+    second = run([small], ["helpdesk-duplicates"], seeds=2, output=tmp_path, recipe=SHORT, fresh=True)
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
     untuned, tuned, other = first["value"]
     assert len({untuned, tuned, other}) == 3
 
 
+def test_a_run_replaces_the_rows_of_its_preset_and_keeps_those_of_others(tmp_path: Path) -> None:
+    run(["TF-IDF+SVD"], ["helpdesk-clustering"], seeds=1, output=tmp_path)
+    other = ["helpdesk-duplicates", "helpdesk-sts"]
+    run(["TF-IDF+SVD"], other, seeds=1, output=tmp_path, preset="local", recipe=SHORT)
+    table, pairs, manifest = read(tmp_path)
+    measured = table[table["tag"] == "proxy"]
+    assert measured[["preset", "task"]].values.tolist() == [
+        ["offline", "helpdesk-clustering"],
+        ["local", "helpdesk-duplicates"],
+        ["local", "helpdesk-sts"],
+    ]
+    assert set(manifest["presets"]) == {"offline", "local"}
+    assert pairs.empty
+    run(["TF-IDF+SVD"], ["helpdesk-duplicates"], seeds=1, output=tmp_path)
+    table, *_ = read(tmp_path)
+    assert table[table["tag"] == "proxy"]["task"].tolist() == ["helpdesk-duplicates", *other]
+
+
 def test_a_cell_that_fails_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
     broken_task = Task("broken", "STS", "no_such_metric", "", helpdesk_tasks()[0].load)
-    models = [
-        Encoder("cannot be made", lambda seed: 1 / 0),
-        Encoder("cannot encode", lambda seed: Failing()),
-        ENCODERS["TF-IDF+SVD"],
-    ]
+    models = [Encoder("cannot be made", lambda seed: 1 / 0), ENCODERS["TF-IDF+SVD"]]
     table = run(models, [broken_task, "helpdesk-clustering"], seeds=1, output=tmp_path)
-    assert table["tag"].tolist() == ["failed"] * 5 + ["measured"]
-    assert table["value"].isna().tolist() == [True] * 5 + [False]
-    errors = table["error"].tolist()
-    assert errors[:2] == ["ZeroDivisionError: division by zero"] * 2
-    assert errors[2:4] == ["RuntimeError: out of | memory"] * 2
-    assert errors[4] == "KeyError: 'no_such_metric'"
-    assert errors[5] == ""
+    assert table["tag"].tolist() == ["failed"] * 3 + ["proxy"]
+    assert table["value"].isna().tolist() == [True] * 3 + [False]
+    assert table["error"].tolist()[:2] == ["ZeroDivisionError: division by zero"] * 2
     page = (tmp_path / "benchmark.md").read_text(encoding="utf-8")
     assert "Failed cells" in page
-    assert r"out of \| memory" in page
-    pd.testing.assert_frame_equal(
-        pd.read_csv(tmp_path / "benchmark.csv", keep_default_na=False, na_values={"value": [""]}),
-        table,
-        check_dtype=False,
-    )
+    assert "division by zero" in page
+    every, *_ = read(tmp_path)
+    pd.testing.assert_frame_equal(every[every["preset"] == "offline"], table, check_dtype=False)
+
+
+def test_a_table_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
+    run(["TF-IDF+SVD"], ["helpdesk-clustering"], seeds=1, output=tmp_path)
+    path = tmp_path / "benchmark.csv"
+    path.write_text(path.read_text().replace(",576,", ",577,"))
+    with pytest.raises(ValueError, match=r"benchmark.csv was changed since it was measured"):
+        benchmark.draw(tmp_path)
+
+
+# -- The check ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_check_computes_cells_again_and_finds_one_that_is_not_so(tmp_path: Path) -> None:
+    run(["TF-IDF+SVD"], ["helpdesk-clustering", "helpdesk-duplicates"], seeds=1, output=tmp_path)
+    found = benchmark.check(output=tmp_path)
+    assert found["same"].tolist() == [True, True]
+    table, _, manifest = read(tmp_path)
+    table.loc[table["task"] == "helpdesk-clustering", "value"] += 0.2
+    benchmark.write_csv(tmp_path / "benchmark.csv", table)
+    manifest["sha256"]["benchmark.csv"] = sha256_of(tmp_path / "benchmark.csv")
+    (tmp_path / "environment.json").write_text(json.dumps(manifest))
+    found = benchmark.check(output=tmp_path, models=["TF-IDF+SVD"])
+    assert found["same"].tolist() == [False, True]
+    assert found["difference"].tolist() == pytest.approx([-0.2, 0], abs=1e-3)
+    with pytest.raises(ValueError, match="no such cell of the preset 'offline'"):
+        benchmark.check(output=tmp_path, tasks=["helpdesk-sts"])
+
+
+# -- Mistakes ----------------------------------------------------------------------------------------------------------
 
 
 def test_mistakes_are_found_before_anything_is_made(tmp_path: Path) -> None:
@@ -111,27 +181,43 @@ def test_mistakes_are_found_before_anything_is_made(tmp_path: Path) -> None:
     encoder = Encoder("never", never)
     for wrong, message in [
         ({"seeds": 0}, "seeds must be a whole number of at least 1, got 0"),
-        ({"tasks": ["helpdesk-sst"]}, "'helpdesk-sst' is"),
+        ({"tasks": ["helpdesk-sst"]}, "helpdesk-sst.*did you mean helpdesk-sts"),
         ({"tasks": []}, "tasks must be names of tasks"),
         ({"models": [encoder, encoder]}, "models must be names of models, each once"),
         ({"models": []}, "models must be names of models"),
+        ({"preset": "ofline"}, "preset must be one of offline, local, published, got 'ofline'"),
+        ({"preset": "local", "tasks": None}, "SBERTLAB_DATA"),
     ]:
+        given = {"models": [encoder], "tasks": ["helpdesk-sts"], "output": tmp_path / "out", **wrong}
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            run(**{"models": [encoder], "output": tmp_path / "out", **wrong})  # type: ignore[arg-type]
+            run(**given)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_line_takes_models_tasks_seeds_and_output(
+def test_everything_that_is_missing_is_named_at_once_and_the_rest_runs_when_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    models, tasks = ["TF-IDF+SVD", "nobody/no-such-model"], ["helpdesk-clustering", "no-such-set"]
+    with pytest.raises(FileNotFoundError, match=r"(?s)nobody/no-such-model.*no-such-set.*--skip-missing"):
+        run(models, tasks, seeds=1, output=tmp_path / "out")
+    with pytest.warns(UserWarning, match="not measured: model nobody/no-such-model"):
+        table = run(models, tasks, seeds=1, output=tmp_path / "out", skip_missing=True)
+    assert table[["model", "task", "tag"]].values.tolist() == [["TF-IDF+SVD", "helpdesk-clustering", "proxy"]]
+
+
+def test_the_command_line_takes_presets_models_tasks_seeds_and_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parser = argparse.ArgumentParser()
     benchmark.add_arguments(parser)
-    assert vars(parser.parse_args([])) == {"models": None, "tasks": None, "seeds": 3, "output": "figures"}
-    words = ["--models", "TF-IDF+SVD", "--tasks", "helpdesk-clustering", "helpdesk-sts", "--seeds", "1"]
-    benchmark.run_from(parser.parse_args([*words, "--output", str(tmp_path)]))
+    assert parser.parse_args([]).preset == "offline"
+    words = ["--models", "TF-IDF+SVD", "--tasks", "helpdesk-clustering", "helpdesk-sts", "--output", str(tmp_path)]
+    benchmark.run_from(parser.parse_args([*words, "--seeds", "1"]))
     printed = capsys.readouterr().out
     assert "| TF-IDF+SVD | untuned |" in printed
-    assert (tmp_path / "benchmark.csv").exists()
+    benchmark.run_from(parser.parse_args([*words, "--check"]))
+    assert "True" in capsys.readouterr().out
 
 
 def test_drawing_without_a_table_says_what_makes_it(tmp_path: Path) -> None:
@@ -139,7 +225,7 @@ def test_drawing_without_a_table_says_what_makes_it(tmp_path: Path) -> None:
         benchmark.draw(tmp_path)
 
 
-# -- Table -------------------------------------------------------------------------------------------------------------
+# -- Tables ------------------------------------------------------------------------------------------------------------
 
 
 def test_means_and_spreads_equal_those_computed_row_by_row() -> None:
@@ -171,114 +257,51 @@ def test_a_mean_over_tasks_that_lacks_a_failed_cell_is_missing() -> None:
     means = summarise(table).set_index(["model", "task"])["mean"]
     assert np.isnan(means["a", "mean"])
     assert means["b", "mean"] == 1.5
-    page = report(table.assign(family="STS", metric="m", n=1, tag="measured", error=""))
-    assert "| a     | untuned | failed | 50.0 | failed |" in page
-    assert "| b     | untuned | 1.5    | 1.0  | 2.0    |" in page
+    table = table.assign(preset="offline", family="STS", metric="m", recipe="", n=1, tag="proxy", error="")
+    page = report(table, pd.DataFrame(columns=benchmark.PAIR_FILE))
+    assert "| b     | untuned | 1.5  |       | 1.0  | 2.0 |" in page
+    assert "| a     | untuned | -    |       | 50.0 | -   |" in page
 
 
-def test_the_committed_page_is_that_of_the_committed_table_and_fine_tuning_helps_every_encoder() -> None:
-    path = ROOT / "figures" / "benchmark.csv"
-    if not path.exists():
-        pytest.skip("figures/benchmark.csv is not there; `make benchmark` makes it")
-    table = pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == report(table)
-    own = table[table["task"].str.startswith("helpdesk-")]
+def test_the_committed_page_and_readme_are_those_of_the_committed_tables() -> None:
+    table, pairs, manifest = read(ROOT / "figures")
+    assert (ROOT / "figures" / "benchmark.md").read_text(encoding="utf-8") == report(table, pairs)
+    found = benchmark.BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert found is not None
+    assert found[0] == f"<!-- benchmark -->\n{readme_block(table, pairs)}<!-- /benchmark -->"
+    assert set(manifest["sha256"]) == {"benchmark.csv", "comparisons.csv"}
+    known = table[table["tag"] == "published"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(known, published_cells()[COLUMNS], check_dtype=False)
+    for preset in manifest["presets"]:
+        assert (
+            table.loc[(table["preset"] == preset) & (table["tag"] != "published"), "tag"]
+            .isin(["proxy", "measured"])
+            .all()
+        )
+        for kind in ("ranking", "tasks", "arrows", "quality"):
+            assert (ROOT / "figures" / f"{preset}_{kind}.png").exists()
+
+
+def test_in_the_committed_table_fine_tuning_helps_every_encoder_and_the_best_rank_is_real() -> None:
+    table, pairs, _ = read(ROOT / "figures")
+    own = table[(table["preset"] == "offline") & (table["tag"] == "proxy")]
     means = summarise(own).query("task == 'mean'").pivot_table(index="model", columns="variant", values="mean")
     tuned = means.dropna()
     assert len(tuned) >= 4
     assert (tuned["fine-tuned"] > tuned["untuned"]).all()
-
-
-# -- Encoders ----------------------------------------------------------------------------------------------------------
-
-TEXTS = ["Where is my parcel?", "I want my money back for the broken lamp."]
-
-
-def test_the_first_three_layers_equal_the_third_hidden_state_of_the_whole_model(
-    minilm_folder: Path, minilm: SentenceTransformer
-) -> None:
-    whole = AutoModel.from_pretrained(minilm_folder, output_hidden_states=True).eval()
-    inputs = minilm.tokenizer(TEXTS, padding=True, return_tensors="pt")
-    mask = inputs["attention_mask"].unsqueeze(-1)
-    with torch.no_grad():
-        vectors = whole(**inputs).hidden_states[3]
-    expected = torch.nn.functional.normalize((vectors * mask).sum(1) / mask.sum(1), dim=-1)
-    found = benchmark.first_layers("all-MiniLM-L6-v2").encode(TEXTS)
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
-
-
-def test_token_embeddings_are_the_mean_of_the_rows_of_the_embedding_matrix(minilm: SentenceTransformer) -> None:
-    model = benchmark.token_embeddings("all-MiniLM-L6-v2")
-    matrix = minilm[0].auto_model.get_input_embeddings().weight.detach()
-    for text in TEXTS:
-        ids = minilm.tokenizer(text, add_special_tokens=False)["input_ids"]
-        expected = torch.nn.functional.normalize(matrix[ids].mean(dim=0), dim=0)
-        np.testing.assert_allclose(model.encode(text), expected.numpy(), atol=1e-6)
-
-
-def test_random_weights_follow_from_the_seed_alone(minilm: SentenceTransformer) -> None:
-    torch.manual_seed(5)
-    before = torch.random.get_rng_state()
-    first, again, other = (benchmark.random_weights("all-MiniLM-L6-v2", seed).encode(TEXTS) for seed in (0, 0, 1))
-    assert torch.equal(before, torch.random.get_rng_state())
-    np.testing.assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 0.01
-    assert np.abs(first - minilm.encode(TEXTS)).max() > 0.01
-
-
-def test_training_one_copy_leaves_the_next_untouched(minilm: SentenceTransformer) -> None:
-    with torch.no_grad():
-        benchmark.pretrained("all-MiniLM-L6-v2")[0].auto_model.get_input_embeddings().weight.zero_()
-    np.testing.assert_allclose(benchmark.pretrained("all-MiniLM-L6-v2").encode(TEXTS), minilm.encode(TEXTS), atol=1e-6)
-
-
-def test_tfidf_has_seen_the_training_texts_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str | None] = []
-    load = helpdesk.load_helpdesk
-    monkeypatch.setattr(helpdesk, "load_helpdesk", lambda split=None: (seen.append(split), load(split))[1])
-    embeddings = SharedEmbeddings(benchmark.tfidf_svd()).encode(TEXTS)
-    assert seen == ["train"]
-    assert embeddings.shape == (2, 256)
-
-
-# -- Recipe ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_recipe_trains_on_training_intents_only_in_batches_without_an_intent_twice(
-    tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batches: list[list[list[str]]] = []
-
-    def remember(model: Any, objectives: Any, **settings: Any) -> pd.DataFrame:
-        ((loader, loss),) = objectives
-        loader.collate_fn = list
-        batches.extend([[example.texts for example in batch] for batch in loader])
-        assert (loss.scale, loss.hard_negatives) == (20.0, "own")
-        assert settings["optimizer_params"] == {"lr": 0.5}
-        assert settings["seed"] == 2
-        return pd.DataFrame()
-
-    monkeypatch.setattr(benchmark, "fit", remember)
-    OFFLINE.fine_tune(tiny(), learning_rate=0.5, seed=2)
-    corpus = helpdesk.load_helpdesk()
-    train = corpus[corpus["split"] == "train"]
-    intent_of = dict(zip(train["text"], train["intent"], strict=True))
-    allowed = {*train["text"], *train["answer"]}
-    assert len(batches) == OFFLINE.rows // OFFLINE.batch_size
-    for batch in batches:
-        assert {text for texts in batch for text in texts} <= allowed
-        intents = [intent_of[anchor] for anchor, _, _ in batch]
-        assert len(set(intents)) == len(intents) == OFFLINE.batch_size
+    letters = groups(pairs[pairs["preset"] == "offline"])
+    assert letters.index[0] == ("all-MiniLM-L6-v2", "fine-tuned")
+    assert (letters == "a").sum() == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["MiniLM-tokens", "MiniLM-3-layers"])
-def test_fine_tuning_helps_on_intents_never_trained_on(name: str) -> None:
-    encoder = ENCODERS[name]
+def test_fine_tuning_helps_on_intents_never_trained_on(name: str, tmp_path: Path) -> None:
     tasks = select_tasks([task.name for task in helpdesk_tasks()])
-    means = {}
-    for variant in (benchmark.UNTUNED, benchmark.TUNED):
-        cells = list(benchmark.measure(encoder, variant, 0, tasks, OFFLINE))
-        assert [cell["error"] for cell in cells] == [""] * len(tasks)
-        means[variant] = np.mean([cell["value"] for cell in cells])
-    assert means[benchmark.TUNED] > means[benchmark.UNTUNED] + 1
+    cells = run_jobs(jobs_of(select_encoders([name]), 1, OFFLINE), tasks, CellStore(tmp_path))
+    scores = [cell for cell in cells if cell.examples is not None]
+    assert len(scores) == 2 * len(tasks)
+    pairs = comparisons(scores, 300)
+    (mean,) = pairs[pairs["task"] == "mean"].to_dict("records")
+    assert (mean["variant_a"], mean["different"]) == ("fine-tuned", True)
+    assert mean["difference"] > 1

@@ -1,19 +1,33 @@
 from __future__ import annotations
 
-import gzip
-import json
+import pickle
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import average_precision_score, v_measure_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
-from sbertlab import SentenceTransformer, helpdesk, tasks
-from sbertlab.tasks import SharedEmbeddings, Task, helpdesk_tasks, select_tasks
+from sbertlab import SentenceTransformer, helpdesk
+from sbertlab.embedding_store import StoredEmbeddings
+from sbertlab.evaluation import (
+    BinaryClassificationEvaluator,
+    ClusteringEvaluator,
+    EmbeddingSimilarityEvaluator,
+    InformationRetrievalEvaluator,
+    SentenceEvaluator,
+    SequentialEvaluator,
+)
+from sbertlab.local_tasks import DATA_VARIABLE
+from sbertlab.mteb_tasks import PUBLISHED
+from sbertlab.tasks import METRICS, Task, find_tasks, helpdesk_tasks, select_tasks, unavailable
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +173,7 @@ def test_triplets_of_a_table_with_one_intent_a_topic_are_refused() -> None:
 
 
 def test_who_knows_the_intent_of_every_text_gets_full_marks(corpus: pd.DataFrame) -> None:
-    shared = SharedEmbeddings(Oracle(corpus))
+    shared = StoredEmbeddings(Oracle(corpus))
     scores = {task.family: task.evaluate(shared) for task in helpdesk_tasks()}
     for family in ("duplicates", "reranking", "retrieval", "clustering"):
         assert scores[family].value == pytest.approx(100), family
@@ -169,14 +183,14 @@ def test_who_knows_the_intent_of_every_text_gets_full_marks(corpus: pd.DataFrame
 
 
 def test_who_knows_the_topic_only_does_not(corpus: pd.DataFrame) -> None:
-    shared = SharedEmbeddings(Oracle(corpus, intent_weight=0))
+    shared = StoredEmbeddings(Oracle(corpus, intent_weight=0))
     for task in helpdesk_tasks():
         assert task.evaluate(shared).value < 80, task.name
 
 
 def test_tasks_that_share_embeddings_encode_each_text_once(corpus: pd.DataFrame) -> None:
     oracle = Oracle(corpus)
-    shared = SharedEmbeddings(oracle)
+    shared = StoredEmbeddings(oracle)
     for task in helpdesk_tasks():
         task.evaluate(shared)
     assert len(oracle.asked) == len(set(oracle.asked)) == 576 + 120
@@ -184,223 +198,234 @@ def test_tasks_that_share_embeddings_encode_each_text_once(corpus: pd.DataFrame)
 
 def test_a_scikit_learn_pipeline_is_measured_as_it_is(corpus: pd.DataFrame) -> None:
     (task,) = select_tasks(["helpdesk-duplicates"])
-    vectorizer = TfidfVectorizer().fit(corpus["text"])
+    pipeline = make_pipeline(TfidfVectorizer(), FunctionTransformer(lambda rows: rows.toarray())).fit(corpus["text"])
+    value = task.evaluate(pipeline).value
+    assert 30 < value < 90
+    assert task.evaluate(StoredEmbeddings(pipeline)).value == value
 
-    class Dense:
-        def transform(self, texts: list[str]) -> Any:
-            return vectorizer.transform(texts).toarray()
 
-    assert task.evaluate(Dense()).value == pytest.approx(task.evaluate(SharedEmbeddings(Dense())).value)
-    assert 30 < task.evaluate(Dense()).value < 90
+@pytest.mark.slow
+def test_a_model_of_sentence_transformers_gets_what_ours_gets_from_the_same_folder(
+    tiny: Callable[..., SentenceTransformer], tmp_path: Path
+) -> None:
+    reference = pytest.importorskip("sentence_transformers")
+    tiny().save(tmp_path / "model")
+    (task,) = select_tasks(["helpdesk-reranking"])
+    theirs = task.evaluate(reference.SentenceTransformer(str(tmp_path / "model"), device="cpu"))
+    ours = task.evaluate(SentenceTransformer(tmp_path / "model", device="cpu"))
+    assert ours.value == pytest.approx(theirs.value, abs=1e-3)
+    assert 5 < ours.value < 95
 
 
 def test_a_model_that_cannot_encode_or_returns_the_wrong_shape_is_refused() -> None:
     with pytest.raises(TypeError, match=r"encode\(texts\) or transform\(texts\), got int"):
-        SharedEmbeddings(3)
+        StoredEmbeddings(3)
 
     class Flat:
         def encode(self, texts: list[str]) -> np.ndarray:
             return np.zeros(len(texts))
 
     with pytest.raises(ValueError, match=r"returned the shape \(2,\) for 2 texts, expected \(2, dim\)"):
-        SharedEmbeddings(Flat()).encode(["a", "b"])
+        StoredEmbeddings(Flat()).encode(["a", "b"])
 
 
 @pytest.mark.slow
 def test_the_corpus_is_hard_enough_for_a_good_untuned_model(minilm: SentenceTransformer) -> None:
-    shared = SharedEmbeddings(minilm)
+    shared = StoredEmbeddings(minilm)
     values = {task.family: task.evaluate(shared).value for task in helpdesk_tasks()}
     assert 40 < values["retrieval"] <= 85
     assert 40 < values["STS"] <= 85
 
 
-# -- A folder of sets --------------------------------------------------------------------------------------------------
+# -- One number, one way -----------------------------------------------------------------------------------------------
 
 
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(text.encode()))
+def random_embeddings(texts: list[str]) -> np.ndarray:
+    """A vector a text, the same every time, neither centred nor of unit length, so that similarities disagree."""
+    return np.stack([np.random.default_rng([*text.encode()]).normal(0.3, 1, 4) ** 3 for text in texts])
 
 
-def lines(**texts: str) -> str:
-    return "".join(json.dumps({"id": key, "text": text}) + "\n" for key, text in texts.items())
+class Random:
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return random_embeddings(texts)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Small sets of every kind."""
-    sts = 'split,sentence1,sentence2,score\ntrain,x,y,0\ntest,aa,ab,1\ntest,"a, ""b""",NA,0.2\ntest,ba,null,0.4\n'
-    write(tmp_path / "stsb" / "data.csv.gz", sts)
-    write(tmp_path / "sickr" / "data.csv.gz", sts)
-    write(tmp_path / "mine" / "data.csv.gz", "sentence1,sentence2,label\naa,ab,1\nab,bb,0\n")
-    write(tmp_path / "twitter_url" / "data.csv.gz", "split,sentence1,sentence2,label\ntest,aa,ab,1\ntest,ab,bb,0\n")
-    write(tmp_path / "stackoverflow_short" / "data.csv.gz", "split,text,label\nall,a,x\nall,aa,x\nall,b,y\nall,bb,y\n")
-    for name in ("wikiqa", "medline"):
-        write(tmp_path / name / "queries.jsonl.gz", lines(q1="a", q2="b", q3="ab"))
-        write(tmp_path / name / "corpus.jsonl.gz", lines(**{"1": "aaa", "2": "b", "3": "ba", "4": "a"}))
-        rows = ["q1\t1\t1\ttest", "q1\t2\t0\ttest", "q2\t3\t2\ttest", "q2\t1\t0\ttest", "q3\t4\t1\ttrain"]
-        write(tmp_path / name / "qrels.tsv.gz", "query_id\tcorpus_id\trelevance\tsplit\n" + "\n".join(rows) + "\n")
-    return tmp_path
+FIRST, SECOND = [f"a{number}" for number in range(40)], [f"b{number}" for number in range(40)]
+GRADES = np.random.default_rng(0).integers(0, 6, 40).tolist()
+LABELS = [int(grade > 2) for grade in GRADES]
+CLASSES = [f"class {grade}" for grade in GRADES]
 
 
-class Letters:
-    """Counts a, b and everything, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        self.asked += texts
-        return [[text.count("a"), text.count("b"), 1] for text in texts]
+def search(seed: int) -> SentenceEvaluator:
+    drawn = np.random.default_rng(seed).permutation(40)
+    relevant = {FIRST[row]: {SECOND[drawn[row]], SECOND[drawn[-1 - row]]} for row in range(15)}
+    return InformationRetrievalEvaluator(dict(zip(FIRST, FIRST, strict=True)), {key: key for key in SECOND}, relevant)
 
 
-def local(name: str, folder: Path) -> Task:
-    (task,) = select_tasks([name], folder)
-    return task
+def searches() -> SentenceEvaluator:
+    return SequentialEvaluator([search(seed) for seed in range(3)], lambda values: sum(values) / len(values))
 
 
-def test_the_family_of_a_local_set_follows_from_its_files(folder: Path) -> None:
-    names = ["stsb", "mine", "stackoverflow_short", "wikiqa", "medline"]
-    found = {task.name: (task.family, task.metric, task.note) for task in select_tasks(names, folder)}
-    assert found == {
-        "stsb": ("STS", "spearman_cosine", "test rows"),
-        "mine": ("duplicates", "cosine_ap", "all rows"),
-        "stackoverflow_short": ("clustering", "v_measure", "all rows, 5,000 drawn"),
-        "wikiqa": ("reranking", "map", "test rows"),
-        "medline": ("retrieval", "cos_sim_map@100", "test rows"),
+def clusterings() -> SentenceEvaluator:
+    parts = [ClusteringEvaluator(FIRST, CLASSES), ClusteringEvaluator(SECOND[:30], LABELS[:30])]
+    return SequentialEvaluator(parts, lambda values: sum(values) / len(values))
+
+
+def pairs() -> dict[str, np.ndarray]:
+    """Similarities of the pairs, computed without torch."""
+    first, second = random_embeddings(FIRST), random_embeddings(SECOND)
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    dot, difference = (first * second).sum(axis=1), first - second
+    return {
+        "cosine": dot / norms,
+        "dot": dot,
+        "euclidean": -np.linalg.norm(difference, axis=1),
+        "manhattan": -np.abs(difference).sum(axis=1),
     }
-    for task in select_tasks(names, folder):
-        assert -100 <= task.evaluate(Letters()).value <= 100
-        assert all(file.exists() for file in task.files)
 
 
-def test_only_test_rows_count_and_texts_such_as_na_and_null_are_texts(folder: Path) -> None:
-    model = Letters()
-    local("stsb", folder).evaluate(model)
-    assert set(model.asked) == {"aa", "ab", 'a, "b"', "NA", "ba", "null"}
-    assert len(local("sickr", folder).evaluate(Letters()).per_example) == 4, "every split of SICK-R counts"
-    write(folder / "other" / "data.csv.gz", "split,sentence1,sentence2,score\nx,aa,b,0\ny,ab,b,1\n")
-    assert len(local("other", folder).evaluate(Letters()).per_example) == 2, "a set without test rows counts whole"
-    write(folder / "stsb" / "data.csv.gz", "split,sentence1,sentence2,score\nx,aa,b,0\ny,ab,b,1\n")
-    with pytest.raises(ValueError, match=r"data.csv.gz has no row of split 'test', only of x, y"):
-        local("stsb", folder).evaluate(Letters())
-
-
-def test_judged_documents_are_reranked_and_a_corpus_is_searched(folder: Path) -> None:
-    model = Letters()
-    reranked = local("wikiqa", folder).evaluate(model).per_example
-    assert reranked[["positives", "negatives"]].to_numpy().tolist() == [[1, 1], [1, 1]]
-    assert "a" in model.asked
-    searched = local("medline", folder).evaluate(Letters()).per_example
-    assert searched["query_id"].tolist() == ["q1", "q2"]
-    assert searched["relevant"].tolist() == [1, 1]
-
-
-def test_the_default_tasks_are_those_of_the_corpus_and_the_sets_that_are_there_and_not_large(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = [task.name for task in helpdesk_tasks()]
-    monkeypatch.delenv(tasks.DATA_VARIABLE, raising=False)
-    assert [task.name for task in select_tasks()] == own
-    monkeypatch.setenv(tasks.DATA_VARIABLE, str(folder))
-    assert [task.name for task in select_tasks()] == [*own, "stsb", "sickr", "wikiqa", "medline"]
-
-
-def test_a_sample_is_stated_and_is_the_same_every_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tasks.LOCAL_SETS, "stackoverflow_short", tasks.LocalSet("all", sample=3))
-    task = local("stackoverflow_short", folder)
-    assert task.note == "all rows, 3 drawn"
-    first, second = task.evaluate(Letters()).per_example, task.evaluate(Letters()).per_example
-    assert first["text"].tolist() == second["text"].tolist()
-    assert len(first) == 3
-
-
-def break_columns(folder: Path) -> None:
-    write(folder / "stsb" / "data.csv.gz", "first,second,score\na,b,1\n")
-
-
-def break_score(folder: Path) -> None:
-    write(folder / "stsb" / "data.csv.gz", "sentence1,sentence2,score\na,b,1\na,b,high\n")
-
-
-def break_gzip(folder: Path) -> None:
-    (folder / "stsb" / "data.csv.gz").write_bytes(b"sentence1,sentence2,score\n")
-
-
-def break_file(folder: Path) -> None:
-    (folder / "stsb" / "data.csv.gz").unlink()
+@pytest.mark.parametrize("family", [task.family for task in helpdesk_tasks()])
+def test_the_value_of_a_help_desk_task_is_the_metric_of_its_evaluator(family: str) -> None:
+    task = next(task for task in helpdesk_tasks() if task.family == family)
+    evaluator = task.load()
+    expected = evaluator(StoredEmbeddings(Random()))[task.metric]
+    examples = METRICS[task.metric].examples(evaluator.per_example)
+    assert examples.value() == pytest.approx(expected, abs=1e-6)
+    assert len(examples) == len(evaluator.per_example)
+    assert 1e-3 < abs(expected) < 0.99
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("metric", "load", "key"),
     [
-        (break_columns, r"data.csv.gz has the columns first, second, score; a task needs one of .*sentence1.*\(STS\)"),
-        (break_score, "data.csv.gz: scores must be numbers.*'high'"),
-        (break_gzip, "data.csv.gz cannot be read.*it must be gzip, UTF-8"),
-        (break_file, "data.csv.gz is missing; the set stsb needs data.csv.gz, or qrels.tsv.gz, queries"),
+        ("spearman_cosine", partial(EmbeddingSimilarityEvaluator, FIRST, SECOND, GRADES), "spearman_cosine"),
+        ("cosine_ap", partial(BinaryClassificationEvaluator, FIRST, SECOND, LABELS), "cosine_ap"),
+        ("max_ap", partial(BinaryClassificationEvaluator, FIRST, SECOND, LABELS), "max_ap"),
+        ("max_map@100", partial(search, 0), "max_map@100"),
+        ("max_map@100", searches, "sequential_score"),
+        ("v_measure", partial(ClusteringEvaluator, FIRST, CLASSES), "v_measure"),
+        ("v_measure", clusterings, "sequential_score"),
+        ("cos_sim_ndcg@10", partial(search, 1), "cos_sim_ndcg@10"),
     ],
 )
-def test_a_broken_table_is_named_with_what_is_expected(
-    folder: Path, harm: Callable[[Path], None], message: str
+def test_a_metric_computed_from_the_examples_is_that_of_the_evaluator(
+    metric: str, load: Callable[[], SentenceEvaluator], key: str
 ) -> None:
-    harm(folder)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        local("stsb", folder).evaluate(Letters())
+    score = Task("any", "STS", metric, "", load).evaluate(Random())
+    expected = load()(StoredEmbeddings(Random()))[key]
+    assert score.value == pytest.approx(100 * expected, abs=1e-6)
+    assert score.value == 100 * score.examples.value()
+    assert abs(expected) > 0.01
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        (
-            "qrels.tsv.gz",
-            "query_id\tdoc\trelevance\nq1\t1\t1\n",
-            "lacks corpus_id; its columns are query_id, doc, relev",
-        ),
-        ("qrels.tsv.gz", "query_id\tcorpus_id\trelevance\nq1\t9\t1\n", "1 rows whose corpus_id is not .* such as '9'"),
-        ("qrels.tsv.gz", "query_id\tcorpus_id\trelevance\nq1\t1\tyes\n", "the relevance 'yes', expected a number"),
-        ("corpus.jsonl.gz", '{"id": "1", "text"\n', "corpus.jsonl.gz cannot be read"),
-    ],
-)
-def test_a_broken_retrieval_set_is_named_with_what_is_expected(
-    folder: Path, file: str, text: str, message: str
-) -> None:
-    write(folder / "medline" / file, text)
-    with pytest.raises(ValueError, match=message):
-        local("medline", folder).evaluate(Letters())
+def test_metrics_are_those_of_scipy_and_scikit_learn() -> None:
+    similarities = pairs()
+    spearman = {name: spearmanr(values, GRADES).statistic for name, values in similarities.items()}
+    precision = {name: average_precision_score(LABELS, values) for name, values in similarities.items()}
+    assert len({round(value, 6) for value in precision.values()}) > 2, "the similarities must differ"
+    published = ("cosine", "euclidean", "manhattan")
+    expected = {
+        "spearman_cosine": (EmbeddingSimilarityEvaluator, GRADES, spearman["cosine"]),
+        "spearman_max": (EmbeddingSimilarityEvaluator, GRADES, max(spearman[name] for name in published)),
+        "cosine_ap": (BinaryClassificationEvaluator, LABELS, precision["cosine"]),
+        "max_ap": (BinaryClassificationEvaluator, LABELS, max(precision.values())),
+    }
+    for metric, (make, target, value) in expected.items():
+        score = Task("any", "STS", metric, "", partial(make, FIRST, SECOND, target)).evaluate(Random())
+        assert score.value == pytest.approx(100 * value, abs=1e-4), metric  # similarities are float32
+    clustered = Task("any", "clustering", "v_measure", "", clusterings).evaluate(Random())
+    parts = [part for _, part in clustered.per_example.groupby("evaluator")]
+    by_hand = np.mean([v_measure_score(part["label"], part["cluster"]) for part in parts])
+    assert clustered.value == pytest.approx(100 * by_hand, abs=1e-6)
+    assert len(clustered.examples) == 70
+
+
+def test_of_rivals_the_best_counts_within_each_set_and_sets_count_alike() -> None:
+    table = pd.DataFrame(
+        {
+            "evaluator": [0, 0, 1, 1, 1, 1],
+            "cos_sim_map@100": [1.0, 0.0, 0.1, 0.1, 0.1, 0.1],
+            "dot_score_map@100": [0.2, 0.2, 0.4, 0.4, 0.2, 0.2],
+        }
+    )
+    assert METRICS["max_map@100"].examples(table).value() == pytest.approx((0.5 + 0.3) / 2)
+    assert METRICS["max_map@100"].examples(table.drop(columns="evaluator")).value() == pytest.approx(1.6 / 6)
+
+
+def test_a_metric_that_does_not_exist_is_named_with_those_that_do() -> None:
+    task = Task("mine", "STS", "spearman", "", partial(EmbeddingSimilarityEvaluator, FIRST, SECOND, GRADES))
+    with pytest.raises(ValueError, match=r"task 'mine' has the metric 'spearman', expected one of spearman_cosine, .*"):
+        task.evaluate(Random())
+
+
+def test_tasks_can_be_sent_to_another_process() -> None:
+    tasks = [*helpdesk_tasks(), *select_tasks(["STSBenchmark", "CQADupstackRetrieval"], data="")]
+    again = pickle.loads(pickle.dumps(tasks))
+    assert [task.name for task in again] == [task.name for task in tasks]
+    assert len(again[1].load().labels) == len(tasks[1].load().labels)
+
+
+# -- What cannot be had ------------------------------------------------------------------------------------------------
 
 
 def test_unknown_names_and_missing_folders_are_named_with_the_remedy(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(tasks.DATA_VARIABLE, raising=False)
+    monkeypatch.delenv(DATA_VARIABLE, raising=False)
+    for name in ("mine", "medline"):
+        (tmp_path / "sets" / name).mkdir(parents=True)
     with pytest.raises(
-        ValueError, match=r"task 'stsb' is unknown; there are helpdesk-sts, .* once SBERTLAB_DATA names one"
+        ValueError,
+        match=r"task 'stsb' is unknown; .*there are helpdesk-sts, .* once SBERTLAB_DATA names one",
     ):
         select_tasks(["stsb"])
+    with pytest.raises(ValueError, match="task 'biosess' is unknown; did you mean BIOSSES"):
+        select_tasks(["biosess"])
     with pytest.raises(
-        FileNotFoundError, match=r"neither one of helpdesk-sts.* which has medline, mine, sickr.*add the set"
+        FileNotFoundError, match=r"neither one of helpdesk-sts.* which has medline, mine; did you mean medline.*add the"
     ):
-        select_tasks(["stsbenchmark"], folder)
-    with pytest.raises(ValueError, match="each once, got"):
-        select_tasks(["mine", "mine"], folder)
+        select_tasks(["Medlines"], tmp_path / "sets")
+    for wrong in (["mine", "mine"], [], ["mine", 3]):
+        with pytest.raises(ValueError, match="each once, got"):
+            select_tasks(wrong, tmp_path / "sets")  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="'no/such/folder', is not there; correct or unset SBERTLAB_DATA"):
         select_tasks(data="no/such/folder")
-    (folder / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"holds none of the sets stsb, sickr, .* or unset SBERTLAB_DATA"):
-        select_tasks(data=folder / "empty")
+        select_tasks(data=tmp_path)
+    for outside in ("", "..", "mine/..", str(tmp_path)):
+        with pytest.raises(FileNotFoundError, match="neither one of"):
+            select_tasks([outside], tmp_path / "sets")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "value"), [("stsb", 82.03), ("sickr", 77.58), ("biosses", 81.21), ("twitter_url", 77.09)]
-)
-def test_minilm_gets_the_known_value_on_a_real_set(
-    name: str, value: float, data_dir: Path, minilm: SentenceTransformer
-) -> None:
-    assert local(name, data_dir).evaluate(minilm).value == pytest.approx(value, abs=0.05)
+def test_all_problems_are_found_at_once_and_the_other_tasks_are_returned(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "texts").mkdir()
+    pd.DataFrame({"first": ["a"], "second": ["b"]}).to_csv(tmp_path / "texts" / "data.csv.gz", index=False)
+    broken = Task(
+        "broken", "STS", "spearman_cosine", "", partial(EmbeddingSimilarityEvaluator, FIRST, SECOND[1:], GRADES)
+    )
+    tasks, problems = find_tasks(["helpdesk-sts", "mine", "nothing", "texts", broken, "helpdesk-clustering"], tmp_path)
+    assert [task.name for task in tasks] == ["helpdesk-sts", "helpdesk-clustering"]
+    assert {name: type(error) for name, error in problems.items()} == {
+        "mine": FileNotFoundError,
+        "nothing": FileNotFoundError,
+        "texts": ValueError,
+        "broken": ValueError,
+    }
+    assert "needs data.csv.gz" in str(problems["mine"])
+    assert "the columns first, second; a task needs one of" in str(problems["texts"])
+    assert "lengths must be equal" in str(problems["broken"])
 
 
-@pytest.mark.slow
-def test_mpnet_gets_the_known_value_on_stsb(data_dir: Path) -> None:
-    mpnet = SentenceTransformer("all-mpnet-base-v2", device="cpu")
-    assert local("stsb", data_dir).evaluate(mpnet).value == pytest.approx(83.42, abs=0.05)
+def test_a_task_with_a_check_is_not_loaded_to_see_whether_it_can_be() -> None:
+    def never() -> SentenceEvaluator:
+        raise AssertionError("loaded")
+
+    assert unavailable([Task("far", "STS", "map", "", never, check=lambda: None)]) == {}
+    assert list(unavailable([Task("near", "STS", "map", "", never)])) == ["near"]
+
+
+def test_published_tasks_are_named_beside_the_others() -> None:
+    assert len(PUBLISHED) == 14
+    assert not {task.name for task in helpdesk_tasks()} & set(PUBLISHED)
+    assert [task.name for task in select_tasks(PUBLISHED, data="")] == list(PUBLISHED)

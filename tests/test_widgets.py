@@ -4,6 +4,7 @@ import base64
 import importlib.resources
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import pandas as pd
 import pytest
 
 from sbertlab import maps
+from sbertlab.plots import THEMES
 
 widgets = pytest.importorskip("sbertlab.widgets", reason="the lab extra is not installed", exc_type=ImportError)
-EmbeddingMap = widgets.EmbeddingMap
+ipywidgets = pytest.importorskip("ipywidgets")
+EmbeddingMap, linked = widgets.EmbeddingMap, widgets.linked
 
 EMBEDDINGS = np.random.default_rng(0).normal(size=(30, 8))
 PLANE = np.random.default_rng(1).normal(size=(30, 2))
@@ -31,6 +34,12 @@ def written(figure: Any) -> set[str]:
 def lasso(panel: Any, rows: list[int]) -> None:
     """What the browser does when a lasso closes."""
     panel.scatter.widget.selection = np.array(rows, dtype="uint32")
+
+
+def every(widget: Any, kind: type) -> list[Any]:
+    """All widgets of a kind inside one."""
+    inside = [found for child in getattr(widget, "children", ()) for found in every(child, kind)]
+    return ([widget] if isinstance(widget, kind) else []) + inside
 
 
 def tooltip(panel: Any, row: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -55,17 +64,16 @@ def test_a_lasso_gives_the_rows_of_the_frame_and_tells_who_asked() -> None:
     assert panel.selected.equals(frame.iloc[[9, 2]])
     assert len(heard) == 1
     assert heard[0].equals(panel.selected)
-    assert "2 of 30 texts are selected" in panel.children[-1].value
+    assert "2 of 30 texts are selected" in panel._head.value
+    assert [text for text, _ in panel._list.options] == ["sentence 9", "sentence 2"]
     panel.select(range(20))
     assert len(heard[1]) == 20
-    assert "sentence 7" in panel.children[-1].value
-    assert "sentence 8" not in panel.children[-1].value
-    assert "and 12 more" in panel.children[-1].value
+    assert len(panel._list.options) == 20
 
 
 def test_the_button_clears_the_selection_and_is_off_without_one() -> None:
     panel = EmbeddingMap(texts(), EMBEDDINGS)
-    clear = panel.children[0].children[1]
+    clear = panel._clear
     assert clear.disabled
     lasso(panel, [1, 2])
     assert not clear.disabled
@@ -76,7 +84,7 @@ def test_the_button_clears_the_selection_and_is_off_without_one() -> None:
 
 def test_the_menu_changes_the_colours_of_the_map_and_of_its_picture() -> None:
     panel = EmbeddingMap(texts(), EMBEDDINGS, color="topic")
-    scatter, menu = panel.scatter.widget, panel.children[0].children[0]
+    scatter, menu = panel.scatter.widget, panel._color
     assert [name for name, _ in menu.options] == ["nothing", "topic", "length"]
     assert [entry[0] for entry in scatter.legend_encoding["color"]["values"]] == ["money", "post", "privacy"]
     assert {"money", "post", "privacy"} <= written(panel.static())
@@ -97,7 +105,7 @@ def test_the_menu_changes_the_colours_of_the_map_and_of_its_picture() -> None:
 def test_colours_on_the_map_are_those_of_the_figures() -> None:
     from matplotlib.colors import to_hex
 
-    for theme, colors in widgets.plots.THEMES.items():
+    for theme, colors in THEMES.items():
         scatter = EmbeddingMap(texts(), EMBEDDINGS, color="topic", theme=theme).scatter.widget
         assert [to_hex(color) for color in scatter.color] == list(colors.palette[:3])
         assert to_hex(scatter.background_color) == colors.background
@@ -115,9 +123,10 @@ def test_hover_shows_the_whole_text_and_the_columns(monkeypatch: pytest.MonkeyPa
 def test_markup_in_texts_labels_and_column_names_is_shown_not_run(evil: str) -> None:
     frame = texts(**{evil: [evil, "plain"] * 15})
     frame.loc[0, "text"] = evil
-    panel = EmbeddingMap(frame, EMBEDDINGS, color=evil)
-    panel.select([0])
-    html = "".join(child.value for child in [panel.children[2], panel.children[3]])
+    panel = EmbeddingMap(frame, EMBEDDINGS, color=evil, model=lambda texts: EMBEDDINGS[:1])
+    panel.show_neighbors(0)
+    panel._meaning.value = evil
+    html = "".join(widget.value for widget in every(panel, ipywidgets.HTML))
     assert "<img" not in html
     assert "<script" not in html
     assert "&amp;lt;b" in html or "&lt;" in html
@@ -137,20 +146,23 @@ def test_the_map_library_writes_tooltips_and_legends_as_text_not_as_html() -> No
 
 def test_emoji_and_right_to_left_texts_pass_through() -> None:
     frame = texts()
-    frame.loc[0, "text"] = "שלום 😀 عالم"
-    panel = EmbeddingMap(frame, EMBEDDINGS, color="topic")
-    panel.select([0])
-    assert '<li dir="auto">שלום 😀 عالم</li>' in panel.children[-1].value
+    frame["text"] = "שלום 😀 عالم"
+    panel = EmbeddingMap(frame, EMBEDDINGS, color="topic", clusters="topic")
+    panel.show_neighbors(0)
+    assert '<caption dir="auto">Nearest to “שלום 😀 عالم”</caption>' in panel._found.value
+    assert panel._list.options[0] == ("שלום 😀 عالم", 0)
+    panel.labels = "frequent terms"
+    assert panel.scatter.widget.labels["label"].str.contains("שלום").any()
 
 
 def test_a_map_says_how_faithful_it_is() -> None:
     panel = EmbeddingMap(texts(), EMBEDDINGS, PLANE)
     assert panel.quality == maps.map_quality(EMBEDDINGS, PLANE)
-    assert str(panel.quality) in panel.children[2].value
+    assert str(panel.quality) in panel._note.value
     assert any(str(panel.quality) in text for text in written(panel.static()))
     alone = EmbeddingMap(texts(), xy=PLANE)
     assert alone.quality is None
-    assert "Nobody knows how faithful" in alone.children[2].value
+    assert "Nobody knows how faithful" in alone._note.value
 
 
 def test_coordinates_come_from_pca_or_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +213,7 @@ def test_missing_values_are_a_group_of_their_own_and_missing_numbers_make_ranges
         panel.color = name
         panel.static()
     panel.select([2])
-    assert '<li dir="auto"></li>' in panel.children[-1].value
+    assert panel._list.options == (("", 2),)
 
 
 def test_many_groups_are_coloured_without_a_legend_and_too_many_give_no_colours() -> None:
@@ -246,9 +258,21 @@ def test_two_hundred_thousand_points_are_shown_in_seconds() -> None:
         ({"frame": texts(), "xy": EMBEDDINGS}, ValueError, r"xy must have the shape \(30, 2\), got \(30, 8\)"),
         ({"frame": texts(), "xy": np.full((30, 2), np.nan)}, ValueError, "xy holds NaN"),
         ({"frame": texts(), "embeddings": np.full((30, 8), np.nan)}, ValueError, "embeddings holds NaN .* row 0"),
-        ({"frame": texts().head(0), "embeddings": EMBEDDINGS[:0]}, ValueError, "at least 3 texts, got 0"),
-        ({"frame": texts().head(1), "embeddings": EMBEDDINGS[:1]}, ValueError, "at least 3 texts, got 1"),
-        ({"frame": texts().head(2), "xy": PLANE[:2]}, ValueError, "at least 3 texts, got 2"),
+        ({"frame": texts(), "xy": PLANE, "frames": [PLANE]}, ValueError, "xy and frames are both given"),
+        ({"frame": texts(), "frames": []}, ValueError, "at least one map, got none"),
+        (
+            {"frame": texts(), "frames": {"a": PLANE, "b": PLANE[:9]}},
+            ValueError,
+            r"frames\['b'\] must have .* 9 for 30",
+        ),
+        (
+            {"frame": texts(), "frames": {"a": PLANE}, "embeddings": {"z": EMBEDDINGS}},
+            ValueError,
+            r"must be those of frames \['a'\], got \['z'\]",
+        ),
+        ({"frame": texts(), "xy": PLANE, "metric": "manhattan"}, ValueError, "metric must be one of"),
+        ({"frame": texts(), "xy": PLANE, "neighbors": 0}, ValueError, "neighbors must be at least 1, got 0"),
+        ({"frame": texts(), "xy": PLANE, "clusters": "mood"}, ValueError, "clusters must be .* got 'mood'"),
         ({"frame": texts(), "xy": PLANE, "text": "body"}, ValueError, "text must be a column of frame, got 'body'"),
         ({"frame": texts(), "xy": PLANE, "color": "mood"}, ValueError, r"color must be one of \['topic', 'length'\]"),
         ({"frame": texts(), "xy": PLANE, "method": "tsne"}, ValueError, 'method must be "pca" or "umap", got \'tsne\''),
@@ -272,9 +296,281 @@ def test_selecting_rows_that_are_not_there_is_refused() -> None:
             panel.select(rows)
 
 
-@pytest.mark.parametrize("package", ["jscatter", "ipywidgets"])
-def test_a_missing_package_says_what_to_install(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, "sbertlab.widgets")
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_texts_get_a_message_in_place_of_the_map(count: int) -> None:
+    panel = EmbeddingMap(texts().head(count), EMBEDDINGS[:count], color="topic")
+    words = f"An EmbeddingMap needs at least 3 texts, got {count}."
+    assert panel.message == words
+    assert [words in child.value for child in panel.children] == [True]
+    assert panel.selected.empty
+    assert any(words in text for text in written(panel.static()))
+    bundle = panel._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert bundle["text/plain"] == f"EmbeddingMap of {count} texts: {words}"
+
+
+def test_without_ipywidgets_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    monkeypatch.delitem(sys.modules, "sbertlab.panel")
     with pytest.raises(ImportError, match=r'pip install "sbertlab\[lab\]"'):
-        importlib.import_module("sbertlab.widgets")
+        importlib.import_module("sbertlab.panel")
+
+
+def test_without_the_map_library_a_message_and_the_picture_stand_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jscatter", None)
+    panel = EmbeddingMap(texts(), EMBEDDINGS, color="topic")
+    assert 'pip install "sbertlab[lab]"' in panel.message
+    note, picture = panel.children
+    assert "jupyter-scatter" in note.value
+    assert bytes(picture.value).startswith(b"\x89PNG")
+    assert {"money", "post", "privacy"} <= written(panel.static())
+    panel.select([1, 2])
+    assert panel.selected["text"].tolist() == ["sentence 1", "sentence 2"]
+
+
+def test_without_umap_a_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    panel = EmbeddingMap(texts(), EMBEDDINGS, method="umap")
+    assert "umap_map needs umap-learn" in panel.message
+    assert len(panel.children) == 1
+    assert any("umap-learn" in text for text in written(panel.static()))
+
+
+def similarities(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    return cosine_similarity(query.reshape(1, -1), rows)[0]
+
+
+def test_a_click_shows_the_neighbours_in_the_original_space_and_draws_lines_to_them() -> None:
+    panel = EmbeddingMap(texts(), EMBEDDINGS, PLANE, neighbors=4)
+    lasso(panel, [7])
+    true = similarities(EMBEDDINGS[7], EMBEDDINGS)
+    order = [int(row) for row in np.argsort(-true) if row != 7][:4]
+    assert panel.neighbors(7)["position"].tolist() == order
+    assert panel.neighbors(7)["similarity"].tolist() == pytest.approx(true[order], abs=1e-5)
+    assert panel.selected.index.tolist() == [7, *order]
+    assert panel.scatter.widget.selection.tolist() == [7, *order]
+    lines = panel.scatter.annotations()["annotations"]
+    assert [line.vertices for line in lines] == [[tuple(PLANE[7]), tuple(PLANE[row])] for row in order]
+    assert "Nearest to “sentence 7”" in panel._found.value
+    assert f'<td dir="auto">{true[order[0]]:.3f}</td>' in panel._found.value
+    lasso(panel, [1, 2, 3])
+    assert not panel.scatter.annotations()["annotations"]
+    assert panel._found.value == ""
+
+
+def test_on_a_map_without_embeddings_a_click_selects_the_point() -> None:
+    panel = EmbeddingMap(texts(), xy=PLANE)
+    lasso(panel, [7])
+    assert panel.selected.index.tolist() == [7]
+    assert panel._walk.disabled
+    assert panel.problem == ""
+    with pytest.raises(ValueError, match="need its embeddings"):
+        panel.neighbors(7)
+
+
+def test_the_keyboard_goes_from_the_list_to_neighbours() -> None:
+    panel = EmbeddingMap(texts(), EMBEDDINGS, neighbors=2)
+    assert panel._walk.disabled
+    panel._words.value = "SENTENCE 2"
+    assert panel.selected.index.tolist() == [2, 12, *range(20, 30)]
+    assert "12 texts contain “SENTENCE 2”" in panel._head.value
+    panel._list.value = 23
+    panel._walk.click()
+    assert panel.selected.index.tolist() == [23, *panel.neighbors(23)["position"]]
+    assert len(panel.selected) == 3
+
+
+def test_neighbours_by_euclidean_distance_are_those_of_scikit_learn() -> None:
+    from sklearn.neighbors import NearestNeighbors
+
+    panel = EmbeddingMap(texts(), EMBEDDINGS, metric="euclidean")
+    distances, rows = NearestNeighbors(n_neighbors=6).fit(EMBEDDINGS).kneighbors(EMBEDDINGS[[3]])
+    found = panel.neighbors(3, k=5)
+    assert found["position"].tolist() == rows[0, 1:].tolist()
+    assert found["similarity"].tolist() == pytest.approx(-distances[0, 1:], abs=1e-4)
+
+
+def test_a_search_by_meaning_selects_the_nearest_of_the_original_space() -> None:
+    query = np.random.default_rng(5).normal(size=8)
+    asked: list[list[str]] = []
+
+    class Model:
+        def encode(self, sentences: list[str]) -> np.ndarray:
+            asked.append(sentences)
+            return query[None]
+
+    for model in (Model(), Model().encode):
+        panel = EmbeddingMap(texts(), EMBEDDINGS, model=model, neighbors=3)
+        panel._meaning.value = "where is my money"
+        true = similarities(query, EMBEDDINGS)
+        assert panel.selected.index.tolist() == np.argsort(-true)[:3].tolist()
+        assert "Nearest to “where is my money”" in panel._found.value
+        panel._meaning.value = ""
+        assert panel.selected.empty
+    assert asked == [["where is my money"]] * 2
+    assert EmbeddingMap(texts(), EMBEDDINGS)._meaning.disabled
+    with pytest.raises(ValueError, match="the model that made them"):
+        EmbeddingMap(texts(), EMBEDDINGS).find_meaning("money")
+
+
+def test_an_error_of_a_callback_is_told_in_words() -> None:
+    panel = EmbeddingMap(texts(), EMBEDDINGS, model=lambda texts: np.ones((1, 5)))
+    panel._meaning.value = "money"
+    assert "query_embeddings have 5 dimensions" in panel.problem
+    assert 'role="alert"' in panel._problem.value
+    assert panel._problem.layout.display == ""
+    assert isinstance(panel.last_error, ValueError)
+    panel._words.value = "sentence 3"
+    assert panel.problem == ""
+    panel.on_select(lambda rows: {}["<missing>"])
+    lasso(panel, [1, 2])
+    assert panel.problem == "KeyError: '<missing>'"
+    assert "&lt;missing&gt;" in panel._problem.value
+
+
+def test_words_are_written_on_the_map_and_taken_away() -> None:
+    frame = texts()
+    frame["text"] = [
+        f"{topic} {word}" for topic, word in zip(frame["topic"], ["refund", "parcel", "data"] * 10, strict=True)
+    ]
+    panel = EmbeddingMap(frame, EMBEDDINGS, PLANE, color="topic", clusters="topic")
+    assert panel.scatter.widget.labels is None
+    panel.labels = "frequent terms"
+    assert set(panel.scatter.widget.labels["label"]) == {"money · refund", "parcel · post", "data · privacy"}
+    assert panel.regions.tolist() == frame["topic"].tolist()
+    panel.labels = "names of the groups"
+    labels = panel.scatter.widget.labels
+    assert set(labels["label"]) == {"money", "post", "privacy"}
+    low, high = panel.scatter.widget.x_scale_domain
+    assert labels["x"].between(low, high).all()
+    panel.color = "length"
+    assert set(panel.scatter.widget.labels["label"]) == {""}
+    panel.color, panel.labels = "topic", "nothing"
+    assert set(panel.scatter.widget.labels["label"]) == {""}
+    sent = panel.scatter.widget.labels
+    panel.scatter.widget._label_tiles_changed({"new": ["0,0,1"]})
+    assert not panel.scatter.widget.labels.equals(sent), (
+        "the browser asks when it can draw, and equal ones are not sent"
+    )
+    with pytest.raises(ValueError, match="labels must be one of"):
+        panel.labels = "everything"
+
+
+def test_clusters_are_found_in_the_original_space() -> None:
+    far = np.repeat(np.eye(8)[:3], 10, axis=0) * 9 + EMBEDDINGS
+    panel = EmbeddingMap(texts(), far, xy=PLANE, clusters=3)
+    assert panel.regions.groupby(np.repeat([0, 1, 2], 10)).nunique().tolist() == [1, 1, 1]
+    assert panel.regions.nunique() == 3
+
+
+def test_a_film_moves_the_points_and_says_how_faithful_each_frame_is() -> None:
+    turned = PLANE[:, ::-1] * 3
+    panel = EmbeddingMap(texts(), EMBEDDINGS, frames={"step 0": PLANE, "step 9": turned}, neighbors=2)
+    assert panel.frame_name == "step 0"
+    assert "Nobody knows" in panel.faithfulness, "the embeddings are those of the last frame"
+    before = panel.scatter.widget.points[:, :2].copy()
+    panel._film.index = 1
+    assert panel.xy is panel.frames["step 9"]
+    assert panel.quality == maps.map_quality(EMBEDDINGS, turned)
+    assert str(panel.quality) in panel._note.value
+    assert panel.scatter.widget.transition_points
+    after = panel.scatter.widget.points[:, :2]
+    assert np.ptp(after, axis=0) == pytest.approx(3 * np.ptp(before, axis=0)[::-1], rel=1e-4), "one scale for all"
+    assert np.abs(np.concatenate([before, after])).max() < 1, "all frames are inside one scale"
+    lasso(panel, [4])
+    assert panel.scatter.annotations()["annotations"][0].vertices[0] == tuple(turned[4])
+    panel.frame_name = "step 0"
+    assert panel.scatter.annotations()["annotations"][0].vertices[0] == tuple(PLANE[4])
+    assert "step 0" in written(panel.static())
+    with pytest.raises(ValueError, match=r"frame_name must be one of \['step 0', 'step 9'\]"):
+        panel.frame_name = "step 5"
+
+
+def test_each_frame_can_have_its_own_space() -> None:
+    spaces = {"first": EMBEDDINGS, "last": EMBEDDINGS[::-1].copy()}
+    panel = EmbeddingMap(texts(), spaces, frames={"first": PLANE, "last": PLANE}, neighbors=3)
+    assert list(panel.qualities) == ["first", "last"]
+    near = panel.neighbors(0)["position"].tolist()
+    panel.frame_name = "last"
+    assert panel.neighbors(29)["position"].tolist() == [29 - row for row in near]
+    assert EmbeddingMap(texts(), frames=[PLANE, PLANE]).frames.keys() == {"1", "2"}
+
+
+def test_the_buttons_save_the_selection_and_the_picture_and_say_where(tmp_path: Path) -> None:
+    frame = texts()
+    frame.loc[2, "text"] = 'a "quoted", <b>text</b>\n😀'
+    panel = EmbeddingMap(frame, EMBEDDINGS, color="topic", folder=tmp_path / "new")
+    panel.select([2, 9])
+    buttons = {button.description: button for button in every(panel, ipywidgets.Button)}
+    for name in ("Save selection (CSV)", "Save picture (PNG)", "Save picture (SVG)", "Save selection (CSV)"):
+        buttons[name].click()
+    assert str(tmp_path / "new" / "selection-2.csv") in panel._saved.value
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "map.png",
+        "map.svg",
+        "selection-2.csv",
+        "selection.csv",
+    ]
+    read = pd.read_csv(tmp_path / "new" / "selection.csv", index_col="row")
+    assert read["text"].tolist() == panel.selected["text"].tolist()
+    assert read.index.tolist() == [2, 9]
+    assert (tmp_path / "new" / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "new" / "map.svg").read_text()
+    assert panel.save_picture(tmp_path / "mine.svg").read_text().startswith("<?xml")
+    (tmp_path / "file").write_text("")
+    panel.folder = tmp_path / "file"
+    buttons["Save selection (CSV)"].click()
+    assert "Error" in panel.problem
+
+
+def test_linked_maps_share_the_selection_and_show_each_its_own_neighbours() -> None:
+    other = np.random.default_rng(7).normal(size=(30, 5))
+    a, b = EmbeddingMap(texts(), EMBEDDINGS, neighbors=3), EmbeddingMap(texts(), other, neighbors=3)
+    both = linked(a, b, names=("before", "after"))
+    heard: list[list[int]] = []
+    b.on_select(lambda rows: heard.append(rows.index.tolist()))
+    lasso(a, [4, 5])
+    assert b.scatter.widget.selection.tolist() == [4, 5] == both.selected.index.tolist()
+    lasso(b, [8])
+    wanted = [8, *b.neighbors(8)["position"]]
+    assert a.scatter.widget.selection.tolist() == wanted == b.scatter.widget.selection.tolist()
+    ends = [line.vertices[1] for line in a.scatter.annotations()["annotations"]]
+    assert ends == [tuple(a.xy[row].tolist()) for row in a.neighbors(8)["position"]]
+    both.select([1])
+    assert heard == [[4, 5], wanted, [1]]
+    a.scatter.widget.hovering = 6
+    assert b.scatter.widget.hovering == 6
+    a.scatter.widget.hovering = None
+    assert b.scatter.widget.hovering == -1
+    assert {"before", "after"} <= written(both.static())
+
+
+def test_only_maps_of_the_same_texts_are_linked() -> None:
+    a = EmbeddingMap(texts(), EMBEDDINGS)
+    with pytest.raises(ValueError, match="same texts in the same order"):
+        linked(a, EmbeddingMap(texts()[::-1], EMBEDDINGS))
+    with pytest.raises(ValueError, match="the same one twice"):
+        linked(a, a)
+    with pytest.raises(TypeError, match="got DataFrame"):
+        linked(a, texts())
+    with pytest.raises(ValueError, match="names must be two different ones"):
+        linked(a, EmbeddingMap(texts(), EMBEDDINGS), names=("x", "x"))
+    few = [EmbeddingMap(texts().head(2), EMBEDDINGS[:2]) for _ in range(2)]
+    assert "at least 3 texts" in linked(*few).message
+
+
+def test_fifty_thousand_points_are_searched_and_selected_without_waiting() -> None:
+    count = 50_000
+    rows = np.random.default_rng(0).normal(size=(count, 64)).astype(np.float32)
+    frame = pd.DataFrame({"text": [f"Sentence {i} of many" for i in range(count)], "topic": np.arange(count) % 9})
+    panel = EmbeddingMap(frame, rows, color="topic")
+    assert panel.quality.measured == 2000
+    panel.find_words("many")  # the texts are folded once
+    start = time.process_time()
+    panel._words.value = "sentence 123"
+    lasso(panel, [77])
+    lasso(panel, list(range(0, count, 2)))
+    assert len(panel.selected) == count / 2
+    assert time.process_time() - start < 5

@@ -1,0 +1,275 @@
+"""What a metric is computed from, example by example, so that it can be computed again on any resample of the examples.
+
+An evaluator hands over `Examples`: not the texts, only the few columns that its metric reads. `value` is the metric,
+`replicates` is the metric on bootstrap samples, of which `intervals` makes intervals and comparisons.
+
+A resample is a row of counts, how often each example was drawn. So the examples are sorted once, and every resample
+is a weighted formula over the sorted columns. The weighted formulas give what the plain ones give on the resample
+written out, ties included.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int32]
+Statistic = Callable[[Counts], NDArray[np.float64]]
+"""From counts `(resamples, n)` to the statistic of each resample, `(resamples,)`."""
+
+BLOCK = 2**19
+"""Counts held at once; a block of resamples takes some 60 bytes a count, so about 30 MB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """One column an example, and the statistic over them.
+
+    | statistic         | predictions `(k, n)`           | target `(n,)`  | undefined, hence       |
+    | ----------------- | ------------------------------ | -------------- | ---------------------- |
+    | mean              | value of each query            | none           |                        |
+    | spearman          | similarity of each pair        | graded score   | one side constant: 0   |
+    | average_precision | similarity of each pair        | 0 or 1         | no pair labelled 1: 0  |
+    | v_measure         | cluster of each text, k = 1    | class          | one class, cluster: 1  |
+
+    These are the values of scipy's `spearmanr` (average ranks of ties) and scikit-learn's `average_precision_score`
+    (ties enter together) and `v_measure_score`; where the statistic is undefined on a resample, scikit-learn's
+    convention holds, and no correlation counts as 0.
+
+    Args:
+        statistic: one of the table.
+        predictions: of k rivals (similarities, say), of which the best counts; `(n,)` stands for k = 1.
+        target: what is right.
+        sets: number of the sub-set of each example. The statistic, and the best of the rivals, is taken within each
+            sub-set and averaged over the sub-sets. None: one set.
+
+    Raises:
+        ValueError: an unknown statistic, columns of different lengths, no example, a value that is not finite, a label
+            other than 0 and 1, a target missing or too much.
+
+    >>> pairs = Examples("average_precision", [[0.9, 0.8, 0.1], [0.2, 0.9, 0.3]], [1, 0, 1])
+    >>> round(pairs.value(), 4)  # the first rival: (1/1 + 2/3) / 2; the second: (1/2 + 2/3) / 2
+    0.8333
+    >>> Examples("mean", [1.0, 0.0, 0.5], sets=[0, 0, 1]).value()
+    0.5
+    >>> pairs.replicates(resamples=4).shape, len(pairs)
+    ((4,), 3)
+    """
+
+    statistic: str
+    predictions: NDArray
+    target: NDArray | None = None
+    sets: NDArray | None = None
+
+    def __post_init__(self) -> None:
+        if self.statistic not in _STATISTICS:
+            raise ValueError(f"statistic must be one of {', '.join(_STATISTICS)}, got {self.statistic!r}")
+        for name in ("predictions", "target", "sets"):
+            column = getattr(self, name)
+            if column is not None:
+                object.__setattr__(self, name, np.atleast_2d(column) if name == "predictions" else np.asarray(column))
+        if self.predictions.ndim != 2 or 0 in self.predictions.shape:
+            raise ValueError(f"predictions must be (k, n) with at least one example, got {self.predictions.shape}")
+        if (self.target is None) != (self.statistic == "mean"):
+            raise ValueError(f"{self.statistic} {'needs a' if self.target is None else 'takes no'} target")
+        for name, column in (("predictions", self.predictions), ("target", self.target), ("sets", self.sets)):
+            if column is None:
+                continue
+            if name != "predictions" and column.shape != (len(self),):
+                raise ValueError(f"{name} must have one value for each of the {len(self)} examples, got {column.shape}")
+            if column.dtype.kind not in "biuf":
+                raise ValueError(f"{name} must be numbers, got {str(column.flat[0])!r}; give classes and sets numbers")
+            bad = np.argwhere(~np.isfinite(column))
+            if len(bad):
+                raise ValueError(f"{name} must be finite, got {column[tuple(bad[0])]} for example {bad[0][-1]}")
+        if self.statistic == "average_precision":
+            strange = set(np.unique(np.asarray(self.target)).tolist()) - {0, 1}
+            if strange:
+                raise ValueError(f"labels must be 0 or 1, got {min(strange)}")
+        if self.statistic == "v_measure" and len(self.predictions) > 1:
+            raise ValueError(f"v_measure takes one clustering, got {len(self.predictions)}")
+
+    def __len__(self) -> int:
+        return self.predictions.shape[1]
+
+    def value(self) -> float:
+        """Return the statistic: 0 to 1, or -1 to 1 for a correlation."""
+        return float(np.mean([_best(rivals)(np.ones((1, n), dtype=np.int32))[0] for n, rivals in self._parts()]))
+
+    def replicates(self, resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+        """Return the statistic on bootstrap samples, `(resamples,)`.
+
+        Examples are drawn with replacement within each sub-set, as many as it has. Which are drawn follows from the
+        number of examples, the sub-sets and the seed alone: the replicates of two models on the same examples belong
+        together one by one, and more resamples go on where fewer ended.
+
+        Raises:
+            ValueError: no resample.
+        """
+        if resamples < 1:
+            raise ValueError(f"resamples must be at least 1, got {resamples}")
+        total, parts = np.zeros(resamples), self._parts()
+        for part, (n, rivals) in enumerate(parts):
+            statistic, start = _best(rivals), 0
+            for counts in draw_counts(n, resamples, seed, part):
+                total[start : start + len(counts)] += statistic(counts)
+                start += len(counts)
+        return total / len(parts)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the columns to one file, in NumPy's npz format."""
+        columns: dict[str, Any] = {"predictions": self.predictions, "target": self.target, "sets": self.sets}
+        given = {name: column for name, column in columns.items() if column is not None}
+        with Path(path).open("wb") as file:
+            np.savez(file, statistic=self.statistic, **given)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Examples:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file holds something else, or is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                columns = {name: file[name] for name in file.files}
+            return cls(str(columns.pop("statistic")), **columns)
+        except (zipfile.BadZipFile, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} does not hold examples as save() writes them ({error}); make it anew") from error
+
+    def _parts(self) -> list[tuple[int, list[Statistic]]]:
+        """Of each sub-set, in the order of the numbers: how many examples, and the statistic of each rival."""
+        prepare = _STATISTICS[self.statistic]
+        sets = np.zeros(len(self), dtype=int) if self.sets is None else self.sets
+        parts = []
+        for number in np.unique(sets):
+            rows = np.flatnonzero(sets == number)
+            target = None if self.target is None else self.target[rows]
+            parts.append((len(rows), [prepare(rival[rows], target) for rival in self.predictions]))
+        return parts
+
+
+def draw_counts(n: int, resamples: int, seed: int = 0, part: int = 0) -> Iterator[Counts]:
+    """Give bootstrap samples of n examples as counts `(block, n)`, block by block; every row sums to n.
+
+    >>> [(counts.shape, counts.sum(axis=1).tolist()) for counts in draw_counts(5, resamples=2)]
+    [((2, 5), [5, 5])]
+    """
+    random = np.random.default_rng([seed, part, n])
+    block = max(1, BLOCK // n)
+    for start in range(0, resamples, block):
+        drawn = random.integers(n, size=(min(block, resamples - start), n))
+        counts = np.empty(drawn.shape, dtype=np.int32)
+        for row, examples in enumerate(drawn):
+            counts[row] = np.bincount(examples, minlength=n)
+        yield counts
+
+
+def _best(rivals: list[Statistic]) -> Statistic:
+    return lambda counts: np.max([statistic(counts) for statistic in rivals], axis=0)
+
+
+# -- The statistics: each sorts once, and returns a function of counts -------------------------------------------------
+
+
+def _mean(values: NDArray, target: None) -> Statistic:
+    values = values.astype(float)
+    return lambda counts: np.vecdot(counts.astype(float), values) / values.size
+
+
+def _spearman(scores: NDArray, gold: NDArray) -> Statistic:
+    """Pearson correlation of average ranks: `sum w r s / sqrt(sum w r^2 * sum w s^2)`, ranks r, s minus their mean."""
+    (order, ends, group), (gold_order, gold_ends, gold_group) = _sorted_groups(scores), _sorted_groups(gold)
+    gold_of = np.empty_like(gold_group)
+    gold_of[gold_order] = gold_group
+    gold_in_order = gold_of[order]
+
+    def statistic(counts: Counts) -> NDArray[np.float64]:
+        r, drawn = _twice_centred_ranks(counts, order, ends)  # (resamples, groups)
+        s, gold_drawn = _twice_centred_ranks(counts, gold_order, gold_ends)
+        spread = np.vecdot(drawn * r, r) * np.vecdot(gold_drawn * s, s)
+        weighted = s.take(gold_in_order, axis=1) * counts.take(order, axis=1)  # (resamples, n)
+        together = np.vecdot(weighted, r if len(ends) == len(order) else r.take(group, axis=1))
+        return np.divide(together, np.sqrt(spread), out=np.zeros(len(counts)), where=spread > 0)
+
+    return statistic
+
+
+def _average_precision(scores: NDArray, labels: NDArray) -> Statistic:
+    """`sum over thresholds of (recall - recall before) * precision`, the thresholds being the distinct scores."""
+    order, ends, group = _sorted_groups(-scores.astype(float))
+    positive = np.flatnonzero(labels[order])
+    # Recall moves only where there are positives: of the thresholds, the others need not be looked at.
+    hit_ends = np.flatnonzero(np.diff(group[positive], append=-1))
+    seen_ends = ends[group[positive[hit_ends]]]
+
+    def statistic(counts: Counts) -> NDArray[np.float64]:
+        seen = _ends_of_sums(counts, order, seen_ends)
+        hits = _ends_of_sums(counts, order[positive], hit_ends)  # (resamples, thresholds)
+        found = np.diff(hits, axis=1, prepend=0)
+        return np.vecdot(found, hits / np.maximum(seen, 1)) / np.maximum(found.sum(axis=1), 1)
+
+    return statistic
+
+
+def _v_measure(clusters: NDArray, classes: NDArray) -> Statistic:
+    """`2 I / (H(classes) + H(clusters))`, the harmonic mean of homogeneity and completeness; I = mutual information.
+
+    Source: Rosenberg and Hirschberg, 2007, V-Measure (EMNLP-CoNLL), with beta = 1.
+    """
+    margins = [np.unique(column, return_inverse=True)[1] for column in (classes, clusters)]
+    order, ends, _ = _sorted_groups(margins[0] * (margins[1].max() + 1) + margins[1])
+    in_margin = [np.eye(margin.max() + 1)[margin[order[ends]]] for margin in margins]  # (cells, classes or clusters)
+    n = len(classes)
+    x_log_x = np.arange(n + 1) * np.log(np.maximum(np.arange(n + 1), 1))
+
+    def entropy(counts: NDArray) -> NDArray[np.float64]:
+        return np.log(n) - x_log_x.take(counts).sum(axis=1) / n
+
+    def statistic(counts: Counts) -> NDArray[np.float64]:
+        cells = np.diff(_ends_of_sums(counts, order, ends), axis=1, prepend=0)  # the table's cells that are not empty
+        apart = sum(entropy(np.rint(cells @ margin).astype(int)) for margin in in_margin)
+        information = np.maximum(apart - entropy(cells), 0)
+        return np.divide(2 * information, apart, out=np.ones(len(counts)), where=apart > 1e-12)
+
+    return statistic
+
+
+_STATISTICS: dict[str, Callable[[NDArray, Any], Statistic]] = {
+    "mean": _mean,
+    "spearman": _spearman,
+    "average_precision": _average_precision,
+    "v_measure": _v_measure,
+}
+
+
+def _sorted_groups(values: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Sort ascending; return the order `(n,)`, where each group of ties ends `(groups,)`, and the groups `(n,)`."""
+    order = np.argsort(values, kind="stable")
+    new = np.diff(values[order], prepend=values[order[:1]]) != 0
+    ends = np.append(np.flatnonzero(new) - 1, len(values) - 1)
+    return order, ends, np.cumsum(new)
+
+
+def _ends_of_sums(counts: Counts, order: NDArray, ends: NDArray) -> NDArray[np.int32]:
+    """How many were drawn up to the end of each group: `(resamples, groups)`."""
+    sums = np.cumsum(counts.take(order, axis=1), axis=1, dtype=np.int32)
+    return sums if len(ends) == len(order) else sums.take(ends, axis=1)
+
+
+def _twice_centred_ranks(counts: Counts, order: NDArray, ends: NDArray) -> tuple[NDArray, NDArray]:
+    """Return `2 (rank - mean rank)` of each group, a whole number hence exact, and how many of it were drawn.
+
+    With `before` drawn below a group and `upto` up to its end, its average rank is `(before + 1 + upto) / 2`, and the
+    mean of all ranks is `(n + 1) / 2`.
+    """
+    upto = _ends_of_sums(counts, order, ends)
+    drawn = np.diff(upto, axis=1, prepend=0)
+    return (2 * upto - drawn - len(order)).astype(float), drawn

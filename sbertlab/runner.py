@@ -1,0 +1,352 @@
+"""Runs a benchmark: one job a model, one cell a task; what is finished is never computed again.
+
+A job makes a model from an encoder, a variant and a seed, fine-tunes it where the variant says so, and measures it on
+tasks. Each finished cell is written to disk under a key made of all that its number follows from, so a run that was
+killed goes on where it was, and a second run finds everything done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from sbertlab import helpdesk
+from sbertlab.benchmark_recipe import Recipe
+from sbertlab.embedding_store import EmbeddingStore, StoredEmbeddings
+from sbertlab.encoders import TUNED, UNTUNED, Encoder, facts, weights_digest
+from sbertlab.mteb_tasks import PUBLISHED
+from sbertlab.resampling import Examples
+from sbertlab.safe_files import sha256_of, staged_folder
+from sbertlab.tasks import Task
+
+Engine = Literal["processes", "ray"]
+
+FACTS = "facts"
+"""In the place of a task's name: the cell that holds what a model is, and how fast it encodes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to make and to measure.
+
+    Args:
+        encoder: what to make it from.
+        seed: of its weights where these are random, and of its fine-tuning.
+        recipe: how to fine-tune it; None leaves it as it is.
+    """
+
+    encoder: Encoder
+    seed: int
+    recipe: Recipe | None = None
+
+    @property
+    def variant(self) -> str:
+        """ "untuned" or "fine-tuned"."""
+        return UNTUNED if self.recipe is None else TUNED
+
+    def make(self) -> Any:
+        """Return the model, fine-tuned when there is a recipe."""
+        model = self.encoder.make(self.seed)
+        if self.recipe is not None:
+            self.recipe.fine_tune(model, self.encoder, self.seed)
+        return model
+
+    def origin(self) -> dict[str, Any]:
+        """Return all that the model follows from, for a key: names, weights, recipe, training data, seed, libraries."""
+        return {
+            "encoder": self.encoder.name,
+            "weights": self.encoder.revision(),
+            "seed": self.seed,
+            "recipe": None if self.recipe is None else _settings(self.recipe),
+            "learning_rate": None if self.recipe is None else self.encoder.learning_rates.get(self.recipe.name),
+            "versions": {name: version(name) for name in ("sbertlab", "torch", "transformers", "scikit-learn")},
+        }
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What a fine-tuning follows from; words about it are not part of that."""
+    settings = {name: value for name, value in recipe.describe().items() if name != "differences"}
+    return settings | {"data": recipe.data_sha256()}
+
+
+def jobs_of(encoders: Iterable[Encoder], seeds: int, recipe: Recipe) -> list[Job]:
+    """Return the jobs: each encoder untuned (with every seed where its weights are random), then fine-tuned a seed.
+
+    >>> from sbertlab.benchmark_recipe import OFFLINE
+    >>> jobs = jobs_of([Encoder("fixed", len), Encoder("random", len, random=True, trainable=True)], 2, OFFLINE)
+    >>> [(job.encoder.name, job.variant, job.seed) for job in jobs]
+    [('fixed', 'untuned', 0), ('random', 'untuned', 0), ('random', 'untuned', 1), ('random', 'fine-tuned', 0), \
+('random', 'fine-tuned', 1)]
+    """
+    jobs = []
+    for encoder in encoders:
+        jobs += [Job(encoder, seed) for seed in range(seeds if encoder.random else 1)]
+        jobs += [Job(encoder, seed, recipe) for seed in range(seeds if encoder.trainable else 0)]
+    return jobs
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What came out of a job and a task: numbers for a row of the table, and the examples that intervals need."""
+
+    row: dict[str, Any]
+    examples: Examples | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has an error in place of a number."""
+        return bool(self.row.get("error"))
+
+
+class CellStore:
+    """Finished cells on disk, a folder each, whole or not there at all.
+
+    Args:
+        folder: where they lie; made when the first is written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def get(self, key: str) -> Cell | None:
+        """Return the cell with this key, or None where there is none or a damaged one, which is removed."""
+        place = self.folder / key
+        try:
+            record = json.loads((place / "cell.json").read_text(encoding="utf-8"))
+            file = place / "examples.npz"
+            if record["examples"] is None:
+                return Cell(record["row"])
+            if sha256_of(file) != record["examples"]:
+                raise ValueError(f"{file} was altered")
+            return Cell(record["row"], Examples.load(file))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            shutil.rmtree(place, ignore_errors=True)
+            return None
+
+    def put(self, key: str, cell: Cell) -> None:
+        """Write a cell; one that lies there already is replaced."""
+        with staged_folder(self.folder / key) as folder:
+            digest = None
+            if cell.examples is not None:
+                cell.examples.save(folder / "examples.npz")
+                digest = sha256_of(folder / "examples.npz")
+            text = json.dumps({"row": cell.row, "examples": digest}, indent=2)
+            (folder / "cell.json").write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job, the tasks it still has to be measured on by their keys, and where to leave what is finished."""
+
+    job: Job
+    tasks: Mapping[str, Task | None]
+    cells: CellStore
+    store: EmbeddingStore | None = None
+    threads: int | None = None
+    device: int | None = None
+
+    def cells_of(self) -> Iterator[tuple[str, Cell]]:
+        """Yield the key and the cell of each task; finished ones are on disk by then, failed ones are not."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        if self.device is not None:
+            torch.cuda.set_device(self.device)
+        embeddings: Any = None
+        broken: Exception | None = None
+        try:
+            model = self.job.make()
+            embeddings = StoredEmbeddings(model, self.store, name=self.job.encoder.name)
+        except Exception as error:
+            broken = error
+        for key, task in self.tasks.items():
+            start = time.perf_counter()
+            row, examples = row_of(self.job, task), None
+            try:
+                if broken is not None:
+                    raise broken
+                if task is None:
+                    row |= facts(model) | {"sentences_per_second": sentences_per_second(model)}
+                else:
+                    score = task.evaluate(embeddings)
+                    examples = score.examples
+                    row |= {"value": score.value, "n": len(examples)}
+            except Exception as error:
+                row |= {"tag": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
+            cell = Cell(row | {"seconds": round(time.perf_counter() - start, 2)}, examples)
+            if not cell.failed:
+                self.cells.put(key, cell)
+            yield key, cell
+
+    def finish(self) -> list[tuple[str, Cell]]:
+        """Return what `cells_of` yields: for another process."""
+        return list(self.cells_of())
+
+
+def row_of(job: Job, task: Task | None) -> dict[str, Any]:
+    """Return what is known of a cell before it is measured."""
+    row: dict[str, Any] = {
+        "model": job.encoder.name,
+        "revision": job.encoder.revision()[:12],
+        "variant": job.variant,
+        "recipe": "" if job.recipe is None else job.recipe.name,
+        "seed": job.seed,
+    }
+    if task is None:
+        return row | {"task": FACTS, "error": ""}
+    tag = "proxy" if helpdesk.CORPUS in task.files else "measured"
+    row |= {"task": task.name, "family": task.family, "metric": task.metric}
+    return row | {"value": np.nan, "n": 0, "tag": tag, "error": ""}
+
+
+def key_of(job: Job, task: Task | None) -> str:
+    """Return the SHA-256, in hex, of all that a cell's number follows from."""
+    asked: dict[str, Any] | None = None
+    if task is not None:
+        files = {file.name: weights_digest([file]) for file in task.files}
+        asked = {"name": task.name, "metric": task.metric, "note": task.note, "files": files}
+        if task.name in PUBLISHED:
+            asked["pins"] = PUBLISHED[task.name].pins
+    origin = json.dumps({"job": job.origin(), "task": asked}, sort_keys=True, default=str)
+    return hashlib.sha256(origin.encode()).hexdigest()
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    tasks: Sequence[Task],
+    cells: CellStore,
+    store: EmbeddingStore | None = None,
+    *,
+    fresh: bool = False,
+    workers: int = 1,
+    engine: Engine = "processes",
+) -> list[Cell]:
+    """Return the cells of all jobs and tasks, in that order, computing only those that are not on disk.
+
+    Before the tasks, every untuned job with seed 0 has one cell more, with `FACTS` for its task.
+
+    Args:
+        jobs: the models to make.
+        tasks: what to measure them on.
+        cells: where finished cells lie.
+        store: of embeddings, shared by tasks and runs; None keeps them in memory only.
+        fresh: compute everything again.
+        workers: processes at a time, each with its share of the processor's cores or one of the GPUs.
+        engine: "processes" on this machine, or "ray": one task a job on the cluster that RAY_ADDRESS names (this
+            machine when it names none).
+
+    Raises:
+        ValueError: workers below 1, an unknown engine.
+        ImportError: "ray" without ray.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    if engine not in ("processes", "ray"):
+        raise ValueError(f'engine must be "processes" or "ray", got {engine!r}')
+    keys: list[str] = []
+    found: dict[str, Cell] = {}
+    waiting: list[Work] = []
+    alone = workers == 1 and engine == "processes"
+    for job in jobs:
+        asked: list[Task | None] = [*([None] if job.variant == UNTUNED and job.seed == 0 else []), *tasks]
+        missing: dict[str, Task | None] = {}
+        for task in asked:
+            keys.append(key := key_of(job, task))
+            cell = None if fresh else cells.get(key)
+            if cell is None:
+                missing[key] = task
+            else:
+                found[key] = cell
+        if missing:
+            threads = None if alone or engine == "ray" else max(1, (os.cpu_count() or 1) // workers)
+            gpus = 0 if alone or engine == "ray" else torch.cuda.device_count()
+            device = len(waiting) % gpus if gpus else None
+            waiting.append(Work(job, missing, cells, store, threads, device))
+    with tqdm(total=len(keys), initial=len(found), desc="Benchmark", unit="cell") as bar:
+        for key, cell in _done(waiting, workers, engine, bar):
+            if engine == "ray" and not cell.failed:
+                cells.put(key, cell)  # the machine that computed it may have another disk
+            found[key] = cell
+            bar.update()
+    return [found[key] for key in keys]
+
+
+def _done(waiting: Sequence[Work], workers: int, engine: Engine, bar: Any) -> Iterator[tuple[str, Cell]]:
+    """Yield cells as they come: one by one in this process, a job at a time from others."""
+    if engine == "ray":
+        yield from _by_ray(waiting)
+    elif workers > 1:
+        yield from _by_processes(waiting, workers)
+    else:
+        for work in waiting:
+            bar.set_postfix_str(f"{work.job.encoder.name}, {work.job.variant}, seed {work.job.seed}")
+            yield from work.cells_of()
+
+
+def _by_processes(waiting: Sequence[Work], workers: int) -> Iterator[tuple[str, Cell]]:
+    """A pool of fresh processes; when one of them dies, the jobs that it takes along are failed cells."""
+    from concurrent.futures import as_completed
+
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(workers) as pool:
+        works = {pool.submit(work.finish): work for work in waiting}
+        for future in as_completed(works):
+            try:
+                yield from future.result()
+            except Exception as error:
+                yield from _lost(works[future], error)
+
+
+def _by_ray(waiting: Sequence[Work]) -> Iterator[tuple[str, Cell]]:
+    """One Ray task a job, each with a GPU where the cluster has any."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError('engine="ray" needs ray: pip install "sbertlab[ray]"') from error
+    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    share: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+    remote = ray.remote(**share)(Work.finish)
+    works = {remote.remote(work): work for work in waiting}
+    left = list(works)
+    while left:
+        (done,), left = ray.wait(left)
+        try:
+            yield from ray.get(done)
+        except Exception as error:
+            yield from _lost(works[done], error)
+
+
+def _lost(work: Work, error: Exception) -> Iterator[tuple[str, Cell]]:
+    """The cells of a job whose process was lost: those it had finished, and for the others the reason."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    for key, task in work.tasks.items():
+        finished = work.cells.get(key)
+        lost = row_of(work.job, task) | {"tag": "failed", "error": f"the process was lost: {reason}", "seconds": 0.0}
+        yield key, finished or Cell(lost)
+
+
+def sentences_per_second(model: Any, rounds: int = 3) -> float:
+    """Return how many help-desk phrasings a second the model encodes, the median of several rounds over 256 of them."""
+    encode = getattr(model, "encode", None) or model.transform
+    texts = helpdesk.load_helpdesk("test")["text"].drop_duplicates().head(256).tolist()
+    encode(texts[:32])
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        encode(texts)
+        seconds.append(time.perf_counter() - start)
+    return round(len(texts) / float(np.median(seconds)), 1)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sbertlab import SentenceTransformer, local_tasks
+from sbertlab.tasks import Task, helpdesk_tasks, select_tasks
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode()))
+
+
+def lines(**texts: str) -> str:
+    return "".join(json.dumps({"id": key, "text": text}) + "\n" for key, text in texts.items())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Small sets of every kind."""
+    sts = 'split,sentence1,sentence2,score\ntrain,x,y,0\ntest,aa,ab,1\ntest,"a, ""b""",NA,0.2\ntest,ba,null,0.4\n'
+    write(tmp_path / "stsb" / "data.csv.gz", sts)
+    write(tmp_path / "sickr" / "data.csv.gz", sts)
+    write(tmp_path / "mine" / "data.csv.gz", "sentence1,sentence2,label\naa,ab,1\nab,bb,0\n")
+    write(tmp_path / "twitter_url" / "data.csv.gz", "split,sentence1,sentence2,label\ntest,aa,ab,1\ntest,ab,bb,0\n")
+    write(tmp_path / "stackoverflow_short" / "data.csv.gz", "split,text,label\nall,a,x\nall,aa,x\nall,b,y\nall,bb,y\n")
+    for name in ("wikiqa", "medline"):
+        write(tmp_path / name / "queries.jsonl.gz", lines(q1="a", q2="b", q3="ab"))
+        write(tmp_path / name / "corpus.jsonl.gz", lines(**{"1": "aaa", "2": "b", "3": "ba", "4": "a"}))
+        rows = ["q1\t1\t1\ttest", "q1\t2\t0\ttest", "q2\t3\t2\ttest", "q2\t1\t0\ttest", "q3\t4\t1\ttrain"]
+        write(tmp_path / name / "qrels.tsv.gz", "query_id\tcorpus_id\trelevance\tsplit\n" + "\n".join(rows) + "\n")
+    return tmp_path
+
+
+class Letters:
+    """Counts a, b and everything, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        self.asked += texts
+        return [[text.count("a"), text.count("b"), 1] for text in texts]
+
+
+def local(name: str, folder: Path) -> Task:
+    (task,) = select_tasks([name], folder)
+    return task
+
+
+def test_the_family_of_a_local_set_follows_from_its_files(folder: Path) -> None:
+    names = ["stsb", "mine", "stackoverflow_short", "wikiqa", "medline"]
+    found = {task.name: (task.family, task.metric, task.note) for task in select_tasks(names, folder)}
+    assert found == {
+        "stsb": ("STS", "spearman_cosine", "test rows"),
+        "mine": ("duplicates", "cosine_ap", "all rows"),
+        "stackoverflow_short": ("clustering", "v_measure", "all rows, 5,000 drawn"),
+        "wikiqa": ("reranking", "map", "test rows"),
+        "medline": ("retrieval", "cos_sim_map@100", "test rows"),
+    }
+    for task in select_tasks(names, folder):
+        assert -100 <= task.evaluate(Letters()).value <= 100
+        assert all(file.exists() for file in task.files)
+
+
+def test_only_test_rows_count_and_texts_such_as_na_and_null_are_texts(folder: Path) -> None:
+    model = Letters()
+    local("stsb", folder).evaluate(model)
+    assert set(model.asked) == {"aa", "ab", 'a, "b"', "NA", "ba", "null"}
+    assert len(local("sickr", folder).evaluate(Letters()).per_example) == 4, "every split of SICK-R counts"
+    write(folder / "other" / "data.csv.gz", "split,sentence1,sentence2,score\nx,aa,b,0\ny,ab,b,1\n")
+    assert len(local("other", folder).evaluate(Letters()).per_example) == 2, "a set without test rows counts whole"
+    write(folder / "stsb" / "data.csv.gz", "split,sentence1,sentence2,score\nx,aa,b,0\ny,ab,b,1\n")
+    with pytest.raises(ValueError, match=r"data.csv.gz has no row of split 'test', only of x, y"):
+        local("stsb", folder).evaluate(Letters())
+
+
+def test_judged_documents_are_reranked_and_a_corpus_is_searched(folder: Path) -> None:
+    model = Letters()
+    reranked = local("wikiqa", folder).evaluate(model).per_example
+    assert reranked[["positives", "negatives"]].to_numpy().tolist() == [[1, 1], [1, 1]]
+    assert "a" in model.asked
+    searched = local("medline", folder).evaluate(Letters()).per_example
+    assert searched["query_id"].tolist() == ["q1", "q2"]
+    assert searched["relevant"].tolist() == [1, 1]
+
+
+def test_the_default_tasks_are_those_of_the_corpus_and_the_sets_that_are_there_and_not_large(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [task.name for task in helpdesk_tasks()]
+    monkeypatch.delenv(local_tasks.DATA_VARIABLE, raising=False)
+    assert [task.name for task in select_tasks()] == own
+    monkeypatch.setenv(local_tasks.DATA_VARIABLE, str(folder))
+    assert [task.name for task in select_tasks()] == [*own, "stsb", "sickr", "wikiqa", "medline"]
+
+
+def test_a_sample_is_stated_and_is_the_same_every_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(local_tasks.LOCAL_SETS, "stackoverflow_short", local_tasks.LocalSet("all", sample=3))
+    task = local("stackoverflow_short", folder)
+    assert task.note == "all rows, 3 drawn"
+    first, second = task.evaluate(Letters()).per_example, task.evaluate(Letters()).per_example
+    assert first["text"].tolist() == second["text"].tolist()
+    assert len(first) == 3
+
+
+def break_columns(folder: Path) -> None:
+    write(folder / "stsb" / "data.csv.gz", "first,second,score\na,b,1\n")
+
+
+def break_score(folder: Path) -> None:
+    write(folder / "stsb" / "data.csv.gz", "sentence1,sentence2,score\na,b,1\na,b,high\n")
+
+
+def break_rows(folder: Path) -> None:
+    write(folder / "stsb" / "data.csv.gz", "sentence1,sentence2,score\n")
+
+
+def break_gzip(folder: Path) -> None:
+    (folder / "stsb" / "data.csv.gz").write_bytes(b"sentence1,sentence2,score\n")
+
+
+def break_file(folder: Path) -> None:
+    (folder / "stsb" / "data.csv.gz").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (break_columns, r"data.csv.gz has the columns first, second, score; a task needs one of .*sentence1.*\(STS\)"),
+        (break_score, "data.csv.gz: scores must be numbers.*'high'"),
+        (break_gzip, "data.csv.gz cannot be read.*it must be gzip, UTF-8"),
+        (break_rows, "data.csv.gz has no rows; fill it, or take the folder stsb away"),
+        (break_file, "data.csv.gz is missing; the set stsb needs data.csv.gz, or qrels.tsv.gz, queries"),
+    ],
+)
+def test_a_broken_table_is_named_with_what_is_expected(
+    folder: Path, harm: Callable[[Path], None], message: str
+) -> None:
+    harm(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        local("stsb", folder).evaluate(Letters())
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (
+            "qrels.tsv.gz",
+            "query_id\tdoc\trelevance\nq1\t1\t1\n",
+            "lacks corpus_id; its columns are query_id, doc, relev",
+        ),
+        ("qrels.tsv.gz", "query_id\tcorpus_id\trelevance\nq1\t9\t1\n", "1 rows whose corpus_id is not .* such as '9'"),
+        ("qrels.tsv.gz", "query_id\tcorpus_id\trelevance\nq1\t1\tyes\n", "the relevance 'yes', expected a number"),
+        ("corpus.jsonl.gz", '{"id": "1", "text"\n', "corpus.jsonl.gz cannot be read"),
+        ("corpus.jsonl.gz", "", "corpus.jsonl.gz has no rows"),
+    ],
+)
+def test_a_broken_retrieval_set_is_named_with_what_is_expected(
+    folder: Path, file: str, text: str, message: str
+) -> None:
+    write(folder / "medline" / file, text)
+    with pytest.raises(ValueError, match=message):
+        local("medline", folder).evaluate(Letters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value"), [("stsb", 82.03), ("sickr", 77.58), ("biosses", 81.21), ("twitter_url", 77.09)]
+)
+def test_minilm_gets_the_known_value_on_a_real_set(
+    name: str, value: float, data_dir: Path, minilm: SentenceTransformer
+) -> None:
+    assert local(name, data_dir).evaluate(minilm).value == pytest.approx(value, abs=0.05)
+
+
+@pytest.mark.slow
+def test_mpnet_gets_the_known_value_on_stsb(data_dir: Path) -> None:
+    mpnet = SentenceTransformer("all-mpnet-base-v2", device="cpu")
+    assert local("stsb", data_dir).evaluate(mpnet).value == pytest.approx(83.42, abs=0.05)

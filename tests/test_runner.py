@@ -1,0 +1,238 @@
+"""The runner: one cell a model and task, finished ones never computed again, failed ones recorded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sbertlab import SentenceTransformer
+from sbertlab.benchmark_recipe import HelpdeskRecipe
+from sbertlab.embedding_store import EmbeddingStore
+from sbertlab.encoders import ENCODERS, Encoder
+from sbertlab.resampling import Examples
+from sbertlab.runner import FACTS, Cell, CellStore, Job, jobs_of, key_of, run_jobs, sentences_per_second
+from sbertlab.tasks import Task, helpdesk_tasks
+
+SHORT = HelpdeskRecipe(rows=60)
+TASKS = [task for task in helpdesk_tasks() if task.family in ("duplicates", "clustering")]
+
+
+class Letters:
+    """An encoder of 26 numbers, which counts what it is asked."""
+
+    asked: list[str] = []  # noqa: RUF012 (shared on purpose)
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        self.asked.extend(texts)
+        return np.array([[1 + text.lower().count(chr(97 + place)) for place in range(26)] for text in texts], float)
+
+
+class Failing:
+    def encode(self, texts: list[str]) -> Any:
+        raise RuntimeError("out of | memory")
+
+
+def make_letters(seed: int) -> Letters:
+    return Letters(seed)
+
+
+LETTERS = Encoder("letters", make_letters)
+
+
+def values(cells: list[Cell]) -> list[tuple[Any, ...]]:
+    return [
+        (cell.row["model"], cell.row["variant"], cell.row["seed"], cell.row["task"], cell.row.get("value"))
+        for cell in cells
+    ]
+
+
+def test_every_job_gives_one_cell_a_task_in_order_and_the_facts_of_each_model_once(tmp_path: Path) -> None:
+    encoders = [LETTERS, Encoder("random letters", make_letters, random=True)]
+    cells = run_jobs(jobs_of(encoders, 2, SHORT), TASKS, CellStore(tmp_path))
+    names = [task.name for task in TASKS]
+    places = [(cell.row["model"], cell.row["seed"], cell.row["task"]) for cell in cells]
+    expected = [("letters", 0, name) for name in [FACTS, *names]]
+    expected += [("random letters", 0, name) for name in [FACTS, *names]]
+    assert places == expected + [("random letters", 1, name) for name in names]
+    facts = cells[0].row
+    assert facts["dimensions"] == 26
+    assert facts["sentences_per_second"] > 0
+    assert [cell.row["n"] for cell in cells if cell.row["task"] != FACTS] == [2000, 576] * 3
+    assert {cell.row["tag"] for cell in cells if cell.row["task"] != FACTS} == {"proxy"}
+
+
+def test_a_second_run_computes_nothing(tmp_path: Path) -> None:
+    jobs, store = jobs_of([LETTERS], 1, SHORT), EmbeddingStore(tmp_path / "embeddings")
+    first = run_jobs(jobs, TASKS, CellStore(tmp_path / "cells"), store)
+    Letters.asked.clear()
+    second = run_jobs(jobs, TASKS, CellStore(tmp_path / "cells"), store)
+    assert Letters.asked == []
+    assert [cell.row for cell in first] == [cell.row for cell in second]
+    for one, other in zip(first, second, strict=True):
+        if one.examples is not None and other.examples is not None:
+            np.testing.assert_array_equal(one.examples.predictions, other.examples.predictions)
+    again = run_jobs(jobs, TASKS, CellStore(tmp_path / "cells"), fresh=True)
+    assert Letters.asked
+    assert values(again) == values(first)
+
+
+def test_a_model_that_is_fine_tuned_is_measured_after_its_training(
+    tiny: Callable[..., SentenceTransformer], tmp_path: Path
+) -> None:
+    small = Encoder(
+        "tiny", lambda seed: tiny(seed=7, dropout=0.1), trainable=True, learning_rates={"helpdesk-triplets": 1e-3}
+    )
+    jobs = jobs_of([small], 2, SHORT)
+    scores = [cell.row["value"] for cell in run_jobs(jobs, TASKS[:1], CellStore(tmp_path)) if cell.examples]
+    assert len(set(scores)) == 3, "untuned, and two fine-tunings by different seeds"
+    again = [cell.row["value"] for cell in run_jobs(jobs, TASKS[:1], CellStore(tmp_path / "other")) if cell.examples]
+    assert again == scores
+
+
+def test_a_cell_that_fails_is_recorded_with_its_error_not_kept_and_tried_again(tmp_path: Path) -> None:
+    broken = Task("broken", "STS", "no_such_metric", "", TASKS[0].load)
+    models = [Encoder("cannot be made", lambda seed: 1 / 0), Encoder("cannot encode", lambda seed: Failing()), LETTERS]
+    cells = run_jobs(jobs_of(models, 1, SHORT), [broken, TASKS[0]], CellStore(tmp_path))
+    errors = [cell.row["error"] for cell in cells]
+    assert errors[:3] == ["ZeroDivisionError: division by zero"] * 3
+    assert errors[3:6] == ["RuntimeError: out of | memory"] * 3
+    assert errors[6] == ""
+    assert errors[7].startswith("ValueError: task 'broken' has the metric 'no_such_metric'")
+    assert errors[8] == ""
+    assert all(cell.row["tag"] == "failed" for cell in cells if cell.row["error"])
+    mended = run_jobs(jobs_of([LETTERS], 1, SHORT), [TASKS[0]], CellStore(tmp_path))
+    assert [cell.failed for cell in mended] == [False, False]
+    assert len(list(tmp_path.iterdir())) == 2, "the facts and one task of the only model that works"
+
+
+def test_the_key_follows_everything_that_the_number_follows_from(tmp_path: Path) -> None:
+    job, task = Job(ENCODERS["all-MiniLM-L6-v2"], 0, SHORT), TASKS[0]
+    others = [
+        key_of(Job(ENCODERS["all-MiniLM-L6-v2"], 1, SHORT), task),
+        key_of(Job(ENCODERS["all-MiniLM-L6-v2"], 0), task),
+        key_of(Job(ENCODERS["MiniLM-tokens"], 0, SHORT), task),
+        key_of(Job(ENCODERS["all-MiniLM-L6-v2"], 0, HelpdeskRecipe(rows=90)), task),
+        key_of(job, TASKS[1]),
+        key_of(job, None),
+    ]
+    (tmp_path / "texts").write_text("one")
+    with_file = Task("t", "STS", "m", "", task.load, (tmp_path / "texts",))
+    others.append(key_of(job, with_file))
+    (tmp_path / "texts").write_text("other")
+    others.append(key_of(job, with_file))
+    assert key_of(job, task) == key_of(Job(ENCODERS["all-MiniLM-L6-v2"], 0, HelpdeskRecipe(rows=60)), task)
+    assert len({key_of(job, task), *others}) == len(others) + 1
+
+
+@pytest.mark.parametrize("damage", ["cell.json", "examples.npz", "missing"])
+def test_a_damaged_cell_is_removed_and_computed_again(tmp_path: Path, damage: str) -> None:
+    store = CellStore(tmp_path)
+    store.put("k", Cell({"task": "t", "value": 1.0}, Examples("mean", np.ones((1, 3)), None, None)))
+    found = store.get("k")
+    assert found is not None
+    assert len(found.examples or ()) == 3
+    if damage == "missing":
+        (tmp_path / "k" / "examples.npz").unlink()
+    else:
+        path = tmp_path / "k" / damage
+        path.write_bytes(path.read_bytes()[:-3])
+    assert store.get("k") is None
+    store.put("k", found)
+    assert store.get("k") is not None
+
+
+def test_two_processes_give_the_cells_of_one(tmp_path: Path) -> None:
+    encoders = [ENCODERS["TF-IDF+SVD"], LETTERS]
+    alone = run_jobs(jobs_of(encoders, 1, SHORT), TASKS, CellStore(tmp_path / "one"))
+    together = run_jobs(jobs_of(encoders, 1, SHORT), TASKS, CellStore(tmp_path / "two"), workers=2)
+    assert not any(cell.failed for cell in together), [cell.row["error"] for cell in together]
+    assert values(together) == values(alone)
+
+
+def die(seed: int) -> Any:
+    os._exit(3)
+
+
+def test_a_process_that_dies_leaves_failed_cells_and_the_run_ends(tmp_path: Path) -> None:
+    cells = run_jobs(jobs_of([Encoder("dies", die)], 1, SHORT), TASKS, CellStore(tmp_path), workers=2)
+    assert [cell.failed for cell in cells] == [True] * 3
+    assert "the process was lost" in cells[0].row["error"]
+
+
+@pytest.mark.slow
+def test_jobs_run_as_tasks_of_ray(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray", reason='ray is not installed: pip install "sbertlab[ray]"')
+    alone = run_jobs(jobs_of([ENCODERS["TF-IDF+SVD"]], 1, SHORT), TASKS, CellStore(tmp_path / "one"))
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        spread = run_jobs(jobs_of([ENCODERS["TF-IDF+SVD"]], 1, SHORT), TASKS, CellStore(tmp_path / "ray"), engine="ray")
+    finally:
+        ray.shutdown()
+    assert [cell.row["error"] for cell in spread] == [""] * 3
+    assert values(spread) == values(alone)
+    assert len(list((tmp_path / "ray").iterdir())) == 3
+
+
+def test_what_is_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        run_jobs([], [], CellStore("unused"), workers=0)
+    with pytest.raises(ValueError, match='engine must be "processes" or "ray"'):
+        run_jobs([], [], CellStore("unused"), engine="threads")  # type: ignore[arg-type]
+
+
+def test_speed_is_that_of_the_slower_half_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 2.0, 2.0, 3.0, 3.0, 19.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    assert sentences_per_second(Letters()) == 128.0, "256 texts in 2, 1 and 16 seconds"
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_runner import LETTERS, Letters, SHORT, TASKS, jobs_of, run_jobs, CellStore
+from sbertlab.encoders import Encoder
+from sbertlab.tasks import helpdesk_tasks
+
+class Slow(Letters):
+    def encode(self, texts):
+        time.sleep(0.05)
+        Path({log!r}).open("a").write(f"{{len(texts)}}\\n")
+        return super().encode(texts)
+
+encoders = [Encoder(f"letters {{number}}", lambda seed: Slow()) for number in range(3)]
+print("ready", flush=True)
+run_jobs(jobs_of(encoders, 1, SHORT), helpdesk_tasks(), CellStore({cells!r}))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_and_computes_no_finished_cell_again(tmp_path: Path) -> None:
+    cells = tmp_path / "cells"
+    script = SCRIPT.format(tests=str(Path(__file__).parent), log=str(tmp_path / "log"), cells=str(cells))
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len([path for path in cells.glob("*") if len(path.name) == 64] if cells.exists() else []) < 5:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {path.name: path.stat().st_mtime_ns for path in cells.iterdir() if len(path.name) == 64}
+    assert len(finished) < 18
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    now = {path.name: path.stat().st_mtime_ns for path in cells.iterdir() if len(path.name) == 64}
+    assert len(now) == 18
+    assert {name: now[name] for name in finished} == finished, "what was finished was not written again"

@@ -1,0 +1,238 @@
+"""A real JupyterLab on loopback, a real Chromium, and notebooks made on the fly.
+
+`notebook(*cells)` opens a new notebook and runs it; mouse and keyboard then act on `notebook.page`, and
+`notebook.python(code)` asks the kernel what arrived there. When the test ends, nothing must have left loopback and the
+console must hold no error. Screenshots go to the folder SBERTLAB_SHOTS, or to one of pytest's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import nbformat
+import pytest
+
+PATIENCE = 120
+"""Seconds to wait for the server, a page or a cell: a busy machine of two cores starts them slowly."""
+
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+EXECUTE = """async code => {
+  const session = window.jupyterapp.shell.currentWidget.sessionContext.session;
+  const future = session.kernel.requestExecute({code, store_history: false});
+  let text = '';
+  future.onIOPub = ({header, content}) => {
+    if (header.msg_type === 'stream') text += content.text;
+    if (header.msg_type === 'error') text += content.ename + ': ' + content.evalue;
+  };
+  await future.done;
+  return text;
+}"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.ui)
+
+
+def missing(what: str) -> None:
+    """Skip a test whose tools are not installed; in CI they must be."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what}; the browser tests must run in CI")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Address and folder of a JupyterLab with its own settings, which sees nothing of the user's."""
+    try:
+        import jupyterlab  # noqa: F401
+    except ImportError:
+        missing("JupyterLab is not installed: pip install 'sbertlab[lab]'")
+    home = tmp_path_factory.mktemp("lab")
+    folder = home / "notebooks"
+    settings = home / "config" / "labconfig" / "default_setting_overrides.json"
+    for path in (folder, settings.parent, home / "data", home / "runtime"):
+        path.mkdir(parents=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
+    settings.write_text(json.dumps({"@jupyterlab/apputils-extension:notification": quiet}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--ServerApp.port={port}"]
+    command += ["--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True", "--ServerApp.port_retries=0"]
+    command += ["--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}", "--allow-root"]
+    own = {f"JUPYTER_{kind.upper()}_DIR": str(home / kind) for kind in ("config", "data", "runtime")}
+    own |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1"}
+    log = (home / "lab.log").open("w")
+    server = subprocess.Popen(command, cwd=folder, env={**os.environ, **own}, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for(url, server, home / "lab.log")
+        yield url, folder
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        log.close()
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the server answers."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/api", timeout=5).close()
+            return
+        except OSError:
+            if server.poll() is not None or time.monotonic() > end:
+                pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("Playwright is not installed: pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        missing("no chromium on the PATH: apt-get install chromium")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=QUIET, timeout=1000 * PATIENCE)
+        try:
+            yield started
+        finally:
+            started.close()
+
+
+class Notebook:
+    """A notebook open in the browser.
+
+    Attributes:
+        page: Playwright's page, for mouse and keyboard.
+        requests: addresses that the page asked for.
+        complaints: errors in the console.
+    """
+
+    def __init__(self, browser: Any, url: str, folder: Path, shots: Path) -> None:
+        self.url, self.folder, self.shots = url, folder, shots
+        self.page = browser.new_page(viewport={"width": 1300, "height": 1000})
+        self.page.set_default_timeout(1000 * PATIENCE)
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("websocket", lambda websocket: self.requests.append(websocket.url))
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def open(self, path: Path) -> None:
+        """Open a notebook in the server's folder and wait for its kernel."""
+        self.page.goto(f"{self.url}/lab/tree/{path.relative_to(self.folder).as_posix()}?reset")
+        # the page shows "idle" before a kernel is connected, and cells run then only raise a dialog
+        self.page.wait_for_function(
+            "() => { const context = window.jupyterapp?.shell.currentWidget?.sessionContext;"
+            " return context?.isReady && context.kernelDisplayStatus === 'idle'; }"
+        )
+
+    def run_all(self, wait: bool = True) -> None:
+        """Run all cells, and wait until none is running unless told not to."""
+        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+        if wait:
+            self.wait_until_idle()
+
+    def wait_until_idle(self) -> None:
+        """Wait until every code cell has run."""
+        self.page.wait_for_function(
+            "() => { const said = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
+            ".map(e => e.textContent.trim()).filter(Boolean);"
+            " return said.length && said.every(t => /^\\[\\d+\\]:$/.test(t)); }"
+        )
+
+    def python(self, code: str) -> str:
+        """What the kernel of this notebook prints when it runs the code; an error is "Name: words"."""
+        return self.page.evaluate(EXECUTE, code).strip()
+
+    def wait_for_python(self, expression: str, wanted: object) -> None:
+        """Wait until an expression in the kernel is printed as `wanted`: messages of widgets take their time."""
+        end = time.monotonic() + PATIENCE / 2
+        while (got := self.python(f"print({expression})")) != str(wanted):
+            assert time.monotonic() < end, f"{expression} is {got}, expected {wanted}"
+            self.page.wait_for_timeout(200)
+
+    def shot(self, name: str) -> Path:
+        """Save a screenshot to look at."""
+        self.shots.mkdir(parents=True, exist_ok=True)
+        path = self.shots / f"{name}.png"
+        self.page.screenshot(path=path)
+        return path
+
+    def outside(self) -> list[str]:
+        """Addresses beyond loopback that the page asked for."""
+        local = {"127.0.0.1", "localhost", None}
+        schemes = {"data", "blob", "about", "chrome-extension"}
+        parts = [(address, urlsplit(address)) for address in self.requests]
+        return [address for address, part in parts if part.scheme not in schemes and part.hostname not in local]
+
+
+@pytest.fixture
+def notebook(
+    lab: tuple[str, Path], browser: Any, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Notebook]]:
+    """Factory of open notebooks: `notebook("import x", "panel = ...; panel")` writes the cells, opens and runs them.
+
+    When the test has passed: nothing left loopback, no error in the console. Its kernels are ended.
+    """
+    url, folder = lab
+    named = os.environ.get("SBERTLAB_SHOTS")
+    shots = Path(named) if named else tmp_path_factory.mktemp("shots")
+    opened: list[Notebook] = []
+
+    def make(*cells: str, run: bool = True) -> Notebook:
+        content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        content.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        path = folder / f"{request.node.name.split('[')[0]}_{len(opened)}.ipynb"
+        nbformat.write(content, path)
+        book = Notebook(browser, url, folder, shots)
+        opened.append(book)
+        book.open(path)
+        if run:
+            book.run_all()
+        return book
+
+    yield make
+    outside = [address for book in opened for address in book.outside()]
+    complaints = [words for book in opened for words in book.complaints]
+    for book in opened:
+        book.page.close()
+    for kernel in json.load(urllib.request.urlopen(f"{url}/api/kernels")):
+        ended = urllib.request.Request(f"{url}/api/kernels/{kernel['id']}", method="DELETE")
+        urllib.request.urlopen(ended).close()
+    assert not outside, f"requests left loopback: {outside}"
+    assert not complaints, f"errors in the console: {complaints}"

@@ -1,0 +1,251 @@
+"""`EmbeddingMap` and `linked` in a real browser, by mouse and by keyboard; what Python received is asserted."""
+
+from __future__ import annotations
+
+import ast
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+import pytest
+
+SETUP = """
+import numpy as np, pandas as pd
+from sbertlab.widgets import EmbeddingMap, linked
+rng = np.random.default_rng(0)
+topic = np.repeat([0, 1, 2], 40)
+xy = np.array([[-4, -4], [4, -4], [0, 5]])[topic] + rng.normal(size=(120, 2))
+xy[7], xy[80] = (-7, 1), (6, 6)
+names = np.array(["money", "parcel", "privacy"])
+frame = pd.DataFrame({"text": [f"{names[t]} question {i}" for i, t in enumerate(topic)], "topic": names[topic]})
+embeddings = np.eye(3)[topic] * 3 + 0.1 * rng.normal(size=(120, 3))
+def encode(texts):
+    return np.array([[3.0 * (name in texts[0]) for name in names]])
+"""
+
+LUMINANCE = """() => {
+  const light = rgb => {
+    const [r, g, b] = rgb.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const page = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const color = getComputedStyle(e).backgroundColor;
+      if (!/, 0\\)|transparent/.test(color)) return color;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const words = '.sbertlab-panel :is(label, select, input, option, td, th, caption, .widget-html-content, small)';
+  const buttons = '.sbertlab-panel button.jupyter-button:enabled';
+  return [...document.querySelectorAll(words + ', ' + buttons)].filter(e => e.textContent.trim() && !e.disabled)
+    .map(e => {
+      const [a, b] = [light(getComputedStyle(e).color), light(page(e))].sort((x, y) => y - x);
+      return [e.tagName + ' ' + e.textContent.trim().slice(0, 30), (a + 0.05) / (b + 0.05)];
+    });
+}"""
+
+
+def box(book: Any, number: int = 0) -> dict[str, float]:
+    """The place of a map on the page, scrolled into view."""
+    canvas = book.page.locator(".sbertlab-panel canvas:visible").nth(2 * number)  # points, and names over them
+    canvas.scroll_into_view_if_needed()
+    book.page.wait_for_timeout(500)
+    return canvas.bounding_box()
+
+
+def spots(book: Any, rows: Sequence[int], panel: str = "panel", number: int = 0) -> list[tuple[float, float]]:
+    """Where on the page the points of some rows of the (unzoomed) map lie."""
+    area = box(book, number)
+    said = book.python(
+        f"_w = {panel}.scatter.widget; print([[float(v) for v in p[:2]] for p in _w.points[{list(rows)}]])"
+    )
+    side = min(area["width"], area["height"])
+    centre = area["x"] + area["width"] / 2, area["y"] + area["height"] / 2
+    return [(centre[0] + x * side / 2, centre[1] - y * side / 2) for x, y in ast.literal_eval(said)]
+
+
+def drag(book: Any, corners: Sequence[tuple[float, float]]) -> None:
+    """Press, move through the corners and back to the first one, release."""
+    book.page.mouse.move(*corners[0])
+    book.page.mouse.down()
+    for corner in [*corners[1:], corners[0]]:
+        book.page.mouse.move(*corner, steps=12)
+    book.page.mouse.up()
+
+
+def test_the_mouse_hovers_clicks_and_draws_a_lasso(notebook: Callable[..., Any]) -> None:
+    show = "panel = EmbeddingMap(frame, embeddings, xy, color='topic', neighbors=5); panel"
+    book = notebook(SETUP, show)
+    book.page.wait_for_timeout(2000)
+    (lone,) = spots(book, [7])
+    book.page.mouse.move(lone[0] - 40, lone[1])
+    book.page.mouse.move(*lone, steps=8)
+    book.page.get_by_text("money question 7", exact=True).wait_for()
+    book.shot("map_hover")
+
+    book.page.mouse.click(*lone)
+    wanted = book.python("print([7, *panel.neighbors(7)['position']])")
+    book.wait_for_python("panel.selected.index.tolist()", wanted)
+    assert book.page.locator(".sbertlab-panel caption").inner_text() == "Nearest to “money question 7”"
+    rows = book.page.locator(".sbertlab-panel td:last-child").all_inner_texts()
+    assert rows == ast.literal_eval(book.python("print(panel.neighbors(7)['text'].tolist())"))
+    book.page.mouse.move(lone[0] - 60, lone[1] - 60)
+    book.page.wait_for_timeout(1000)
+    book.shot("map_neighbors")
+
+    book.page.get_by_title("Activate lasso selection").click()
+    area = box(book)
+    low = area["y"] + area["height"]
+    (left, _), (right, _) = spots(book, [40, 119])[0], (area["x"] + area["width"], 0)
+    middle = area["x"] + area["width"] / 2
+    drag(book, [(middle + 8, low - 6), (right - 6, low - 6), (right - 6, low - 200), (middle + 8, low - 200)])
+    book.wait_for_python("sorted(panel.selected.index) == list(range(40, 80))", "True")
+    assert left > middle
+    assert "40 of 120 texts are selected" in book.page.locator(".sbertlab-panel").first.inner_text()
+    book.shot("map_lasso")
+    book.page.get_by_role("button", name="Clear selection").click()
+    book.wait_for_python("len(panel.selected)", 0)
+
+
+def test_the_keyboard_alone_searches_by_words_and_meaning_walks_to_neighbours_and_saves(
+    notebook: Callable[..., Any],
+) -> None:
+    evil = "<img src=x onerror='window.ran=1'><script>window.ran=1</script> שלום 😀"
+    book = notebook(
+        SETUP,
+        f"evil = {evil!r}\nframe.loc[[0, 1], 'text'] = evil\nframe.loc[:3, 'topic'] = evil",
+        "frame[evil] = frame['topic']",
+        "panel = EmbeddingMap(frame, embeddings, xy, color=evil, model=encode, neighbors=4, folder='saved')\npanel",
+    )
+    page, keys = book.page, book.page.keyboard
+    box(book)
+    page.get_by_label("Find words").focus()
+    keys.type("QUESTION parcel 5")
+    keys.press("Enter")
+    book.wait_for_python("panel.selected.index.tolist()", [45, *range(50, 60), 65, 75])
+    keys.press("Tab")
+    assert page.evaluate("document.activeElement.placeholder") == "a question or sentence, Enter"
+    keys.type("about my privacy")
+    keys.press("Enter")
+    book.wait_for_python("(panel.selected.topic.unique().tolist(), len(panel.selected))", "(['privacy'], 4)")
+    assert page.locator(".sbertlab-panel caption").inner_text() == "Nearest to “about my privacy”"
+
+    page.get_by_label("Find words").focus()
+    keys.press("Control+a")
+    keys.type("onerror")
+    keys.press("Enter")
+    book.wait_for_python("panel.selected.index.tolist()", [0, 1])
+    page.get_by_label("Selected").focus()
+    cells = page.locator(".jp-Cell").count()
+    keys.press("a")  # in JupyterLab's command mode this adds a cell
+    keys.press("ArrowDown")
+    keys.press("ArrowDown")
+    book.wait_for_python("panel._list.value", 1)
+    assert page.locator(".jp-Cell").count() == cells
+    keys.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Show its neighbours"
+    keys.press("Enter")
+    book.wait_for_python("panel.selected.index.tolist() == [1, *panel.neighbors(1)['position']]", "True")
+    assert evil in page.locator(".sbertlab-panel caption").inner_text()
+
+    page.get_by_label("Write on it").select_option("names of the groups")
+    book.wait_for_python("panel.labels", "names of the groups")
+    (first,) = spots(book, [2])
+    page.mouse.move(first[0] - 30, first[1])
+    page.mouse.move(*first, steps=6)
+    page.wait_for_timeout(1500)
+    book.shot("map_markup")
+    assert page.evaluate("window.ran") is None, "markup in a text, a name or a query ran"
+
+    page.get_by_role("button", name="Save selection (CSV)").focus()
+    keys.press("Space")
+    saved = book.folder / "saved" / "selection.csv"
+    page.get_by_text(f"Saved: {saved.resolve()}").wait_for()
+    read = pd.read_csv(io.StringIO(saved.read_text(encoding="utf-8")), index_col="row")
+    assert read.loc[1, "text"] == evil
+    for kind in ("PNG", "SVG"):
+        page.get_by_role("button", name=f"Save picture ({kind})").focus()
+        keys.press("Enter")
+        page.get_by_text(f"map.{kind.lower()}").wait_for()
+    assert (book.folder / "saved" / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (book.folder / "saved" / "map.svg").read_text(encoding="utf-8")
+
+
+def test_the_film_plays_and_its_slider_moves_by_keyboard(notebook: Callable[..., Any]) -> None:
+    book = notebook(
+        SETUP,
+        "first, second = rng.normal(size=(2, 120, 2))\nframes = {'step 0': first * 3, 'step 50': xy + second, 'end': xy}",
+        "panel = EmbeddingMap(frame, embeddings, frames=frames, color='topic', clusters='topic')\npanel",
+    )
+    area = box(book)
+    book.page.wait_for_timeout(1500)
+    book.shot("film_start")
+    assert "Nobody knows how faithful" in book.page.locator(".sbertlab-panel").first.inner_text()
+    handle = book.page.locator(".sbertlab-panel .noUi-handle").last
+    handle.focus()
+    book.page.keyboard.press("ArrowRight")
+    book.wait_for_python("panel.frame_name", "step 50")
+    book.page.get_by_label("Write on it").select_option("frequent terms")
+    book.wait_for_python("panel.labels", "frequent terms")
+    handle.focus()
+    book.page.keyboard.press("ArrowRight")
+    book.wait_for_python("panel.frame_name", "end")
+    book.page.get_by_text("This map keeps: trustworthiness").wait_for()
+    book.page.wait_for_timeout(2000)
+    book.shot("film_end")
+    (lone,) = spots(book, [7])
+    assert area["x"] < lone[0] < area["x"] + area["width"]
+    book.page.mouse.move(lone[0] - 40, lone[1])
+    book.page.mouse.move(*lone, steps=8)
+    book.page.get_by_text("money question 7", exact=True).wait_for()  # the points lie where the last frame has them
+    book.python(
+        "seen = []; panel._film.observe(lambda change: seen.append(change.new), names='index'); panel._film.index = 0"
+    )
+    book.page.locator(".sbertlab-panel .widget-play button").first.click()
+    book.wait_for_python("seen[-1]", 2)
+
+
+def test_linked_maps_share_what_is_selected_and_messages_stand_in_place_of_maps(notebook: Callable[..., Any]) -> None:
+    book = notebook(
+        SETUP,
+        "a = EmbeddingMap(frame, rng.normal(size=(120, 3)), rng.normal(size=(120, 2)), color='topic', neighbors=5)\n"
+        "b = EmbeddingMap(frame, embeddings, xy, color='topic', neighbors=5)\n"
+        "both = linked(a, b)\nboth",
+        "EmbeddingMap(frame.head(1), embeddings[:1])",
+        "import sys; jscatter = sys.modules['jscatter']; sys.modules['jscatter'] = None\n"
+        "without = EmbeddingMap(frame, embeddings, xy); sys.modules['jscatter'] = jscatter\nwithout",
+    )
+    book.page.wait_for_timeout(2000)
+    (lone,) = spots(book, [7], "b", 1)
+    book.page.mouse.move(*lone, steps=4)
+    book.page.mouse.click(*lone)
+    wanted = book.python("print([7, *b.neighbors(7)['position']])")
+    for name in ("a", "b", "both"):
+        book.wait_for_python(f"{name}.selected.index.tolist()", wanted)
+    own = book.python("print(len(a.scatter.annotations()['annotations']), a.neighbors(7)['position'].tolist())")
+    assert own.startswith("5 [")
+    assert book.page.locator(".sbertlab-panel caption").count() == 2
+    box(book)
+    book.page.wait_for_timeout(1000)
+    book.shot("linked")
+    for words in ("An EmbeddingMap needs at least 3 texts, got 1.", "a map to hover over needs jupyter-scatter"):
+        book.page.get_by_role("alert").filter(has_text=words).scroll_into_view_if_needed()
+    book.page.wait_for_timeout(500)
+    book.shot("messages")
+
+
+@pytest.mark.parametrize("page", ["JupyterLab Light", "JupyterLab Dark"])
+def test_words_and_controls_are_readable(page: str, notebook: Callable[..., Any]) -> None:
+    theme = page.split()[1].lower()
+    show = f"panel = EmbeddingMap(frame, embeddings, xy, color='topic', model=encode, theme='{theme}'); panel"
+    book = notebook(SETUP, show, "panel.show_neighbors(7); panel.labels = 'frequent terms'; panel.tell('an error')")
+    book.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", page)
+    book.page.wait_for_timeout(3000)
+    box(book)
+    book.shot(f"contrast_{theme}")
+    contrasts = book.page.evaluate(LUMINANCE)
+    assert len(contrasts) > 20
+    poor = [(what, round(value, 1)) for what, value in contrasts if value < 4.5]  # WCAG 2.1, level AA
+    assert not poor
