@@ -11,8 +11,8 @@ chosen by simulation, with populations whose true score is known (`tests/test_in
 - A difference is hardly skewed, and its two biases nearly cancel: taking them off costs more than it mends. So it lies
   in the middle, with the quantiles of Student's t for the number of seeds (and of resamples).
 
-Known limit: a V-measure needs some six texts for each cell of the table of classes and clusters. With three or four,
-its 95 % intervals cover 87 to 92 %, because the bootstrap cannot see the cells that the sample missed.
+Known limit: with few texts a class a V-measure's spread is seen too small: at 12 texts for each of 48 classes its 95 %
+intervals cover some 92 %, at 48 texts for each of 12 some 94 %.
 """
 
 from __future__ import annotations
