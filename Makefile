@@ -4,10 +4,10 @@ BIN := .venv/bin
 
 .PHONY: lab benchmark test fast faults speed figures notebooks clean
 
-lab: .venv/ready ; $(BIN)/jupyter lab notebooks/01_architecture.ipynb
+lab: .venv/ready ; $(BIN)/jupyter lab notebooks/00_start_here.ipynb
 benchmark: .venv/ready ; $(BIN)/python -m sbertlab benchmark
 test: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
-fast: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
+fast: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow and not ui"
 faults: .venv/ready ; SBERTLAB_FAULTS=1 $(BIN)/python -m pytest -s tests/faults
 speed: .venv/ready ; $(BIN)/python tests/speed.py
 figures: .venv/ready ; $(BIN)/python -m sbertlab figures

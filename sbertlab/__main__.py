@@ -1,4 +1,4 @@
-"""The command line: `python -m sbertlab train | evaluate | embed | convert | fetch | benchmark | figures`."""
+"""The command line: `python -m sbertlab COMMAND`; `--help` lists the commands."""
 
 from __future__ import annotations
 
@@ -51,9 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     benchmark.add_arguments(comparing)
     comparing.set_defaults(run=benchmark.run_from)
 
+    carding = commands.add_parser("robustness", help="what moves a sentence, and what should: a card of models")
+    carding.add_argument("models", nargs="+", help="encoders of the benchmark, or any other models")
+    carding.add_argument("--output", default="figures", help="folder of the card (default: figures)")
+    carding.add_argument("--seed", type=int, default=0, help="of typos, names and draws (default: 0)")
+    carding.set_defaults(run=make_card)
+
     drawing = commands.add_parser("figures", help="draw the figures again from the tables in figures/")
-    drawing.add_argument("--output", default="figures", help="folder with benchmark.csv (default: figures)")
-    drawing.set_defaults(run=lambda given: benchmark.draw(given.output))
+    drawing.add_argument("--output", default="figures", help="folder with the tables (default: figures)")
+    drawing.set_defaults(run=draw)
 
     given = parser.parse_args(arguments)
     try:
@@ -103,6 +109,21 @@ def convert(given: Any) -> None:
 
     SentenceTransformer(given.source, device="cpu").save(given.target, format=given.format)
     print(given.target)
+
+
+def make_card(given: Any) -> None:
+    """Write the robustness and fairness card."""
+    from sbertlab.robustness_card import write_card
+
+    print(*write_card(given.models, given.output, given.seed), sep="\n")
+
+
+def draw(given: Any) -> None:
+    """Derive pages and pictures from the tables."""
+    from sbertlab.benchmark import draw as draw_benchmark
+    from sbertlab.robustness_card import draw_card
+
+    print(*draw_benchmark(given.output), *draw_card(given.output), sep="\n")
 
 
 if __name__ == "__main__":

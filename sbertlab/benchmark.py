@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -281,6 +281,7 @@ def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None =
         written.append(page)
     try:
         from sbertlab import benchmark_plots, quality_plots, standing_plots
+        from sbertlab.figure_style import save_both
     except ImportError as error:
         warnings.warn(f"no pictures are drawn: {error}; pip install 'sbertlab[lab]'", stacklevel=2)
         return written
@@ -288,23 +289,21 @@ def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None =
         part, its = table[(table["preset"] == preset) & (table["tag"] != "published")], pairs[pairs["preset"] == preset]
         if not part["value"].notna().any():
             continue
-        written += _both_themes(place / f"{preset}_arrows", partial(benchmark_plots.benchmark_figure, part))
-        written += _both_themes(place / f"{preset}_tasks", partial(standing_plots.score_heatmap, part, its, "all"))
+        written += save_both(place / f"{preset}_arrows", partial(benchmark_plots.benchmark_figure, part))
+        written += save_both(place / f"{preset}_tasks", partial(standing_plots.score_heatmap, part, its, "all"))
         if not ranking(part, its)["mean"].notna().any():
             continue
         resolution = table_resolution(its) or None
-        written += _both_themes(
+        written += save_both(
             place / f"{preset}_ranking", partial(standing_plots.standings_figure, part, its, resolution)
         )
         known = {name: values for name, values in manifest["models"].items() if name in set(part["model"])}
         if known:
-            written += _both_themes(place / f"{preset}_quality", partial(quality_plots.quality_figure, part, known))
+            written += save_both(place / f"{preset}_quality", partial(quality_plots.quality_figure, part, known))
     same = _under_published_names(table)
     places = [set(rows[["model", "variant", "recipe", "task", "metric"]].itertuples(index=False)) for rows in same]
     if places[0] & places[1]:
-        written += _both_themes(
-            place / "published_and_measured", partial(quality_plots.published_figure, pd.concat(same))
-        )
+        written += save_both(place / "published_and_measured", partial(quality_plots.published_figure, pd.concat(same)))
     return written
 
 
@@ -313,18 +312,6 @@ def _under_published_names(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFr
     names = {task.local: name for name, task in PUBLISHED.items() if task.local and not task.edition}
     published = table[table["tag"] == "published"]
     return published, table[table["tag"] == "measured"].replace({"task": names})
-
-
-def _both_themes(path: Path, figure: Callable[..., Any]) -> list[Path]:
-    """Write a picture for light and for dark pages."""
-    from matplotlib import pyplot
-
-    paths = [path.with_suffix(".png"), path.with_name(f"{path.name}_dark.png")]
-    for target, theme in zip(paths, ("light", "dark"), strict=True):
-        drawn = figure(theme=theme)
-        drawn.savefig(target, dpi=160)
-        pyplot.close(drawn)
-    return paths
 
 
 BLOCK = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)

@@ -54,7 +54,8 @@ def benchmark_figure(
             that are not finite.
     """
     table = measured_cells(table)
-    scores, intervals = benchmark_scores(table), [benchmark_intervals(table, side) for side in ("low", "high")]
+    scores = benchmark_scores(table)
+    intervals: list[Any] = [benchmark_intervals(table, side) for side in ("low", "high")]
     means = scores.groupby(level=["model", "variant"]).agg(partial(pd.Series.mean, skipna=False))
     # "fine-tuned" sorts before "untuned", so the first row of a model is its last state
     final = means.sort_index().groupby(level="model").head(1).droplevel("variant")
@@ -112,7 +113,9 @@ def benchmark_scores(table: pd.DataFrame) -> pd.DataFrame:
     {'mean': 45.0, 'STS': 65.0, 'x': 5.0}
     """
     rows = measured_cells(table)
-    tasks = rows.pivot_table(index=["model", "variant", "seed"], columns=["family", "task"], values="value", sort=False)
+    tasks: Any = rows.pivot_table(
+        index=["model", "variant", "seed"], columns=["family", "task"], values="value", sort=False
+    )
     scores = {family: tasks[family].mean(axis=1, skipna=False) for family in in_order(rows["family"])}
     return pd.DataFrame({"mean": tasks.mean(axis=1, skipna=False), **scores})
 
@@ -209,10 +212,12 @@ def broken(name: str, width: int = 28) -> str:
     'all-MiniLM-L6-v2/\\nfirst-3-layers'
     """
     text = drawable(str(name), 2 * width)
+    if len(text) <= width:
+        return text
     middle = len(text) / 2
     seams = [place for place, letter in enumerate(text, start=1) if letter in "/-_ "]
-    seam = min(seams or [round(middle)], key=lambda place: abs(place - middle))
-    return text if len(text) <= width else f"{text[:seam].rstrip()}\n{text[seam:]}"
+    seam = min(seams or [round(middle)], key=lambda place: abs(place - middle) - 3 * (text[place - 1] == "/"))
+    return f"{text[:seam].rstrip()}\n{text[seam:]}"
 
 
 def ranking_figure(

@@ -1,7 +1,7 @@
 """What is wrong with a data set, before it is trained on: findings, with the rows that show them, and what to do.
 
-Every check returns findings, a row each, in the same columns: `finding` (a key of `REMEDIES`), `row` and `column` (where
-it is in the table), `text`, `other` and `other_text` (the row or text that it collides with), and `value` (a
+Every check returns findings, a row each, in the same columns: `finding` (a key of `REMEDIES`), `row` and `column`
+(where it is in the table), `text`, `other` and `other_text` (the row or text that it collides with), and `value` (a
 similarity, tokens lost, a label). `examine` makes all checks, `summary` counts their findings.
 
 Exact checks compare texts as `known_positives.normalised` does, near ones by their letters alone; only the search for
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sbertlab.embedding_store import StoredEmbeddings
 from sbertlab.encoder import SentenceTransformer
 from sbertlab.known_positives import first_rows, normalised
 from sbertlab.search import Encoder
 from sbertlab.similarity import as_tensor, normalize_embeddings
+from sbertlab.stored_embeddings import StoredEmbeddings
 from sbertlab.texts import TruncationWarning
 
 COLUMNS = ("finding", "row", "column", "text", "other", "other_text", "value")
@@ -44,10 +44,10 @@ REMEDIES: Mapping[str, str] = {
 }
 """What to do about each finding."""
 
-NEAR = 0.85
-"""Cosine of the counts of letter triples from which two texts are nearly the same: a typo, another punctuation."""
+NEAR = 0.82
+"""Cosine of the counts of runs of four letters from which two texts are nearly the same: a typo, other punctuation."""
 
-ALIKE = 0.7
+ALIKE = 0.75
 """Cosine of embeddings from which a text is suspected to answer, too; a matter of the model (see `thresholds`)."""
 
 BLOCK = 256
@@ -99,15 +99,15 @@ def examine(
         ValueError: a missing column, an index that names a row twice, a threshold or scale out of range.
 
     >>> table = pd.DataFrame({"question": ["Why?", "why? ", "How?"], "answer": ["So.", "So.", ""]})
-    >>> examine(table, ["question", "answer"])[["finding", "row", "other"]].values.tolist()
-    [['empty text', 2, None], ['repeated row', 1, 0]]
+    >>> examine(table, ["question", "answer"])[["finding", "row"]].values.tolist()
+    [['empty text', 2], ['repeated row', 1]]
     """
     _check(frame, [*texts, *(name for name in (label, group) if name is not None)])
     evaluation = list(evaluation)
     found = [empty_texts(frame, texts)]
-    sound = frame.drop(index=found[0]["row"].unique())
+    sound = frame[~frame.index.isin(found[0]["row"])]
     found.append(repeated_rows(sound, texts, near))
-    left = sound.drop(index=found[1]["row"])
+    left = sound[~sound.index.isin(found[1]["row"])]
     if label is not None:
         found.append(label_faults(frame, label, scale))
     elif len(texts) > 1:
@@ -298,9 +298,10 @@ def cut_texts(frame: pd.DataFrame, texts: Sequence[str], model: SentenceTransfor
         model: with its `max_seq_length`.
     """
     _check(frame, texts)
+    block: Any = model._first_module()
     found = []
     for name in texts:
-        lost = np.array(model._first_module().token_ids(frame[name].tolist()).cut, dtype=float)
+        lost = np.asarray(block.token_ids(frame[name].tolist()).cut, dtype=np.float64)
         rows = np.flatnonzero(lost)
         found.append(_found("cut text", frame, name, rows, values=lost[rows]))
     return pd.concat(found).sort_values("value", ascending=False, kind="stable")
@@ -321,7 +322,7 @@ def label_faults(frame: pd.DataFrame, label: str, scale: tuple[float, float] = (
     constant = len(there) > 1 and there.min() == there.max()
     faults = {
         "missing label": ~np.isfinite(values),
-        "label off the scale": (values < low) | (values > high),
+        "label off the scale": np.isfinite(values) & ((values < low) | (values > high)),
         "constant label": np.isfinite(values) & constant,
     }
     rows = {fault: np.flatnonzero(where) for fault, where in faults.items()}
@@ -378,7 +379,7 @@ def _found(
 def _near_pairs(
     columns: Sequence[Sequence[str]], near: float, others: Sequence[str] | None = None
 ) -> Iterator[tuple[int, int, float]]:
-    """Yield (row, other, cosine of letter triples) of rows that are near in every column, each by its least cosine.
+    """Yield (row, other, cosine) of rows that are near in every column, each with its least cosine of runs of letters.
 
     Without `others`, rows are compared with the rows before them; with them, the one column with these texts.
     """
@@ -388,7 +389,7 @@ def _near_pairs(
         raise ValueError(f"near must be a share above 0 and up to 1, got {near}")
     if not columns[0] or (others is not None and not others):
         return
-    count = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 3), use_idf=False)
+    count = TfidfVectorizer(analyzer="char", ngram_range=(4, 4), use_idf=False, preprocessor=_with_ends)
     vectors = [count.fit_transform([*column, *(others or ())]) for column in columns]
     rows = len(columns[0])
     rivals = vectors[0] if others is None else vectors[0][rows:]
@@ -403,6 +404,11 @@ def _near_pairs(
             value = np.minimum(value, np.asarray(column[first].multiply(column[second]).sum(axis=1)).ravel())
         kept = value >= near - ROUNDING
         yield from zip(first[kept].tolist(), second[kept].tolist(), value[kept].tolist(), strict=True)
+
+
+def _with_ends(text: str) -> str:
+    """The text between marks of its ends, so that the shortest has a run of four, too."""
+    return f"\x02\x02{text}\x03"
 
 
 def _groups(frame: pd.DataFrame, group: str | None) -> list[Hashable]:
@@ -436,4 +442,4 @@ def _check(frame: pd.DataFrame, columns: Sequence[str]) -> None:
         raise ValueError(f"column {missing[0]!r} is missing; the columns are {', '.join(map(repr, frame.columns))}")
     if not frame.index.is_unique:
         twice = frame.index[frame.index.duplicated()][0]
-        raise ValueError(f"the index must name each row once, got {twice!r} twice; frame.reset_index(drop=True) does")
+        raise ValueError(f"the index must name each row once, got {twice} twice; frame.reset_index(drop=True) does")

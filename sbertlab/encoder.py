@@ -461,7 +461,7 @@ class SentenceTransformer(nn.Sequential):
         """
         from mteb.models.model_meta import ModelMeta
 
-        from sbertlab.embedding_store import fingerprint
+        from sbertlab.fingerprint import fingerprint
 
         return ModelMeta.create_empty(
             {

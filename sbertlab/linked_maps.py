@@ -13,6 +13,9 @@ from sbertlab.embedding_map import EmbeddingMap
 from sbertlab.figure_style import Figure
 from sbertlab.panel import Panel, escaped
 
+HEIGHT = 360
+"""Of each map, in pixels, at most."""
+
 
 def linked(a: EmbeddingMap, b: EmbeddingMap, names: tuple[str, str] = ("before", "after")) -> LinkedMaps:
     """Show two maps of the same rows side by side: what is selected in one is selected in both.
@@ -58,6 +61,8 @@ class LinkedMaps(Panel):
         b._followers.append(a._follow)
         for panel, other in ((a, b), (b, a)):
             panel.scatter.widget.observe(self.guarded(_hover(other)), names="hovering")
+        for panel in (a, b):  # in half of a page's width, a higher map would lose its sides
+            panel.scatter.height(min(panel.scatter.height(), HEIGHT))
         half = {"width": "50%", "min_width": "360px"}
         sides = [
             ipywidgets.VBox([ipywidgets.HTML(escaped(name, "b")), panel], layout=half)

@@ -191,8 +191,8 @@ class LossPlayground(Panel):
         kind = scene(self.name).loss
         steps = len(way) - 1
         words = f"loss {self.push.loss:.3g} after {_steps(steps)}" if steps else f"loss {self.push.loss:.3g}"
-        texts = " and ".join(filter(None, [", ".join(self.push.roles), LABELS[kind.label]]))
-        self._said.value = escaped(f"{words}. A row of the data: {texts}.", "p")
+        taken = f"It takes rows of {', '.join(self.push.roles)}, with {LABELS[kind.label]}"
+        self._said.value = escaped(f"{words}. {taken}.", "p")
         self._image.value = self.picture()
 
 

@@ -59,6 +59,7 @@ def push_figure(
     for name, way in ways.items():
         _check(name, way)
     shown = [way[at] for way in ways.values()]
+    widest = max(map(len, ways))
     longest = [float(seen.lengths.max()) for seen in shown]
     columns = min(per_line, len(ways))
     lines = -(-len(ways) // columns)
@@ -69,7 +70,7 @@ def push_figure(
             axes.axis("off")
         scales = [max(longest)] * len(ways) if same_scale else longest
         for axes, (name, way), scale in zip(panels.flat, ways.items(), scales, strict=False):
-            axes.set_title(drawable(name, 60), fontsize=9 if len(name) < 11 * size else 7.5)
+            axes.set_title(drawable(name, 60), fontsize=9 if widest < 11 * size else 7.5)
             _draw_plane(axes, way, at, scale, colors, texts)
         _draw_legend(figure, shown, any(len(way) > 1 for way in ways.values()), 0.42 * bool(title), colors)
     return figure
@@ -151,7 +152,8 @@ def _draw_plane(
                 )
             _draw_point(axes, seen, row, column, tints[row], colors)
             if texts is not None:
-                _write(axes, drawable(texts[row][column], 34), place, center, colors)
+                higher = (np.abs(xy - place).max(axis=-1) < 0.14 * half) & (xy[..., 1] > place[1])
+                _write(axes, drawable(texts[row][column], 34), place, place[0] > center[0], bool(higher.any()), colors)
     strength = float(seen.lengths.max())
     arrows = f"longest arrow: gradient {strength:.2g}" if strength > SMALLEST else "no arrows: nothing is pushed"
     axes.set_xlabel(f"loss {seen.loss:.3g}   {arrows}", fontsize=7.5, loc="left")
@@ -217,17 +219,16 @@ def _draw_tie(axes: Axes, seen: Push, row: int, tint: str, colors: Theme) -> Non
         axes.text(middle[0], middle[1], f"{labels[row]:g}", path_effects=halo, zorder=6, **words)
 
 
-def _write(axes: Axes, words: str, place: np.ndarray, center: np.ndarray, colors: Theme) -> None:
-    """A text beside its point, on the side that is nearer to the edge's middle."""
-    left = place[0] > center[0]
+def _write(axes: Axes, words: str, place: np.ndarray, left: bool, below: bool, colors: Theme) -> None:
+    """A text beside its point: on the side where there is room, below where another point lies close above."""
     halo = [patheffects.withStroke(linewidth=2.5, foreground=colors.background)]
     axes.annotate(
         words,
         (place[0], place[1]),
-        xytext=(-9 if left else 9, 7),
+        xytext=(-9 if left else 9, -14 if below else 8),
         textcoords="offset points",
         ha="right" if left else "left",
-        fontsize=7,
+        fontsize=7.5,
         color=colors.ink,
         path_effects=halo,
         zorder=6,
@@ -254,9 +255,8 @@ def _draw_legend(figure: Figure, shown: Sequence[Push], ways: bool, top: float, 
                 entries["text"] = _mark(axes, "o", tints[row], colors)
         if seen.limits is not None:
             entries["the negative must be outside"] = _key(axes, color=colors.soft, linestyle=(0, (4, 3)))
-    entries["where the loss pushes it"] = Line2D(
-        [], [], color=colors.ink, marker=">", markevery=(1, 2), markersize=5, linewidth=1.4
-    )
+    arrow = _key(axes, color=colors.ink, marker=">", markevery=(1, 2), markersize=5, linewidth=1.4)
+    entries["where the loss pushes it"] = arrow
     if ways:
         entries["its way, step by step"] = _key(axes, color=colors.soft, linewidth=2.6, alpha=0.4)
     width, height = figure.get_size_inches()

@@ -26,16 +26,20 @@ except ImportError as error:
 
 OWN_KEYS = """
 export default { render({ el }) {
-  const claim = tries => {
-    const panel = el.closest(".sbertlab-panel");
-    if (panel) panel.dataset.lmSuppressShortcuts = "true";
-    else if (tries) requestAnimationFrame(() => claim(tries - 1));
+  const mark = event => {
+    if (!event.target.matches(":read-write")) event.target.dataset.lmSuppressShortcuts = "true";
   };
-  claim(1000);
+  const listen = tries => {
+    const panel = el.closest(".sbertlab-panel");
+    if (panel) panel.addEventListener("focusin", mark);
+    else if (tries) requestAnimationFrame(() => listen(tries - 1));
+  };
+  listen(1000);
 } };
 """
 """JupyterLab takes arrows and letters for its own shortcuts wherever the focus is, so that a list could not be moved
-through and "A" would add a cell; this attribute of JupyterLab leaves them to the panel."""
+through and "A" would add a cell. With this attribute, which must be on the very element that has the focus, it leaves
+them to the panel; a text box it leaves alone anyway."""
 
 SLIDERS = (
     ipywidgets.IntSlider,

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sbertlab.embedding_store import StoredEmbeddings
 from sbertlab.intervals import interval
 from sbertlab.resampling import Examples
 from sbertlab.search import Encoder
 from sbertlab.similarity import as_tensor, pairwise_cos_sim
+from sbertlab.stored_embeddings import StoredEmbeddings
 
 CORPORA = Path(__file__).with_name("corpora")
 PRONOUNS: Mapping[str, str] = {"feminine": "her", "masculine": "his"}

@@ -24,11 +24,12 @@ from tqdm.auto import tqdm
 
 from sbertlab import helpdesk
 from sbertlab.benchmark_recipe import Recipe
-from sbertlab.embedding_store import EmbeddingStore, StoredEmbeddings
+from sbertlab.embedding_store import EmbeddingStore
 from sbertlab.encoders import TUNED, UNTUNED, Encoder, facts, weights_digest
 from sbertlab.mteb_tasks import PUBLISHED
 from sbertlab.resampling import Examples
 from sbertlab.safe_files import sha256_of, staged_folder
+from sbertlab.stored_embeddings import StoredEmbeddings
 from sbertlab.tasks import Task
 
 Engine = Literal["processes", "ray"]
@@ -169,7 +170,7 @@ class Work:
         broken: Exception | None = None
         try:
             model = self.job.make()
-            embeddings = StoredEmbeddings(model, self.store, name=self.job.encoder.name)
+            embeddings = _stored(model, self.store, self.job.encoder.name)
         except Exception as error:
             broken = error
         for key, task in self.tasks.items():
@@ -194,6 +195,14 @@ class Work:
     def finish(self) -> list[tuple[str, Cell]]:
         """Return what `cells_of` yields: for another process."""
         return list(self.cells_of())
+
+
+def _stored(model: Any, store: EmbeddingStore | None, name: str) -> StoredEmbeddings:
+    """The model with a memory: on disk, or, where nothing tells its content from another's, in this process alone."""
+    try:
+        return StoredEmbeddings(model, store, name=name)
+    except TypeError:
+        return StoredEmbeddings(model, name=name)
 
 
 def row_of(job: Job, task: Task | None) -> dict[str, Any]:

@@ -103,8 +103,7 @@ class SimilarityExplorer(Panel):
         """The explanation of the chosen pair, as a matplotlib figure; the matrix where it cannot be explained."""
         if self.explanation is None:
             return plots.similarity_heatmap(self.similarities, self.texts, theme=self.theme)
-        a, b = self._pair
-        return explanation_figure(self.explanation, title=f"{self.explanation.score:.3f}: {a} | {b}", theme=self.theme)
+        return explanation_figure(self.explanation, theme=self.theme)
 
     def __repr__(self) -> str:
         return f"SimilarityExplorer of {len(self.texts)} sentences"

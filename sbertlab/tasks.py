@@ -26,7 +26,6 @@ from typing import Any
 import pandas as pd
 
 from sbertlab import helpdesk
-from sbertlab.embedding_store import StoredEmbeddings
 from sbertlab.evaluation import RerankingEvaluator, SentenceEvaluator
 from sbertlab.local_tasks import (
     DATA_VARIABLE,
@@ -41,6 +40,7 @@ from sbertlab.local_tasks import (
 )
 from sbertlab.mteb_tasks import PUBLISHED, published_source
 from sbertlab.resampling import Examples
+from sbertlab.stored_embeddings import StoredEmbeddings
 
 FAMILIES = ("STS", "duplicates", "reranking", "retrieval", "clustering")
 

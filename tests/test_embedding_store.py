@@ -24,7 +24,9 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from sbertlab import SentenceTransformer, models
-from sbertlab.embedding_store import EmbeddingStore, EmbeddingStoreWarning, StoredEmbeddings, fingerprint, key_of
+from sbertlab.embedding_store import EmbeddingStore, EmbeddingStoreWarning
+from sbertlab.fingerprint import fingerprint, key_of
+from sbertlab.stored_embeddings import StoredEmbeddings
 
 Tiny = Callable[..., SentenceTransformer]
 

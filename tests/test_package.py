@@ -21,14 +21,14 @@ FLOORS = [
     model_card safe_files model_names model_source""",
     """module text_modules token_modules pooling vector_modules router models
     loss known_positives space distance_losses label_losses ranking_losses losses data readers nemo loaders helpdesk""",
-    """folder_format folder_writer model_folder embedding_store""",
+    """folder_format folder_writer model_folder fingerprint embedding_store stored_embeddings""",
     """encoder adapters""",
     """training run events optimizer gradients objective processes watch keeper interrupt trackers
     checkpoint evaluation evaluator pair_evaluation retrieval_evaluation text_evaluation
     mining explain doctor continual thresholds robustness""",
     """tasks local_tasks mteb_tasks published encoders nli_pairs benchmark_recipe runner comparisons benchmark results
-    maps films plots figure_style map_plots benchmark_plots robustness_plots film_plots loss_plane
-    explain_plots loss_plots threshold_plots standings standing_plots quality_plots
+    maps films plots figure_style map_plots benchmark_plots robustness_plots robustness_card probe_map
+    loss_plane explain_plots loss_plots threshold_plots standings standing_plots quality_plots
     clusters map_frames map_scatter linked_maps word_search
     panel embedding_map training_monitor similarity_explorer loss_playground benchmark_browser threshold_lab widgets""",
     """serve bulk command_line train_parts train_command __main__""",

@@ -16,7 +16,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sbertlab import SentenceTransformer, helpdesk
-from sbertlab.embedding_store import StoredEmbeddings
 from sbertlab.evaluation import (
     BinaryClassificationEvaluator,
     ClusteringEvaluator,
@@ -27,6 +26,7 @@ from sbertlab.evaluation import (
 )
 from sbertlab.local_tasks import DATA_VARIABLE
 from sbertlab.mteb_tasks import PUBLISHED
+from sbertlab.stored_embeddings import StoredEmbeddings
 from sbertlab.tasks import METRICS, Task, find_tasks, helpdesk_tasks, select_tasks, unavailable
 
 

@@ -176,21 +176,23 @@ def test_several_objectives_have_a_line_and_an_escaped_name_each() -> None:
 
 
 def test_drawing_is_rationed_to_its_share_of_the_time(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monitor = TrainingMonitor(live=True, every=0.0, share=0.1)
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(module, "time", clock)
+    monitor, model = TrainingMonitor(live=True, every=0.5, share=0.1), tiny()
     drawn: list[float] = []
 
-    def slow() -> None:
-        drawn.append(time.perf_counter())
-        time.sleep(0.05)
+    def draw(seconds: float) -> None:
+        drawn.append(clock.now)
+        clock.now += seconds
 
-    monkeypatch.setattr(monitor, "_show_numbers", slow)
-    row = {"step": 1, "epoch": 0, "objective": "0:Loss", "loss": 1.0}
-    model = tiny()
-    start = time.perf_counter()
-    while time.perf_counter() - start < 2.2:
-        monitor(Event("step", 1, 0, row, model))
-        time.sleep(0.01)
-    assert 2 <= len(drawn) <= 3, "each takes 0.05 s, half the share is for it: one a second"
+    for seconds, between in ((0.001, 0.5), (0.1, 2.0)):  # a tenth for two drawings, so a twentieth for each
+        monkeypatch.setattr(monitor, "_show_numbers", lambda seconds=seconds: draw(seconds))
+        drawn.clear()
+        for _ in range(100):
+            row = {"step": monitor.step + 1, "epoch": 0, "objective": "0:Loss", "loss": 1.0}
+            monitor(Event("step", row["step"], 0, row, model))
+            clock.now += 0.1
+        assert np.median(np.diff(drawn)) == pytest.approx(between + seconds, abs=0.15)
 
 
 def test_without_a_notebook_nothing_is_drawn_before_the_end(tiny: Tiny) -> None:

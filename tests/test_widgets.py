@@ -574,3 +574,52 @@ def test_fifty_thousand_points_are_searched_and_selected_without_waiting() -> No
     lasso(panel, list(range(0, count, 2)))
     assert len(panel.selected) == count / 2
     assert time.process_time() - start < 5
+
+
+def test_a_panel_escapes_what_it_lists_and_leaves_missing_values_empty() -> None:
+    from sbertlab.panel import table
+
+    frame = pd.DataFrame({"<b>": ["<i>x</i>", None], "share": [0.12345, np.nan]})
+    html = table(frame, "<script>")
+    assert "<i>" not in html
+    assert "<script>" not in html
+    assert html.count('<td dir="auto"></td>') == 2
+    assert '<td dir="auto">0.123</td>' in html
+
+
+def test_every_control_has_a_whole_label_and_a_tooltip() -> None:
+    from sbertlab.panel import control
+
+    for kind in (ipywidgets.Text, ipywidgets.Dropdown, ipywidgets.IntSlider, ipywidgets.Checkbox, ipywidgets.Button):
+        made = control(kind, "A label of some length")
+        assert made.description == "A label of some length"
+        assert made.tooltip == "A label of some length"
+        assert getattr(made.style, "description_width", "initial") == "initial"
+    assert control(ipywidgets.Button, "Save", tooltip="As CSV").tooltip == "As CSV"
+
+
+def test_a_guarded_callback_tells_its_error_until_the_next_one_works() -> None:
+    from sbertlab.panel import Panel
+
+    panel, said = Panel([]), []
+    panel.guarded(lambda: [][0])()
+    assert panel.problem == "IndexError: list index out of range"
+    panel.guarded(said.append)("fine")
+    assert (panel.problem, said) == ("", ["fine"])
+    with pytest.raises(KeyboardInterrupt):
+        panel.guarded(interrupt)()
+    with pytest.raises(NotImplementedError, match="draws no static picture"):
+        panel.static()
+    with pytest.raises(ValueError, match="theme must be one of"):
+        Panel([], theme="sepia")
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_keyboard_belongs_to_the_panel_and_not_to_the_notebook() -> None:
+    import anywidget
+
+    keys = every(EmbeddingMap(texts(), EMBEDDINGS), anywidget.AnyWidget)
+    assert any("lmSuppressShortcuts" in widget._esm for widget in keys if isinstance(widget._esm, str))

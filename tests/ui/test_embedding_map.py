@@ -61,7 +61,7 @@ def spots(book: Any, rows: Sequence[int], panel: str = "panel", number: int = 0)
     said = book.python(
         f"_w = {panel}.scatter.widget; print([[float(v) for v in p[:2]] for p in _w.points[{list(rows)}]])"
     )
-    side = min(area["width"], area["height"])
+    side = area["height"]  # the map is a square of the height, in the middle of the width
     centre = area["x"] + area["width"] / 2, area["y"] + area["height"] / 2
     return [(centre[0] + x * side / 2, centre[1] - y * side / 2) for x, y in ast.literal_eval(said)]
 
@@ -176,7 +176,8 @@ def test_the_keyboard_alone_searches_by_words_and_meaning_walks_to_neighbours_an
 def test_the_film_plays_and_its_slider_moves_by_keyboard(notebook: Callable[..., Any]) -> None:
     book = notebook(
         SETUP,
-        "first, second = rng.normal(size=(2, 120, 2))\nframes = {'step 0': first * 3, 'step 50': xy + second, 'end': xy}",
+        "first, second = rng.normal(size=(2, 120, 2))",
+        "frames = {'step 0': first * 3, 'step 50': xy + second, 'end': xy}",
         "panel = EmbeddingMap(frame, embeddings, frames=frames, color='topic', clusters='topic')\npanel",
     )
     area = box(book)
