@@ -10,7 +10,7 @@ test: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 fast: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow and not ui"
 faults: .venv/ready ; SBERTLAB_FAULTS=1 $(BIN)/python -m pytest -s tests/faults
 speed: .venv/ready ; $(BIN)/python tests/speed.py
-figures: .venv/ready ; $(BIN)/python -m sbertlab figures
+figures: .venv/ready ; $(BIN)/python -m sbertlab figures && $(BIN)/python -m sbertlab gallery
 notebooks: .venv/ready ; $(BIN)/python tests/notebooks.py
 clean: ; rm -rf .venv build dist *.egg-info .work .mypy_cache .ruff_cache && find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -61,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     drawing.add_argument("--output", default="figures", help="folder with the tables (default: figures)")
     drawing.set_defaults(run=draw)
 
+    gallery = commands.add_parser("gallery", help="draw the pictures of the README that need a model")
+    gallery.add_argument("--output", default="figures", help="folder of the pictures (default: figures)")
+    gallery.set_defaults(run=show)
+
     given = parser.parse_args(arguments)
     try:
         given.run(given)
@@ -124,6 +128,13 @@ def draw(given: Any) -> None:
     from sbertlab.robustness_card import draw_card
 
     print(*draw_benchmark(given.output), *draw_card(given.output), sep="\n")
+
+
+def show(given: Any) -> None:
+    """Draw the gallery."""
+    from sbertlab.gallery import draw_gallery
+
+    print(*draw_gallery(given.output), sep="\n")
 
 
 if __name__ == "__main__":

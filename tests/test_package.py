@@ -31,7 +31,7 @@ FLOORS = [
     loss_plane explain_plots loss_plots threshold_plots standings standing_plots quality_plots
     clusters map_frames map_scatter linked_maps word_search
     panel embedding_map training_monitor similarity_explorer loss_playground benchmark_browser threshold_lab widgets""",
-    """serve bulk command_line train_parts train_command __main__""",
+    """serve bulk gallery command_line train_parts train_command __main__""",
 ]
 
 
