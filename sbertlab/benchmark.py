@@ -249,7 +249,10 @@ def read(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame, di
                 f"{place / name} was changed since it was measured (its SHA-256 is not that of environment.json); "
                 "restore it, or run the benchmark into another folder"
             )
-    texts = {"keep_default_na": False, "na_values": {name: [""] for name in ("value", "low", "high", "seed")}}
+    texts: dict[str, Any] = {
+        "keep_default_na": False,
+        "na_values": {name: [""] for name in ("value", "low", "high", "seed")},
+    }
     table = pd.read_csv(place / "benchmark.csv", dtype={"revision": str}, **texts)
     return table, pd.read_csv(place / "comparisons.csv"), manifest
 
@@ -298,12 +301,15 @@ def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None =
             place / f"{preset}_ranking", partial(standing_plots.standings_figure, part, its, resolution)
         )
         known = {name: values for name, values in manifest["models"].items() if name in set(part["model"])}
-        if known:
+        if any(values.get("parameters") or values.get("sentences_per_second") for values in known.values()):
             written += save_both(place / f"{preset}_quality", partial(quality_plots.quality_figure, part, known))
     same = _under_published_names(table)
     places = [set(rows[["model", "variant", "recipe", "task", "metric"]].itertuples(index=False)) for rows in same]
     if places[0] & places[1]:
-        written += save_both(place / "published_and_measured", partial(quality_plots.published_figure, pd.concat(same)))
+        written += save_both(
+            place / "published_and_measured",
+            partial(quality_plots.published_figure, pd.concat(same), TOLERANCES[UNTUNED]),
+        )
     return written
 
 

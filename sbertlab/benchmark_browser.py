@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import ipywidgets
 import pandas as pd
@@ -99,12 +100,13 @@ class BenchmarkBrowser(Panel):
             raise ValueError(f"{', '.join(a)} is compared with itself; choose two that differ")
         tasks = list(self._tasks.value)
         means = over_tasks(self.pairs, self.cells, tasks).set_index(PAIR)
+        pair: Any
         for pair, sign in (((*a, *b), 1.0), ((*b, *a), -1.0)):
             if pair in means.index:
-                found = means.loc[pair]
+                found: dict[str, Any] = means.loc[pair].to_dict()
                 ends = sorted([sign * found["low"], sign * found["high"]])
                 turned = {"difference": sign * found["difference"], "low": ends[0], "high": ends[1]}
-                return pd.Series({**found.to_dict(), **turned})
+                return pd.Series({**found, **turned})
         raise ValueError(f"{', '.join(a)} and {', '.join(b)} have not both finished the tasks {', '.join(tasks)}")
 
     def static(self) -> Figure:

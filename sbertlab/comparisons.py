@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,13 +98,9 @@ def _pairs(scores: Scores, task: str) -> pd.DataFrame:
     rows = []
     for a, b in combinations(scores.of(task), 2):
         values = scores.values[a, task], scores.values[b, task]
-        found = compare(
-            values[0].mean(),
-            values[1].mean(),
-            scores.replicates[a, task],
-            scores.replicates[b, task],
-            *(seeds if len(seeds) > 1 else None for seeds in values),
-        )
+        seeds_a, seeds_b = (seeds if len(seeds) > 1 else None for seeds in values)
+        drawn = scores.replicates[a, task], scores.replicates[b, task]
+        found = compare(values[0].mean(), values[1].mean(), *drawn, seeds_a, seeds_b)
         numbers = {"difference": found.value, "error": found.error, "seed_error": found.seed_error}
         rows.append(
             dict(zip(PAIR, (*a, *b), strict=True)) | numbers | {"low": found.low, "high": found.high, "p": found.p}
@@ -128,14 +125,14 @@ def over_tasks(pairs: pd.DataFrame, cells: pd.DataFrame, tasks: Sequence[str]) -
         raise ValueError(f"tasks must be some of {', '.join(sorted(known))}, got {list(tasks)}")
     seeds = cells[cells["task"].isin(tasks)].groupby(["model", "variant", "seed"])["value"].agg(["mean", "size"])
     rows = []
+    pair: Any
     for pair, found in pairs[pairs["task"].isin(tasks)].groupby(PAIR, sort=False):
         if len(found) == len(tasks):  # a contender with a failed cell has no mean
             sides = [seeds.loc[side, "mean"].to_numpy() for side in (pair[:2], pair[2:])]
-            parts = [
-                Difference(row.difference, row.error, row.seed_error, row.low, row.high, row.p)
-                for row in found.itertuples()
-            ]
-            mean = mean_difference(parts, *(side if len(side) > 1 else None for side in sides))
+            numbers = found[["difference", "error", "seed_error", "low", "high", "p"]].to_numpy(dtype=float)
+            parts = [Difference(*row) for row in numbers.tolist()]
+            seeds_a, seeds_b = (side if len(side) > 1 else None for side in sides)
+            mean = mean_difference(parts, seeds_a, seeds_b)
             rows.append(dict(zip(PAIR, pair, strict=True)) | mean._asdict() | {"task": MEAN})
     table = pd.DataFrame(rows, columns=["task", *PAIR, *Difference._fields]).rename(columns={"value": "difference"})
     return table.assign(different=holm(table["p"].to_numpy()) < ALPHA)[COLUMNS]
@@ -156,15 +153,15 @@ def groups(table: pd.DataFrame, task: str = MEAN) -> pd.Series:
     >>> groups(table).to_dict()
     {('x', 'untuned'): 'a', ('y', 'untuned'): 'b', ('z', 'untuned'): 'b'}
     """
-    rows = table[table["task"] == task]
-    pairs = [((row.model_a, row.variant_a), (row.model_b, row.variant_b), row) for row in rows.itertuples()]
+    rows: list[Any] = table[table["task"] == task].to_dict("records")
+    pairs = [((row["model_a"], row["variant_a"]), (row["model_b"], row["variant_b"]), row) for row in rows]
     lead: dict[Contender, float] = {}
     for a, b, row in pairs:  # the sum of its leads ranks a contender as its mean does
-        lead[a] = lead.get(a, 0.0) + row.difference
-        lead[b] = lead.get(b, 0.0) - row.difference
+        lead[a] = lead.get(a, 0.0) + row["difference"]
+        lead[b] = lead.get(b, 0.0) - row["difference"]
     names = sorted(lead, key=lambda name: -lead[name])
     index = (
         pd.MultiIndex.from_tuples(names, names=["model", "variant"]) if names else pd.MultiIndex.from_arrays([[], []])
     )
-    letters = groups_of_ties(names, [(a, b) for a, b, row in pairs if row.different])
+    letters = groups_of_ties(names, [(a, b) for a, b, row in pairs if row["different"]])
     return pd.Series(list(letters), index=index, dtype=object)

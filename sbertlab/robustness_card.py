@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -37,7 +38,7 @@ def write_card(models: Sequence[str], output: str | os.PathLike[str] = "figures"
     folder = Path(output)
     tables, gaps = [], []
     for encoder in tqdm(select_encoders(models), desc="Robustness", unit="model"):
-        stored = StoredEmbeddings(encoder.make(seed), EmbeddingStore(), name=encoder.name)
+        stored: Any = StoredEmbeddings(encoder.make(seed), EmbeddingStore(), name=encoder.name)
         tables.append(robustness(stored, seed).assign(model=encoder.name))
         gaps.append(associations(stored, seed).assign(model=encoder.name))
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,10 @@ def draw_card(folder: str | os.PathLike[str]) -> list[Path]:
     place = Path(folder)
     if not (place / TABLE).exists():
         return []
-    tables, gaps = (dict(iter(pd.read_csv(place / name).groupby("model", sort=False))) for name in (TABLE, GAPS))
+    tables, gaps = (
+        {str(model): part for model, part in pd.read_csv(place / name).groupby("model", sort=False)}
+        for name in (TABLE, GAPS)
+    )
     page = place / "robustness.md"
     parts = [f"# {name}\n\n{card(table, gaps[name])}" for name, table in tables.items()]
     page.write_text("\n".join(parts), encoding="utf-8")

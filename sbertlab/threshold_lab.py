@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from sbertlab.figure_style import Figure
 from sbertlab.panel import Panel, control, row, table
@@ -47,8 +47,8 @@ class ThresholdLab(Panel):
 
     def __init__(
         self,
-        labels: Sequence[int],
-        scores: Sequence[float],
+        labels: ArrayLike,
+        scores: ArrayLike,
         pairs: pd.DataFrame | None = None,
         folder: str | os.PathLike[str] = ".",
         *,

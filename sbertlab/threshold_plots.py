@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from sbertlab.figure_style import Figure, check_columns, style
 from sbertlab.thresholds import MEASURES, Threshold
@@ -13,8 +12,8 @@ from sbertlab.thresholds import MEASURES, Threshold
 
 def threshold_figure(
     curve: pd.DataFrame,
-    labels: Sequence[int],
-    scores: Sequence[float],
+    labels: ArrayLike,
+    scores: ArrayLike,
     chosen: Threshold | None = None,
     *,
     title: str = "",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from sbertlab.resampling import draw_counts
 
@@ -87,8 +88,8 @@ class Threshold:
 
 
 def threshold_curve(
-    labels: Sequence[int],
-    scores: Sequence[float],
+    labels: ArrayLike,
+    scores: ArrayLike,
     points: int = 201,
     resamples: int = 1000,
     seed: int = 0,
@@ -131,8 +132,8 @@ def threshold_curve(
 
 
 def choose_threshold(
-    labels: Sequence[int],
-    scores: Sequence[float],
+    labels: ArrayLike,
+    scores: ArrayLike,
     goal: Goal = "f1",
     at_least: float | None = None,
     resamples: int = 1000,
@@ -183,8 +184,8 @@ def choose_threshold(
 
 
 def threshold_at(
-    labels: Sequence[int],
-    scores: Sequence[float],
+    labels: ArrayLike,
+    scores: ArrayLike,
     threshold: float,
     resamples: int = 1000,
     seed: int = 0,
@@ -223,7 +224,7 @@ def threshold_at(
     return Threshold(**found, goal=goal, pairs=len(right), confidence=confidence)
 
 
-def _checked(labels: Sequence[int], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Labels as bool and scores `(n,)`, in the order of falling scores."""
     similar, kinds = np.asarray(scores, dtype=float), np.asarray(labels)
     if similar.ndim != 1 or similar.shape != kinds.shape:

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import nbformat
 import pytest
 
-PATIENCE = 120
+PATIENCE = 300
 """Seconds to wait for the server, a page or a cell: a busy machine of two cores starts them slowly."""
 
 QUIET = [
@@ -169,12 +169,14 @@ class Notebook:
             self.wait_until_idle()
 
     def wait_until_idle(self) -> None:
-        """Wait until every code cell has run."""
-        self.page.wait_for_function(
-            "() => { const said = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
+        """Wait until every code cell has run; an error in one fails the test in its words."""
+        said = self.page.wait_for_function(
+            "() => { const wrong = document.querySelector('[data-mime-type=\"application/vnd.jupyter.error\"]');"
+            " const said = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
             ".map(e => e.textContent.trim()).filter(Boolean);"
-            " return said.length && said.every(t => /^\\[\\d+\\]:$/.test(t)); }"
+            " return wrong?.textContent || (said.length && said.every(t => /^\\[\\d+\\]:$/.test(t)) && 'all ran'); }"
         )
+        assert said.json_value() == "all ran"
 
     def python(self, code: str) -> str:
         """What the kernel of this notebook prints when it runs the code; an error is "Name: words"."""
@@ -182,7 +184,7 @@ class Notebook:
 
     def wait_for_python(self, expression: str, wanted: object) -> None:
         """Wait until an expression in the kernel is printed as `wanted`: messages of widgets take their time."""
-        end = time.monotonic() + PATIENCE / 2
+        end = time.monotonic() + PATIENCE / 4
         while (got := self.python(f"print({expression})")) != str(wanted):
             assert time.monotonic() < end, f"{expression} is {got}, expected {wanted}"
             self.page.wait_for_timeout(200)
