@@ -178,12 +178,12 @@ def escaped(text: Any, tag: str = "span") -> str:
 def table(frame: pd.DataFrame, caption: str = "") -> str:
     """A small table as HTML: names and texts escaped, floats with three decimals.
 
-    >>> print(table(pd.DataFrame({"similarity": [0.12345], "text": ["<i>"]}), "Nearest"))
-    <table style="text-align:start"><caption dir="auto">Nearest</caption>
-    <tr><th dir="auto">similarity</th><th dir="auto">text</th></tr>
+    >>> print(table(pd.DataFrame({"similarity": [0.12345], "text": ["<i>"]})))
+    <table style="text-align:start;border-spacing:12px 0">
+    <tr><td dir="auto"><b>similarity</b></td><td dir="auto"><b>text</b></td></tr>
     <tr><td dir="auto">0.123</td><td dir="auto">&lt;i&gt;</td></tr></table>
     """
-    head = "".join(escaped(name, "th") for name in frame.columns)
+    head = "".join(f'<td dir="auto"><b>{html.escape(str(name))}</b></td>' for name in frame.columns)
     rows = [
         "".join(
             escaped(f"{value:.3f}" if isinstance(value, float) and value == value else value, "td") for value in row
@@ -191,7 +191,8 @@ def table(frame: pd.DataFrame, caption: str = "") -> str:
         for row in frame.itertuples(index=False, name=None)
     ]
     body = "\n".join(f"<tr>{row}</tr>" for row in [head, *rows])
-    return f'<table style="text-align:start">{escaped(caption, "caption") if caption else ""}\n{body}</table>'
+    above = f"{escaped(caption, 'div')}\n" if caption else ""
+    return f'{above}<table style="text-align:start;border-spacing:12px 0">\n{body}</table>'
 
 
 def control(kind: Callable[..., Any], label: str, **settings: Any) -> Any:

@@ -149,7 +149,7 @@ def test_emoji_and_right_to_left_texts_pass_through() -> None:
     frame["text"] = "שלום 😀 عالم"
     panel = EmbeddingMap(frame, EMBEDDINGS, color="topic", clusters="topic")
     panel.show_neighbors(0)
-    assert '<caption dir="auto">Nearest to “שלום 😀 عالم”</caption>' in panel._found.value
+    assert '<div dir="auto">Nearest to “שלום 😀 عالم”</div>' in panel._found.value
     assert panel._list.options[0] == ("שלום 😀 عالم", 0)
     panel.labels = "frequent terms"
     assert panel.scatter.widget.labels["label"].str.contains("שלום").any()
