@@ -71,6 +71,7 @@ class Run:
         self.model, self.objectives, self.gradient = model, objectives, gradient
         self.accelerator, self.optimizer, self.schedule = accelerator, optimizer, schedule
         self.max_grad_norm, self.seed, self.mask = max_grad_norm, seed, mask_known_positives
+        self.examples = 0
         self.step = 0
         self.rows: list[dict[str, Any]] = []
 
@@ -84,6 +85,7 @@ class Run:
         self.train_mode()
         step = self.step + 1
         batches = [checked_batch(one.next_batch(step), one, step, self.mask) for one in self.objectives]
+        self.examples = sum(len(batch.columns[0]) for batch in batches)
         for objective, batch in zip(self.objectives, batches, strict=True):
             doubt = doubt_of(objective.loss, batch) if step == 1 else None
             if doubt is not None:

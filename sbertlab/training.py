@@ -111,7 +111,8 @@ def fit(
         save_best_model: keep the model with the best score there; the last one otherwise, or without an evaluator.
         max_grad_norm: gradients are scaled down to this norm; `math.inf` leaves them.
         use_amp: the field's older name of mixed precision: bf16 where the device has it, else fp16.
-        callback: called with (score, epoch, steps) after every evaluation; steps is -1 at the end of an epoch.
+        callback: called with (score, epoch, steps) after every evaluation; steps is -1 at the end of an epoch. One with
+            the attribute `takes_events`, such as a TrainingMonitor, is told everything, as those in `callbacks`.
         show_progress_bar: a bar with the loss.
         checkpoint_path: folder for a checkpoint every `checkpoint_save_steps` steps, and on Ctrl-C. Each is a model
             folder and can be gone on from.
@@ -188,6 +189,8 @@ def fit(
         raise ValueError("resume=True needs checkpoint_path, the folder with the checkpoints to go on from")
     if early_stopping_patience is not None and evaluator is None:
         raise ValueError("early_stopping_patience needs an evaluator, whose score it goes by")
+    if getattr(callback, "takes_events", False):
+        callbacks, callback = [*callbacks, callback], None  # type: ignore[list-item]
     seed, max_grad_norm, mask_known_positives = int(seed), float(max_grad_norm), bool(mask_known_positives)
     precision = choose_precision(mixed_precision, use_amp, model.device)
     trackers = tracker_names(log_with)
@@ -256,7 +259,7 @@ def fit(
                 raise CheckpointError(
                     "the processes found different checkpoints; every machine must see checkpoint_path"
                 )
-        calls = Calls(callbacks, run, processes)
+        calls = Calls(callbacks, run, processes, total)
         log = Trackers(accelerator, trackers, "sbertlab", configuration)
         rhythm = Rhythm(total, steps_per_epoch, evaluation_steps, checkpoint_save_steps)
         try:

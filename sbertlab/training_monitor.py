@@ -85,6 +85,9 @@ class TrainingMonitor(Panel):
     'Waiting for fit(..., callbacks=[monitor]).'
     """
 
+    takes_events = True
+    """`fit` tells it of every step, also when it is given as the one `callback`."""
+
     def __init__(
         self,
         probe: Iterable[str] | None = None,
@@ -155,13 +158,13 @@ class TrainingMonitor(Panel):
         start = time.perf_counter()
         if self.state not in RUNNING or (event.kind == "step" and event.step <= self.step):
             self._begin(event)  # also where the run before has raised an error
-        for told in getattr(event, "rows", None) or [event.row]:
+        for told in event.rows or [event.row]:
             self._rows[told["step"], told["objective"]] = told
         if event.kind == "checkpoint":
             self._saved = event.step
         if event.kind == "step":
             self._times.append(start - self._began - self._held)
-            self._examples = getattr(event, "examples", 0)
+            self._examples = event.examples
         interrupt = listening()
         self._interrupted |= interrupt is not None and interrupt.wished
         if event.kind != "end":
@@ -176,7 +179,7 @@ class TrainingMonitor(Panel):
         kept = {place: told for place, told in self._rows.items() if place[0] < event.step}
         self._reset()
         self._rows = kept
-        self._total = getattr(event, "steps", 0)
+        self._total = event.steps
         if self.map is not None and not kept:
             self.map.reset()
         with self._lock:

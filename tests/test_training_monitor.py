@@ -102,6 +102,13 @@ def test_training_with_the_monitor_equals_training_without_it_to_the_bit(tiny: T
     assert_equal(plain, watched)
 
 
+def test_the_monitor_may_be_the_one_callback_of_the_fields_name(tiny: Tiny) -> None:
+    monitor = TrainingMonitor(live=False)
+    history = run(tiny(), callback=monitor)
+    assert monitor.step == STEPS
+    assert monitor.history["loss"].tolist() == history["loss"].tolist()
+
+
 def test_drawing_takes_random_numbers_from_no_generator(tiny: Tiny) -> None:
     model = tiny(dropout=0.5).train()
     places = ProbeMap(TEXTS)
@@ -146,15 +153,12 @@ def test_it_says_what_it_waits_for_and_how_the_run_ended(tiny: Tiny) -> None:
 def test_time_left_and_examples_a_second_are_told_where_the_run_tells_its_length(tiny: Tiny) -> None:
     model, monitor = tiny(), TrainingMonitor(live=True)
 
-    class Told(Event):
-        steps, examples = 100, 16
-
     for step in (1, 2, 3):
         row = {"step": step, "epoch": 0, "objective": "0:Loss", "loss": 1.0}
-        monitor(Told("step", step, 0, row, model))
+        monitor(Event("step", step, 0, row, model, steps=100, examples=16))
         monitor._times = type(monitor._times)(range(step))  # a step a second
     assert monitor.pace == "step 3 of 100 · 1 steps a second · 16 examples a second · 0:01:37 left"
-    monitor(Told("end", 3, 0, row, model))
+    monitor(Event("end", 3, 0, row, model, steps=100, examples=16))
     assert monitor.status.startswith("Ended early, after step 3 of 100")
 
 
