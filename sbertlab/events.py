@@ -33,9 +33,7 @@ class Event(NamedTuple):
 class Calls:
     """The functions that want to know how a run goes; the first process calls them."""
 
-    def __init__(
-        self, functions: Sequence[Callable[[Event], Any]], run: Run, processes: Processes, steps: int
-    ) -> None:
+    def __init__(self, functions: Sequence[Callable[[Event], Any]], run: Run, processes: Processes, steps: int) -> None:
         if callable(functions) or not all(map(callable, functions)):
             raise TypeError(f"callbacks must be a list of functions of an Event, got {functions!r:.80}")
         self.functions, self.run, self.steps = list(functions) if processes.main else [], run, steps
