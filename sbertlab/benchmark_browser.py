@@ -116,7 +116,8 @@ class BenchmarkBrowser(Panel):
         pairs = self.comparisons
         if self._view.value == "tasks":
             return score_heatmap(self.shown, pairs, "all", theme=self.theme)
-        note = f"Tasks: {', '.join(self._tasks.value)}."
+        chosen = ", ".join(self._tasks.value)
+        note = "" if len(self._tasks.value) == len(self._tasks.options) else f"Only {chosen[:70]}."
         return standings_figure(self.shown, pairs, note=note, theme=self.theme)
 
     def __repr__(self) -> str:

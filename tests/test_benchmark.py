@@ -174,7 +174,9 @@ def test_the_check_computes_cells_again_and_finds_one_that_is_not_so(tmp_path: P
 # -- Mistakes ----------------------------------------------------------------------------------------------------------
 
 
-def test_mistakes_are_found_before_anything_is_made(tmp_path: Path) -> None:
+def test_mistakes_are_found_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SBERTLAB_DATA", raising=False)
+
     def never(seed: int) -> Any:
         raise AssertionError("made too early")
 
