@@ -263,7 +263,7 @@ def test_code_that_may_change_unseen_is_refused_with_a_store_and_serves_without(
     class Local(Digits):
         pass
 
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")  # as in a notebook
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # as in a notebook
     typed_in = type("TypedIn", (Digits,), {"__module__": "__main__", "__qualname__": "TypedIn"})
     for model in (Local(), typed_in()):
         with pytest.raises(TypeError, match=r"cannot be fingerprinted: .* Without a store \(store=None\)"):
