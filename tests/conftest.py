@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,13 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from sbertlab import SentenceTransformer, models
 from sbertlab.model_source import find_model
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C: a shell starts background jobs with it ignored, and the tests that press it would wait for ever."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 WORDS = """
 the a an of to in is are was and or not my your i you we it this that on for with at by from how do can what
