@@ -59,6 +59,7 @@ class EmbeddingStore:
         ValueError: `most_bytes` is not positive.
 
     >>> from tempfile import TemporaryDirectory
+    >>> from sbertlab.fingerprint import key_of
     >>> with TemporaryDirectory() as folder:
     ...     store = EmbeddingStore(folder)
     ...     store.write("ab" * 32, [key_of("one"), key_of("two")], np.array([[1.0, 0.0], [0.0, 2.0]]))

