@@ -376,6 +376,7 @@ def test_the_keyboard_goes_from_the_list_to_neighbours() -> None:
     panel._words.value = "SENTENCE 2"
     assert panel.selected.index.tolist() == [2, 12, *range(20, 30)]
     assert "12 texts contain “SENTENCE 2”" in panel._head.value
+    assert panel._list.value == 2
     panel._list.value = 23
     panel._walk.click()
     assert panel.selected.index.tolist() == [23, *panel.neighbors(23)["position"]]

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -25,9 +26,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import tiny_transformer
 
 from sbertlab import InputExample, SentenceTransformer, losses, models
-from sbertlab.checkpoint import HALF_WRITTEN
 from sbertlab.data import NoDuplicatesDataLoader
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
+
+HALF_WRITTEN = re.compile(r"\.+\d+(\.[0-9a-f]{8})+")
+"""Names of folders that a process leaves which is killed while it writes a checkpoint."""
 
 WORDS = "cat dog bird fish man woman child house garden street city river sea sun rain snow music guitar".split()
 PAIRS = [InputExample(texts=[f"the {word} sleeps", f"a {word} is there"], label=i / 17) for i, word in enumerate(WORDS)]
