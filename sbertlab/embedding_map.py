@@ -382,6 +382,7 @@ class EmbeddingMap(Panel):
         self._walk.disabled = not len(rows) or self.frame_name not in self.spaces
         listed = rows[:LISTED_TEXTS].tolist()
         self._list.options = [(self._texts[position][:200], position) for position in listed]
+        self._list.index = 0 if listed else None
         more = f", the first {LISTED_TEXTS} are listed" if len(rows) > LISTED_TEXTS else ""
         head = f"{len(rows):,} of {len(self.frame):,} texts are selected{more}"
         self._head.value = escaped(f"{told}; {head}" if told and found is None else head, "div")

@@ -179,11 +179,11 @@ def table(frame: pd.DataFrame, caption: str = "") -> str:
     """A small table as HTML: names and texts escaped, floats with three decimals.
 
     >>> print(table(pd.DataFrame({"similarity": [0.12345], "text": ["<i>"]})))
-    <table style="text-align:start;border-spacing:12px 0">
-    <tr><td dir="auto"><b>similarity</b></td><td dir="auto"><b>text</b></td></tr>
+    <table style="text-align:start">
+    <tr><td dir="auto"><b>similarity&emsp;</b></td><td dir="auto"><b>text&emsp;</b></td></tr>
     <tr><td dir="auto">0.123</td><td dir="auto">&lt;i&gt;</td></tr></table>
     """
-    head = "".join(f'<td dir="auto"><b>{html.escape(str(name))}</b></td>' for name in frame.columns)
+    head = "".join(f'<td dir="auto"><b>{html.escape(str(name))}&emsp;</b></td>' for name in frame.columns)
     rows = [
         "".join(
             escaped(f"{value:.3f}" if isinstance(value, float) and value == value else value, "td") for value in row
@@ -192,7 +192,7 @@ def table(frame: pd.DataFrame, caption: str = "") -> str:
     ]
     body = "\n".join(f"<tr>{row}</tr>" for row in [head, *rows])
     above = f"{escaped(caption, 'div')}\n" if caption else ""
-    return f'{above}<table style="text-align:start;border-spacing:12px 0">\n{body}</table>'
+    return f'{above}<table style="text-align:start">\n{body}</table>'
 
 
 def control(kind: Callable[..., Any], label: str, **settings: Any) -> Any:
