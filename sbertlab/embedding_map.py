@@ -109,6 +109,7 @@ class EmbeddingMap(Panel):
         self._lines: tuple[int | None, list[int]] = (None, [])
         self._folded: pd.Series | None = None
         self._regions: pd.Series | None = None
+        self._region_names: dict[Any, str] = {}
         self._texts = frame[text].fillna("").astype(str).tolist()
         self._make_controls(color, neighbors)
         given, self.spaces = frames_and_spaces(len(frame), embeddings, xy, frames, method)
@@ -445,7 +446,9 @@ class EmbeddingMap(Panel):
                 metric = self.metric if self.spaces else "euclidean"
                 self._regions = pd.Series(find_clusters(space, self._clusters, self.seed, metric))
             terms = cluster_terms(self._texts, self._regions.tolist())
-            self._region_names = {group: " · ".join(words) for group, words in terms.items()}
+            for group in self._regions.value_counts().index:  # of clusters with the same terms the largest is named
+                if (name := " · ".join(terms[group])) not in self._region_names.values():
+                    self._region_names[group] = name
         return self._regions
 
     def _tell_saved(self, path: Path) -> None:

@@ -99,7 +99,7 @@ LOCAL_SETS: Mapping[str, LocalSet] = {
     "cranfield": LocalSet("test", large=True),
     "quora_dup_retrieval": LocalSet("test", large=True),
     "twenty_newsgroups_subject": LocalSet("test"),
-    "stackoverflow_short": LocalSet("all", sample=5000, large=True),
+    "stackoverflow_short": LocalSet("all", sample=5000),
     "searchsnippets": LocalSet("all", sample=5000, large=True),
 }
 """Known public sets; those that are not large belong to the default tasks where they are there."""

@@ -97,7 +97,7 @@ def test_the_default_tasks_are_those_of_the_corpus_and_the_sets_that_are_there_a
     monkeypatch.delenv(local_tasks.DATA_VARIABLE, raising=False)
     assert [task.name for task in select_tasks()] == own
     monkeypatch.setenv(local_tasks.DATA_VARIABLE, str(folder))
-    assert [task.name for task in select_tasks()] == [*own, "stsb", "sickr", "wikiqa", "medline"]
+    assert [task.name for task in select_tasks()] == [*own, "stsb", "sickr", "wikiqa", "medline", "stackoverflow_short"]
 
 
 def test_a_sample_is_stated_and_is_the_same_every_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -464,6 +464,9 @@ def test_clusters_are_found_in_the_original_space() -> None:
     panel = EmbeddingMap(texts(), far, xy=PLANE, clusters=3)
     assert panel.regions.groupby(np.repeat([0, 1, 2], 10)).nunique().tolist() == [1, 1, 1]
     assert panel.regions.nunique() == 3
+    alike = EmbeddingMap(texts().assign(text="money back", cluster=[1] * 20 + [2] * 10), EMBEDDINGS, clusters="cluster")
+    alike.labels = "frequent terms"
+    assert alike.scatter.widget.labels["label"].tolist() == ["money"], "once, though two clusters have it"
 
 
 def test_a_film_moves_the_points_and_says_how_faithful_each_frame_is() -> None:

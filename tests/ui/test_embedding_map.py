@@ -246,6 +246,9 @@ def test_words_and_controls_are_readable(page: str, notebook: Callable[..., Any]
     book.page.wait_for_timeout(3000)
     box(book)
     book.shot(f"contrast_{theme}")
+    written = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
+    names = book.page.locator(".sbertlab-panel canvas").last
+    assert names.evaluate(written), "the frequent terms are written on the map"
     contrasts = book.page.evaluate(LUMINANCE)
     assert len(contrasts) > 20
     poor = [(what, round(value, 1)) for what, value in contrasts if value < 4.5]  # WCAG 2.1, level AA
