@@ -100,6 +100,7 @@ class EmbeddingMap(Panel):
         self.frame, self.text, self.model, self.metric, self.folder = frame, text, model, metric, Path(folder)
         self.seed, self._clusters = seed, clusters
         self.scatter: Any = None
+        self._turns = map_scatter.Turns()
         self.frames: dict[str, np.ndarray] = {}
         self.qualities: dict[str, maps.MapQuality] = {}
         self.columns = color_columns(frame, text)
@@ -408,7 +409,7 @@ class EmbeddingMap(Panel):
 
     def _move(self) -> None:
         """Move the points to the frame that the slider names."""
-        map_scatter.move(self.scatter, self._film.index)
+        self._turns.ask("move", lambda: map_scatter.move(self.scatter, self._film.index))
         self._say_faithfulness()
         self._draw_lines()
         self._relabel()
@@ -419,7 +420,7 @@ class EmbeddingMap(Panel):
     def _recolor(self) -> None:
         """Colour the points by the chosen column, with the colours of the figures."""
         column = None if self.color is None else self.columns[self.color]
-        map_scatter.recolor(self.scatter, self.color, column, THEMES[self.theme])
+        self._turns.ask("color", lambda: map_scatter.recolor(self.scatter, self.color, column, THEMES[self.theme]))
         if self.labels == "names of the groups":
             self._relabel()
 

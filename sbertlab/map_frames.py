@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sbertlab import maps
 from sbertlab.map_plots import as_floats, is_continuous
+from sbertlab.map_store import stored
 from sbertlab.similarity import Embeddings, as_tensor
 
 MOST_GROUPS = 256
@@ -109,8 +110,8 @@ def frames_and_spaces(
 
 
 def coordinates(embeddings: Tensor, method: str, seed: int, metric: str) -> np.ndarray:
-    """Coordinates `(n, 2)` by "pca" or "umap"."""
-    return maps.pca(embeddings) if method == "pca" else maps.umap_map(embeddings, seed=seed, metric=metric)
+    """Coordinates `(n, 2)` by "pca", or by "umap", which is laid out once and then read from disk."""
+    return maps.pca(embeddings) if method == "pca" else stored(maps.umap_map, embeddings, seed=seed, metric=metric)
 
 
 def _check_length(name: str, rows: int, count: int) -> None:

@@ -5,7 +5,9 @@ jupyter-scatter is imported when a map is made, so that panels without one do wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,47 @@ LEGEND_GROUPS = 24
 MOVE = 900
 """Milliseconds in which the points move from one frame to the next."""
 
+TURN = {"move": 2 * MOVE / 1000, "color": 0.4}
+"""Seconds that a drawing is given before the next one: a busy browser takes longer than the points should."""
+
 FONT = 13
 """Size of the names on the map, in pixels."""
+
+
+class Turns:
+    """Draws points one time after another: the browser ignores those that come while the ones before still move.
+
+    It does not say when they have come to rest, so every turn is given its seconds. Without an event loop, as in a
+    script, nobody looks and nothing waits.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, tuple[float, Callable[[], object]]] = {}
+        self._free = 0.0
+
+    def ask(self, what: str, draw: Callable[[], object]) -> None:
+        """Draw now, or as soon as it is free; of several drawings of one kind that wait only the last is done.
+
+        Args:
+            what: the kind, a key of `TURN`.
+            draw: sends the points.
+        """
+        self._waiting[what] = (TURN[what], draw)
+        self._next()
+
+    def _next(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        pause = self._free - time.monotonic()
+        if self._waiting and loop and pause > 0:
+            loop.call_later(pause, self._next)
+        elif self._waiting:
+            seconds, draw = self._waiting.pop(next(iter(self._waiting)))
+            self._free = time.monotonic() + seconds
+            draw()
+            self._next()
 
 
 def make_scatter(

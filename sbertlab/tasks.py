@@ -44,9 +44,6 @@ from sbertlab.stored_embeddings import StoredEmbeddings
 
 FAMILIES = ("STS", "duplicates", "reranking", "retrieval", "clustering")
 
-SharedEmbeddings = StoredEmbeddings
-"""Without a store, embeddings are shared by the tasks of a session alone."""
-
 
 @dataclass(frozen=True)
 class Metric:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib.resources
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sbertlab import maps
+from sbertlab import map_scatter, maps
 from sbertlab.plots import THEMES
 
 widgets = pytest.importorskip("sbertlab.widgets", reason="the lab extra is not installed", exc_type=ImportError)
@@ -467,6 +468,28 @@ def test_clusters_are_found_in_the_original_space() -> None:
     alike = EmbeddingMap(texts().assign(text="money back", cluster=[1] * 20 + [2] * 10), EMBEDDINGS, clusters="cluster")
     alike.labels = "frequent terms"
     assert alike.scatter.widget.labels["label"].tolist() == ["money"], "once, though two clusters have it"
+
+
+def test_points_that_still_move_are_sent_no_others_and_only_the_last_that_waits_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(map_scatter, "TURN", {"move": 0.2, "color": 0.1})
+    drawn: list[tuple[str, float]] = []
+    turns = map_scatter.Turns()
+
+    async def in_haste() -> None:
+        for frame in ("first", "second", "third"):
+            turns.ask("move", lambda frame=frame: drawn.append((frame, time.monotonic())))
+        turns.ask("color", lambda: drawn.append(("color", time.monotonic())))
+        await asyncio.sleep(0.6)
+
+    asyncio.run(in_haste())
+    assert [name for name, _ in drawn] == ["first", "third", "color"]
+    assert drawn[1][1] - drawn[0][1] >= 0.19
+    assert drawn[2][1] - drawn[1][1] >= 0.19
+    turns.ask("move", lambda: drawn.append(("without a loop", 0)))
+    turns.ask("move", lambda: drawn.append(("at once", 0)))
+    assert [name for name, _ in drawn[3:]] == ["without a loop", "at once"]
 
 
 def test_a_film_moves_the_points_and_says_how_faithful_each_frame_is() -> None:

@@ -1,8 +1,8 @@
 """A real JupyterLab on loopback, a real Chromium, and notebooks made on the fly.
 
-`notebook(*cells)` opens a new notebook and runs it; mouse and keyboard then act on `notebook.page`, and
-`notebook.python(code)` asks the kernel what arrived there. When the test ends, nothing must have left loopback and the
-console must hold no error. Screenshots go to the folder SBERTLAB_SHOTS, or to one of pytest's.
+`notebook(*cells)` opens a new notebook and runs it, `notebook(path)` a copy of one; mouse and keyboard then act on its
+`page`, and `python(code)` asks its kernel what arrived there. When the test ends, nothing must have left loopback and
+the console must hold no error. Screenshots go to the folder SBERTLAB_SHOTS, or to one of pytest's.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 
 import nbformat
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PATIENCE = 300
 """Seconds to wait for the server, a page or a cell: a busy machine of two cores starts them slowly."""
@@ -76,6 +78,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     settings = home / "config" / "labconfig" / "default_setting_overrides.json"
     for path in (folder, settings.parent, home / "data", home / "runtime"):
         path.mkdir(parents=True)
+    (home / "figures").symlink_to(ROOT / "figures")  # notebooks read ../figures
     quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
     settings.write_text(json.dumps({"@jupyterlab/apputils-extension:notification": quiet}))
     with socket.socket() as free:
@@ -86,7 +89,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     command += ["--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True", "--ServerApp.port_retries=0"]
     command += ["--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}", "--allow-root"]
     own = {f"JUPYTER_{kind.upper()}_DIR": str(home / kind) for kind in ("config", "data", "runtime")}
-    own |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1"}
+    own |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1", "SBERTLAB_FAST": "1"}
     log = (home / "lab.log").open("w")
     server = subprocess.Popen(command, cwd=folder, env={**os.environ, **own}, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -168,15 +171,32 @@ class Notebook:
         if wait:
             self.wait_until_idle()
 
-    def wait_until_idle(self) -> None:
+    def restart_and_run_all(self, patience: int = PATIENCE) -> None:
+        """Take all outputs away, restart the kernel, confirm that, run all cells and wait so many seconds for them."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:restart-run-all'); }")
+        self.page.get_by_role("dialog").get_by_role("button", name="Confirm Kernel Restart").click()
+        self.wait_until_idle(patience)
+
+    def wait_until_idle(self, patience: int = PATIENCE) -> None:
         """Wait until every code cell has run; an error in one fails the test in its words."""
         said = self.page.wait_for_function(
-            "() => { const wrong = document.querySelector('[data-mime-type=\"application/vnd.jupyter.error\"]');"
-            " const said = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
-            ".map(e => e.textContent.trim()).filter(Boolean);"
-            " return wrong?.textContent || (said.length && said.every(t => /^\\[\\d+\\]:$/.test(t)) && 'all ran'); }"
+            "() => { const { content, sessionContext } = window.jupyterapp.shell.currentWidget;"
+            " const cells = [...content.model.cells].filter(cell => cell.type === 'code');"
+            " const wrong = cells.flatMap(cell => cell.outputs.toJSON()).find(one => one.output_type === 'error');"
+            " if (wrong) return `${wrong.ename}: ${wrong.evalue}`;"
+            " const idle = sessionContext.session?.kernel?.status === 'idle';"
+            " return idle && cells.every(cell => cell.executionCount) && 'all ran'; }",
+            timeout=1000 * patience,
         )
         assert said.json_value() == "all ran"
+
+    def all_in_view(self) -> None:
+        """Make the window so high that every cell is drawn."""
+        height = "() => document.querySelector('.jp-WindowedPanel-outer, .jp-Notebook').scrollHeight"
+        for _ in range(3):  # cells that are drawn for the first time are higher than was guessed
+            self.page.set_viewport_size({"width": 1300, "height": min(30_000, self.page.evaluate(height) + 200)})
+            self.page.wait_for_timeout(1500)
 
     def python(self, code: str) -> str:
         """What the kernel of this notebook prints when it runs the code; an error is "Name: words"."""
@@ -217,11 +237,14 @@ def notebook(
     shots = Path(named) if named else tmp_path_factory.mktemp("shots")
     opened: list[Notebook] = []
 
-    def make(*cells: str, run: bool = True) -> Notebook:
-        content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        content.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    def make(*cells: str | Path, run: bool = True) -> Notebook:
         path = folder / f"{request.node.name.split('[')[0]}_{len(opened)}.ipynb"
-        nbformat.write(content, path)
+        if isinstance(cells[0], Path):
+            shutil.copy(cells[0], path)
+        else:
+            content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+            content.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+            nbformat.write(content, path)
         book = Notebook(browser, url, folder, shots)
         opened.append(book)
         book.open(path)
