@@ -100,7 +100,6 @@ class EmbeddingMap(Panel):
         self.frame, self.text, self.model, self.metric, self.folder = frame, text, model, metric, Path(folder)
         self.seed, self._clusters = seed, clusters
         self.scatter: Any = None
-        self._turns = map_scatter.Turns()
         self.frames: dict[str, np.ndarray] = {}
         self.qualities: dict[str, maps.MapQuality] = {}
         self.columns = color_columns(frame, text)
@@ -306,8 +305,10 @@ class EmbeddingMap(Panel):
         csv.on_click(self.guarded(lambda button: self._tell_saved(self.save_selection())))
         for kind, button in zip(("png", "svg"), pictures, strict=True):
             button.on_click(self.guarded(lambda button, kind=kind: self._tell_saved(self.save_picture(format=kind))))
+        self._turns = map_scatter.Turns()
         self.scatter.widget.observe(self.guarded(lambda change: self._touched()), names="selection")
         self._recolor()
+        self._turns.watch(self.scatter)
         self._say_faithfulness()
         self._show(self._rows)
         film = [row(play, self._film)] if len(names) > 1 else []

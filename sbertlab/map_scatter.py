@@ -5,7 +5,7 @@ jupyter-scatter is imported when a map is made, so that panels without one do wi
 
 from __future__ import annotations
 
-import asyncio
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ LEGEND_GROUPS = 24
 MOVE = 900
 """Milliseconds in which the points move from one frame to the next."""
 
-TURN = {"move": 2 * MOVE / 1000, "color": 0.4}
+TURN = {"move": 2 * MOVE / 1000, "color": 0.4, "show": 2.0}
 """Seconds that a drawing is given before the next one: a busy browser takes longer than the points should."""
 
 FONT = 13
@@ -30,15 +30,21 @@ FONT = 13
 
 
 class Turns:
-    """Draws points one time after another: the browser ignores those that come while the ones before still move.
+    """Draws points one time after another: the browser ignores those that come while others are being drawn or move.
 
-    It does not say when they have come to rest, so every turn is given its seconds. Without an event loop, as in a
-    script, nobody looks and nothing waits.
+    It does not say when it has done, so every drawing is given its seconds. Without a kernel nobody looks, and nothing
+    waits.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, tuple[float, Callable[[], object]]] = {}
+        self._waiting: dict[str, Callable[[], object]] = {}
         self._free = 0.0
+        self._changed = False
+
+    def watch(self, scatter: Any) -> None:
+        """When the map appears on a page, send points again that change from now on: that page may not have heard."""
+        self._changed = False
+        scatter.widget.observe(lambda change: self._shown(scatter), names="dom_element_id")
 
     def ask(self, what: str, draw: Callable[[], object]) -> None:
         """Draw now, or as soon as it is free; of several drawings of one kind that wait only the last is done.
@@ -47,22 +53,39 @@ class Turns:
             what: the kind, a key of `TURN`.
             draw: sends the points.
         """
-        self._waiting[what] = (TURN[what], draw)
+        self._waiting[what] = draw
+        self._changed = True
         self._next()
 
     def _next(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        pause = self._free - time.monotonic()
+        loop, pause = kernel_loop(), self._free - time.monotonic()
         if self._waiting and loop and pause > 0:
             loop.call_later(pause, self._next)
         elif self._waiting:
-            seconds, draw = self._waiting.pop(next(iter(self._waiting)))
-            self._free = time.monotonic() + seconds
-            draw()
+            what = next(iter(self._waiting))
+            self._free = time.monotonic() + TURN[what]
+            self._waiting.pop(what)()
             self._next()
+
+    def _shown(self, scatter: Any) -> None:
+        self._free = time.monotonic() + TURN["show"]
+        if self._changed:
+            self.ask("show", lambda: send_again(scatter))
+            self._changed = False
+
+
+def kernel_loop() -> Any:
+    """The event loop of the Jupyter kernel that this runs in, which has `call_later`; None where there is no kernel."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(getattr(shell, "kernel", None), "io_loop", None)
+
+
+def send_again(scatter: Any) -> None:
+    """Send the points as they are; one of them differs by nothing that shows, or the browser would not look at them."""
+    points = scatter.widget.points.copy()
+    points[0, 0] += 1e-6
+    scatter.widget.transition_points = False
+    scatter.widget.points = points
 
 
 def make_scatter(

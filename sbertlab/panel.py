@@ -181,15 +181,14 @@ def table(frame: pd.DataFrame, caption: str = "") -> str:
     >>> print(table(pd.DataFrame({"similarity": [0.12345], "text": ["<i>"]})))
     <table style="text-align:start">
     <tr><td dir="auto"><b>similarity&emsp;</b></td><td dir="auto"><b>text&emsp;</b></td></tr>
-    <tr><td dir="auto">0.123</td><td dir="auto">&lt;i&gt;</td></tr></table>
+    <tr><td dir="auto">0.123&emsp;</td><td dir="auto">&lt;i&gt;&emsp;</td></tr></table>
     """
     head = "".join(f'<td dir="auto"><b>{html.escape(str(name))}&emsp;</b></td>' for name in frame.columns)
-    rows = [
-        "".join(
-            escaped(f"{value:.3f}" if isinstance(value, float) and value == value else value, "td") for value in row
-        )
+    cells = [
+        [f"{value:.3f}" if isinstance(value, float) and value == value else value for value in row]
         for row in frame.itertuples(index=False, name=None)
     ]
+    rows = ["".join(escaped(cell, "td").replace("</td>", "&emsp;</td>") for cell in row) for row in cells]
     body = "\n".join(f"<tr>{row}</tr>" for row in [head, *rows])
     above = f"{escaped(caption, 'div')}\n" if caption else ""
     return f'{above}<table style="text-align:start">\n{body}</table>'

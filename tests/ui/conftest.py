@@ -29,6 +29,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 300
 """Seconds to wait for the server, a page or a cell: a busy machine of two cores starts them slowly."""
 
+HARMLESS = (
+    "Could not restore the debugger state",  # JupyterLab, when a kernel is restarted
+    "Ignoring draw call",  # jupyter-scatter, when points change while it draws: sbertlab.map_scatter sends them again
+)
+"""What other programs write into the console though nothing is wrong."""
+
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -153,8 +159,12 @@ class Notebook:
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("websocket", lambda websocket: self.requests.append(websocket.url))
-        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda said: self._complain(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self._complain(str(error)))
+
+    def _complain(self, words: str) -> None:
+        if not words.startswith(HARMLESS):
+            self.complaints.append(words)
 
     def open(self, path: Path) -> None:
         """Open a notebook in the server's folder and wait for its kernel."""
@@ -191,12 +201,18 @@ class Notebook:
         )
         assert said.json_value() == "all ran"
 
-    def all_in_view(self) -> None:
-        """Make the window so high that every cell is drawn."""
-        height = "() => document.querySelector('.jp-WindowedPanel-outer, .jp-Notebook').scrollHeight"
-        for _ in range(3):  # cells that are drawn for the first time are higher than was guessed
-            self.page.set_viewport_size({"width": 1300, "height": min(30_000, self.page.evaluate(height) + 200)})
-            self.page.wait_for_timeout(1500)
+    def pages(self) -> Iterator[int]:
+        """Scroll through the notebook from its top to its end, window by window."""
+        self.page.set_viewport_size({"width": 1300, "height": 2000})
+        end = "box => box.scrollTop + box.clientHeight >= box.scrollHeight - 2"
+        box = self.page.locator(".jp-NotebookPanel .jp-WindowedPanel-outer").first
+        box.evaluate("box => { box.scrollTop = 0; }")
+        for number in range(40):
+            self.page.wait_for_timeout(700)
+            yield number
+            if box.evaluate(end):
+                return
+            box.evaluate("box => { box.scrollTop += box.clientHeight - 60; }")
 
     def python(self, code: str) -> str:
         """What the kernel of this notebook prints when it runs the code; an error is "Name: words"."""
