@@ -11,7 +11,7 @@ import pandas as pd
 from sbertlab.benchmark import read
 from sbertlab.comparisons import MEAN, PAIR, over_tasks
 from sbertlab.figure_style import Figure
-from sbertlab.panel import Panel, control, escaped, picture_of, row, table
+from sbertlab.panel import Panel, control, escaped, message, picture_of, row, table
 from sbertlab.results import PRESETS
 from sbertlab.standing_plots import score_heatmap, standings_figure
 
@@ -58,16 +58,16 @@ class BenchmarkBrowser(Panel):
         options = [(f"{model}, {variant}", (model, variant)) for model, variant in names]
         self._first = control(ipywidgets.Dropdown, "Compare", options=options, value=options[0][1])
         self._second = control(ipywidgets.Dropdown, "with", options=options, value=options[-1][1])
-        self._image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+        own_size = {"max_width": "100%", "align_self": "flex-start"}  # a column would stretch the picture to its width
+        self._image = ipywidgets.Image(format="png", layout=own_size)
         self._verdict = ipywidgets.HTML()
         controls = [row(self._tasks, self._models), self._view]
         super().__init__([*controls, self._image, row(self._first, self._second), self._verdict], theme)
-        for widget in (self._tasks, self._models, self._view):
-            widget.observe(self.guarded(lambda change: self._draw()), names="value")
-        for widget in (self._tasks, self._first, self._second):
+        for widget in (self._first, self._second):
             widget.observe(self.guarded(lambda change: self._compare()), names="value")
-        self._draw()
-        self._compare()
+        for widget in (self._tasks, self._models, self._view):
+            widget.observe(self.guarded(lambda change: self._follow()), names="value")
+        self._follow()
 
     @property
     def shown(self) -> pd.DataFrame:
@@ -78,11 +78,13 @@ class BenchmarkBrowser(Panel):
     @property
     def comparisons(self) -> pd.DataFrame:
         """Comparisons among the chosen models, on each of the chosen tasks and in their mean."""
-        among = self.pairs["model_a"].isin(self._models.value) & self.pairs["model_b"].isin(self._models.value)
-        chosen = self.pairs[among & self.pairs["task"].isin(self._tasks.value)]
-        if chosen.empty:
+        tasks = list(self._tasks.value)
+        if not tasks:
             return self.pairs.head(0)
-        return pd.concat([over_tasks(chosen, self.shown, list(self._tasks.value)), chosen], ignore_index=True)
+        # models are left out after the correction for many pairs: whoever looks at fewer proves no more
+        found = pd.concat([over_tasks(self.pairs, self.cells, tasks), self.pairs[self.pairs["task"].isin(tasks)]])
+        among = found["model_a"].isin(self._models.value) & found["model_b"].isin(self._models.value)
+        return found[among].reset_index(drop=True)
 
     def select(self, tasks: list[str] | None = None, models: list[str] | None = None) -> None:
         """Show only these tasks and models; None leaves a choice as it is."""
@@ -94,11 +96,13 @@ class BenchmarkBrowser(Panel):
         """Return the comparison of two (model, variant) in the mean over the chosen tasks, as a minus b.
 
         Raises:
-            ValueError: the two are the same, or one of them lacks a task.
+            ValueError: the two are the same, one of them lacks a task, or no task is chosen.
         """
         if a == b:
             raise ValueError(f"{', '.join(a)} is compared with itself; choose two that differ")
         tasks = list(self._tasks.value)
+        if not tasks:
+            raise ValueError("choose at least one task")
         means = over_tasks(self.pairs, self.cells, tasks).set_index(PAIR)
         pair: Any
         for pair, sign in (((*a, *b), 1.0), ((*b, *a), -1.0)):
@@ -123,17 +127,25 @@ class BenchmarkBrowser(Panel):
     def __repr__(self) -> str:
         return f"BenchmarkBrowser of {self.cells['model'].nunique()} models and {self.cells['task'].nunique()} tasks"
 
-    def _draw(self) -> None:
+    def _follow(self) -> None:
+        """Show the verdict and the picture of what is chosen."""
+        self._compare()
         self._image.value = picture_of(self.static(), self.theme)
 
     def _compare(self) -> None:
-        """Say in words which of the two is ahead, and whether that is real."""
-        self._verdict.value = ""
+        """Say in words which of the two is ahead, and whether that is real, or why that cannot be said."""
         a, b = self._first.value, self._second.value
-        found = self.verdict(a, b)
+        try:
+            found = self.verdict(a, b)
+        except ValueError as error:  # here and not above the panel, where the next picture would take it away
+            self._verdict.value = message(str(error)).value
+            return
         ahead, behind = (a, b) if found["difference"] > 0 else (b, a)
         words = f"{', '.join(ahead)} is {abs(found['difference']):.1f} points ahead of {', '.join(behind)}"
         words += f" ({found['low']:.1f} to {found['high']:.1f} for the first minus the second). "
         words += "The difference is real." if found["different"] else "The two cannot be told apart."
         numbers = pd.DataFrame([found[["difference", "error", "seed_error", "low", "high", "p"]]])
-        self._verdict.value = f"<p>{escaped(words)}</p>" + table(numbers, f"{MEAN} of {len(self._tasks.value)} tasks")
+        numbers["p"] = "< 0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"
+        tasks = self._tasks.value
+        caption = tasks[0] if len(tasks) == 1 else f"{MEAN} of {len(tasks)} tasks"
+        self._verdict.value = f"<p>{escaped(words)}</p>" + table(numbers, caption)

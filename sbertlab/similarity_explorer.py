@@ -13,7 +13,7 @@ from sbertlab.encoder import SentenceTransformer
 from sbertlab.explain import Explanation, explain
 from sbertlab.explain_plots import explanation_figure
 from sbertlab.figure_style import Figure
-from sbertlab.panel import Panel, control, escaped, picture_of, row, table
+from sbertlab.panel import Panel, control, escaped, message, picture_of, row, table
 from sbertlab.util import cos_sim
 
 MOST_TEXTS = 24
@@ -52,17 +52,17 @@ class SimilarityExplorer(Panel):
             value="\n".join(texts),
             rows=6,
             continuous_update=False,
-            layout={"width": "100%", "height": "8em"},
+            layout={"width": "98%", "height": "8em"},
         )
         show = control(ipywidgets.Button, "Compare", tooltip="Embed the sentences and compare them")
         self._first = control(ipywidgets.Dropdown, "Explain")
         self._second = control(ipywidgets.Dropdown, "with")
-        self._matrix = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-        self._tokens = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+        own_size = {"max_width": "100%", "align_self": "flex-start"}  # a column would stretch a picture to its width
+        self._matrix, self._tokens = (ipywidgets.Image(format="png", layout=own_size) for _ in range(2))
         self._words = ipywidgets.HTML()
         self._changing = False
         super().__init__(
-            [self._typed, show, self._matrix, row(self._first, self._second), self._words, self._tokens], theme
+            [self._typed, row(show), self._matrix, row(self._first, self._second), self._words, self._tokens], theme
         )
         self.compare(texts)
         typed = self.guarded(lambda change: self.compare(self._typed.value.splitlines()))
@@ -97,7 +97,12 @@ class SimilarityExplorer(Panel):
 
     def select(self, first: int, second: int) -> None:
         """Explain the pair of sentences with these numbers, counted from 0."""
-        self._first.value, self._second.value = first, second
+        self._changing = True
+        try:
+            self._first.value, self._second.value = first, second
+        finally:
+            self._changing = False
+        self._explain()
 
     def static(self) -> Figure:
         """The explanation of the chosen pair, as a matplotlib figure; the matrix where it cannot be explained."""
@@ -119,7 +124,11 @@ class SimilarityExplorer(Panel):
         a, b = self._pair
         self.explanation = None
         self._tokens.value, self._words.value = b"", ""
-        self.explanation = explain(self.model, a, b)
+        try:
+            self.explanation = explain(self.model, a, b)
+        except ValueError as error:  # the matrix is still worth looking at
+            self._words.value = message(str(error)).value
+            return
         self._tokens.value = picture_of(explanation_figure(self.explanation, theme=self.theme), self.theme)
         strongest = self.explanation.strongest(6)
         shown = pd.DataFrame({"token": strongest["a"], "with": strongest["b"], "share": strongest["share"]})

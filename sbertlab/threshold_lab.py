@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from sbertlab.figure_style import Figure
-from sbertlab.panel import Panel, control, row, table
+from sbertlab.panel import Panel, control, escaped, row, table
 from sbertlab.threshold_plots import threshold_figure
-from sbertlab.thresholds import Threshold, choose_threshold, threshold_at, threshold_curve
+from sbertlab.thresholds import Goal, Threshold, choose_threshold, threshold_at, threshold_curve
 
 BORDERLINE = 6
 """So many of the pairs nearest to the threshold are listed."""
@@ -24,7 +24,8 @@ class ThresholdLab(Panel):
     """Precision and recall of "these two are alike" against the threshold, with bands; a slider, and an export.
 
     The slider begins at the greatest F1. "Greatest F1" goes back there; "Precision of at least" goes to the lowest
-    threshold that has it. "Export" writes the chosen threshold with its intervals as JSON, `Threshold.load` reads it.
+    threshold that has it; `choose` does both from code. "Export" writes the chosen threshold with its intervals as
+    JSON, `Threshold.load` reads it.
 
     Args:
         labels: 0 or 1 for each pair; 1 is alike.
@@ -83,7 +84,7 @@ class ThresholdLab(Panel):
             step=0.01,
             layout={"width": "220px"},
         )
-        best = control(ipywidgets.Button, "Greatest F1")
+        self._best_button = control(ipywidgets.Button, "Greatest F1")
         self._goal_button = control(ipywidgets.Button, "Go there")
         self._export_button = control(
             ipywidgets.Button, "Export", tooltip="Write the threshold and its intervals as JSON"
@@ -92,11 +93,14 @@ class ThresholdLab(Panel):
         self._said = ipywidgets.HTML()
         self._image = ipywidgets.Image(format="png", layout={"max_width": "100%", "width": "760px"})
         self._slider.observe(self.guarded(lambda change: self._set_by_hand(change["new"])), names="value")
-        best.on_click(self.guarded(lambda button: self._take(choose_threshold(*self._given, resamples=resamples))))
-        self._goal_button.on_click(self.guarded(lambda button: self._take(self._for_precision())))
+        self._best_button.on_click(self.guarded(lambda button: self.choose()))
+        self._goal_button.on_click(self.guarded(lambda button: self.choose("precision", self._goal.value)))
         self._export_button.on_click(self.guarded(lambda button: self.export()))
         self._moving = False
-        controls = [row(self._slider, best), row(self._goal, self._goal_button, self._export_button, self._said)]
+        controls = [
+            row(self._slider, self._best_button),
+            row(self._goal, self._goal_button, self._export_button, self._said),
+        ]
         super().__init__([*controls, self._words, self._image, self._border], theme)
         self._show()
 
@@ -113,12 +117,31 @@ class ThresholdLab(Panel):
     def threshold(self, value: float) -> None:
         self._set_by_hand(value)
 
+    def choose(self, goal: Goal = "f1", at_least: float | None = None) -> Threshold:
+        """Go to the best threshold for a goal and return it, as `thresholds.choose_threshold` finds it.
+
+        Args:
+            goal: "f1", "precision" or "recall".
+            at_least: for the goals "precision" and "recall", a share above 0 and up to 1.
+
+        Raises:
+            ValueError: an unknown goal; `at_least` missing, out of range or out of reach. The panel stays where it is.
+
+        >>> lab = ThresholdLab([1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], resamples=20)
+        >>> lab.choose("precision", at_least=0.9).threshold, lab.choose("recall", at_least=0.5).threshold
+        (0.7, 0.7)
+        >>> lab.choose().threshold, lab.threshold
+        (0.25, 0.25)
+        """
+        self._take(choose_threshold(*self._given, goal, at_least, resamples=self.resamples))
+        return self.chosen
+
     def export(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Write the chosen threshold as JSON and return the path; threshold.json in the panel's folder by default."""
         target = Path(path) if path is not None else self.folder / "threshold.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         self.chosen.save(target)
-        self._said.value = f"written: {target.name}"
+        self._said.value = escaped(f"Saved: {target.resolve()}")
         return target
 
     def static(self) -> Figure:
@@ -127,9 +150,6 @@ class ThresholdLab(Panel):
 
     def __repr__(self) -> str:
         return f"ThresholdLab of {len(self.scores):,} pairs: {self.chosen}"
-
-    def _for_precision(self) -> Threshold:
-        return choose_threshold(*self._given, "precision", self._goal.value, resamples=self.resamples)
 
     def _set_by_hand(self, value: float) -> None:
         if not self._moving:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sbertlab import benchmark
@@ -51,6 +52,21 @@ def test_the_verdict_follows_the_chosen_tasks(folder: Path) -> None:
     assert "beta, untuned is" in panel._verdict.value
 
 
+def test_leaving_models_out_makes_no_difference_real(folder: Path) -> None:
+    panel = BenchmarkBrowser(folder)
+    weak = panel.pairs["task"].eq("x")
+    panel.pairs.loc[weak, ["difference", "error", "seed_error"]] = 2.2, 1.0, 0.0  # p is 0.028
+    other = panel.pairs[weak].assign(model_b="gamma", difference=0.1, error=1.0)
+    panel.pairs = pd.concat([panel.pairs, other], ignore_index=True)
+    panel.cells = pd.concat([panel.cells, panel.cells[panel.cells["model"] == "beta"].assign(model="gamma")])
+    panel.select(tasks=["x"], models=["alpha", "beta"])
+    means = panel.comparisons[panel.comparisons["task"] == "mean"]
+    assert means["model_b"].tolist() == ["beta"]
+    assert means["p"].item() == pytest.approx(0.0278, abs=1e-4)
+    assert not means["different"].item()
+    assert not panel.verdict(("alpha", "untuned"), ("beta", "untuned"))["different"]
+
+
 def test_filters_change_the_picture_and_the_cells(folder: Path) -> None:
     panel = BenchmarkBrowser(folder)
     pictures = {panel._image.value}
@@ -68,12 +84,18 @@ def test_filters_change_the_picture_and_the_cells(folder: Path) -> None:
 
 def test_empty_choices_and_missing_tables_are_told_in_words(folder: Path, tmp_path: Path) -> None:
     panel = BenchmarkBrowser(folder)
+    panel.select(models=[])
     panel.select(tasks=[])
-    assert panel.problem
+    assert panel.problem == "choose at least one task and one model"
+    assert "choose at least one task<" in panel._verdict.value
     panel.select(tasks=["x"])
+    assert panel.problem == "choose at least one task and one model", "a verdict alone does not mend the picture"
+    assert "The difference is real." in panel._verdict.value
+    panel.select(models=["beta"])
     assert panel.problem == ""
     panel._second.value = panel._first.value
-    assert "is compared with itself" in panel.problem
+    panel._view.value = "tasks"
+    assert "is compared with itself" in panel._verdict.value, "and stays there when another picture is drawn"
     with pytest.raises(FileNotFoundError, match="holds no measured table"):
         BenchmarkBrowser(tmp_path / "nothing")
     with pytest.raises(ValueError, match="preset must be one of offline"):

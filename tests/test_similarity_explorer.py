@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sbertlab import SentenceTransformer, models
-from sbertlab.explain import explain
+from sbertlab.explain import Explanation, explain
 
 pytest.importorskip("ipywidgets")
 from sbertlab.explain_plots import explanation_figure
@@ -43,6 +43,24 @@ def test_too_few_sentences_and_models_that_cannot_be_explained_are_told_in_words
     assert panel.problem == ""
     with pytest.raises(TypeError, match="must be a SentenceTransformer"):
         SimilarityExplorer(print)  # type: ignore[arg-type]
+
+
+def test_a_pair_that_cannot_be_explained_leaves_the_matrix(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: SentenceTransformer, a: str, b: str) -> Explanation:
+        if "dog" in b:
+            raise ValueError("the model gives 'a <dog>' the zero vector")
+        return explain(model, a, b)
+
+    monkeypatch.setattr("sbertlab.similarity_explorer.explain", refuse)
+    panel = SimilarityExplorer(tiny(), ["the cat", "a <dog>", "the sun"])
+    assert panel.explanation is None
+    assert "gives &#x27;a &lt;dog&gt;&#x27; the zero vector" in panel._words.value
+    assert panel._tokens.value == b""
+    assert bytes(panel._matrix.value).startswith(b"\x89PNG")
+    assert "image/png" in panel._repr_mimebundle_()
+    panel.select(0, 2)
+    assert panel.explanation is not None
+    assert "zero vector" not in panel._words.value
 
 
 def test_what_belongs_to_no_token_is_said(tiny: Tiny) -> None:

@@ -143,6 +143,32 @@ def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(tmp_path: 
     assert set(bundle) >= {"image/png", "text/plain"}
 
 
+def test_code_chooses_a_threshold_as_the_buttons_do(tmp_path: Path) -> None:
+    pytest.importorskip("ipywidgets")
+    from sbertlab.threshold_lab import ThresholdLab
+
+    lab = ThresholdLab(LABELS, SCORES, folder=tmp_path / "<b>", resamples=30)
+    best, before = lab.chosen, lab._image.value
+    for goal, share in (("precision", 0.85), ("recall", 0.7)):
+        found = lab.choose(goal, at_least=share)  # type: ignore[arg-type]
+        assert found == choose_threshold(LABELS, SCORES, goal, share, resamples=30)  # type: ignore[arg-type]
+        assert found == lab.chosen != best
+        assert lab._slider.value == lab.threshold == found.threshold
+        assert lab._image.value != before
+    for goal, share, words in (("precision", None, "needs at_least"), ("f2", None, "goal must be")):
+        with pytest.raises(ValueError, match=words):
+            lab.choose(goal, share)  # type: ignore[arg-type]
+    assert lab.chosen == found, "after a mistake the panel stays where it is"
+    lab._best_button.click()
+    assert lab.chosen == best
+    lab._goal.value = 0.85
+    lab._goal_button.click()
+    assert lab.chosen == lab.choose("precision", 0.85)
+    lab.export()
+    assert "Saved: " in lab._said.value
+    assert "&lt;b&gt;" in lab._said.value
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_figure_shows_three_curves_and_both_kinds_of_pairs(theme: str) -> None:
     curve = threshold_curve(LABELS, SCORES, resamples=20)

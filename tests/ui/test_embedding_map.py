@@ -90,7 +90,7 @@ def test_the_mouse_hovers_clicks_and_draws_a_lasso(notebook: Callable[..., Any])
     book.wait_for_python("panel.selected.index.tolist()", wanted)
     assert book.page.get_by_text("Nearest to “money question 7”", exact=True).count() == 1
     rows = book.page.locator(".sbertlab-panel tr + tr td:last-child").all_inner_texts()
-    assert rows == ast.literal_eval(book.python("print(panel.neighbors(7)['text'].tolist())"))
+    assert [row.strip() for row in rows] == ast.literal_eval(book.python("print(panel.neighbors(7)['text'].tolist())"))
     book.page.mouse.move(lone[0] - 60, lone[1] - 60)
     book.page.wait_for_timeout(1000)
     book.shot("map_neighbors")
@@ -253,3 +253,65 @@ def test_words_and_controls_are_readable(page: str, notebook: Callable[..., Any]
     assert len(contrasts) > 20
     poor = [(what, round(value, 1)) for what, value in contrasts if value < 4.5]  # WCAG 2.1, level AA
     assert not poor
+
+
+MANY = """
+import numpy as np, pandas as pd
+from sbertlab.widgets import EmbeddingMap
+def make(count, **settings):
+    rng = np.random.default_rng(0)
+    topic = np.arange(count) % 3
+    xy = np.array([[-4, -4], [4, -4], [0, 5]])[topic] + 0.8 * rng.normal(size=(count, 2))
+    xy[7], xy[100:140] = (-8, 8), (8, 8) + 0.2 * rng.uniform(-1, 1, size=(40, 2))
+    names = np.array(["money", "parcel", "privacy"])[topic]
+    frame = pd.DataFrame({"text": [f"{name} question {i}" for i, name in enumerate(names)], "topic": names})
+    return EmbeddingMap(frame, xy=xy, color="topic", **settings)
+"""
+
+
+@pytest.mark.parametrize("count", [50_000, 200_000])
+def test_many_points_are_hovered_zoomed_and_cut_out(count: int, notebook: Callable[..., Any]) -> None:
+    book = notebook(MANY, f"panel = make({count}); panel")
+    page = book.page
+    page.wait_for_timeout(2000)
+    (lone,) = spots(book, [7])
+    page.mouse.move(lone[0] + 40, lone[1])
+    page.mouse.move(*lone, steps=8)
+    page.get_by_text("parcel question 7", exact=True).wait_for()
+    book.shot(f"map_{count}")
+
+    page.mouse.wheel(0, -400)
+    book.wait_for_python("panel.scatter.widget.zoom_level > 0.5", True)
+    page.mouse.move(lone[0] + 60, lone[1] + 60, steps=4)
+    book.wait_for_python("panel.scatter.widget.hovering", None)
+    page.mouse.move(*lone, steps=8)
+    book.wait_for_python("panel.scatter.widget.hovering", 7)  # what was under the mouse stays there
+    book.shot(f"map_{count}_zoomed")
+    page.mouse.move(lone[0] + 60, lone[1] + 60, steps=4)
+    book.wait_for_python("panel.scatter.widget.hovering", None)
+    book.python("panel.scatter.widget.reset_view()")
+    page.wait_for_timeout(1000)
+
+    page.get_by_title("Activate lasso selection").click()
+    ends = spots(book, range(100, 140))
+    left, right = (choose(x for x, _ in ends) for choose in (min, max))
+    top, low = (choose(y for _, y in ends) for choose in (min, max))
+    drag(book, [(left - 15, top - 15), (right + 15, top - 15), (right + 15, low + 15), (left - 15, low + 15)])
+    book.wait_for_python("sorted(panel.selected.index) == list(range(100, 140))", True)
+    assert f"40 of {count:,} texts are selected" in page.locator(".sbertlab-panel").inner_text()
+    page.get_by_label("Find words").focus()
+    page.keyboard.type("4999 PRIVACY")
+    page.keyboard.press("Enter")
+    wanted = "[i for i in range(2, len(panel.frame), 3) if '4999' in str(i)]"
+    book.wait_for_python(f"len({wanted}) > 3 and panel.selected.index.tolist() == {wanted}", True)
+    page.wait_for_timeout(1000)
+    book.shot(f"map_{count}_selected")
+
+
+def test_no_one_and_two_points_get_a_message(notebook: Callable[..., Any]) -> None:
+    book = notebook(SETUP, *(f"EmbeddingMap(frame.head({count}), embeddings[:{count}])" for count in range(3)))
+    for count in range(3):
+        words = f"An EmbeddingMap needs at least 3 texts, got {count}."
+        book.page.get_by_role("alert").filter(has_text=words).scroll_into_view_if_needed()
+    assert book.page.locator(".sbertlab-panel canvas").count() == 0
+    book.shot("map_few_points")
