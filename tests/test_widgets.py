@@ -166,14 +166,18 @@ def test_a_map_says_how_faithful_it_is() -> None:
     assert "Nobody knows how faithful" in alone._note.value
 
 
-def test_coordinates_come_from_pca_or_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coordinates_come_from_pca_or_are_given_and_umap_lays_them_out_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert EmbeddingMap(texts(), EMBEDDINGS).xy == pytest.approx(maps.pca(EMBEDDINGS))
     assert EmbeddingMap(texts(), xy=PLANE.tolist()).xy == pytest.approx(PLANE)
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(maps, "umap_map", lambda rows, **arguments: asked.update(arguments) or PLANE)
-    panel = EmbeddingMap(texts(), EMBEDDINGS, method="umap", seed=5, metric="euclidean")
-    assert panel.xy is PLANE
-    assert asked == {"seed": 5, "metric": "euclidean"}
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setenv("SBERTLAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(maps, "umap_map", lambda rows, **arguments: asked.append(arguments) or PLANE)
+    for _ in range(2):
+        panel = EmbeddingMap(texts(), EMBEDDINGS, method="umap", seed=5, metric="euclidean")
+        np.testing.assert_array_equal(panel.xy, PLANE)
+    assert asked == [{"seed": 5, "metric": "euclidean"}]
 
 
 def test_both_axes_have_one_scale_and_all_points_are_inside() -> None:
