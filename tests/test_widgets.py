@@ -333,7 +333,8 @@ def test_without_the_map_library_a_message_and_the_picture_stand_in_its_place(mo
     assert panel.selected["text"].tolist() == ["sentence 1", "sentence 2"]
 
 
-def test_without_umap_a_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_umap_a_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SBERTLAB_CACHE", str(tmp_path))  # where no map lies
     monkeypatch.setitem(sys.modules, "umap", None)
     panel = EmbeddingMap(texts(), EMBEDDINGS, method="umap")
     assert "umap_map needs umap-learn" in panel.message
