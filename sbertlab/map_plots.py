@@ -100,12 +100,18 @@ def map_comparison(
 def is_continuous(labels: pd.Series) -> bool:
     """Whether labels are numbers to be shown on a colour scale rather than names of groups.
 
+    Whole numbers are from 25 different ones on, fractions from 7.
+
     >>> is_continuous(pd.Series([0.1, 0.2, None] * 20)), is_continuous(pd.Series(range(25)))
+    (False, True)
+    >>> is_continuous(pd.Series(range(24))), is_continuous(pd.Series(range(24)) / 60)
     (False, True)
     """
     known = labels.dropna()
-    numbers = all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in known)
-    return numbers and known.nunique() > 24
+    if not all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in known):
+        return False
+    fractions = any(np.isfinite(value) and value != int(value) for value in known)
+    return known.nunique() > (6 if fractions else 24)
 
 
 def as_floats(labels: pd.Series) -> pd.Series:
