@@ -257,7 +257,7 @@ def _draw_resolution(axes: Axes, row: float, resolution: float, colors: Theme) -
     start = low + 0.02 * (high - low)
     axes.set_xlim(low, max(high, start + 1.1 * resolution))
     axes.plot((start, start + resolution), (row, row), color=colors.ink, linewidth=1.4, marker="|", markersize=7)
-    says = f"{resolution:.2g} points: the smallest difference that this table can see"
+    says = f"{resolution:.2g} points: the smallest difference seen four times in five, for the median pair"
     axes.text(start, row + 0.75, says, va="center", fontsize=8, color=colors.soft, in_layout=False)
 
 

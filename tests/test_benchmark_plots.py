@@ -214,7 +214,7 @@ def test_lines_join_what_cannot_be_told_apart_and_ranks_say_where_a_model_may_st
     assert [ranks[row].get_weight() for row in range(4)] == ["normal", "normal", "normal", "bold"]
     tints = [patch for patch in axes.patches if patch.get_height() == 1]
     assert [patch.get_y() for patch in tints] == [-0.5, 0.5]
-    assert "9 points: the smallest difference that this table can see" in written(figure)
+    assert "9 points: the smallest difference seen four times in five, for the median pair" in written(figure)
     scale = next(line for line in axes.lines if line.get_color() == LIGHT.ink)
     assert np.ptp(scale.get_xdata()) == pytest.approx(9)
 

@@ -18,6 +18,8 @@ from sbertlab import SentenceTransformer, mteb_tasks
 from sbertlab.mteb_tasks import PUBLISHED, SIMILARITIES, check_published, load_published, mteb_evaluator
 from sbertlab.tasks import FAMILIES, METRICS, Task, find_tasks, select_tasks
 
+pytestmark = pytest.mark.slow  # importing mteb alone takes half a minute
+
 SLOW = pytest.mark.slow  # mteb takes many seconds to import
 
 # -- The table of the fourteen -----------------------------------------------------------------------------------------
