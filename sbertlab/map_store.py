@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,11 +51,16 @@ def stored(
     """
     import joblib
 
-    memory = joblib.Memory(cache_home() / "maps" if folder is None else Path(folder).expanduser(), verbose=0)
+    home = cache_home() / "maps" if folder is None else Path(folder).expanduser()
     names = [str(name) for name in embeddings] if isinstance(embeddings, Mapping) else None
     given = embeddings.values() if isinstance(embeddings, Mapping) else [embeddings]
     spaces = [np.ascontiguousarray(as_tensor(space).detach().cpu().numpy()) for space in given]
-    return memory.cache(_laid_out, ignore=["layout"])(layout, _source(layout), names, spaces, settings)
+    lay_out: Callable[..., Any] = _laid_out
+    try:
+        lay_out = joblib.Memory(home, verbose=0).cache(_laid_out, ignore=["layout"])
+    except OSError as error:
+        warnings.warn(f"coordinates are not kept: {home} cannot be written ({error})", stacklevel=2)
+    return lay_out(layout, _source(layout), names, spaces, settings)
 
 
 def _laid_out(

@@ -102,3 +102,9 @@ def test_the_folder_is_that_of_sbertlabs_cache(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("SBERTLAB_CACHE", str(tmp_path))
     stored(layout, ROWS)
     assert [*(tmp_path / "maps").rglob("output.pkl")]
+
+
+def test_without_a_folder_to_write_the_map_is_there_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match="coordinates are not kept: .* cannot be written"):
+        np.testing.assert_array_equal(stored(pca, ROWS, tmp_path / "file" / "maps"), pca(ROWS))
