@@ -435,7 +435,8 @@ class EmbeddingMap(Panel):
             largest: Any = groups.value_counts().index[: map_scatter.LEGEND_GROUPS] if groups.dtype != float else ()
             names = {name: name[:40] for name in largest}
         if names or self.scatter.widget.labels is not None:
-            map_scatter.draw_labels(self.scatter, self.xy, groups, names, THEMES[self.theme])
+            draw, xy, colors = map_scatter.draw_labels, self.xy, THEMES[self.theme]
+            self._turns.ask("names", lambda: draw(self.scatter, xy, groups, names, colors))
 
     @property
     def regions(self) -> pd.Series:

@@ -22,7 +22,7 @@ LEGEND_GROUPS = 24
 MOVE = 900
 """Milliseconds in which the points move from one frame to the next."""
 
-TURN = {"move": 2 * MOVE / 1000, "color": 0.4, "show": 2.0}
+TURN = {"move": 2 * MOVE / 1000, "color": 0.4, "names": 0.0, "show": 2.0}
 """Seconds that a drawing is given before the next one: a busy browser takes longer than the points should."""
 
 FONT = 13
@@ -42,7 +42,10 @@ class Turns:
         self._changed = False
 
     def watch(self, scatter: Any) -> None:
-        """When the map appears on a page, send points again that change from now on: that page may not have heard."""
+        """When the map appears on a page, send again what changes from now on: that page may not have heard.
+
+        Names are always sent again, which a page does not draw by itself.
+        """
         self._changed = False
         scatter.widget.observe(lambda change: self._shown(scatter), names="dom_element_id")
 
@@ -69,7 +72,7 @@ class Turns:
 
     def _shown(self, scatter: Any) -> None:
         self._free = time.monotonic() + TURN["show"]
-        if self._changed:
+        if self._changed or scatter.widget.label_placement is not None:
             self.ask("show", lambda: send_again(scatter))
             self._changed = False
 
@@ -81,11 +84,13 @@ def kernel_loop() -> Any:
 
 
 def send_again(scatter: Any) -> None:
-    """Send the points as they are; one of them differs by nothing that shows, or the browser would not look at them."""
+    """Send points and names as they are; they differ by nothing that shows, or the browser would not look at them."""
     points = scatter.widget.points.copy()
     points[0, 0] += 1e-6
     scatter.widget.transition_points = False
     scatter.widget.points = points
+    if scatter.widget.label_placement is not None:
+        scatter.widget.label_placement.show(scatter)
 
 
 def make_scatter(
@@ -197,8 +202,8 @@ class MapLabels:
 
     def get_labels_from_tiles(self, tiles: Sequence[str]) -> pd.DataFrame:
         """The labels of these tiles of the map."""
-        # the browser may have drawn them before its canvas was ready; what it has already is not sent again, so that
-        # each answer differs by nothing that shows
+        # the browser may have drawn them before its canvas was ready; what it has already is not sent again, so each
+        # answer differs by nothing that shows
         self.turn += 1
         return self.labels.assign(zoom_fade_extent=1e-6 * (self.turn % 2))
 
@@ -207,7 +212,7 @@ class MapLabels:
         from jscatter.label_placement import to_js
 
         scatter.widget.label_placement = self
-        scatter.widget.labels = to_js(self.labels)
+        scatter.widget.labels = to_js(self.get_labels_from_tiles(()))
 
 
 def draw_labels(scatter: Any, xy: np.ndarray, groups: pd.Series, names: Mapping[Any, str], colors: Theme) -> None:

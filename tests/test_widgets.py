@@ -513,6 +513,13 @@ def test_what_changes_before_the_page_shows_the_map_is_sent_again() -> None:
     again = widget.points.copy()
     widget.set_trait("dom_element_id", "c")
     np.testing.assert_array_equal(widget.points, again)
+    panel.labels = "frequent terms"
+    names = widget.labels
+    for page in "de":
+        widget.set_trait("dom_element_id", page)
+        assert widget.labels["label"].tolist() == names["label"].tolist()
+        assert not widget.labels.equals(names), "names are drawn only when they change, on each page"
+        names = widget.labels
 
 
 def test_a_film_moves_the_points_and_says_how_faithful_each_frame_is() -> None:

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def train(folder: Path) -> bool:
         model.encode(["the cat sleeps"])  # the model is usable
         (folder / "interrupted").touch()
         return False
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run is over: what follows only says how it ended
     torch.save(
         {
             "weights": model.state_dict(),
@@ -77,6 +79,11 @@ def train(folder: Path) -> bool:
     return True
 
 
+def from_interrupt(error: BaseException | None) -> bool:
+    """Whether it is a KeyboardInterrupt, or what Python makes of one in the middle of an import or of its own locks."""
+    return isinstance(error, KeyboardInterrupt) or (error is not None and from_interrupt(error.__context__))
+
+
 def fork(folder: Path) -> int:
     """Start `train` in a process of its own; its exit status is 0 at the end of the run, 3 after an interruption."""
     (folder / "begun").unlink(missing_ok=True)
@@ -85,8 +92,10 @@ def fork(folder: Path) -> int:
         status = 1
         try:
             status = 0 if train(folder) else 3
-        except KeyboardInterrupt:
-            status = 4
+        except BaseException as error:
+            status = 4 if from_interrupt(error) else 1
+            if status == 1:
+                traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(status)

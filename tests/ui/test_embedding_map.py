@@ -237,18 +237,22 @@ def test_linked_maps_share_what_is_selected_and_messages_stand_in_place_of_maps(
     book.shot("messages")
 
 
+WRITTEN = """() => {
+  const names = [...document.querySelectorAll('.sbertlab-panel canvas')].at(-1);
+  return names?.width && names.getContext('2d').getImageData(0, 0, names.width, names.height).data.some(Boolean);
+}"""
+
+
 @pytest.mark.parametrize("page", ["JupyterLab Light", "JupyterLab Dark"])
 def test_words_and_controls_are_readable(page: str, notebook: Callable[..., Any]) -> None:
     theme = page.split()[1].lower()
     show = f"panel = EmbeddingMap(frame, embeddings, xy, color='topic', model=encode, theme='{theme}'); panel"
     book = notebook(SETUP, show, "panel.show_neighbors(7); panel.labels = 'frequent terms'; panel.tell('an error')")
     book.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", page)
-    book.page.wait_for_timeout(3000)
     box(book)
+    book.page.wait_for_function(WRITTEN)  # the frequent terms are on the map
+    book.page.wait_for_timeout(1000)
     book.shot(f"contrast_{theme}")
-    written = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
-    names = book.page.locator(".sbertlab-panel canvas").last
-    assert names.evaluate(written), "the frequent terms are written on the map"
     contrasts = book.page.evaluate(LUMINANCE)
     assert len(contrasts) > 20
     poor = [(what, round(value, 1)) for what, value in contrasts if value < 4.5]  # WCAG 2.1, level AA
