@@ -341,7 +341,8 @@ def _by_ray(waiting: Sequence[Work]) -> Iterator[tuple[str, Cell]]:
 
 def _lost(work: Work, error: Exception) -> Iterator[tuple[str, Cell]]:
     """The cells of a job whose process was lost: those it had finished, and for the others the reason."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    cause = str(error.__cause__ or "").strip(' "\n').rpartition("\n")[2]  # the last line of that process's traceback
+    reason = " ".join(f"{type(error).__name__}: {error} {cause}".split())
     for key, task in work.tasks.items():
         finished = work.cells.get(key)
         lost = row_of(work.job, task) | {"tag": "failed", "error": f"the process was lost: {reason}", "seconds": 0.0}

@@ -85,6 +85,7 @@ def test_a_run_leaves_tables_page_pictures_and_manifest(small: Encoder, tmp_path
     assert all((folder / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_second_run_writes_the_same_tables_without_encoding_anything(
     small: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,6 +102,7 @@ def test_a_second_run_writes_the_same_tables_without_encoding_anything(
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_same_seeds_give_the_same_rows_and_other_seeds_others(small: Encoder, tmp_path: Path) -> None:
     first = run([small], ["helpdesk-duplicates"], seeds=2, output=tmp_path, recipe=SHORT)
@@ -112,6 +114,7 @@ def test_the_same_seeds_give_the_same_rows_and_other_seeds_others(small: Encoder
     assert len({untuned, tuned, other}) == 3
 
 
+@pytest.mark.slow
 def test_a_run_replaces_the_rows_of_its_preset_and_keeps_those_of_others(tmp_path: Path) -> None:
     run(["TF-IDF+SVD"], ["helpdesk-clustering"], seeds=1, output=tmp_path)
     other = ["helpdesk-duplicates", "helpdesk-sts"]
@@ -130,6 +133,7 @@ def test_a_run_replaces_the_rows_of_its_preset_and_keeps_those_of_others(tmp_pat
     assert table[table["tag"] == "proxy"]["task"].tolist() == ["helpdesk-duplicates", *other]
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
     broken_task = Task("broken", "STS", "no_such_metric", "", helpdesk_tasks()[0].load)
     models = [Encoder("cannot be made", lambda seed: 1 / 0), ENCODERS["TF-IDF+SVD"]]
@@ -144,6 +148,7 @@ def test_a_cell_that_fails_is_recorded_and_the_run_goes_on(tmp_path: Path) -> No
     pd.testing.assert_frame_equal(every[every["preset"] == "offline"], table, check_dtype=False)
 
 
+@pytest.mark.slow
 def test_a_table_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
     run(["TF-IDF+SVD"], ["helpdesk-clustering"], seeds=1, output=tmp_path)
     path = tmp_path / "benchmark.csv"
@@ -155,6 +160,7 @@ def test_a_table_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
 # -- The check ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_check_computes_cells_again_and_finds_one_that_is_not_so(tmp_path: Path) -> None:
     run(["TF-IDF+SVD"], ["helpdesk-clustering", "helpdesk-duplicates"], seeds=1, output=tmp_path)
     found = benchmark.check(output=tmp_path)
@@ -208,6 +214,7 @@ def test_everything_that_is_missing_is_named_at_once_and_the_rest_runs_when_aske
     assert table[["model", "task", "tag"]].values.tolist() == [["TF-IDF+SVD", "helpdesk-clustering", "proxy"]]
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_presets_models_tasks_seeds_and_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

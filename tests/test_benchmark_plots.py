@@ -334,6 +334,7 @@ def test_a_heat_map_shows_the_variant_that_is_asked_for(variant: str, rows: str)
         score_heatmap(by_hand().query("model == 'c'"), variant="fine-tuned")
 
 
+@pytest.mark.slow
 def test_thirteen_models_on_fourteen_tasks_fit_a_page_without_letters_on_letters() -> None:
     table = simulated(13, 14).replace({"model-9": "nreimers/MiniLMv2-L6-H768-distilled-from-BERT-Large"})
     figure = score_heatmap(table)

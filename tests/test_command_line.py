@@ -546,6 +546,7 @@ def test_convert_reads_a_folder_of_transformers(tmp_path: Path, tiny: Callable[.
     assert np.allclose(SentenceTransformer(tmp_path / "out").encode("a dog"), model.encode("a dog"), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_package_is_imported_without_jsonargparse() -> None:
     code = "import sys, sbertlab; print('jsonargparse' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

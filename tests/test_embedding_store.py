@@ -238,6 +238,7 @@ print(fingerprint(made), fingerprint(tiny_transformer()))
 """
 
 
+@pytest.mark.slow
 def test_a_fingerprint_is_the_same_in_another_process_and_after_use(tiny: Tiny) -> None:
     made = pipeline()
     before = fingerprint(made)
@@ -685,6 +686,7 @@ def write_in_another_process(folder: Path, first: int, kill_at: int = 0) -> subp
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_write_at_the_same_time_and_nothing_is_lost(store: EmbeddingStore) -> None:
     writers = [write_in_another_process(store.folder, first) for first in (0, 100)]
     for writer in writers:
@@ -697,6 +699,7 @@ def test_two_processes_write_at_the_same_time_and_nothing_is_lost(store: Embeddi
     assert not list(store.folder.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_writes_leaves_a_sound_store(store: EmbeddingStore) -> None:
     writer = write_in_another_process(store.folder, 0, kill_at=4)  # the manifest is the first to be renamed
     writer.communicate(timeout=600)

@@ -26,6 +26,7 @@ def test_one_pca_runs_through_all_moments() -> None:
     np.testing.assert_allclose(np.concatenate([frames["a"], frames["b"]]), pca(POINTS), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_method_sets_how_far_points_jump_where_nothing_happened() -> None:
     still = {"one": POINTS, "two": POINTS + 1e-4 * NOISE, "three": POINTS - 1e-4 * NOISE}
     moves = {method: max(drift(list(film(still, method, metric="euclidean").values()))) for method in METHODS}
@@ -68,6 +69,7 @@ def test_a_film_shows_clusters_form_and_says_what_it_keeps() -> None:
     assert formed[0] < 0.2 < 0.5 < formed[-1]
 
 
+@pytest.mark.slow
 def test_noise_laid_onto_a_finished_map_lands_in_its_clusters() -> None:
     from sklearn.cluster import KMeans
 

@@ -208,6 +208,7 @@ def test_a_missing_umap_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
         maps.umap_map(ROWS)
 
 
+@pytest.mark.slow
 def test_importing_maps_pulls_in_no_umap_and_no_matplotlib() -> None:
     heavy = ["umap", "numba", "matplotlib", "ipywidgets", "jscatter"]
     code = f"import sys, sbertlab.maps; print([name for name in {heavy} if name in sys.modules])"

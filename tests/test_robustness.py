@@ -350,6 +350,7 @@ def test_names_that_a_model_does_not_know_alike_have_no_gap_and_heavy_ones_have(
     assert len(names) == 72
 
 
+@pytest.mark.slow
 def test_the_tables_follow_from_the_seed() -> None:
     for measure in (robustness, associations):
         first, again, other = (measure(Words(her=2.0), seed=seed, resamples=100) for seed in (3, 3, 4))

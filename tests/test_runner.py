@@ -88,6 +88,7 @@ def test_a_second_run_computes_nothing(tmp_path: Path) -> None:
     assert values(again) == values(first)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_fine_tuned_is_measured_after_its_training(
     tiny: Callable[..., SentenceTransformer], tmp_path: Path
 ) -> None:
@@ -153,6 +154,7 @@ def test_a_damaged_cell_is_removed_and_computed_again(tmp_path: Path, damage: st
     assert store.get("k") is not None
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_cells_of_one(tmp_path: Path) -> None:
     encoders = [ENCODERS["TF-IDF+SVD"], LETTERS]
     alone = run_jobs(jobs_of(encoders, 1, SHORT), TASKS, CellStore(tmp_path / "one"))
@@ -165,6 +167,7 @@ def die(seed: int) -> Any:
     os._exit(3)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_leaves_failed_cells_and_the_run_ends(tmp_path: Path) -> None:
     cells = run_jobs(jobs_of([Encoder("dies", die)], 1, SHORT), TASKS, CellStore(tmp_path), workers=2)
     assert [cell.failed for cell in cells] == [True] * 3

@@ -343,6 +343,7 @@ def test_labels_that_are_all_one_collapse_the_space_within_a_few_dozen_steps(
     assert said[3] is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sbertlab.texts.TruncationWarning")
 @pytest.mark.parametrize("columns", [2, 3])
 @pytest.mark.parametrize("lr", [2e-5, 1e-4, 1e-3])
@@ -352,6 +353,7 @@ def test_ranking_training_is_never_called_a_collapse(tiny: Tiny, columns: int, l
     assert set(said.values()) == {None}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sbertlab.texts.TruncationWarning")
 def test_training_on_grades_or_on_two_classes_is_not_called_a_collapse(tiny: Tiny) -> None:
     table = load_helpdesk("train")

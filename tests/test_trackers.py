@@ -171,6 +171,7 @@ def test_tensorboard_files_hold_the_history(tiny: Tiny, tmp_path: Path) -> None:
     assert "mixed_precision: 'no'" in settings
 
 
+@pytest.mark.slow
 def test_wandb_files_hold_the_history_without_network_or_question(tiny: Tiny, tmp_path: Path) -> None:
     history = train(tiny(), log_with=["wandb"], log_dir=tmp_path / "logs")
     (file,) = wandb_files(tmp_path / "logs")
@@ -410,6 +411,7 @@ def test_trackio_writes_to_log_dir_and_says_when_it_cannot_move(tiny: Tiny, tmp_
     assert (folder / "calls.jsonl").read_text().count('"finish"') == 2
 
 
+@pytest.mark.slow
 def test_no_tracker_is_imported_until_it_is_asked_for() -> None:
     names = ["wandb", "tensorboard", "trackio", "torch.utils.tensorboard"]
     code = "import sys, sbertlab, sbertlab.trackers as t; t.tracker_names(['tensorboard', 'wandb']);"
