@@ -137,12 +137,13 @@ class BenchmarkBrowser(Panel):
         a, b = self._first.value, self._second.value
         try:
             found = self.verdict(a, b)
+            if found["difference"] < 0:
+                a, b, found = b, a, self.verdict(b, a)
         except ValueError as error:  # here and not above the panel, where the next picture would take it away
             self._verdict.value = message(str(error)).value
             return
-        ahead, behind = (a, b) if found["difference"] > 0 else (b, a)
-        words = f"{', '.join(ahead)} is {abs(found['difference']):.1f} points ahead of {', '.join(behind)}"
-        words += f" ({found['low']:.1f} to {found['high']:.1f} for the first minus the second). "
+        words = f"{', '.join(a)} is {found['difference']:.1f} points ahead of {', '.join(b)}"
+        words += f" (95 % interval: {found['low']:.1f} to {found['high']:.1f}). "
         words += "The difference is real." if found["different"] else "The two cannot be told apart."
         numbers = pd.DataFrame([found[["difference", "error", "seed_error", "low", "high", "p"]]])
         numbers["p"] = "< 0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"

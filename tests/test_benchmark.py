@@ -44,6 +44,7 @@ def small(tiny: Callable[..., SentenceTransformer]) -> Encoder:
 # -- A run and its files -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_run_leaves_tables_page_pictures_and_manifest(small: Encoder, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
@@ -202,6 +203,7 @@ def test_mistakes_are_found_before_anything_is_made(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_everything_that_is_missing_is_named_at_once_and_the_rest_runs_when_asked_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def test_the_verdict_follows_the_chosen_tasks(folder: Path) -> None:
     assert (turned["difference"], turned["low"]) == pytest.approx((-found["difference"], -found["high"]))
     panel.select(tasks=["y"])
     assert "beta, untuned is" in panel._verdict.value
+    assert "interval: 1" in panel._verdict.value, "of the one ahead minus the other"
 
 
 def test_leaving_models_out_makes_no_difference_real(folder: Path) -> None:

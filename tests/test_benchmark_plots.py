@@ -48,9 +48,9 @@ def compared(table: pd.DataFrame, resolution: float = 2.0) -> pd.DataFrame:
     values = table.groupby(["model", "variant", "task"], sort=False)["value"].mean().unstack("task")  # noqa: PD010
     values["mean"] = values.mean(axis=1)
     rows = []
-    for task in values:
-        for one, other in itertools.combinations(values.index, 2):
-            gap = values.loc[one, task] - values.loc[other, task]
+    for task, scores in values.to_dict().items():
+        for one, other in itertools.combinations(scores, 2):
+            gap = scores[one] - scores[other]
             pair = {"task": task, "model_a": one[0], "variant_a": one[1], "model_b": other[0], "variant_b": other[1]}
             rows.append(pair | {"difference": gap, "different": bool(abs(gap) >= resolution)})
     return pd.DataFrame(

@@ -47,6 +47,7 @@ def test_equal_embeddings_stand_still_in_a_pca_film() -> None:
     assert drift(list(film({"a": POINTS, "b": POINTS}, "pca").values())) == [0.0]
 
 
+@pytest.mark.slow
 def test_a_chained_film_begins_each_map_where_the_last_one_ended() -> None:
     spaces = growing(2)
     frames = film(spaces, seed=3)
@@ -57,6 +58,7 @@ def test_a_chained_film_begins_each_map_where_the_last_one_ended() -> None:
     assert not np.allclose(second, turned(umap_map(spaces["step 1"], seed=3), first))
 
 
+@pytest.mark.slow
 def test_a_film_shows_clusters_form_and_says_what_it_keeps() -> None:
     spaces = growing(3)
     frames = film(spaces, metric="euclidean")

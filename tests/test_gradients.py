@@ -127,6 +127,7 @@ def test_cached_equals_plain_with_dropout_on(tiny: Tiny, name: str) -> None:
     assert_close(cached_gradients, plain_gradients, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_gradient_is_that_of_one_graph_through_all_texts(tiny: Tiny, name: str, cached: bool) -> None:

@@ -52,6 +52,7 @@ def run(
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted(SETTINGS))
 def test_a_recipe_trains_on_the_packaged_data(recipe: str, run: Callable[..., tuple], tmp_path: Path) -> None:
     history, model = run(recipe)
@@ -69,6 +70,7 @@ def test_there_is_a_test_for_every_recipe() -> None:
     assert set(recipes()) == set(SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_recipe_gives_the_same_model_again(run: Callable[..., tuple]) -> None:
     _, one = run("retrieval", "one", "seed=1")
     _, two = run("retrieval", "two", "seed=1")

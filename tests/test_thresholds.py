@@ -143,6 +143,7 @@ def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(tmp_path: 
     assert set(bundle) >= {"image/png", "text/plain"}
 
 
+@pytest.mark.slow
 def test_code_chooses_a_threshold_as_the_buttons_do(tmp_path: Path) -> None:
     pytest.importorskip("ipywidgets")
     from sbertlab.threshold_lab import ThresholdLab

@@ -186,6 +186,7 @@ def test_wandb_files_hold_the_history_without_network_or_question(tiny: Tiny, tm
     assert settings["mixed_precision"] == "no"
 
 
+@pytest.mark.slow
 def test_two_fits_are_two_runs_and_the_working_folder_stays_empty(tiny: Tiny, tmp_path: Path) -> None:
     model, folder = tiny(), tmp_path / "logs" / "deeper"
     histories = [train(model, log_with=["tensorboard", "wandb"], log_dir=folder) for _ in range(2)]

@@ -83,6 +83,7 @@ def test_a_collapse_may_be_ignored(tiny: Tiny) -> None:
     assert history["mean_cosine"].iloc[-1] > 0.95, "it is still there to be seen"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_healthy_ranking_run_never_counts_as_collapsed(tiny: Tiny, seed: int) -> None:
     model = tiny(dropout=0.1, seed=seed)
