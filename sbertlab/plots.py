@@ -266,10 +266,11 @@ def similarity_distributions(
                 shares = np.full(len(values), 100 / len(values))
                 heights, *_ = axes.hist(values, bins=bins, weights=shares, color=color, alpha=0.28)
                 axes.hist(values, bins=bins, weights=shares, color=color, histtype="step", linewidth=1.4)
-                # on the slope that looks away from the other distribution
+                # on the slope that looks away from the other distribution, above all that lies beyond
                 right = np.median(values) >= np.median(other)
                 slope = np.quantile(values, 0.8 if right else 0.2)
-                spot = (slope, heights[np.searchsorted(bins, slope) - 1])
+                bar = int(np.searchsorted(bins, slope)) - 1
+                spot = (slope, (heights[bar:] if right else heights[: bar + 1]).max())
                 text = {"ha": "left" if right else "right", "va": "bottom", "color": colors.readable(color)}
                 caption = f"{label}\nmedian {np.median(values):.2f}"
                 axes.annotate(caption, spot, (5 if right else -5, 0), textcoords="offset points", fontsize=8.5, **text)
@@ -436,9 +437,13 @@ def _draw_steps(axes: Axes, series: pd.Series, color: str, colors: Theme, column
         axes.plot(series.index, series, color=color, alpha=0.28, linewidth=0.8)
         mean = series.rolling(max(5, len(series) // 15), center=True, min_periods=1).mean()
         axes.plot(series.index, mean, color=color)
-    formats = {"lr": "{:.2g}", "tokens_per_second": "{:,.0f}", "padding_share": "{:.0%}"}
+    formats = {
+        "lr": lambda value: f"{value:.2g}".replace("e-0", "e-"),
+        "tokens_per_second": "{:,.0f}".format,
+        "padding_share": lambda value: f"{100 * value:.3g}%",
+    }
     if column in formats:
-        axes.yaxis.set_major_formatter(lambda value, _: formats[column].format(value).replace("e-0", "e-"))
+        axes.yaxis.set_major_formatter(lambda value, _: formats[column](value))
 
 
 def _draw_tensor(
