@@ -269,7 +269,7 @@ def similarity_distributions(
                 # on the slope that looks away from the other distribution, above all that lies beyond
                 right = np.median(values) >= np.median(other)
                 slope = np.quantile(values, 0.8 if right else 0.2)
-                bar = int(np.searchsorted(bins, slope)) - 1
+                bar = int(np.searchsorted(bins, slope, side="right")) - 1
                 spot = (slope, (heights[bar:] if right else heights[: bar + 1]).max())
                 text = {"ha": "left" if right else "right", "va": "bottom", "color": colors.readable(color)}
                 caption = f"{label}\nmedian {np.median(values):.2f}"
