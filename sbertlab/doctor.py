@@ -188,6 +188,29 @@ def shared_texts(frame: pd.DataFrame, texts: Sequence[str], group: str | None = 
     return pd.concat(found)
 
 
+def linked_rows(frame: pd.DataFrame, texts: Sequence[str], group: str | None = None) -> pd.Series:
+    """Return what a split must keep together: for each row the first that it shares a text or a group with.
+
+    Directly or through others: these are the connected components of rows and texts. Empty texts link nothing. Split
+    by it (`GroupShuffleSplit(...).split(frame, groups=...)`), and no text of the test is trained on.
+
+    >>> table = pd.DataFrame({"question": ["Why?", "Why?", "How?", "When?"], "answer": ["So.", "No.", "no.", "Now."]})
+    >>> linked_rows(table, ["question", "answer"]).tolist()
+    [0, 0, 0, 3]
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    _check(frame, texts)
+    keys: list[Hashable] = [normalised(text) or object() for name in texts for text in frame[name]]
+    keys += [(key,) for key in _groups(frame, group)]  # a group may be named as a text
+    rows, nodes = np.tile(np.arange(len(frame)), len(texts) + 1), pd.factorize(pd.Series(keys, dtype=object))[0]
+    size = len(frame) + len(keys)
+    graph = coo_array((np.ones(len(keys)), (rows, len(frame) + nodes)), shape=(size, size))
+    parts = connected_components(graph, directed=False)[1][: len(frame)]
+    return frame.index.to_series().groupby(parts).transform("first")
+
+
 def false_hard_negatives(frame: pd.DataFrame, texts: Sequence[str], group: str | None = None) -> pd.DataFrame:
     """Hard negatives that are an anchor or a positive of their row, or of one with its anchor or group.
 

@@ -22,6 +22,7 @@ from sbertlab.doctor import (
     false_hard_negatives,
     label_faults,
     leaked_texts,
+    linked_rows,
     nearer_positives,
     repeated_rows,
     shared_texts,
@@ -149,6 +150,31 @@ def test_shared_texts_are_known_where_the_group_is_the_same_and_told_where_it_is
     assert found(shared_texts(table, ["q", "a"]), "shared positive") == [1]
     unknown = pd.DataFrame({"q": ["a", "b"], "a": ["x", "x"], "g": [None, None]})
     assert found(shared_texts(unknown, ["q", "a"], "g"), "shared positive") == [1], "missing is not a group"
+
+
+def test_no_split_by_linked_rows_trains_on_a_text_or_a_group_of_the_test() -> None:
+    rng = np.random.default_rng(0)
+    many = pd.DataFrame({"text": rng.integers(0, 300, 200), "answer": rng.integers(200, 500, 200)}).astype(str)
+    many["group"] = [number if number < 50 else None for number in rng.integers(0, 200, 200)]
+    for group in (None, "group"):
+        linked = linked_rows(many, QA, group)
+        assert 20 < linked.nunique() < 150
+        for part in linked.unique():
+            inside, outside = many[linked == part], many[linked != part]
+            assert not set(inside[QA].to_numpy().ravel()) & set(outside[QA].to_numpy().ravel())
+            assert group is None or not set(inside[group].dropna()) & set(outside[group].dropna())
+    assert linked_rows(many, QA, "group").nunique() < linked_rows(many, QA).nunique()
+
+
+def test_linked_rows_are_named_by_the_first_and_empty_texts_or_groups_link_nothing() -> None:
+    table = pd.DataFrame(
+        {"text": ["a", "b", " A ", "", ""], "answer": ["x", "y", "z", "u", "v"], "group": ["v", None, "w", None, "u"]},
+        index=list("fghij"),
+    )
+    assert linked_rows(table, QA).tolist() == ["f", "g", "f", "i", "j"]
+    assert linked_rows(table, QA, "group").tolist() == ["f", "g", "f", "i", "j"], "a group is no text"
+    assert linked_rows(table.assign(group="one"), QA, "group").tolist() == ["f"] * 5
+    assert linked_rows(table.head(0), QA).empty
 
 
 def test_hard_negatives_that_are_right_by_row_anchor_or_group_are_found() -> None:
