@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 lab: .venv/ready ; $(BIN)/jupyter lab notebooks/00_start_here.ipynb
 benchmark: .venv/ready ; $(BIN)/python -m sbertlab benchmark
-test: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+test: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 fast: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not ui"
 faults: .venv/ready ; SBERTLAB_FAULTS=1 $(BIN)/python -m pytest -s tests/faults
 speed: .venv/ready ; $(BIN)/python tests/speed.py

@@ -213,6 +213,9 @@ class MapLabels:
 
         scatter.widget.label_placement = self
         scatter.widget.labels = to_js(self.get_labels_from_tiles(()))
+        height = scatter.widget.height
+        for pixels in (height + 1, height):  # the canvas of names, too narrow if the page was hidden, is measured anew
+            scatter.widget.height = pixels
 
 
 def draw_labels(scatter: Any, xy: np.ndarray, groups: pd.Series, names: Mapping[Any, str], colors: Theme) -> None:

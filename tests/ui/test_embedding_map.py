@@ -247,9 +247,11 @@ WRITTEN = """() => {
 def test_words_and_controls_are_readable(page: str, notebook: Callable[..., Any]) -> None:
     theme = page.split()[1].lower()
     show = f"panel = EmbeddingMap(frame, embeddings, xy, color='topic', model=encode, theme='{theme}'); panel"
-    book = notebook(SETUP, show, "panel.show_neighbors(7); panel.labels = 'frequent terms'; panel.tell('an error')")
+    book = notebook(SETUP, show, "panel.show_neighbors(7); panel.tell('an error')")
     book.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", page)
+    book.page.wait_for_timeout(3000)
     box(book)
+    book.python("panel.labels = 'frequent terms'")
     book.page.wait_for_function(WRITTEN)  # the frequent terms are on the map
     book.page.wait_for_timeout(1000)
     book.shot(f"contrast_{theme}")
