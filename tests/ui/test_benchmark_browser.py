@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -45,12 +46,13 @@ def assert_verdict(book: Any, task: str, *pair: str) -> None:
     words = panel.locator("p", has_text=f"{', '.join(ahead)} is").filter(has_text=f"ahead of {', '.join(behind)}")
     end = "The difference is real." if wanted["different"] else "The two cannot be told apart."
     said = words.filter(has_text=end).inner_text()
-    numbers = [float(number) for number in re.findall(r"-?\d+\.\d+(?= points| to | for)", said)]
-    assert numbers == pytest.approx([abs(wanted["difference"]), wanted["low"], wanted["high"]], abs=0.05 + within)
+    numbers = [float(number) for number in re.findall(r"-?\d+\.\d+(?= points| to |\))", said)]
+    low, high = sorted(math.copysign(1.0, wanted["difference"]) * wanted[["low", "high"]])  # of ahead minus behind
+    assert numbers == pytest.approx([abs(wanted["difference"]), low, high], abs=0.05 + within)
     head, row = (panel.locator("tr").nth(place).locator("td").all_inner_texts() for place in (0, 1))
     shown = dict(zip([name.strip() for name in head], row, strict=True))
     assert [float(shown[name]) for name in ("difference", "low", "high")] == pytest.approx(
-        [wanted["difference"], wanted["low"], wanted["high"]], abs=0.001 + within
+        [abs(wanted["difference"]), low, high], abs=0.001 + within
     )
 
 
