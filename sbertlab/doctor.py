@@ -191,8 +191,8 @@ def shared_texts(frame: pd.DataFrame, texts: Sequence[str], group: str | None = 
 def linked_rows(frame: pd.DataFrame, texts: Sequence[str], group: str | None = None) -> pd.Series:
     """Return what a split must keep together: for each row the first that it shares a text or a group with.
 
-    Directly or through others: these are the connected components of rows and texts. Empty texts link nothing. Split
-    by it (`GroupShuffleSplit(...).split(frame, groups=...)`), and no text of the test is trained on.
+    Directly or through others: these are the connected components. Empty texts link nothing. Split by it
+    (`GroupShuffleSplit(...).split(frame, groups=...)`), and no text of the test is trained on.
 
     >>> table = pd.DataFrame({"question": ["Why?", "Why?", "How?", "When?"], "answer": ["So.", "No.", "no.", "Now."]})
     >>> linked_rows(table, ["question", "answer"]).tolist()
@@ -204,10 +204,11 @@ def linked_rows(frame: pd.DataFrame, texts: Sequence[str], group: str | None = N
     _check(frame, texts)
     keys: list[Hashable] = [normalised(text) or object() for name in texts for text in frame[name]]
     keys += [(key,) for key in _groups(frame, group)]  # a group may be named as a text
-    rows, nodes = np.tile(np.arange(len(frame)), len(texts) + 1), pd.factorize(pd.Series(keys, dtype=object))[0]
-    size = len(frame) + len(keys)
-    graph = coo_array((np.ones(len(keys)), (rows, len(frame) + nodes)), shape=(size, size))
-    parts = connected_components(graph, directed=False)[1][: len(frame)]
+    count = len(frame)
+    first = np.array(first_rows(keys), dtype=int) % max(count, 1)  # the row of the first text or group that is the same
+    edges = (np.tile(np.arange(count), len(texts) + 1), first)
+    graph = coo_array((np.ones(len(keys)), edges), shape=(count, count))
+    parts = connected_components(graph, directed=False)[1]
     return frame.index.to_series().groupby(parts).transform("first")
 
 

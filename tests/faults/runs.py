@@ -19,6 +19,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub.hf_file_system
+import peft
+import scipy.stats
 import torch
 from torch.utils.data import DataLoader
 
@@ -29,6 +32,9 @@ from conftest import tiny_transformer
 from sbertlab import InputExample, SentenceTransformer, losses, models
 from sbertlab.data import NoDuplicatesDataLoader
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
+
+IMPORTED = (huggingface_hub.hf_file_system, peft, scipy.stats)
+"""What a run would import on its way: of an interruption in the middle of an import Python makes another error."""
 
 HALF_WRITTEN = re.compile(r"\.+\d+(\.[0-9a-f]{8})+")
 """Names of folders that a process leaves which is killed while it writes a checkpoint."""
@@ -79,11 +85,6 @@ def train(folder: Path) -> bool:
     return True
 
 
-def from_interrupt(error: BaseException | None) -> bool:
-    """Whether it is a KeyboardInterrupt, or what Python makes of one in the middle of an import or of its own locks."""
-    return isinstance(error, KeyboardInterrupt) or (error is not None and from_interrupt(error.__context__))
-
-
 def fork(folder: Path) -> int:
     """Start `train` in a process of its own; its exit status is 0 at the end of the run, 3 after an interruption."""
     (folder / "begun").unlink(missing_ok=True)
@@ -92,13 +93,12 @@ def fork(folder: Path) -> int:
         status = 1
         try:
             status = 0 if train(folder) else 3
-        except BaseException as error:
-            status = 4 if from_interrupt(error) else 1
-            if status == 1:
-                traceback.print_exc()
+        except KeyboardInterrupt:
+            status = 4
+        except BaseException:
+            traceback.print_exc()
         finally:
-            sys.stderr.flush()
-            os._exit(status)
+            os._exit(status)  # no other call before it, in which one more signal would be an error of its own
     return process
 
 

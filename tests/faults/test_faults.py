@@ -38,8 +38,7 @@ def test_killed_and_interrupted_runs_end_in_the_weights_of_the_unbroken_one(tmp_
     struck = [status for run in found["killed"]["statuses"] for status in run[:-1]]
     assert -9 in struck
     statuses = {status for run in found["interrupted"]["statuses"] for status in run}
-    # the end, a return, a KeyboardInterrupt, or one that came after another
-    assert statuses <= {0, 3, 4, -2}, done.stderr[-4000:]
+    assert statuses <= {0, 3, 4}, done.stderr[-4000:]  # the end of the run, a return, or a KeyboardInterrupt
     if FULL:
         assert found["killed"]["half_written"] > 0, "some were killed while they wrote a checkpoint"
         assert {3, 4} <= statuses
