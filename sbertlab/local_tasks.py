@@ -56,13 +56,11 @@ class LocalSet:
         split: rows that count; "all" for every row, None for "test" where there are such rows, otherwise all.
         judged: order the judged documents of each query (reranking) instead of searching the whole corpus.
         sample: use so many rows, drawn with seed 0.
-        large: left out of the default tasks.
     """
 
     split: str | None = None
     judged: bool = False
     sample: int | None = None
-    large: bool = False
 
     def note(self, columns: Sequence[str]) -> str:
         """Return which rows count, in words.
@@ -93,16 +91,16 @@ LOCAL_SETS: Mapping[str, LocalSet] = {
     "sickr": LocalSet("all"),
     "biosses": LocalSet("all"),
     "mrpc": LocalSet("test"),
-    "twitter_url": LocalSet("test", large=True),
+    "twitter_url": LocalSet("test"),
     "wikiqa": LocalSet("test", judged=True),
     "medline": LocalSet("test"),
-    "cranfield": LocalSet("test", large=True),
-    "quora_dup_retrieval": LocalSet("test", large=True),
+    "cranfield": LocalSet("test"),
+    "quora_dup_retrieval": LocalSet("test"),
     "twenty_newsgroups_subject": LocalSet("test"),
     "stackoverflow_short": LocalSet("all", sample=5000),
-    "searchsnippets": LocalSet("all", sample=5000, large=True),
+    "searchsnippets": LocalSet("all", sample=5000),
 }
-"""Known public sets; those that are not large belong to the default tasks where they are there."""
+"""Known public sets: the default tasks, where they are there."""
 
 
 def data_folder(data: str | os.PathLike[str] | None = None) -> Path | None:

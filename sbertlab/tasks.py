@@ -154,7 +154,7 @@ def select_tasks(names: Iterable[str | Task] | None = None, data: str | os.PathL
 
     Args:
         names: of help-desk tasks, of published tasks (`PUBLISHED`) or of sets in the folder; a task stands for itself.
-            None: all help-desk tasks, and of the folder the sets among `LOCAL_SETS` that are there and not large.
+            None: all help-desk tasks, and the sets among `LOCAL_SETS` that are there.
         data: folder of sets; what SBERTLAB_DATA names when None. Published tasks take their texts from it where it has
             them.
 
@@ -220,7 +220,7 @@ def _names(names: Iterable[str | Task] | None, folder: Path | None) -> list[str 
                 f"sets by --tasks, or unset {DATA_VARIABLE}"
             )
         own = [task.name for task in helpdesk_tasks()]
-        return [*own, *(name for name in found if not LOCAL_SETS[name].large)]
+        return [*own, *found]
     given: list[str | Task] = [names] if isinstance(names, (str, Task)) else list(names)
     called = [task.name if isinstance(task, Task) else task for task in given]
     if not called or len(set(called)) < len(called) or not all(isinstance(name, str) for name in called):
