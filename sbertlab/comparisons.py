@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sbertlab.intervals import Difference, compare, groups_of_ties, holm, interval, mean_difference
+from sbertlab.intervals import Difference, compare, group_letters, holm, interval, mean_difference
 from sbertlab.runner import Cell
 
 MEAN = "mean"
@@ -163,5 +163,5 @@ def groups(table: pd.DataFrame, task: str = MEAN) -> pd.Series:
     index = (
         pd.MultiIndex.from_tuples(names, names=["model", "variant"]) if names else pd.MultiIndex.from_arrays([[], []])
     )
-    letters = groups_of_ties(names, [(a, b) for a, b, row in pairs if row["different"]])
+    letters = group_letters(names, [(a, b) for a, b, row in pairs if row["different"]])
     return pd.Series(list(letters), index=index, dtype=object)

@@ -18,7 +18,6 @@ intervals cover some 92 %, at 48 texts for each of 12 some 94 %.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
-from itertools import combinations
 from statistics import NormalDist
 from string import ascii_letters
 from typing import NamedTuple
@@ -208,60 +207,64 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def groups_of_ties(names: Sequence[Hashable], different: NDArray | Collection[tuple[Hashable, Hashable]]) -> list[str]:
-    """Return the letters of each model: two that share a letter cannot be told apart, two that share none can.
+def tied_groups(apart: NDArray[np.bool_]) -> list[list[int]]:
+    """Return the groups that cannot be told apart: the largest sets without a difference, by their first members.
 
-    A group is a largest set of models without a difference among them. "Cannot be told apart" is not transitive, so a
-    model may be in several.
+    "Cannot be told apart" is not transitive, so one may be in several groups; what differs from all is a group too.
 
     Source: insert and absorb, Piepho, 2004, An Algorithm for a Letter-Based Representation of All-Pairwise Comparisons.
 
     Args:
+        apart: who differs from whom, `(models, models)`, symmetric.
+
+    Raises:
+        ValueError: a matrix that is not symmetric, or by which one differs from itself.
+
+    The middle one differs from neither end, but the ends differ:
+
+    >>> tied_groups(np.array([[False, False, True], [False, False, False], [True, False, False]]))
+    [[0, 1], [1, 2]]
+    """
+    size = len(apart)
+    if apart.shape != (size, size) or (apart != apart.T).any() or apart.diagonal().any():
+        raise ValueError(f"apart must be symmetric, none different from itself, got the shape {apart.shape}")
+    groups = [frozenset(range(size))] if size else []
+    for pair in np.argwhere(np.triu(apart)).tolist():
+        split = [group - {one} for group in groups if group.issuperset(pair) for one in pair]
+        groups = list(dict.fromkeys([group for group in groups if not group.issuperset(pair)] + split))
+        groups = [group for group in groups if not any(group < other for other in groups)]
+    return sorted(sorted(group) for group in groups)
+
+
+def group_letters(names: Sequence[Hashable], different: Collection[tuple[Hashable, Hashable]]) -> list[str]:
+    """Return the letters of each model: two that share a letter cannot be told apart, two that share none can.
+
+    Args:
         names: of the models, best first; the groups of the best get the first letters.
-        different: the pairs that can be told apart, by names or as a symmetric matrix `(models, models)` of booleans.
+        different: the pairs that can be told apart.
 
     Returns:
         A string a model, in the order of the names; beyond 52 groups, letters carry a number.
 
     Raises:
-        ValueError: a name twice, a pair with an unknown name or with itself, a matrix of another shape.
+        ValueError: a name twice, a pair with an unknown name or with itself.
 
-    >>> groups_of_ties(["best", "second", "last"], [("best", "last")])
+    >>> group_letters(["best", "second", "last"], [("best", "last")])
     ['a', 'ab', 'b']
     """
     place = {name: rank for rank, name in enumerate(names)}
     if len(place) < len(names):
         raise ValueError(f"each name may occur once, got {list(names)}")
-    groups = [frozenset(range(len(names)))]
-    for pair in sorted(_pairs_of(place, different)):
-        split = [group - {one} for group in groups if pair <= group for one in pair]
-        groups = list(dict.fromkeys([group for group in groups if not pair <= group] + split))
-        groups = [group for group in groups if not any(group < other for other in groups)]
-    letters = [""] * len(names)
-    for number, group in enumerate(sorted(groups, key=sorted)):
-        for rank in group:
-            letters[rank] += ascii_letters[number % 52] + (str(number // 52) if number >= 52 else "")
-    return letters
-
-
-def _pairs_of(
-    place: dict[Hashable, int], different: NDArray | Collection[tuple[Hashable, Hashable]]
-) -> list[frozenset[int]]:
-    if isinstance(different, np.ndarray):
-        if (
-            different.shape != (len(place), len(place))
-            or (different != different.T).any()
-            or different.diagonal().any()
-        ):
-            raise ValueError(
-                f"different must be symmetric over {len(place)} models, none different from itself, "
-                f"got the shape {different.shape}"
-            )
-        return [frozenset(pair) for pair in combinations(range(len(place)), 2) if different[pair]]
+    apart = np.zeros((len(names), len(names)), dtype=bool)
     for a, b in different:
         if a not in place or b not in place or a == b:
             raise ValueError(f"a pair must be two of the names {list(place)}, got {(a, b)}")
-    return [frozenset((place[a], place[b])) for a, b in different]
+        apart[place[a], place[b]] = apart[place[b], place[a]] = True
+    letters = [""] * len(names)
+    for number, group in enumerate(tied_groups(apart)):
+        for rank in group:
+            letters[rank] += ascii_letters[number % 52] + (str(number // 52) if number >= 52 else "")
+    return letters
 
 
 def smallest_difference(error: float, power: float = 0.8, alpha: float = 0.05) -> float:

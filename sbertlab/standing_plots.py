@@ -26,7 +26,8 @@ from sbertlab.figure_style import (
     style,
     to_rgb,
 )
-from sbertlab.standings import standings, task_scores, tied_groups, told_apart
+from sbertlab.intervals import tied_groups
+from sbertlab.standings import standings, task_scores, told_apart
 
 INTERVAL, SEED = "95 % over examples", "a seed"
 """How the key calls the marks beside ring and dot."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from sbertlab.benchmark_plots import VARIANTS, benchmark_intervals, benchmark_scores, in_order
-from sbertlab.intervals import groups_of_ties
 
 KEY = ["model", "variant"]
 """What is ranked: a model as it comes and a model after fine-tuning are two."""
@@ -58,22 +56,6 @@ def told_apart(comparisons: pd.DataFrame, ranked: pd.Index, task: str = "mean") 
         one, other = np.argwhere(~known)[0]
         raise ValueError(f"comparisons lacks the pair {ranked[one]} and {ranked[other]} in the task {task!r}")
     return apart
-
-
-def tied_groups(apart: np.ndarray) -> list[list[int]]:
-    """The largest groups in which no two are told apart, by their first members; what differs from all is a group too.
-
-    Args:
-        apart: `(n, n)` of bool, symmetric.
-
-    The middle one differs from neither end, but the ends differ:
-
-    >>> tied_groups(np.array([[False, False, True], [False, False, False], [True, False, False]]))
-    [[0, 1], [1, 2]]
-    """
-    letters = [re.findall(r"[a-zA-Z]\d*", said) for said in groups_of_ties(range(len(apart)), apart)]
-    groups = dict.fromkeys(letter for said in letters for letter in said)
-    return sorted([row for row, said in enumerate(letters) if letter in said] for letter in groups)
 
 
 def task_scores(table: pd.DataFrame, variant: str = "last") -> tuple[pd.DataFrame, list[str]]:

@@ -21,7 +21,7 @@ from sbertlab.benchmark_plots import benchmark_figure, benchmark_intervals, brok
 from sbertlab.figure_style import THEMES
 from sbertlab.quality_plots import pareto_front, published_figure, quality_figure
 from sbertlab.standing_plots import score_heatmap, standings_figure
-from sbertlab.standings import standings, task_scores, tied_groups, told_apart
+from sbertlab.standings import standings, task_scores, told_apart
 
 LIGHT = THEMES["light"]
 FAMILIES = ["duplicates", "STS", "reranking", "retrieval", "clustering"]
@@ -233,18 +233,6 @@ def test_a_difference_that_is_not_known_is_not_drawn_and_one_beyond_the_scores_f
     axes = standings_figure(simulated(1, 1, 1), resolution=40.0).axes[0]
     scale = next(line for line in axes.lines if line.get_color() == LIGHT.ink)
     assert axes.get_xlim()[0] < scale.get_xdata()[0] < scale.get_xdata()[1] < axes.get_xlim()[1]
-
-
-def test_groups_of_ties_hold_no_pair_that_differs_and_every_pair_that_does_not() -> None:
-    random = np.random.default_rng(0)
-    for count in range(1, 9):
-        apart = np.triu(random.random((count, count)) < 0.5, 1)
-        apart |= apart.T
-        groups = tied_groups(apart)
-        together = {pair for group in groups for pair in itertools.combinations(group, 2)}
-        assert together == {(a, b) for a, b in itertools.combinations(range(count), 2) if not apart[a, b]}
-        assert set().union(*groups) == set(range(count))
-        assert not any(set(a) < set(b) for a, b in itertools.permutations(groups, 2))
 
 
 def test_comparisons_that_do_not_fit_the_table_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain, combinations
+from string import ascii_letters
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +14,12 @@ from scipy.stats import norm, ttest_ind
 from sbertlab.intervals import (
     Difference,
     compare,
-    groups_of_ties,
+    group_letters,
     holm,
     interval,
     mean_difference,
     smallest_difference,
+    tied_groups,
 )
 from sbertlab.resampling import Examples
 
@@ -165,24 +167,23 @@ def test_groups_are_the_largest_sets_that_cannot_be_told_apart() -> None:
         for share in (0.0, 0.2, 0.5, 0.8, 1.0):
             different = np.triu(random.random((size, size)) < share, 1)
             different |= different.T
-            letters = groups_of_ties([f"model {rank}" for rank in range(size)], different)
-            groups = {
-                frozenset(rank for rank in range(size) if letter in letters[rank]) for letter in set("".join(letters))
-            }
-            assert groups == largest_sets_without_difference(different)
-            pairs = [(f"model {a}", f"model {b}") for a, b in np.argwhere(different)]
-            assert groups_of_ties([f"model {rank}" for rank in range(size)], pairs) == letters
+            groups = tied_groups(different)
+            assert set(map(frozenset, groups)) == largest_sets_without_difference(different)
+            names = [f"model {rank}" for rank in range(size)]
+            letters = group_letters(names, [(names[a], names[b]) for a, b in np.argwhere(different)])
+            for letter, group in zip(ascii_letters, groups, strict=False):
+                assert [rank for rank in range(size) if letter in letters[rank]] == group
 
 
 def test_letters_follow_the_ranks() -> None:
     names = ["a", "b", "c", "d"]
-    assert groups_of_ties(names, []) == ["a", "a", "a", "a"]
-    assert groups_of_ties(names, list(combinations(names, 2))) == ["a", "b", "c", "d"]
-    assert groups_of_ties(names, [("a", "c"), ("a", "d"), ("b", "d")]) == ["a", "ab", "bc", "c"]
-    assert groups_of_ties(names, [("d", "a"), ("b", "a")]) == ["a", "b", "ab", "b"]  # not in the order of the ranks
+    assert group_letters(names, []) == ["a", "a", "a", "a"]
+    assert group_letters(names, list(combinations(names, 2))) == ["a", "b", "c", "d"]
+    assert group_letters(names, [("a", "c"), ("a", "d"), ("b", "d")]) == ["a", "ab", "bc", "c"]
+    assert group_letters(names, [("d", "a"), ("b", "a")]) == ["a", "b", "ab", "b"]  # not in the order of the ranks
     many = list(range(60))
-    assert groups_of_ties(many, list(combinations(many, 2)))[50:54] == ["Y", "Z", "a1", "b1"]
-    assert groups_of_ties([], []) == []
+    assert group_letters(many, list(combinations(many, 2)))[50:54] == ["Y", "Z", "a1", "b1"]
+    assert group_letters([], []) == []
 
 
 def test_the_smallest_difference_is_seen_four_times_in_five() -> None:
@@ -198,9 +199,9 @@ def test_the_smallest_difference_is_seen_four_times_in_five() -> None:
         (lambda: interval(np.nan, [0.5, 0.6]), "value and replicates must be finite, got nan"),
         (lambda: interval(0.5, [0.5, 0.6], confidence=95), "must lie between 0 and 1, got 95"),
         (lambda: compare(0.5, 0.5, [0.4, 0.6], [0.4, 0.5, 0.6]), "there are 2 of a and 3 of b"),
-        (lambda: groups_of_ties(["a", "a"], []), "each name may occur once"),
-        (lambda: groups_of_ties(["a", "b"], [("a", "c")]), r"two of the names \['a', 'b'\], got \('a', 'c'\)"),
-        (lambda: groups_of_ties(["a", "b"], np.ones((2, 2), dtype=bool)), "none different from itself"),
+        (lambda: group_letters(["a", "a"], []), "each name may occur once"),
+        (lambda: group_letters(["a", "b"], [("a", "c")]), r"two of the names \['a', 'b'\], got \('a', 'c'\)"),
+        (lambda: tied_groups(np.ones((2, 2), dtype=bool)), "none different from itself"),
         (lambda: smallest_difference(-1.0), "error must be a standard error, at least 0, got -1.0"),
     ],
 )
