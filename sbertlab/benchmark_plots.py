@@ -68,6 +68,8 @@ def benchmark_figure(
     footer = f"{mean_of(table)}; scores from 0 to 100."
     footer += f" Dots: mean of {seeds} seeds, ticks below: every seed." if seeds > 1 else ""
     footer += " Thin lines: 95 % intervals over the examples." if intervals[0].notna().to_numpy().any() else ""
+    fell = (means.sort_index().groupby(level="model").diff() > 0).to_numpy().any()  # untuned less fine-tuned
+    footer += " Orange: below untuned." if fell else ""
     with style(theme) as colors:
         figure, grid = canvas(
             4.2 + 1.02 * (scores.shape[1] - 1),

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -188,8 +189,12 @@ def canvas(
     width_ratios: Sequence[float] | None = None,
     share: bool = False,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure (inches) with a headline and a footer, and its panels `(rows, columns)`; pyplot forgets it at once."""
-    top, bottom = 0.42 * bool(title), 0.28 * bool(footer)
+    """A figure (inches) with a headline and a footer, and its panels `(rows, columns)`; pyplot forgets it at once.
+
+    A footer that is wider than the figure goes on in a further line, for which the figure is higher.
+    """
+    footer = _in_lines(drawable(footer, 240), width - 0.2)
+    top, bottom = 0.42 * bool(title), 0.28 * bool(footer) + 0.14 * footer.count("\n")
     height += top + bottom
     rect = (0, bottom / height, 1, 1 - (top + bottom) / height)
     figure, panels = plt.subplots(
@@ -205,8 +210,19 @@ def canvas(
     plt.close(figure)
     figure.text(0.1 / width, 1 - 0.12 / height, drawable(title, 120), va="top", fontsize=12.5, weight="bold")
     soft = plt.rcParams["axes.labelcolor"]
-    figure.text(0.1 / width, 0.1 / height, drawable(footer, 240), va="bottom", fontsize=7.5, color=soft)
+    figure.text(0.1 / width, 0.1 / height, footer, va="bottom", fontsize=FOOTER_SIZE, color=soft)
     return figure, panels
+
+
+FOOTER_SIZE = 7.5
+"""Points of the line below a figure."""
+
+
+def _in_lines(words: str, width: float) -> str:
+    """The words of a footer, on as many lines as the width (inches) asks for."""
+    page = Figure()
+    needed = page.text(0, 0, words, fontsize=FOOTER_SIZE).get_window_extent().width / page.dpi
+    return words if needed <= width else fill(words, int(0.95 * len(words) * width / needed))
 
 
 def save_both(path: Path, figure: Callable[..., Figure]) -> list[Path]:

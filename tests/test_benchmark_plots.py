@@ -424,6 +424,22 @@ def test_the_change_by_fine_tuning_carries_its_intervals() -> None:
     assert any("Thin lines: 95 %" in text for text in written(benchmark_figure(by_hand())))
 
 
+def test_the_line_below_a_figure_stays_on_its_page() -> None:
+    plain, noted = (benchmark_figure(by_hand(), note=note) for note in ("", "And more of it. " * 6))
+    for figure in (plain, noted):
+        (footer,) = [text for text in figure.texts if "Mean of 2 tasks" in text.get_text()]
+        assert footer.get_window_extent().x1 <= figure.bbox.x1
+    assert noted.get_figheight() > plain.get_figheight()
+
+
+def test_a_fine_tuning_that_did_harm_is_explained_where_there_is_one() -> None:
+    table = by_hand()
+    assert not any("Orange" in text for text in written(benchmark_figure(table)))
+    untuned = table["variant"] == "untuned"
+    harmed = table.assign(value=table["value"].where(~untuned, table["value"] + 10))
+    assert any("Orange: below untuned." in text for text in written(benchmark_figure(harmed.dropna(subset="value"))))
+
+
 @pytest.mark.parametrize("draw", [standings_figure, score_heatmap, benchmark_figure])
 @pytest.mark.parametrize(
     ("change", "message"),
