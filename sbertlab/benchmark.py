@@ -33,7 +33,7 @@ import torch
 
 from sbertlab.benchmark_recipe import NLI_LOCAL, OFFLINE, TRAINING_NLI_V2, Recipe
 from sbertlab.comparisons import COLUMNS as PAIR_COLUMNS
-from sbertlab.comparisons import comparisons, with_intervals
+from sbertlab.comparisons import Scores, comparisons
 from sbertlab.embedding_store import EmbeddingStore
 from sbertlab.encoder import best_device
 from sbertlab.encoders import (
@@ -163,8 +163,8 @@ def run(
     store = EmbeddingStore(home / "embeddings")
     options: dict[str, Any] = {"fresh": fresh, "workers": workers, "engine": engine}
     cells = run_jobs(jobs, chosen, CellStore(home / "cells"), store, **options)
-    scores = [cell for cell in cells if cell.row["task"] != FACTS]
-    table = with_intervals(scores).assign(preset=preset)[COLUMNS].round({"value": 4, "low": 2, "high": 2})
+    scores = Scores([cell for cell in cells if cell.row["task"] != FACTS])
+    table = scores.table.assign(preset=preset)[COLUMNS].round({"value": 4, "low": 2, "high": 2})
     pairs = comparisons(scores).assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
     seconds = round(time.perf_counter() - start)
     manifest = {
@@ -177,7 +177,8 @@ def run(
 
 
 PAIR_FILE = ["preset", *PAIR_COLUMNS]
-PAIR_DIGITS = {"difference": 4, "error": 4, "seed_error": 4, "low": 2, "high": 2, "p": 6}
+PAIR_DIGITS = dict.fromkeys(["difference", "error", "seed_error"], 4) | dict.fromkeys(["low", "high"], 2)
+PAIR_DIGITS |= {"freedom": 1, "seed_freedom": 1, "p": 6}
 
 
 def _resources(
@@ -419,7 +420,7 @@ def check(
     jobs = [job for job in jobs if (job.encoder.name, job.variant, job.seed) in places]
     with tempfile.TemporaryDirectory() as nowhere:
         cells = run_jobs(jobs, measured, CellStore(nowhere))
-    again = with_intervals([cell for cell in cells if cell.row["task"] != FACTS], resamples=2)
+    again = pd.DataFrame([cell.row for cell in cells if cell.row["task"] != FACTS])
     key = ["model", "variant", "seed", "task"]
     found = rows[[*key, "value"]].merge(again[[*key, "value"]].rename(columns={"value": "again"}), on=key)
     found["difference"] = (found["again"] - found["value"]).round(4)

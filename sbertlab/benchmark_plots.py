@@ -14,18 +14,12 @@ from sbertlab.figure_style import (
     Figure,
     Theme,
     canvas,
-    check_columns,
-    checked_numbers,
     drawable,
     patheffects,
     style,
 )
-
-FAMILIES = ("STS", "duplicates", "reranking", "retrieval", "clustering")
-"""Task families in the order in which the benchmark's figures show them."""
-
-VARIANTS = ("untuned", "fine-tuned")
-"""What can be measured of a model, in the order in which it comes about."""
+from sbertlab.standings import benchmark_intervals, benchmark_scores, mean_of, measured_cells
+from sbertlab.tables import checked_numbers
 
 
 def benchmark_figure(
@@ -53,8 +47,9 @@ def benchmark_figure(
         ValueError: columns are missing, no measured row, an unknown variant, a cell twice, several presets, values
             that are not finite.
     """
-    table = measured_cells(table)
-    scores = benchmark_scores(table)
+    table, scores = measured_cells(table), benchmark_scores(table)
+    if scores.isna().to_numpy().all():
+        raise ValueError("table has no model that finished the tasks of a family, so there is nothing to draw")
     intervals: list[Any] = [benchmark_intervals(table, side) for side in ("low", "high")]
     means = scores.groupby(level=["model", "variant"]).agg(partial(pd.Series.mean, skipna=False))
     # "fine-tuned" sorts before "untuned", so the first row of a model is its last state
@@ -96,107 +91,12 @@ def benchmark_figure(
                 reach = {
                     variant: [float(end.loc[(model, variant), column]) for end in intervals] for variant in seeds_of
                 }
-                bold = is_mean or model == final[column].idxmax()
+                bold = is_mean or final[column][model] == final[column].max()
                 _draw_change(axes, row, seeds_of, reach, colors, place, bold)
         grid[0, 0].set_ylim(len(ranking) - 0.5, -0.5)
         name_rows(grid[0, 0], range(len(ranking)), list(ranking), colors)
         _name_variants(grid[0, 0], means.loc[ranking[0], "mean"], colors)
     return figure
-
-
-def benchmark_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Scores of each model, variant and seed (rows): the mean over all tasks, then over the tasks of each family.
-
-    A model that misses a task has NaN there. Arguments and errors are those of `benchmark_figure`.
-
-    >>> table = pd.DataFrame({"task": ["a", "b", "c"], "family": ["STS", "STS", "x"], "value": [60.0, 70.0, 5.0]})
-    >>> table = table.assign(model="m", variant="untuned", seed=0)
-    >>> benchmark_scores(table).iloc[0].to_dict()
-    {'mean': 45.0, 'STS': 65.0, 'x': 5.0}
-    """
-    rows = measured_cells(table)
-    tasks: Any = rows.pivot_table(
-        index=["model", "variant", "seed"], columns=["family", "task"], values="value", sort=False
-    )
-    scores = {family: tasks[family].mean(axis=1, skipna=False) for family in in_order(rows["family"])}
-    return pd.DataFrame({"mean": tasks.mean(axis=1, skipna=False), **scores})
-
-
-def benchmark_intervals(table: pd.DataFrame, side: str) -> pd.DataFrame:
-    """The low or the high end of the intervals over the examples, for the mean over all tasks and for each family.
-
-    Tasks are taken as independent, so half the lengths add up as squares: of a mean over T tasks it is
-    `sqrt(half_1^2 + ... + half_T^2) / T`, around the mean of the tasks' middles. The seeds of a model are measured on
-    the same examples: the ends of their mean are the means of their ends. What moves from seed to seed is not in it.
-
-    Args:
-        table: as for `benchmark_figure`; the columns low and high are the ends of each cell's interval.
-        side: "low" or "high".
-
-    Returns:
-        One row a model and variant, with the columns of `benchmark_scores`; NaN where an interval is missing.
-
-    >>> table = pd.DataFrame({"task": ["a", "b"], "family": ["STS", "x"], "value": [60.0, 50.0], "low": [57.0, 46.0]})
-    >>> table = table.assign(model="m", variant="untuned", seed=0, high=[63.0, 54.0])
-    >>> benchmark_intervals(table, "low").iloc[0].to_dict()
-    {'mean': 52.5, 'STS': 57.0, 'x': 46.0}
-    """
-    rows = measured_cells(table)
-    ends = rows[["low", "high"]] if {"low", "high"} <= set(rows) else pd.DataFrame(np.nan, rows.index, ["low", "high"])
-    parts = rows.assign(middle=ends.mean(axis=1, skipna=False), half=(ends["high"] - ends["low"]) / 2)
-    cells = parts.groupby(["model", "variant", "family", "task"], sort=False)[["middle", "half"]].mean()
-    middle: Any = cells["middle"].unstack([2, 3])  # noqa: PD010 (nothing to aggregate)
-    half: Any = cells["half"].unstack([2, 3])  # noqa: PD010 (nothing to aggregate)
-    means = {}
-    for name in ("mean", *in_order(rows["family"])):
-        middles, halves = (middle, half) if name == "mean" else (middle[name], half[name])
-        reach = (halves**2).sum(axis=1, skipna=False) ** 0.5 / halves.shape[1]
-        means[name] = middles.mean(axis=1, skipna=False) + (-reach if side == "low" else reach)
-    return pd.DataFrame(means)
-
-
-def measured_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Checked rows of a benchmark's table: what was measured, without failed cells and figures of documents.
-
-    Errors are those of `benchmark_figure`.
-    """
-    check_columns(table, ["model", "variant", "seed", "task", "family", "value"], "table")
-    if unknown := set(table["variant"]) - set(VARIANTS):
-        raise ValueError(f'variant must be "untuned" or "fine-tuned", got {sorted(map(str, unknown))}')
-    rows = table[~table["tag"].isin(["failed", "published"])] if "tag" in table else table
-    if rows.empty:
-        raise ValueError(f"table has no measured row; its tags are {sorted(set(table['tag']))}")
-    presets = list(rows["preset"].unique()) if "preset" in rows else []
-    if len(presets) > 1:
-        raise ValueError(
-            f"table holds the presets {presets}; choose one, as in table[table['preset'] == {presets[0]!r}]"
-        )
-    checked_numbers(rows["value"], "the column value")
-    rows = rows.assign(seed=rows["seed"].fillna(0))
-    cell = ["model", "variant", "seed", "task"]
-    if (twice := rows.duplicated(cell)).any():
-        raise ValueError(f"table holds a cell twice: {rows.loc[twice, cell].iloc[0].to_dict()}; choose one recipe")
-    return rows
-
-
-def mean_of(cells: pd.DataFrame) -> str:
-    """What a mean is taken over, for the line below a figure.
-
-    >>> mean_of(pd.DataFrame({"task": ["a", "b", "a"]}))
-    'Mean of 2 tasks'
-    """
-    count = cells["task"].nunique()
-    return f"Mean of {count} tasks" if count > 1 else "One task"
-
-
-def in_order(families: pd.Series) -> list[str]:
-    """The families, each once: the known ones in their order, then the others.
-
-    >>> in_order(pd.Series(["new", "clustering", "STS", "new"]))
-    ['STS', 'clustering', 'new']
-    """
-    known = [family for family in FAMILIES if family in set(families)]
-    return known + [family for family in families.unique() if family not in known]
 
 
 def name_rows(axes: Axes, places: Any, names: Sequence[str], colors: Theme, width: int = 28) -> None:

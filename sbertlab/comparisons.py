@@ -6,14 +6,17 @@ the seed of a fine-tuning changes is kept apart (`seed_error`), and both togethe
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from sbertlab.intervals import Difference, compare, group_letters, holm, interval, mean_difference
+from sbertlab.intervals import Difference, compare, holm, interval, mean_difference
 from sbertlab.runner import Cell
 
 MEAN = "mean"
@@ -26,87 +29,124 @@ Contender = tuple[str, str]
 
 PAIR = ["model_a", "variant_a", "model_b", "variant_b"]
 
-COLUMNS = ["task", *PAIR, "difference", "error", "seed_error", "low", "high", "p", "different"]
-"""Of the table of comparisons: `difference` is a - b in points, `error` its standard error over the examples,
-`seed_error` that over the seeds (0 where there is one), `low` and `high` its 95 % interval, `p` two-sided, `different`
-whether it stays below `ALPHA` after Holm's correction over the pairs of the task."""
-
-
-def with_intervals(cells: Sequence[Cell], resamples: int = 1000) -> pd.DataFrame:
-    """Return the cells as rows in points, each value with its 95 % interval over the examples (`low`, `high`)."""
-    rows = []
-    for cell in cells:
-        row = dict(cell.row, low=np.nan, high=np.nan)
-        if cell.examples is not None:
-            value = cell.examples.value()
-            low, high = interval(value, cell.examples.replicates(resamples))
-            row |= {"value": 100 * value, "low": 100 * low, "high": 100 * high}
-        rows.append(row)
-    return pd.DataFrame(rows)
+COLUMNS = [
+    *("task", *PAIR, "difference", "error", "freedom", "seed_error", "seed_freedom"),
+    *("low", "high", "p", "different"),
+]
+"""Of the table of comparisons: `difference` is a - b in points, `error` its standard error over the examples (and the
+starts of a clusterer), `seed_error` that over the seeds (0 where there is one), each with its degrees of freedom, `low`
+and `high` its 95 % interval, `p` two-sided, `different` whether it stays below `ALPHA` after Holm's correction over the
+pairs of the task."""
 
 
 class Scores:
-    """Values and replicates, in points, of every contender on every task that all of its seeds finished.
+    """Cells with the replicates of their scores, in points, which are drawn once for all that is said of them.
 
     Args:
         cells: of one preset.
         resamples: draws of the examples.
+
+    Attributes:
+        table: a row a cell, each value with its 95 % interval over the examples (`low`, `high`).
+        tasks: their names, in the order of the cells.
     """
 
     def __init__(self, cells: Sequence[Cell], resamples: int = 1000) -> None:
-        kept = [cell for cell in cells if cell.examples is not None or cell.failed]
-        self.tasks = list(dict.fromkeys(cell.row["task"] for cell in kept))
-        self.contenders: list[Contender] = list(
-            dict.fromkeys((cell.row["model"], cell.row["variant"]) for cell in kept)
-        )
-        self.values: dict[tuple[Contender, str], np.ndarray] = {}  # (seeds,)
-        self.replicates: dict[tuple[Contender, str], np.ndarray] = {}  # (resamples,), the mean over the seeds
-        for contender in self.contenders:
-            for number, task in enumerate(self.tasks):
-                mine = [cell for cell in kept if _place(cell) == (contender, task)]
-                examples = [cell.examples for cell in mine if cell.examples is not None]
-                if mine and len(examples) == len(mine):
-                    self.values[contender, task] = 100 * np.array([one.value() for one in examples])
-                    drawn = [one.replicates(resamples, seed=number) for one in examples]  # each task its own draws
-                    self.replicates[contender, task] = 100 * np.mean(drawn, axis=0)
-            done = [task for task in self.tasks if (contender, task) in self.values]
-            if done == self.tasks:
-                self.values[contender, MEAN] = np.mean([self.values[contender, task] for task in done], axis=0)
-                self.replicates[contender, MEAN] = np.mean([self.replicates[contender, task] for task in done], axis=0)
+        self.cells = [cell for cell in cells if cell.examples is not None or cell.failed]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            drawn = threads.map(lambda cell: _replicates(cell, resamples), self.cells)
+            self._drawn: dict[tuple[Contender, str], list[np.ndarray | None]] = {}
+            rows = []
+            for cell, replicates in zip(self.cells, drawn, strict=True):
+                self._drawn.setdefault(_place(cell), []).append(replicates)
+                rows.append(_row(cell, replicates))
+        self.table = pd.DataFrame(rows)
+        self.tasks = list(dict.fromkeys(cell.row["task"] for cell in self.cells))
 
-    def of(self, task: str) -> list[Contender]:
-        """Return who has a score on the task, in the order of the cells."""
-        return [contender for contender in self.contenders if (contender, task) in self.values]
+    def of(self, task: str) -> dict[Contender, Measured]:
+        """Return what was measured on the task of those whose seeds all finished it, in the order of the cells."""
+        found: dict[Contender, list[Cell]] = {}
+        for cell in self.cells:
+            if cell.row["task"] == task:
+                found.setdefault(_place(cell)[0], []).append(cell)
+        return {
+            who: Measured(
+                np.array([cell.row["value"] for cell in cells]),
+                np.mean([drawn for drawn in self._drawn[who, task] if drawn is not None], axis=0),
+                cells[0].examples,
+            )
+            for who, cells in found.items()
+            if not any(cell.failed for cell in cells)
+        }
+
+
+class Measured(NamedTuple):
+    """A contender on a task: the value of each seed, the replicates of their mean, and the examples of one of them."""
+
+    values: np.ndarray
+    replicates: np.ndarray
+    examples: Any
 
 
 def _place(cell: Cell) -> tuple[Contender, str]:
     return (cell.row["model"], cell.row["variant"]), cell.row["task"]
 
 
-def comparisons(cells: Sequence[Cell], resamples: int = 1000) -> pd.DataFrame:
-    """Return the comparison of every pair of contenders on every task and in their mean, with `COLUMNS`.
+def _replicates(cell: Cell, resamples: int) -> np.ndarray | None:
+    """Each task has draws of its own, the same in every run."""
+    if cell.examples is None:
+        return None
+    return 100 * cell.examples.replicates(resamples, seed=zlib.crc32(cell.row["task"].encode()))
+
+
+def _row(cell: Cell, replicates: np.ndarray | None) -> dict[str, Any]:
+    row: dict[str, Any] = {**cell.row, "low": np.nan, "high": np.nan}
+    if cell.examples is None or replicates is None:
+        return row
+    about: dict[str, Any] = {"examples": len(cell.examples), "starts": cell.examples.starts}
+    value = cell.examples.value()
+    if about["examples"] > 1:
+        low, high = interval(value, replicates / 100, **about)
+        row |= {"low": 100 * low, "high": 100 * high}
+    return row | {"value": 100 * value}
+
+
+def comparisons(scores: Scores) -> pd.DataFrame:
+    """Return the comparison of every pair of contenders in the mean over all tasks and on each, with `COLUMNS`.
 
     A contender lacks where one of its cells failed; then it has no mean either.
+
+    Raises:
+        ValueError: two contenders were not measured on the same number of examples.
     """
-    scores = Scores(cells, resamples)
-    tables = [_pairs(scores, task) for task in [MEAN, *scores.tasks]]
-    tables = [table for table in tables if len(table)]
-    return pd.concat(tables, ignore_index=True)[COLUMNS] if tables else pd.DataFrame(columns=COLUMNS)
+    tables = [table for table in (_pairs(scores, task) for task in scores.tasks) if len(table)]
+    if not tables:
+        return pd.DataFrame(columns=COLUMNS)
+    pairs = pd.concat(tables, ignore_index=True)
+    if len(tables) == len(scores.tasks):
+        pairs = pd.concat([over_tasks(pairs, scores.table, scores.tasks), pairs], ignore_index=True)
+    return pairs[COLUMNS]
 
 
 def _pairs(scores: Scores, task: str) -> pd.DataFrame:
     rows = []
-    for a, b in combinations(scores.of(task), 2):
-        values = scores.values[a, task], scores.values[b, task]
-        seeds_a, seeds_b = (seeds if len(seeds) > 1 else None for seeds in values)
-        drawn = scores.replicates[a, task], scores.replicates[b, task]
-        found = compare(values[0].mean(), values[1].mean(), *drawn, seeds_a, seeds_b)
-        numbers = {"difference": found.value, "error": found.error, "seed_error": found.seed_error}
-        rows.append(
-            dict(zip(PAIR, (*a, *b), strict=True)) | numbers | {"low": found.low, "high": found.high, "p": found.p}
-        )
-    table = pd.DataFrame(rows).assign(task=task)
-    return table.assign(different=holm(table["p"].to_numpy()) < ALPHA) if len(table) else table
+    for (a, of_a), (b, of_b) in combinations(scores.of(task).items(), 2):
+        if len(of_a.examples) != len(of_b.examples):
+            raise ValueError(
+                f"task {task!r}: {' '.join(a)} was measured on {len(of_a.examples)} examples, {' '.join(b)} on "
+                f"{len(of_b.examples)}; measure both again (fresh=True)"
+            )
+        values, seeds = (of_a.values.mean(), of_b.values.mean()), (of_a.values, of_b.values)
+        about: dict[str, Any] = {"examples": len(of_a.examples), "starts": of_a.examples.starts}
+        found = compare(*values, of_a.replicates, of_b.replicates, *seeds, **about)
+        rows.append(dict(zip(PAIR, (*a, *b), strict=True)) | found._asdict())
+    return _table(rows, task)
+
+
+def _table(rows: list[dict[str, Any]], task: str) -> pd.DataFrame:
+    """Comparisons of one task, with the verdict on all of them together."""
+    table = pd.DataFrame(rows, columns=[*PAIR, *Difference._fields]).rename(columns={"value": "difference"})
+    return table.assign(task=task, different=holm(table["p"].to_numpy(dtype=float)) < ALPHA)[COLUMNS]
 
 
 def over_tasks(pairs: pd.DataFrame, cells: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
@@ -123,45 +163,14 @@ def over_tasks(pairs: pd.DataFrame, cells: pd.DataFrame, tasks: Sequence[str]) -
     known = set(pairs["task"]) - {MEAN}
     if not tasks or set(tasks) - known:
         raise ValueError(f"tasks must be some of {', '.join(sorted(known))}, got {list(tasks)}")
-    seeds = cells[cells["task"].isin(tasks)].groupby(["model", "variant", "seed"])["value"].agg(["mean", "size"])
+    chosen = cells[cells["task"].isin(tasks)]
+    seeds = chosen.groupby(["model", "variant", "seed"])["value"].mean()
     rows = []
     pair: Any
     for pair, found in pairs[pairs["task"].isin(tasks)].groupby(PAIR, sort=False):
         if len(found) == len(tasks):  # a contender with a failed cell has no mean
-            sides = [seeds.loc[side, "mean"].to_numpy() for side in (pair[:2], pair[2:])]
-            numbers = found[["difference", "error", "seed_error", "low", "high", "p"]].to_numpy(dtype=float)
-            parts = [Difference(*row) for row in numbers.tolist()]
-            seeds_a, seeds_b = (side if len(side) > 1 else None for side in sides)
-            mean = mean_difference(parts, seeds_a, seeds_b)
-            rows.append(dict(zip(PAIR, pair, strict=True)) | mean._asdict() | {"task": MEAN})
-    table = pd.DataFrame(rows, columns=["task", *PAIR, *Difference._fields]).rename(columns={"value": "difference"})
-    return table.assign(different=holm(table["p"].to_numpy()) < ALPHA)[COLUMNS]
-
-
-def groups(table: pd.DataFrame, task: str = MEAN) -> pd.Series:
-    """Return the letters of the groups that cannot be told apart, by (model, variant), best first.
-
-    Two that share a letter are not different; the best group is "a".
-
-    Args:
-        table: with `COLUMNS`, of one preset.
-        task: a task's name or `MEAN`.
-
-    >>> pairs = [("x", "y", 5.0, True), ("x", "z", 8.0, True), ("y", "z", 3.0, False)]
-    >>> rows = [("mean", a, "untuned", b, "untuned", value, real) for a, b, value, real in pairs]
-    >>> table = pd.DataFrame(rows, columns=["task", *PAIR, "difference", "different"])
-    >>> groups(table).to_dict()
-    {('x', 'untuned'): 'a', ('y', 'untuned'): 'b', ('z', 'untuned'): 'b'}
-    """
-    rows: list[Any] = table[table["task"] == task].to_dict("records")
-    pairs = [((row["model_a"], row["variant_a"]), (row["model_b"], row["variant_b"]), row) for row in rows]
-    lead: dict[Contender, float] = {}
-    for a, b, row in pairs:  # the sum of its leads ranks a contender as its mean does
-        lead[a] = lead.get(a, 0.0) + row["difference"]
-        lead[b] = lead.get(b, 0.0) - row["difference"]
-    names = sorted(lead, key=lambda name: -lead[name])
-    index = (
-        pd.MultiIndex.from_tuples(names, names=["model", "variant"]) if names else pd.MultiIndex.from_arrays([[], []])
-    )
-    letters = group_letters(names, [(a, b) for a, b, row in pairs if row["different"]])
-    return pd.Series(list(letters), index=index, dtype=object)
+            numbers = found[["difference", *Difference._fields[1:]]].to_numpy(dtype=float)
+            sides = [seeds.loc[side].to_numpy() for side in (pair[:2], pair[2:])]
+            mean = mean_difference([Difference(*row) for row in numbers.tolist()], *sides)
+            rows.append(dict(zip(PAIR, pair, strict=True)) | mean._asdict())
+    return _table(rows, MEAN)

@@ -14,7 +14,6 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 try:
     import matplotlib.pyplot as plt
@@ -38,8 +37,6 @@ __all__ = [
     "Rectangle",
     "Theme",
     "canvas",
-    "check_columns",
-    "checked_numbers",
     "drawable",
     "open_grid",
     "patheffects",
@@ -252,25 +249,3 @@ def open_grid(axes: Axes) -> None:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-
-
-def checked_numbers(values: Any, name: str, dimensions: int = 1) -> np.ndarray:
-    """Checked finite numbers, at least one, with so many dimensions."""
-    try:
-        array = np.asarray(values, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be numbers: {error}") from error
-    if array.ndim != dimensions or not array.size:
-        shape = "(n,)" if dimensions == 1 else "(rows, columns)"
-        raise ValueError(f"{name} must have the shape {shape} and at least one number, got the shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, got {np.count_nonzero(~np.isfinite(array))} NaN or infinite values")
-    return array
-
-
-def check_columns(table: pd.DataFrame, needed: Sequence[str], name: str) -> None:
-    """Raise a ValueError when the table lacks columns or has no rows."""
-    if missing := [column for column in needed if column not in table]:
-        raise ValueError(f"{name} lacks the columns {missing}; it has {list(table.columns)}")
-    if table.empty:
-        raise ValueError(f"{name} has no rows")

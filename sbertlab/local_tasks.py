@@ -168,9 +168,13 @@ def pair_evaluator(table: pd.DataFrame, similarities: Sequence[Any] = ("cosine",
     return BinaryClassificationEvaluator(sentences1, sentences2, labels, similarity_fn_names=similarities)
 
 
+CLUSTER_STARTS = 10
+"""Clusterings of a task. The first is its score; of all of them follows how far the luck of k-means moves it."""
+
+
 def cluster_evaluator(table: pd.DataFrame, label: str = "label") -> SentenceEvaluator:
     """Make the evaluator of the columns text and label."""
-    return ClusteringEvaluator(table["text"].tolist(), table[label].tolist())
+    return ClusteringEvaluator(table["text"].tolist(), table[label].tolist(), starts=CLUSTER_STARTS)
 
 
 def search_evaluator(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sbertlab.figure_style import Axes, Figure, Theme, canvas, checked_numbers, drawable, patheffects, sequential, style
+from sbertlab.figure_style import Axes, Figure, Theme, canvas, drawable, patheffects, sequential, style
+from sbertlab.tables import checked_numbers
 
 MARKERS = "o^s"
 """Shapes of points: the next one when the colours have all been used."""

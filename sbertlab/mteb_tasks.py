@@ -40,6 +40,7 @@ from sbertlab.evaluation import (
     SequentialEvaluator,
 )
 from sbertlab.local_tasks import (
+    CLUSTER_STARTS,
     DATA_VARIABLE,
     LOCAL_SETS,
     Source,
@@ -399,7 +400,7 @@ def _clustering(task: Any, data: Any) -> SentenceEvaluator:
     texts, labels = _column(data, task.input_column_name), _column(data, task.label_column_name)
     if any(isinstance(one, str) for one in texts):
         raise ValueError("its rows are texts, expected sets of texts; take the older form of the task (without .v2)")
-    return _mean([ClusteringEvaluator(*one) for one in zip(texts, labels, strict=True)])
+    return _mean([ClusteringEvaluator(*one, starts=CLUSTER_STARTS) for one in zip(texts, labels, strict=True)])
 
 
 EVALUATORS = {"STS": sts_evaluator, "duplicates": pair_evaluator}

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from sbertlab.benchmark_plots import benchmark_figure, benchmark_scores, ranking_figure
+from sbertlab.benchmark_plots import benchmark_figure, ranking_figure
 from sbertlab.figure_style import (
     THEMES,
     Axes,
@@ -25,8 +25,6 @@ from sbertlab.figure_style import (
     Rectangle,
     Theme,
     canvas,
-    check_columns,
-    checked_numbers,
     drawable,
     open_grid,
     patheffects,
@@ -35,6 +33,8 @@ from sbertlab.figure_style import (
     table_axes,
 )
 from sbertlab.map_plots import as_floats, embedding_map, is_continuous, map_comparison, place_labels
+from sbertlab.standings import benchmark_scores
+from sbertlab.tables import check_columns, checked_numbers
 
 __all__ = [
     "THEMES",

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sbertlab.benchmark_plots import broken, mean_of, measured_cells
+from sbertlab.benchmark_plots import broken
 from sbertlab.figure_style import (
     Axes,
     Figure,
     MaxNLocator,
     Theme,
     canvas,
-    check_columns,
     drawable,
     open_grid,
     patheffects,
@@ -23,7 +22,8 @@ from sbertlab.figure_style import (
 )
 from sbertlab.map_plots import place_labels
 from sbertlab.standing_plots import mark_of
-from sbertlab.standings import standings
+from sbertlab.standings import mean_of, measured_cells, standings
+from sbertlab.tables import check_columns
 
 COSTS = {
     "sentences_per_second": ("Sentences a second (more is better)", True),

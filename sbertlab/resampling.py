@@ -5,7 +5,12 @@ An evaluator hands over `Examples`: not the texts, only the few columns that its
 
 A resample is a row of counts, how often each example was drawn. So the examples are sorted once, and every resample
 is a weighted formula over the sorted columns. The weighted formulas give what the plain ones give on the resample
-written out, ties included.
+written out, ties included. Two things are otherwise with the V-measure:
+
+- A text drawn twice lies with itself in its cluster, which inflates the measure and hides a part of its spread. So its
+  replicates are linear, from what each text adds (`_v_measure`).
+- Its clusters hang on the start of k-means, which may move the measure more than other texts would. So the replicates
+  take the starts in turn, and their spread is of both.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Counts = NDArray[np.int32]
 Statistic = Callable[[Counts], NDArray[np.float64]]
@@ -37,7 +42,7 @@ class Examples:
     | mean              | value of each query            | none           |                        |
     | spearman          | similarity of each pair        | graded score   | one side constant: 0   |
     | average_precision | similarity of each pair        | 0 or 1         | no pair labelled 1: 0  |
-    | v_measure         | cluster of each text, k = 1    | class          | one class, cluster: 1  |
+    | v_measure         | cluster of each text           | class          | one class, cluster: 1  |
 
     These are the values of scipy's `spearmanr` (average ranks of ties) and scikit-learn's `average_precision_score`
     (ties enter together) and `v_measure_score`; where the statistic is undefined on a resample, scikit-learn's
@@ -45,7 +50,8 @@ class Examples:
 
     Args:
         statistic: one of the table.
-        predictions: of k rivals (similarities, say), of which the best counts; `(n,)` stands for k = 1.
+        predictions: of k rivals (similarities, say), of which the best counts; `(n,)` stands for k = 1. Of v_measure:
+            the clusters from k starts, of which the first counts and the others tell how far chance moves it.
         target: what is right.
         sets: number of the sub-set of each example. The statistic, and the best of the rivals, is taken within each
             sub-set and averaged over the sub-sets. None: one set.
@@ -93,22 +99,25 @@ class Examples:
             strange = set(np.unique(np.asarray(self.target)).tolist()) - {0, 1}
             if strange:
                 raise ValueError(f"labels must be 0 or 1, got {min(strange)}")
-        if self.statistic == "v_measure" and len(self.predictions) > 1:
-            raise ValueError(f"v_measure takes one clustering, got {len(self.predictions)}")
 
     def __len__(self) -> int:
         return self.predictions.shape[1]
 
+    @property
+    def starts(self) -> int:
+        """From how many starts the texts were clustered; 1 where nothing was clustered."""
+        return len(self.predictions) if self.statistic == "v_measure" else 1
+
     def value(self) -> float:
         """Return the statistic: 0 to 1, or -1 to 1 for a correlation."""
-        return float(np.mean([_best(rivals)(np.ones((1, n), dtype=np.int32))[0] for n, rivals in self._parts()]))
+        return float(np.mean([self._of(rivals)(np.ones((1, n), dtype=np.int32))[0] for n, rivals in self._parts()]))
 
     def replicates(self, resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
         """Return the statistic on bootstrap samples, `(resamples,)`.
 
         Examples are drawn with replacement within each sub-set, as many as it has. Which are drawn follows from the
         number of examples, the sub-sets and the seed alone: the replicates of two models on the same examples belong
-        together one by one, and more resamples go on where fewer ended.
+        together one by one, and more resamples go on where fewer ended. Resample b is of the start `b % starts`.
 
         Raises:
             ValueError: no resample.
@@ -117,11 +126,15 @@ class Examples:
             raise ValueError(f"resamples must be at least 1, got {resamples}")
         total, parts = np.zeros(resamples), self._parts()
         for part, (n, rivals) in enumerate(parts):
-            statistic, start = _best(rivals), 0
+            done = 0
             for counts in draw_counts(n, resamples, seed, part):
-                total[start : start + len(counts)] += statistic(counts)
-                start += len(counts)
+                total[done : done + len(counts)] += self._of(rivals, done)(counts)
+                done += len(counts)
         return total / len(parts)
+
+    def _of(self, rivals: list[Statistic], done: int = 0) -> Statistic:
+        """The statistic of k rivals, or of k starts in turn, after so many resamples."""
+        return _in_turn(rivals, done) if self.statistic == "v_measure" else _best(rivals)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the columns to one file, in NumPy's npz format."""
@@ -176,6 +189,17 @@ def _best(rivals: list[Statistic]) -> Statistic:
     return lambda counts: np.max([statistic(counts) for statistic in rivals], axis=0)
 
 
+def _in_turn(starts: list[Statistic], done: int) -> Statistic:
+    def statistic(counts: Counts) -> NDArray[np.float64]:
+        drawn = np.empty(len(counts))
+        for number, of_start in enumerate(starts):
+            turn = slice((number - done) % len(starts), None, len(starts))
+            drawn[turn] = of_start(counts[turn])
+        return drawn
+
+    return statistic
+
+
 # -- The statistics: each sorts once, and returns a function of counts -------------------------------------------------
 
 
@@ -220,26 +244,33 @@ def _average_precision(scores: NDArray, labels: NDArray) -> Statistic:
 
 
 def _v_measure(clusters: NDArray, classes: NDArray) -> Statistic:
-    """`2 I / (H(classes) + H(clusters))`, the harmonic mean of homogeneity and completeness; I = mutual information.
+    """`V = 2 I / (H(classes) + H(clusters))`, the harmonic mean of homogeneity and completeness, I mutual information.
 
-    Source: Rosenberg and Hirschberg, 2007, V-Measure (EMNLP-CoNLL), with beta = 1.
+    Of a resample, its linear part: V and, for each text as often as it was drawn, `(mean of V without one - V without
+    this one) (n - 1) / n`, within 0 and 1. V without a text follows from the sizes of its class, cluster and both.
+
+    Sources: Rosenberg and Hirschberg, 2007, V-Measure (EMNLP-CoNLL), with beta = 1; Efron, 1982, The Jackknife, the
+    Bootstrap and Other Resampling Plans, chapter 6 (the jackknife as a linear bootstrap).
     """
-    margins = [np.unique(column, return_inverse=True)[1] for column in (classes, clusters)]
-    order, ends, _ = _sorted_groups(margins[0] * (margins[1].max() + 1) + margins[1])
-    in_margin = [np.eye(margin.max() + 1)[margin[order[ends]]] for margin in margins]  # (cells, classes or clusters)
     n = len(classes)
     x_log_x = np.arange(n + 1) * np.log(np.maximum(np.arange(n + 1), 1))
+    margins = [np.unique(column, return_inverse=True)[1] for column in (classes, clusters)]
+    joint = np.unique(margins[0] * (margins[1].max() + 1) + margins[1], return_inverse=True)[1]
+    sizes = [np.bincount(group) for group in (*margins, joint)]
+    whole = [x_log_x[size].sum() for size in sizes]
+    less = [x_log_x[size - 1] - x_log_x[size] for size in sizes]  # what goes from the sum with one of the group
+    value = _v_of(n, *whole)
+    without = _v_of(
+        n - 1, *(total + change[group] for total, change, group in zip(whole, less, (*margins, joint), strict=True))
+    )
+    adds = (without.mean() - without) * (n - 1) / n
+    return lambda counts: np.clip(value + np.vecdot(counts.astype(float), adds), 0, 1)
 
-    def entropy(counts: NDArray) -> NDArray[np.float64]:
-        return np.log(n) - x_log_x.take(counts).sum(axis=1) / n
 
-    def statistic(counts: Counts) -> NDArray[np.float64]:
-        cells = np.diff(_ends_of_sums(counts, order, ends), axis=1, prepend=0)  # the table's cells that are not empty
-        apart = sum(entropy(np.rint(cells @ margin).astype(int)) for margin in in_margin)
-        information = np.maximum(apart - entropy(cells), 0)
-        return np.divide(2 * information, apart, out=np.ones(len(counts)), where=apart > 1e-12)
-
-    return statistic
+def _v_of(n: int, classes: ArrayLike, clusters: ArrayLike, both: ArrayLike) -> NDArray[np.float64]:
+    """V-measure of n texts from the sums of `size log size` over classes, clusters, and what they share."""
+    a, b, c = (np.log(max(n, 1)) - np.asarray(total) / max(n, 1) for total in (classes, clusters, both))  # entropies
+    return np.divide(2 * np.maximum(a + b - c, 0), a + b, out=np.ones(np.shape(a + b)), where=a + b > 1e-12)
 
 
 _STATISTICS: dict[str, Callable[[NDArray, Any], Statistic]] = {

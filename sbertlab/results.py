@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sbertlab import comparisons
-from sbertlab.intervals import smallest_difference
+from sbertlab.intervals import group_letters, joined, smallest_difference
+from sbertlab.standings import KEY, OVER_SEEDS, mean_of, seed_scores, standings, told_apart
 
 COLUMNS = [
     *("preset", "model", "revision", "variant", "recipe", "seed", "task", "family", "metric"),
@@ -37,30 +38,22 @@ PRESETS = {
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and spread over the seeds for each model, variant and task, and for the mean over the tasks.
 
-    The mean over the tasks is taken seed by seed, so its spread is that of whole models. What lacks a failed cell is
-    missing.
-
     Args:
-        table: with `COLUMNS`.
+        table: with `COLUMNS`, of one preset.
 
     Returns:
-        Columns model, variant, task ("mean" first), mean, spread (standard deviation; missing with one seed) and seeds,
-        in the order of the table.
+        Rows (model, variant, task), "mean" first, in the order of the table; columns mean and spread (standard
+        deviation; missing with one seed). What lacks a failed cell is missing.
 
     >>> cells = [("a", "untuned", 0, "x", 50.0), ("a", "untuned", 0, "y", 60.0), ("a", "untuned", 1, "x", 54.0)]
     >>> cells += [("a", "untuned", 1, "y", 60.0)]
-    >>> table = pd.DataFrame(cells, columns=["model", "variant", "seed", "task", "value"])
-    >>> summarise(table)[["task", "mean", "spread"]].round(2).values.tolist()
-    [['mean', 56.0, 1.41], ['x', 52.0, 2.83], ['y', 60.0, 0.0]]
+    >>> table = pd.DataFrame(cells, columns=["model", "variant", "seed", "task", "value"]).assign(family="STS")
+    >>> summarise(table).round(2).values.tolist()
+    [[56.0, 1.41], [52.0, 2.83], [60.0, 0.0]]
     """
-    mean, spread = partial(pd.Series.mean, skipna=False), partial(pd.Series.std, skipna=False)
-    whole = table.groupby(["model", "variant", "seed"], sort=False)["value"].agg(mean).reset_index().assign(task="mean")
-    cells = pd.concat([whole, table])
-    groups = cells.groupby(["model", "variant", "task"], sort=False)["value"]
-    summary = groups.agg(mean=mean, spread=spread, seeds="size").reset_index()
-    rows = pd.MultiIndex.from_frame(table[["model", "variant"]]).unique()
-    places = rows.get_indexer(pd.MultiIndex.from_frame(summary[["model", "variant"]]))
-    return summary.iloc[np.argsort(places, kind="stable")].reset_index(drop=True)
+    seeds = seed_scores(table).groupby(level=KEY, sort=False)
+    tables = {name: seeds.agg(over) for name, over in OVER_SEEDS.items()}
+    return pd.DataFrame({name: table.stack(future_stack=True) for name, table in tables.items()})  # noqa: PD013
 
 
 def report(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
@@ -91,35 +84,34 @@ def report(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
 
 def ranking(part: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a model and variant, best mean first: the mean over the tasks, its spread and who is tied.
+    """Return one row a model and variant, best mean first: its mean over the tasks, how sure it is and who is tied.
 
     Args:
         part: the cells of one preset.
         pairs: its comparisons.
 
     Returns:
-        Columns model, variant, mean, spread (standard deviation over the seeds), seeds, group (letters: two models that
-        share one cannot be told apart; empty where a task is missing).
+        Columns model, variant, those of `standings` and group (letters: two models that share one cannot be told apart;
+        empty where a task is missing).
     """
-    means = summarise(part)
-    means = means[means["task"] == comparisons.MEAN].drop(columns="task")
-    groups = comparisons.groups(pairs)
-    places = pd.MultiIndex.from_frame(means[["model", "variant"]])
-    means["group"] = groups.reindex(places).fillna("").to_numpy()
-    return means.sort_values("mean", ascending=False, kind="stable", na_position="last").reset_index(drop=True)
+    order = standings(part)
+    placed = order.index[order["mean"].notna()]
+    letters = pd.Series(group_letters(told_apart(pairs, placed)), placed, dtype=object)
+    return order.assign(group=letters.reindex(order.index).fillna("")).reset_index()
 
 
 def table_resolution(pairs: pd.DataFrame) -> float:
-    """Return the smallest true difference of two means that the table would see four times in five, in points.
+    """Return the true difference of two means that the table would see four times in five, in points.
 
     Of the median pair of models, whose errors over the examples and over the seeds count together; Bonferroni's share
-    of the level stands for Holm's, which lies between it and the whole.
+    of the level stands for Holm's, which lies between it and the whole. NaN without a pair.
     """
     means = pairs[pairs["task"] == comparisons.MEAN]
-    if means.empty:
-        return float("nan")
-    error = float(np.median(np.hypot(means["error"], means["seed_error"])))
-    return smallest_difference(error, alpha=comparisons.ALPHA / len(means))
+    sizes = []
+    for row in means[["error", "freedom", "seed_error", "seed_freedom"]].to_numpy(dtype=float).tolist():
+        error, freedom = joined([(row[0] ** 2, row[1]), (row[2] ** 2, row[3])])
+        sizes.append(smallest_difference(error, alpha=comparisons.ALPHA / len(means), freedom=freedom))
+    return float(np.median(sizes)) if sizes else float("nan")
 
 
 def readme_block(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
@@ -127,41 +119,46 @@ def readme_block(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
     blocks = []
     for preset, title in PRESETS.items():
         part = table[(table["preset"] == preset) & (table["tag"] != "published")]
-        if part.empty:
+        if not part["value"].notna().any():
             continue
         order = ranking(part, pairs[pairs["preset"] == preset])
-        score = order["mean"].map("{:.1f}".format) + order["spread"].map(" ± {:.1f}".format).where(
-            order["spread"].notna(), ""
-        )
-        shown = order.assign(score=score.where(order["mean"].notna(), "-"))[["model", "variant", "score", "group"]]
-        tasks = part["task"].nunique()
-        blocks.append(f"{title}, mean of {tasks} tasks (± over the seeds):\n\n{markdown_table(shown)}\n")
+        shown = order.assign(score=_scores(order))[["model", "variant", "score", "group"]]
+        means = mean_of(part)[0].lower() + mean_of(part)[1:]
+        blocks.append(f"{title}, {means} (± over the seeds):\n\n{markdown_table(shown)}\n")
     return "\n".join(blocks)
 
 
 def _section(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     """The lines of one preset: the ranking, the tasks, and what failed."""
-    order = ranking(part, pairs)
-    summary = summarise(part)
-    number = summary["mean"].map("{:.1f}".format).where(summary["mean"].notna(), "-")
-    spread = summary["spread"].map(" ± {:.1f}".format).where(summary["spread"].notna(), "")
-    cells = summary.assign(cell=number + spread).set_index(["model", "variant", "task"])["cell"]
-    wide = cells.unstack("task", sort=False)  # noqa: PD010 (nothing to aggregate)
-    wide.insert(1, "group", order.set_index(["model", "variant"])["group"])
-    wide = wide.loc[pd.MultiIndex.from_frame(order[["model", "variant"]])].reset_index()
-    tasks = part[part["tag"] != "failed"].drop_duplicates("task")
-    lines = [
-        "Mean ± standard deviation over the seeds, where there are several. Models that share a letter cannot be told",
-        f"apart; two means that truly differ by {table_resolution(pairs):.1f} are told apart four times in five.",
-        "",
-        markdown_table(wide.fillna("-")),
-        "",
-        markdown_table(tasks[["task", "family", "metric", "n", "tag"]]),
-    ]
     failed = part[part["tag"] == "failed"]
+    lines = _measured(part, pairs) if len(failed) < len(part) else ["Nothing could be measured."]
     if len(failed):
         lines += ["", "Failed cells:", "", markdown_table(failed[["model", "variant", "seed", "task", "error"]])]
     return lines
+
+
+def _measured(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    order, sees = ranking(part, pairs), table_resolution(pairs)
+    wide: Any = _scores(summarise(part)).unstack("task", sort=False)  # noqa: PD010 (nothing to aggregate)
+    wide = wide.loc[pd.MultiIndex.from_frame(order[KEY])].reset_index()
+    wide.insert(2, "group", order["group"])
+    tasks = part[part["tag"] != "failed"].drop_duplicates("task")
+    return [
+        "Mean ± standard deviation over the seeds, where there are several. Models that share a letter cannot be told",
+        "apart."
+        if np.isnan(sees)
+        else f"apart; of the median pair, means that truly differ by {sees:.1f} are told apart four times in five.",
+        "",
+        markdown_table(wide),
+        "",
+        markdown_table(tasks[["task", "family", "metric", "n", "tag"]]),
+    ]
+
+
+def _scores(means: pd.DataFrame) -> pd.Series:
+    """Mean ± spread as text, "-" where there is no mean."""
+    spread = means["spread"].map(" ± {:.1f}".format).where(means["spread"].notna(), "")
+    return (means["mean"].map("{:.1f}".format) + spread).where(means["mean"].notna(), "-")
 
 
 def markdown_table(frame: pd.DataFrame) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sbertlab.figure_style import Axes, Figure, Rectangle, Theme, canvas, check_columns, drawable, style
+from sbertlab.figure_style import Axes, Figure, Rectangle, Theme, canvas, drawable, style
+from sbertlab.tables import check_columns
 
 EXPECTATIONS: Mapping[str, str] = {"same": "should stay near", "different": "should move away"}
 GROUPS: Mapping[str, str] = {"pronoun": '"her" less "his"', "role": "by role, less all roles", "name": "names"}

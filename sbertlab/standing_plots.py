@@ -7,13 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sbertlab.benchmark_plots import (
-    VARIANTS,
-    benchmark_scores,
-    mean_of,
-    measured_cells,
-    name_rows,
-)
+from sbertlab.benchmark_plots import name_rows
 from sbertlab.figure_style import (
     Axes,
     Figure,
@@ -27,7 +21,7 @@ from sbertlab.figure_style import (
     to_rgb,
 )
 from sbertlab.intervals import tied_groups
-from sbertlab.standings import standings, task_scores, told_apart
+from sbertlab.standings import VARIANTS, mean_of, measured_cells, seed_scores, standings, task_scores, told_apart
 
 INTERVAL, SEED = "95 % over examples", "a seed"
 """How the key calls the marks beside ring and dot."""
@@ -68,7 +62,7 @@ def standings_figure(
         ValueError: a table as in `benchmark_figure`, a pair that is not compared, a resolution that is not positive.
     """
     ranking = standings(table)
-    seen = benchmark_scores(table)["mean"]
+    seen = seed_scores(table)["mean"].sort_index()
     placed = ranking.dropna(subset="mean")
     if placed.empty:
         raise ValueError("table has no model with all its tasks, so there are no means to rank")
@@ -78,8 +72,7 @@ def standings_figure(
     apart = None if comparisons is None else told_apart(comparisons, placed.index)
     groups = [] if apart is None else [group for group in tied_groups(apart) if len(group) > 1]
     lanes = _lanes(groups)
-    count, means = len(placed), task_scores(table, "all")[0]["mean"]
-    missing = means.index[means.isna()]
+    count, missing = len(placed), ranking.index[ranking["mean"].isna()]
     footer = f"{mean_of(measured_cells(table))}."
     footer += " Joined at the right: cannot be told apart. Tinted: nor from the first." if groups else ""
     with style(theme) as colors:

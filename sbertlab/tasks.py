@@ -28,6 +28,7 @@ import pandas as pd
 from sbertlab import helpdesk
 from sbertlab.evaluation import RerankingEvaluator, SentenceEvaluator
 from sbertlab.local_tasks import (
+    CLUSTER_STARTS,
     DATA_VARIABLE,
     LOCAL_SETS,
     cluster_evaluator,
@@ -42,8 +43,6 @@ from sbertlab.mteb_tasks import PUBLISHED, published_source
 from sbertlab.resampling import Examples
 from sbertlab.stored_embeddings import StoredEmbeddings
 
-FAMILIES = ("STS", "duplicates", "reranking", "retrieval", "clustering")
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -51,7 +50,7 @@ class Metric:
 
     Args:
         statistic: one of those of `Examples`.
-        predictions: columns of the rivals, the best of which counts.
+        predictions: columns of the rivals, the best of which counts; of clusterings, from as many starts as there are.
         target: column of what is right; None for a mean.
         sets: column of the sub-set of each example, where the table has it.
 
@@ -71,7 +70,9 @@ class Metric:
         if target is not None and self.statistic == "v_measure":
             target = pd.factorize(target)[0]
         sets = table[self.sets].to_numpy() if self.sets in table else None
-        return Examples(self.statistic, table[list(self.predictions)].to_numpy().T, target, sets)
+        first, *others = self.predictions
+        columns = [first, *(name for name in others if self.statistic != "v_measure" or name in table)]
+        return Examples(self.statistic, table[columns].to_numpy().T, target, sets)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -83,7 +84,9 @@ METRICS: Mapping[str, Metric] = {
     "cos_sim_mrr@10": Metric("mean", ("cos_sim_mrr@10",)),
     "cos_sim_map@100": Metric("mean", ("cos_sim_map@100",)),
     "max_map@100": Metric("mean", ("cos_sim_map@100", "dot_score_map@100")),
-    "v_measure": Metric("v_measure", ("cluster",), "label"),
+    "v_measure": Metric(
+        "v_measure", ("cluster", *(f"cluster_{number}" for number in range(2, CLUSTER_STARTS + 1))), "label"
+    ),
 }
 """Named as in the evaluators. Any other metric is the mean of the column of that name in the table of examples."""
 
@@ -109,7 +112,7 @@ class Task:
 
     Args:
         name: unique among all tasks.
-        family: one of `FAMILIES`.
+        family: one of `standings.FAMILIES`.
         metric: one of `METRICS`, or a column of the evaluator's table of examples, whose mean counts.
         note: what the texts are, in a few words.
         load: reads the texts and makes the evaluator.

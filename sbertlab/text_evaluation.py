@@ -249,7 +249,9 @@ class ClusteringEvaluator(SentenceEvaluator):
     """Cluster the embeddings into as many groups as there are labels: do the groups match the labels?
 
     Mini-batch k-means (batches of 2000 texts). Metrics: `v_measure` (primary), the harmonic mean of `homogeneity` (a
-    cluster holds one label) and `completeness` (a label lies in one cluster). `per_example`: text, label, cluster.
+    cluster holds one label) and `completeness` (a label lies in one cluster). `per_example`: text, label, cluster. With
+    several starts, the metrics are of the first; the clusters of the others follow as cluster_2, cluster_3 and so on,
+    and tell how far chance moves the metrics.
     Source of the measure: Rosenberg and Hirschberg, 2007, V-Measure (aclanthology.org/D07-1043).
 
     Args:
@@ -260,10 +262,11 @@ class ClusteringEvaluator(SentenceEvaluator):
         show_progress_bar: for `encode`.
         write_csv: False writes no file.
         truncate_dim: dimensions to keep of the embeddings.
-        seed: of the clustering.
+        seed: of the first clustering; the next ones have the next seeds.
+        starts: how many clusterings to make.
 
     Raises:
-        ValueError: texts and labels of different lengths or empty, fewer than two classes.
+        ValueError: texts and labels of different lengths or empty, fewer than two classes, no start.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
@@ -281,6 +284,7 @@ class ClusteringEvaluator(SentenceEvaluator):
         write_csv: bool = True,
         truncate_dim: int | None = None,
         seed: int = 42,
+        starts: int = 1,
     ) -> None:
         csv_file = "clustering_evaluation{}_results.csv"
         super().__init__(name, "v_measure", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
@@ -289,7 +293,9 @@ class ClusteringEvaluator(SentenceEvaluator):
         check_same_length(texts=self.texts, labels=self.labels)
         if len(set(self.labels)) < 2:
             raise ValueError(f"labels must name at least two classes, got only {self.labels[0]!r}")
-        self.seed = seed
+        if starts < 1:
+            raise ValueError(f"starts must be at least 1, got {starts}")
+        self.seed, self.starts = seed, starts
 
     def measure(self, model: Encoder) -> Measurement:
         """Return the agreement of clusters and labels, and the table of texts."""
@@ -297,8 +303,10 @@ class ClusteringEvaluator(SentenceEvaluator):
         from sklearn.metrics import homogeneity_completeness_v_measure
 
         (embeddings,) = self._embed(model, self.texts)
-        kmeans = MiniBatchKMeans(n_clusters=len(set(self.labels)), batch_size=2000, random_state=self.seed)
-        clusters = kmeans.fit_predict(embeddings.cpu().numpy())
-        homogeneity, completeness, v_measure = homogeneity_completeness_v_measure(self.labels, clusters)
-        metrics = {"v_measure": v_measure, "homogeneity": homogeneity, "completeness": completeness}
-        return metrics, pd.DataFrame({"text": self.texts, "label": self.labels, "cluster": clusters})
+        kmeans = MiniBatchKMeans(n_clusters=len(set(self.labels)), batch_size=2000)
+        table = pd.DataFrame({"text": self.texts, "label": self.labels})
+        for number in range(self.starts):
+            kmeans.set_params(random_state=self.seed + number)
+            table[f"cluster_{number + 1}" if number else "cluster"] = kmeans.fit_predict(embeddings.cpu().numpy())
+        homogeneity, completeness, v_measure = homogeneity_completeness_v_measure(self.labels, table["cluster"])
+        return {"v_measure": v_measure, "homogeneity": homogeneity, "completeness": completeness}, table

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from sbertlab.figure_style import Figure, check_columns, style
+from sbertlab.figure_style import Figure, style
+from sbertlab.tables import check_columns
 from sbertlab.thresholds import MEASURES, Threshold
 
 

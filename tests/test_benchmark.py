@@ -16,10 +16,10 @@ import torch
 from sbertlab import SentenceTransformer, benchmark, helpdesk
 from sbertlab.benchmark import read, run
 from sbertlab.benchmark_recipe import OFFLINE, HelpdeskRecipe
-from sbertlab.comparisons import comparisons, groups
+from sbertlab.comparisons import Scores, comparisons
 from sbertlab.encoders import ENCODERS, Encoder, select_encoders
 from sbertlab.published import published_cells
-from sbertlab.results import COLUMNS, readme_block, report, summarise
+from sbertlab.results import COLUMNS, ranking, readme_block, report, summarise
 from sbertlab.runner import CellStore, jobs_of, run_jobs
 from sbertlab.safe_files import sha256_of
 from sbertlab.tasks import Task, helpdesk_tasks, select_tasks
@@ -247,7 +247,7 @@ def test_means_and_spreads_equal_those_computed_row_by_row() -> None:
         for seed in range(3)
         for task, value in zip("xyz", random.uniform(0, 100, 3), strict=True)
     ]
-    summary = summarise(pd.DataFrame(rows)).set_index(["model", "task"])
+    summary = summarise(pd.DataFrame(rows).assign(family="STS")).droplevel("variant")
     assert summary.index.tolist() == [(model, task) for model in "ba" for task in ("mean", "x", "y", "z")]
     for model in "ab":
         for task in "xyz":
@@ -265,13 +265,15 @@ def test_a_mean_over_tasks_that_lacks_a_failed_cell_is_missing() -> None:
     cells = [("a", "untuned", 0, "x", 50.0), ("a", "untuned", 0, "y", np.nan), ("b", "untuned", 0, "x", 1.0)]
     cells.append(("b", "untuned", 0, "y", 2.0))
     table = pd.DataFrame(cells, columns=["model", "variant", "seed", "task", "value"])
-    means = summarise(table).set_index(["model", "task"])["mean"]
+    table = table.assign(preset="offline", family="STS", metric="m", recipe="", n=1, tag="proxy", error="")
+    table["tag"] = table["tag"].where(table["value"].notna(), "failed")
+    table[["low", "high"]] = np.nan
+    means = summarise(table)["mean"].droplevel("variant")
     assert np.isnan(means["a", "mean"])
     assert means["b", "mean"] == 1.5
-    table = table.assign(preset="offline", family="STS", metric="m", recipe="", n=1, tag="proxy", error="")
     page = report(table, pd.DataFrame(columns=benchmark.PAIR_FILE))
-    assert "| b     | untuned | 1.5  |       | 1.0  | 2.0 |" in page
-    assert "| a     | untuned | -    |       | 50.0 | -   |" in page
+    assert "| b     | untuned | a     | 1.5  | 1.0  | 2.0 |" in page
+    assert "| a     | untuned |       | -    | 50.0 | -   |" in page
 
 
 def test_the_committed_page_and_readme_are_those_of_the_committed_tables() -> None:
@@ -296,13 +298,13 @@ def test_the_committed_page_and_readme_are_those_of_the_committed_tables() -> No
 def test_in_the_committed_table_fine_tuning_helps_every_encoder_and_the_best_rank_is_real() -> None:
     table, pairs, _ = read(ROOT / "figures")
     own = table[(table["preset"] == "offline") & (table["tag"] == "proxy")]
-    means = summarise(own).query("task == 'mean'").pivot_table(index="model", columns="variant", values="mean")
+    means = summarise(own)["mean"].xs("mean", level="task").unstack("variant")  # noqa: PD010
     tuned = means.dropna()
     assert len(tuned) >= 4
     assert (tuned["fine-tuned"] > tuned["untuned"]).all()
-    letters = groups(pairs[pairs["preset"] == "offline"])
-    assert letters.index[0] == ("all-MiniLM-L6-v2", "fine-tuned")
-    assert (letters == "a").sum() == 1
+    order = ranking(own, pairs[pairs["preset"] == "offline"])
+    assert order.loc[0, ["model", "variant", "group"]].tolist() == ["all-MiniLM-L6-v2", "fine-tuned", "a"]
+    assert (order["group"] == "a").sum() == 1
 
 
 @pytest.mark.slow
@@ -312,7 +314,7 @@ def test_fine_tuning_helps_on_intents_never_trained_on(name: str, tmp_path: Path
     cells = run_jobs(jobs_of(select_encoders([name]), 1, OFFLINE), tasks, CellStore(tmp_path))
     scores = [cell for cell in cells if cell.examples is not None]
     assert len(scores) == 2 * len(tasks)
-    pairs = comparisons(scores, 300)
+    pairs = comparisons(Scores(scores, 300))
     (mean,) = pairs[pairs["task"] == "mean"].to_dict("records")
     assert (mean["variant_a"], mean["variant_b"], mean["different"]) == ("untuned", "fine-tuned", True)
     assert mean["difference"] < -1

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from sbertlab import benchmark
-from sbertlab.comparisons import comparisons, with_intervals
+from sbertlab.comparisons import Scores, comparisons
 from sbertlab.resampling import Examples
 from sbertlab.results import COLUMNS
 from sbertlab.runner import Cell
@@ -31,8 +31,9 @@ def cell(model: str, task: str, level: float) -> Cell:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     cells = [cell(model, task, level) for model, levels in LEVELS.items() for task, level in levels.items()]
-    table = with_intervals(cells, 200).assign(preset="offline")[COLUMNS]
-    pairs = comparisons(cells, 200).assign(preset="offline")[benchmark.PAIR_FILE]
+    scores = Scores(cells, 200)
+    table = scores.table.assign(preset="offline")[COLUMNS]
+    pairs = comparisons(scores).assign(preset="offline")[benchmark.PAIR_FILE]
     benchmark.save(tmp_path, table, pairs, {"presets": {"offline": {}}, "models": {}})
     return tmp_path
 
@@ -56,7 +57,7 @@ def test_the_verdict_follows_the_chosen_tasks(folder: Path) -> None:
 def test_leaving_models_out_makes_no_difference_real(folder: Path) -> None:
     panel = BenchmarkBrowser(folder)
     weak = panel.pairs["task"].eq("x")
-    panel.pairs.loc[weak, ["difference", "error", "seed_error"]] = 2.2, 1.0, 0.0  # p is 0.028
+    panel.pairs.loc[weak, ["difference", "error", "freedom", "seed_error"]] = 2.2, 1.0, np.inf, 0.0  # p is 0.028
     other = panel.pairs[weak].assign(model_b="gamma", difference=0.1, error=1.0)
     panel.pairs = pd.concat([panel.pairs, other], ignore_index=True)
     panel.cells = pd.concat([panel.cells, panel.cells[panel.cells["model"] == "beta"].assign(model="gamma")])

@@ -17,11 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from sbertlab.benchmark_plots import benchmark_figure, benchmark_intervals, broken
+from sbertlab.benchmark_plots import benchmark_figure, broken
 from sbertlab.figure_style import THEMES
 from sbertlab.quality_plots import pareto_front, published_figure, quality_figure
 from sbertlab.standing_plots import score_heatmap, standings_figure
-from sbertlab.standings import standings, task_scores, told_apart
+from sbertlab.standings import benchmark_intervals, standings, task_scores, told_apart
 
 LIGHT = THEMES["light"]
 FAMILIES = ["duplicates", "STS", "reranking", "retrieval", "clustering"]

@@ -16,7 +16,8 @@ import pytest
 
 from sbertlab import SentenceTransformer, mteb_tasks
 from sbertlab.mteb_tasks import PUBLISHED, SIMILARITIES, check_published, load_published, mteb_evaluator
-from sbertlab.tasks import FAMILIES, METRICS, Task, find_tasks, select_tasks
+from sbertlab.standings import FAMILIES
+from sbertlab.tasks import METRICS, Task, find_tasks, select_tasks
 
 pytestmark = pytest.mark.slow  # importing mteb alone takes half a minute
 

@@ -28,7 +28,7 @@ FLOORS = [
     mining explain doctor continual thresholds robustness""",
     """tasks local_tasks mteb_tasks published encoders nli_pairs benchmark_recipe runner comparisons benchmark results
     maps films plots figure_style map_plots benchmark_plots robustness_plots robustness_card probe_map
-    loss_plane explain_plots loss_plots threshold_plots standings standing_plots quality_plots
+    loss_plane explain_plots loss_plots threshold_plots tables standings standing_plots quality_plots
     clusters map_store map_frames map_scatter linked_maps word_search
     panel embedding_map training_monitor similarity_explorer loss_playground benchmark_browser threshold_lab widgets""",
     """serve bulk gallery command_line train_parts train_command __main__""",
