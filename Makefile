@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab benchmark test fast faults speed figures notebooks clean
+.PHONY: lab benchmark test fast long faults speed figures notebooks clean
 
 lab: .venv/ready ; $(BIN)/jupyter lab notebooks/00_start_here.ipynb
 benchmark: .venv/ready ; $(BIN)/python -m sbertlab benchmark
-test: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
-fast: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not ui"
+test: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not long"
+fast: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not ui and not long"
+long: .venv/ready ; $(BIN)/python -m pytest -m long
 faults: .venv/ready ; SBERTLAB_FAULTS=1 $(BIN)/python -m pytest -s tests/faults
 speed: .venv/ready ; $(BIN)/python tests/speed.py
 figures: .venv/ready ; $(BIN)/python -m sbertlab figures && $(BIN)/python -m sbertlab gallery

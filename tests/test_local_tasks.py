@@ -172,7 +172,13 @@ def test_a_broken_retrieval_set_is_named_with_what_is_expected(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "value"), [("stsb", 82.03), ("sickr", 77.58), ("biosses", 81.21), ("twitter_url", 77.09)]
+    ("name", "value"),
+    [
+        ("stsb", 82.03),
+        ("biosses", 81.21),
+        pytest.param("sickr", 77.58, marks=pytest.mark.long),
+        pytest.param("twitter_url", 77.09, marks=pytest.mark.long),
+    ],
 )
 def test_minilm_gets_the_known_value_on_a_real_set(
     name: str, value: float, data_dir: Path, minilm: SentenceTransformer

@@ -139,8 +139,8 @@ def test_umap_is_called_only_where_maps_are_the_subject(path: Path) -> None:
 
 
 @every_notebook
-@pytest.mark.slow
-def test_a_notebook_runs_from_top_to_bottom_without_a_model_hub(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.long
+def test_a_notebook_runs_from_top_to_bottom_without_a_browser(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     notebook = tool.execute(path, fast=True, timeout=300)
     said = tool.normalise(notebook)

@@ -368,7 +368,7 @@ def test_training_on_grades_or_on_two_classes_is_not_called_a_collapse(tiny: Tin
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_model_collapses_on_labels_all_one_and_not_by_ranking(minilm_folder: Path) -> None:
     rows = helpdesk_rows(2)
     model = SentenceTransformer(minilm_folder, device="cpu")

@@ -1,4 +1,4 @@
-"""Every notebook in JupyterLab: the kernel is restarted, all cells run, and every widget stands on the page."""
+"""Every notebook in JupyterLab, without a model hub: the kernel is restarted, all cells run, every widget stands."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def test_after_a_restart_all_cells_run_and_all_widgets_stand(path: Path, noteboo
     assert book.python("print('left_over' in globals())") == "False"
     counts = book.page.evaluate(f"() => {CELLS}.map(cell => cell.executionCount)")
     assert counts == list(range(1, len(counts) + 1))
+    outputs = book.page.evaluate(f"() => {CELLS}.flatMap(cell => cell.outputs.toJSON())")
+    assert not [output for output in outputs if "Traceback" in str(output.get("text", ""))]
     alive = set(book.page.evaluate(SHOWN)) & set(json.loads(book.python(ALIVE)))  # progress bars have closed
     standing = 0
     for number in book.pages():
