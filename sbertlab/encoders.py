@@ -26,6 +26,7 @@ from transformers import AutoModel
 
 from sbertlab import helpdesk
 from sbertlab.encoder import SentenceTransformer
+from sbertlab.fingerprint import fingerprint
 from sbertlab.model_source import ModelNotFoundError, find_model
 from sbertlab.models import Normalize, Pooling, StaticEmbedding, Transformer
 from sbertlab.published import BASE_MODELS
@@ -43,7 +44,9 @@ class Encoder:
 
     Args:
         name: as it appears in the table.
-        make: makes it anew from a seed; anything with `encode` or `transform`.
+        make: makes it anew from a seed; anything with `encode` or `transform`. A function at the top of a module, or a
+            `functools.partial` of one with all that it depends on: of a lambda, a function inside another or one of a
+            notebook nothing tells whether it is still the same, so what is measured with it is not kept between runs.
         random: every seed makes another one, so the untuned variant is measured with each.
         trainable: a recipe can fine-tune it.
         learning_rates: by the name of a recipe, where this encoder needs another rate than the recipe's own.
@@ -66,13 +69,39 @@ class Encoder:
         """
         if self.base is None:
             return weights_digest(self.files)
-        try:
-            folder = find_model(self.base, local_files_only=True)
-        except ModelNotFoundError:
+        folder = _folder_of(self.base)
+        if folder is None:
             return ""
         if folder.parent.name == "snapshots":  # of Hugging Face's cache, which names them by commit
             return folder.name
         return weights_digest(sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin")))
+
+    def content(self) -> dict[str, Any]:
+        """Return what its models follow from beside the seed: the maker, every file of the base, the other files.
+
+        Raises:
+            TypeError: nothing tells the content of `make`, e.g. of a lambda.
+        """
+        folder = None if self.base is None else _folder_of(self.base)
+        return {
+            "make": fingerprint(self.make),
+            "base": None if folder is None else _folder_content(folder),
+            "files": weights_digest(self.files),
+        }
+
+
+def _folder_of(base: str) -> Path | None:
+    """The folder of a model, or None as long as it is not on this machine."""
+    try:
+        return find_model(base, local_files_only=True)
+    except ModelNotFoundError:
+        return None
+
+
+def _folder_content(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a model folder by its name; hidden ones, such as those of git, are no part of it."""
+    files = {file.relative_to(folder): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {name.as_posix(): weights_digest([file]) for name, file in files.items() if name.parts[0][0] != "."}
 
 
 def weights_digest(files: Iterable[Path]) -> str:
@@ -85,7 +114,7 @@ def weights_digest(files: Iterable[Path]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest() if len(digests) > 1 else "".join(digests)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _digest(file: Path, size: int, changed: int) -> str:
     return sha256_of(file)
 

@@ -8,8 +8,9 @@ import pickle
 import sys
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache, partial
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -23,17 +24,22 @@ FORMAT = 1
 """Part of every fingerprint: raised when the rules of this file change, so that nothing older is found."""
 KEY_BYTES = 16
 
+AFTERWARDS = ("benchmark", "benchmark_browser", "comparisons", "figure_style", "intervals", "results", "standings")
+"""Modules that only read finished numbers, as those do whose name ends in "plots"."""
+
 
 def fingerprint(model: Any) -> str:
     """Return the SHA-256 of all that a model's embeddings depend on, in hexadecimal.
 
     Of modules (ours, those of sentence-transformers, any `nn.Module`): every module's class and settings, every
     tensor's name, dtype, shape and bytes, the tokenizer, length limit, prompts and `truncate_dim`. Of a scikit-learn
-    estimator its parameters and what was fitted; of other objects what joblib hashes. Of code, the version of its
-    package; where it has none, its file. Left out: names, paths, the similarity, the device.
+    estimator its parameters and what was fitted; of a function its code and the arguments that a `partial` gives it; of
+    other objects what joblib hashes. Of code, the version of its package; where it has none, its file; of sbertlab, its
+    `source_digest`. Left out: names, paths, the similarity, the device.
 
     Raises:
-        TypeError: it depends on something that has no content to hash, e.g. a class defined in a notebook, a lambda.
+        TypeError: it depends on something that has no content to hash, e.g. a class defined in a notebook, a lambda, a
+            function inside another.
 
     >>> fingerprint(nn.Linear(2, 1)) == fingerprint(nn.Linear(2, 1))  # random weights
     False
@@ -57,6 +63,14 @@ def key_of(text: Text, prompt: str = "", route: str = "") -> bytes:
     4
     """
     return hashlib.sha256(json.dumps([route, prompt, text]).encode()).digest()[:KEY_BYTES]
+
+
+@lru_cache(maxsize=1)
+def source_digest(folder: Path = Path(__file__).parent) -> str:
+    """Return the SHA-256 of the source files of this package from which a number can follow; see `AFTERWARDS`."""
+    paths = [path for path in sorted(folder.glob("*.py")) if path.stem not in AFTERWARDS]
+    lines = [f"{path.name} {sha256_of(path)}" for path in paths if not path.stem.endswith("plots")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 QUIET = ("torch", "transformers", "sentence_transformers")
@@ -101,6 +115,12 @@ def _described(value: Any) -> Any:
         return _module(value)
     if isinstance(value, (torch.dtype, torch.device, np.dtype)):
         return str(value)
+    if isinstance(value, partial):
+        return [_described(value.func), _described(value.args), _described(value.keywords)]
+    if isinstance(value, MethodType):
+        return [_described(value.__func__), _described(value.__self__)]
+    if isinstance(value, FunctionType) and value.__closure__:
+        raise TypeError(f"{value.__qualname__} depends on variables of the function around it; use functools.partial")
     if isinstance(value, (type, FunctionType)):
         return _code(value)
     if isinstance(value, Enum):
@@ -177,6 +197,8 @@ def _version(module: str, name: str) -> str:
     root = module.partition(".")[0]
     if root in sys.stdlib_module_names:
         return ""
+    if root == "sbertlab":
+        return source_digest()
     version = getattr(sys.modules.get(root), "__version__", None)
     if version is not None:
         return f"{root} {version}"

@@ -2,7 +2,8 @@
 
 A job makes a model from an encoder, a variant and a seed, fine-tunes it where the variant says so, and measures it on
 tasks. Each finished cell is written to disk under a key made of all that its number follows from, so a run that was
-killed goes on where it was, and a second run finds everything done.
+killed goes on where it was, and a second run finds everything done. What nothing tells from another thing (a lambda in
+place of a function, a recipe of a notebook) has no such key: its cells are computed in every run.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +29,7 @@ from sbertlab import helpdesk
 from sbertlab.benchmark_recipe import Recipe
 from sbertlab.embedding_store import EmbeddingStore
 from sbertlab.encoders import TUNED, UNTUNED, Encoder, facts, weights_digest
+from sbertlab.fingerprint import fingerprint, source_digest
 from sbertlab.mteb_tasks import PUBLISHED
 from sbertlab.resampling import Examples
 from sbertlab.safe_files import sha256_of, staged_folder
@@ -36,6 +40,12 @@ Engine = Literal["processes", "ray"]
 
 FACTS = "facts"
 """In the place of a task's name: the cell that holds what a model is, and how fast it encodes."""
+
+UNKEPT = "unkept-"
+"""How the key of a cell begins that is not kept, because nothing tells what its number follows from."""
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "scikit-learn")
+"""Whose versions are a part of the key."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +75,26 @@ class Job:
         return model
 
     def origin(self) -> dict[str, Any]:
-        """Return all that the model follows from, for a key: names, weights, recipe, training data, seed, libraries."""
+        """Return all that the model follows from, for a key: encoder, recipe, training data, seed, code, libraries.
+
+        Raises:
+            TypeError: nothing tells the content of the encoder or of the recipe.
+        """
         return {
             "encoder": self.encoder.name,
-            "weights": self.encoder.revision(),
+            "content": self.encoder.content(),
             "seed": self.seed,
             "recipe": None if self.recipe is None else _settings(self.recipe),
             "learning_rate": None if self.recipe is None else self.encoder.learning_rates.get(self.recipe.name),
-            "versions": {name: version(name) for name in ("sbertlab", "torch", "transformers", "scikit-learn")},
+            "code": source_digest(),
+            "versions": {name: version(name) for name in LIBRARIES},
         }
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """What a fine-tuning follows from; words about it are not part of that."""
     settings = {name: value for name, value in recipe.describe().items() if name != "differences"}
-    return settings | {"data": recipe.data_sha256()}
+    return settings | {"data": recipe.data_sha256(), "code": fingerprint(type(recipe))}
 
 
 def jobs_of(encoders: Iterable[Encoder], seeds: int, recipe: Recipe) -> list[Job]:
@@ -139,7 +154,9 @@ class CellStore:
             return None
 
     def put(self, key: str, cell: Cell) -> None:
-        """Write a cell; one that lies there already is replaced."""
+        """Write a cell, unless its key is `UNKEPT`; one that lies there already is replaced."""
+        if key.startswith(UNKEPT):
+            return
         with staged_folder(self.folder / key) as folder:
             digest = None
             if cell.examples is not None:
@@ -221,16 +238,38 @@ def row_of(job: Job, task: Task | None) -> dict[str, Any]:
     return row | {"value": np.nan, "n": 0, "tag": tag, "error": ""}
 
 
-def key_of(job: Job, task: Task | None) -> str:
-    """Return the SHA-256, in hex, of all that a cell's number follows from."""
-    asked: dict[str, Any] | None = None
-    if task is not None:
-        files = {file.name: weights_digest([file]) for file in task.files}
-        asked = {"name": task.name, "metric": task.metric, "note": task.note, "files": files}
-        if task.name in PUBLISHED:
-            asked["pins"] = PUBLISHED[task.name].pins
-    origin = json.dumps({"job": job.origin(), "task": asked}, sort_keys=True, default=str)
-    return hashlib.sha256(origin.encode()).hexdigest()
+def keys_of(job: Job, tasks: Iterable[Task | None]) -> list[str]:
+    """Return the key of each cell of a job: the SHA-256, in hex, of all that its number follows from.
+
+    Where nothing tells the content of the job, or of a task, the key is `UNKEPT` and never drawn again.
+    """
+    origin = _or_none(job.origin)
+    asked = [_or_none(partial(_asked, task)) for task in tasks]
+    return [UNKEPT + uuid.uuid4().hex if None in (origin, task) else _sha256_of([origin, task]) for task in asked]
+
+
+def _or_none(describe: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """A description, or None of what has no content to describe."""
+    try:
+        return describe()
+    except TypeError:
+        return None
+
+
+def _sha256_of(described: Any) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _asked(task: Task | None) -> dict[str, Any]:
+    """What a number follows from beside the model; the content of a task is in its files, its pins or its code."""
+    if task is None:
+        return {"name": FACTS}
+    asked: dict[str, Any] = {"name": task.name, "metric": task.metric, "note": task.note}
+    if task.files:
+        return asked | {"files": {file.name: weights_digest([file]) for file in task.files}}
+    if task.name in PUBLISHED:
+        return asked | {"pins": PUBLISHED[task.name].pins}
+    return asked | {"load": fingerprint(task.load)}
 
 
 def run_jobs(
@@ -272,8 +311,8 @@ def run_jobs(
     for job in jobs:
         asked: list[Task | None] = [*([None] if job.variant == UNTUNED and job.seed == 0 else []), *tasks]
         missing: dict[str, Task | None] = {}
-        for task in asked:
-            keys.append(key := key_of(job, task))
+        for key, task in zip(keys_of(job, asked), asked, strict=True):
+            keys.append(key)
             cell = None if fresh else cells.get(key)
             if cell is None:
                 missing[key] = task

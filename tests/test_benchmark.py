@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,15 @@ def cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "cache_home", lambda: tmp_path / "cache")
 
 
+def copied(model: SentenceTransformer, seed: int) -> SentenceTransformer:
+    return copy.deepcopy(model)
+
+
 @pytest.fixture
 def small(tiny: Callable[..., SentenceTransformer]) -> Encoder:
     """A tiny encoder that can be fine-tuned."""
     rates = {SHORT.name: 1e-3}
-    return Encoder("tiny", lambda seed: tiny(seed=7, dropout=0.1), trainable=True, learning_rates=rates)
+    return Encoder("tiny", partial(copied, tiny(seed=7, dropout=0.1)), trainable=True, learning_rates=rates)
 
 
 # -- A run and its files -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import resource
@@ -25,7 +26,7 @@ from torch import nn
 
 from sbertlab import SentenceTransformer, models
 from sbertlab.embedding_store import EmbeddingStore, EmbeddingStoreWarning
-from sbertlab.fingerprint import fingerprint, key_of
+from sbertlab.fingerprint import AFTERWARDS, fingerprint, key_of, source_digest
 from sbertlab.stored_embeddings import StoredEmbeddings
 
 Tiny = Callable[..., SentenceTransformer]
@@ -715,3 +716,34 @@ def test_a_process_killed_while_it_writes_leaves_a_sound_store(store: EmbeddingS
     fill(EmbeddingStore(store.folder), texts[10:12])
     assert not left.exists()
     assert len(store.read(MODEL, map(key_of, texts))) == 20
+
+
+# -- Code --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_of_the_source_follows_what_computes_numbers_and_not_what_draws_them(tmp_path: Path) -> None:
+    for name in ("pooling", "results", "loss_plots"):
+        (tmp_path / f"{name}.py").write_text("one")
+    digest = source_digest.__wrapped__
+    first = digest(tmp_path)
+    for name in ("results", "loss_plots"):
+        (tmp_path / f"{name}.py").write_text("other")
+    assert digest(tmp_path) == first
+    (tmp_path / "pooling.py").write_text("other")
+    assert digest(tmp_path) != first
+
+
+def test_nothing_that_computes_a_cell_imports_what_the_digest_leaves_out() -> None:
+    code = "import sys, sbertlab.runner; print([name for name in sys.modules if name.startswith('sbertlab.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[2] for name in ast.literal_eval(done.stdout)}
+    assert "training" in loaded
+    assert not [name for name in loaded if name in AFTERWARDS or name.endswith("plots")]
+
+
+def test_other_code_of_the_package_gives_another_fingerprint(
+    tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint(tiny())
+    monkeypatch.setattr("sbertlab.fingerprint.source_digest", lambda: "changed")
+    assert fingerprint(tiny()) != before

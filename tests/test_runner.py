@@ -8,18 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sbertlab import SentenceTransformer
+from sbertlab import SentenceTransformer, fingerprint, runner
 from sbertlab.benchmark_recipe import HelpdeskRecipe
 from sbertlab.embedding_store import EmbeddingStore
-from sbertlab.encoders import ENCODERS, Encoder
+from sbertlab.encoders import ENCODERS, Encoder, named, tfidf_svd
 from sbertlab.resampling import Examples
-from sbertlab.runner import FACTS, Cell, CellStore, Job, jobs_of, key_of, run_jobs, sentences_per_second
+from sbertlab.runner import FACTS, Cell, CellStore, Job, jobs_of, keys_of, run_jobs, sentences_per_second
 from sbertlab.tasks import Task, helpdesk_tasks
 
 SHORT = HelpdeskRecipe(rows=60)
@@ -49,6 +50,16 @@ def make_letters(seed: int) -> Letters:
 
 
 LETTERS = Encoder("letters", make_letters)
+
+
+def scaled(seed: int, scale: float = 1.0) -> Any:
+    """Another encoder that is made at the top of a module."""
+    return Letters(seed)
+
+
+def key_of(job: Job, task: Task | None) -> str:
+    (key,) = keys_of(job, [task])
+    return key
 
 
 def values(cells: list[Cell]) -> list[tuple[Any, ...]]:
@@ -137,6 +148,64 @@ def test_the_key_follows_everything_that_the_number_follows_from(tmp_path: Path)
     assert len({key_of(job, task), *others}) == len(others) + 1
 
 
+def test_the_key_follows_every_file_of_a_model_folder(tiny: Callable[..., SentenceTransformer], tmp_path: Path) -> None:
+    tiny().save(tmp_path)
+    job = Job(named(str(tmp_path)), 0)
+    weights, first = job.encoder.revision(), key_of(job, TASKS[0])
+    seen = {first}
+    for name in ("modules.json", "config.json", "tokenizer.json", "1_Pooling/config.json"):
+        (file,) = [path for path in tmp_path.rglob("*") if path.relative_to(tmp_path).as_posix() == name]
+        before = file.read_bytes()
+        file.write_bytes(before + b" ")
+        seen.add(key_of(job, TASKS[0]))
+        file.write_bytes(before)
+    assert len(seen) == 5
+    assert key_of(job, TASKS[0]) == first
+    assert job.encoder.revision() == weights, "what the table shows is of the weights alone"
+
+
+def test_the_key_follows_the_maker_and_the_arguments_that_it_was_given() -> None:
+    makers: list[Any] = [make_letters, scaled, partial(scaled, scale=2.0), partial(scaled, scale=3.0)]
+    makers += [tfidf_svd, partial(tfidf_svd, dimensions=64)]
+    assert len({key_of(Job(Encoder("one name", make), 0), TASKS[0]) for make in makers}) == len(makers)
+    again = Job(Encoder("one name", partial(scaled, scale=2.0)), 0)
+    assert key_of(again, TASKS[0]) == key_of(Job(Encoder("one name", makers[2]), 0), TASKS[0])
+
+
+def test_the_key_follows_the_code_of_the_package_and_what_a_task_without_files_loads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks = [Task("one name", "STS", "m", "", task.load) for task in TASKS]
+    assert len(set(keys_of(Job(LETTERS, 0), tasks))) == 2
+    before = keys_of(Job(LETTERS, 0), TASKS)
+    for module in (runner, fingerprint):
+        monkeypatch.setattr(module, "source_digest", lambda: "changed")
+    assert not {*keys_of(Job(LETTERS, 0), TASKS)} & {*before}
+
+
+def test_what_a_job_follows_from_is_looked_up_once_for_all_its_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Encoder] = []
+    content = Encoder.content
+    monkeypatch.setattr(Encoder, "content", lambda self: (asked.append(self), content(self))[1])
+    run_jobs(jobs_of([LETTERS], 1, SHORT), TASKS, CellStore(tmp_path))
+    assert asked == [LETTERS]
+
+
+def test_cells_of_a_maker_or_a_task_whose_content_nothing_tells_are_computed_in_every_run(tmp_path: Path) -> None:
+    scale = 1.0
+    closure = Encoder("closure", lambda seed: scaled(seed, scale))
+    unknown = Task("unknown", TASKS[0].family, TASKS[0].metric, "", lambda: TASKS[0].load())
+    for encoder, task in ((closure, TASKS[0]), (LETTERS, unknown)):
+        for _ in range(2):
+            Letters.asked.clear()
+            (cell,) = run_jobs([Job(encoder, 1)], [task], CellStore(tmp_path))
+            assert not cell.failed
+            assert Letters.asked
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("damage", ["cell.json", "examples.npz", "missing"])
 def test_a_damaged_cell_is_removed_and_computed_again(tmp_path: Path, damage: str) -> None:
     store = CellStore(tmp_path)
@@ -215,7 +284,10 @@ class Slow(Letters):
         Path({log!r}).open("a").write(f"{{len(texts)}}\\n")
         return super().encode(texts)
 
-encoders = [Encoder(f"letters {{number}}", lambda seed: Slow()) for number in range(3)]
+def slow(seed):
+    return Slow()
+
+encoders = [Encoder(f"letters {{number}}", slow) for number in range(3)]
 print("ready", flush=True)
 run_jobs(jobs_of(encoders, 1, SHORT), helpdesk_tasks(), CellStore({cells!r}))
 """
@@ -224,8 +296,9 @@ run_jobs(jobs_of(encoders, 1, SHORT), helpdesk_tasks(), CellStore({cells!r}))
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_and_computes_no_finished_cell_again(tmp_path: Path) -> None:
     cells = tmp_path / "cells"
-    script = SCRIPT.format(tests=str(Path(__file__).parent), log=str(tmp_path / "log"), cells=str(cells))
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), log=str(tmp_path / "log"), cells=str(cells)))
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len([path for path in cells.glob("*") if len(path.name) == 64] if cells.exists() else []) < 5:
         assert time.monotonic() < deadline
@@ -235,7 +308,7 @@ def test_a_run_that_is_killed_goes_on_and_computes_no_finished_cell_again(tmp_pa
     process.wait()
     finished = {path.name: path.stat().st_mtime_ns for path in cells.iterdir() if len(path.name) == 64}
     assert len(finished) < 18
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
     now = {path.name: path.stat().st_mtime_ns for path in cells.iterdir() if len(path.name) == 64}
     assert len(now) == 18
     assert {name: now[name] for name in finished} == finished, "what was finished was not written again"
