@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -127,7 +128,7 @@ class Cell:
 
 
 class CellStore:
-    """Finished cells on disk, a folder each, whole or not there at all.
+    """Finished cells on disk, a folder each, whole or not there at all; several runs may write at once.
 
     Args:
         folder: where they lie; made when the first is written.
@@ -135,6 +136,7 @@ class CellStore:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
+        self._warned = False
 
     def get(self, key: str) -> Cell | None:
         """Return the cell with this key, or None where there is none or a damaged one, which is removed."""
@@ -154,9 +156,25 @@ class CellStore:
             return None
 
     def put(self, key: str, cell: Cell) -> None:
-        """Write a cell, unless its key is `UNKEPT`; one that lies there already is replaced."""
+        """Write a cell, unless its key is `UNKEPT`; one that lies there already is replaced.
+
+        Warns:
+            UserWarning: of the first that cannot be written, e.g. because the disk is full; a run goes on.
+        """
         if key.startswith(UNKEPT):
             return
+        try:
+            self._write(key, cell)
+        except OSError as error:
+            if not self._warned and self.get(key) is None:  # another run may have finished it at the same time
+                self._warned = True
+                warnings.warn(
+                    f"finished cells are not kept in {self.folder}: {error}; this run goes on, the next one computes "
+                    "them again unless there is room in a folder that can be written to",
+                    stacklevel=2,
+                )
+
+    def _write(self, key: str, cell: Cell) -> None:
         with staged_folder(self.folder / key) as folder:
             digest = None
             if cell.examples is not None:

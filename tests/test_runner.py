@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -255,6 +256,46 @@ def test_jobs_run_as_tasks_of_ray(tmp_path: Path) -> None:
     assert [cell.row["error"] for cell in spread] == [""] * 3
     assert values(spread) == values(alone)
     assert len(list((tmp_path / "ray").iterdir())) == 3
+
+
+def test_two_runs_that_finish_the_same_cell_both_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell({"task": "t", "value": 1.0}, Examples("mean", np.ones((1, 3)), None, None))
+    one, other = CellStore(tmp_path), CellStore(tmp_path)
+    save = Examples.save
+
+    def save_late(examples: Examples, path: Path) -> None:
+        save(examples, path)
+        monkeypatch.setattr(Examples, "save", save)
+        other.put("k", cell)  # between the beginning and the end of the first
+
+    monkeypatch.setattr(Examples, "save", save_late)
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # what the first found when it looked
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one.put("k", cell)
+    assert one.get("k") is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["k"], "nothing half-written is left"
+
+
+def test_a_cache_that_is_a_file_is_said_once_and_the_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.warns(UserWarning, match="finished cells are not kept in") as caught:
+        cells = run_jobs(jobs_of([LETTERS], 1, SHORT), TASKS, CellStore(tmp_path / "cache" / "cells"))
+    assert [cell.failed for cell in cells] == [False] * 3
+    assert len(caught) == 1
+
+
+def test_a_full_disk_leaves_nothing_half_written_and_the_cells_in_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(examples: Examples, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Examples, "save", full)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        cells = run_jobs([Job(LETTERS, 1)], TASKS, CellStore(tmp_path))
+    assert all(cell.examples for cell in cells)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_out_of_range_is_refused() -> None:
