@@ -145,11 +145,14 @@ def run(
     Raises:
         ValueError: an unknown preset or task, a name twice, seeds below 1; nothing is left to measure.
         FileNotFoundError: models, sets or the recipe's data cannot be found; every one of them is named.
+        OSError: the output cannot be written; like tables in it that were changed by hand (ValueError), this is found
+            before anything is measured.
     """
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds must be a whole number of at least 1, got {seeds!r}")
     start = time.perf_counter()
     check_preset(preset)
+    check_output(Path(output))
     recipe = recipe or CHOICES[preset].recipe
     encoders, chosen, problems = _resources(models, tasks, recipe, preset)
     if problems and not (skip_missing and encoders and chosen):
@@ -212,6 +215,21 @@ def _facts(cell: Any) -> dict[str, Any]:
     """What the table of models says of one."""
     known = ("revision", "parameters", "megabytes", "dimensions", "max_seq_length", "sentences_per_second")
     return {name: cell.row[name] for name in known}
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that the results could not be put into; it is not made yet.
+
+    Raises:
+        OSError: it is a file, or cannot be written.
+        ValueError: its tables are not those that its manifest was written with.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=there):
+            read(folder)
+    except OSError as error:
+        raise OSError(f"output {str(folder)!r} cannot be written: {error}; name another folder (--output)") from error
 
 
 # -- Files: what a run leaves behind -----------------------------------------------------------------------------------

@@ -189,10 +189,6 @@ def test_the_check_computes_cells_again_and_finds_one_that_is_not_so(tmp_path: P
 
 def test_mistakes_are_found_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SBERTLAB_DATA", raising=False)
-
-    def never(seed: int) -> Any:
-        raise AssertionError("made too early")
-
     encoder = Encoder("never", never)
     for wrong, message in [
         ({"seeds": 0}, "seeds must be a whole number of at least 1, got 0"),
@@ -207,6 +203,26 @@ def test_mistakes_are_found_before_anything_is_made(tmp_path: Path, monkeypatch:
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             run(**given)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def never(seed: int) -> Any:
+    raise AssertionError("made too early")
+
+
+@pytest.mark.parametrize("place", ["file", "file/inside", "/proc/self"])
+def test_an_output_that_cannot_be_written_is_found_before_anything_is_made(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(OSError, match=r"output .* cannot be written: .*; name another folder \(--output\)"):
+        run([Encoder("never", never)], ["helpdesk-sts"], seeds=1, output=tmp_path / place)
+
+
+def test_an_output_whose_tables_were_changed_by_hand_is_found_before_anything_is_made(tmp_path: Path) -> None:
+    for name in ("benchmark.csv", "comparisons.csv", "environment.json"):
+        (tmp_path / name).write_bytes((ROOT / "figures" / name).read_bytes())
+    path = tmp_path / "comparisons.csv"
+    path.write_text(path.read_text() + "offline\n")
+    with pytest.raises(ValueError, match=r"comparisons.csv was changed since it was measured"):
+        run([Encoder("never", never)], ["helpdesk-sts"], seeds=1, output=tmp_path)
 
 
 @pytest.mark.slow
