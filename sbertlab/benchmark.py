@@ -236,37 +236,58 @@ def check_output(folder: Path) -> None:
 
 
 def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Put the rows of a preset into the tables of the folder, in place of those it had, and the published figures."""
+    """Put the rows of a preset into the tables of the folder, in place of those it had, and the published figures.
+
+    The tables are written beside those that are there, then the manifest, which makes them count, then they take their
+    places; `read` does the last where a process was killed before it could.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (preset,) = manifest["presets"]
     old, old_pairs, known = read(folder)
     kept = old[(old["preset"] != preset) & (old["tag"] != "published")]
     order = [name for name in PRESETS if name in {*kept["preset"], preset}]
     parts = [table if name == preset else kept[kept["preset"] == name] for name in order]
-    write_csv(folder / "benchmark.csv", pd.concat([*parts, published_cells()[COLUMNS]]))
+    tables = {"benchmark.csv": pd.concat([*parts, published_cells()[COLUMNS]])}
     kept_pairs = old_pairs[old_pairs["preset"] != preset]
     parts = [pairs if name == preset else kept_pairs[kept_pairs["preset"] == name] for name in order]
-    write_csv(folder / "comparisons.csv", pd.concat(parts))
+    tables["comparisons.csv"] = pd.concat(parts)
+    for name, rows in tables.items():
+        write_csv(folder / f"{name}{NEW}", rows)
     merged = {key: known.get(key, {}) | manifest[key] for key in ("presets", "models")}
-    merged["sha256"] = {name: sha256_of(folder / name) for name in ("benchmark.csv", "comparisons.csv")}
+    merged["sha256"] = {name: sha256_of(folder / f"{name}{NEW}") for name in tables}
     write(folder / "environment.json", json.dumps(merged, indent=2) + "\n")
+    for name in tables:
+        (folder / f"{name}{NEW}").replace(folder / name)
+
+
+NEW = ".new"
+"""How the name of a table ends before the manifest says that it counts."""
 
 
 def read(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Return the cells, the comparisons and the manifest of a folder; empty ones where there are none.
 
     Raises:
-        ValueError: a table is not the one that the manifest was written with.
+        ValueError: a table is not the one that the manifest was written with, or one of the three files is missing.
     """
     place = Path(folder)
-    if not (place / "benchmark.csv").exists():
+    paths = {name: place / name for name in ("environment.json", "benchmark.csv", "comparisons.csv")}
+    if not any(path.exists() for path in paths.values()):
         return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PAIR_FILE), {}
-    manifest = json.loads((place / "environment.json").read_text(encoding="utf-8"))
-    for name, expected in manifest.get("sha256", {}).items():
-        if sha256_of(place / name) != expected:
+    remedy = "restore it, or run the benchmark into another folder"
+    if not paths["environment.json"].exists():
+        raise ValueError(f"{paths['environment.json']} is missing, without which nothing tells the tables; {remedy}")
+    manifest = json.loads(paths["environment.json"].read_text(encoding="utf-8"))
+    for name, expected in manifest["sha256"].items():
+        new = place / f"{name}{NEW}"
+        if new.exists() and sha256_of(new) == expected:  # the process that wrote it was killed
+            new.replace(paths[name])
+        if not paths[name].exists():
+            raise ValueError(f"{paths[name]} is missing, of which environment.json tells; {remedy}")
+        if sha256_of(paths[name]) != expected:
             raise ValueError(
-                f"{place / name} was changed since it was measured (its SHA-256 is not that of environment.json); "
-                "restore it, or run the benchmark into another folder"
+                f"{paths[name]} was changed since it was measured (its SHA-256 is not that of environment.json); "
+                f"{remedy}"
             )
     texts: dict[str, Any] = {
         "keep_default_na": False,
@@ -292,9 +313,9 @@ def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None =
         ValueError: the tables do not belong to the manifest.
     """
     place = Path(folder)
-    if not (place / "benchmark.csv").exists():
-        raise FileNotFoundError(f"{place / 'benchmark.csv'} is missing; `python -m sbertlab benchmark` makes it")
     table, pairs, manifest = read(place)
+    if table.empty:
+        raise FileNotFoundError(f"{place / 'benchmark.csv'} is missing; `python -m sbertlab benchmark` makes it")
     write(place / "benchmark.md", report(table, pairs))
     written = [place / "benchmark.md"]
     page = Path(readme) if readme is not None else place.resolve().parent / "README.md"

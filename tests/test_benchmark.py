@@ -6,6 +6,7 @@ import argparse
 import copy
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,48 @@ def test_a_table_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace(",576,", ",577,"))
     with pytest.raises(ValueError, match=r"benchmark.csv was changed since it was measured"):
         benchmark.draw(tmp_path)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first preset", "another preset"])
+@pytest.mark.parametrize("kept", range(6))
+def test_a_run_that_is_killed_while_it_saves_leaves_the_old_tables_or_the_new_ones(
+    kept: int, first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, replace = 0, Path.replace
+
+    def killed_after(path: Path, target: Path) -> Path:
+        nonlocal made
+        if made == kept:
+            raise SystemExit
+        made += 1
+        return replace(path, target)
+
+    committed, pairs, manifest = read(ROOT / "figures")
+    presets = ("offline", "local")
+    tables = {name: committed[(committed["preset"] == name) & (committed["tag"] != "published")] for name in presets}
+    chosen = {name: pairs[pairs["preset"] == name] for name in presets}
+    manifests = {name: {"presets": {name: manifest["presets"][name]}, "models": manifest["models"]} for name in presets}
+    if not first:
+        benchmark.save(tmp_path, tables["offline"], chosen["offline"], manifests["offline"])
+    monkeypatch.setattr(Path, "replace", killed_after)
+    with pytest.raises(SystemExit) if kept < 5 else nullcontext():
+        benchmark.save(tmp_path, tables["local"], chosen["local"], manifests["local"])
+    monkeypatch.setattr(Path, "replace", replace)
+    table, its, found = read(tmp_path)
+    measured = [] if first else ["offline"]
+    measured += ["local"] if kept >= 3 else []
+    assert set(table.loc[table["tag"] != "published", "preset"]) == set(its["preset"]) == set(measured)
+    assert set(found.get("presets", {})) == set(measured)
+    benchmark.save(tmp_path, tables["local"], chosen["local"], manifests["local"])
+    assert set(read(tmp_path)[2]["presets"]) == {"local"} | ({"offline"} if not first else set())
+
+
+@pytest.mark.parametrize("name", ["benchmark.csv", "comparisons.csv", "environment.json"])
+def test_a_folder_that_lacks_one_of_the_three_files_says_which_and_what_to_do(name: str, tmp_path: Path) -> None:
+    for file in {"benchmark.csv", "comparisons.csv", "environment.json"} - {name}:
+        (tmp_path / file).write_bytes((ROOT / "figures" / file).read_bytes())
+    with pytest.raises(ValueError, match=rf"{name} is missing, .*; restore it, or run the benchmark into another"):
+        read(tmp_path)
 
 
 # -- The check ---------------------------------------------------------------------------------------------------------
