@@ -52,7 +52,7 @@ from sbertlab.published import published_cells
 from sbertlab.results import COLUMNS, PRESETS, ranking, readme_block, report, table_resolution
 from sbertlab.runner import FACTS, CellStore, Engine, Job, jobs_of, run_jobs
 from sbertlab.safe_files import sha256_of
-from sbertlab.tasks import Task, find_tasks, helpdesk_tasks, select_tasks
+from sbertlab.tasks import Task, find_tasks, helpdesk_tasks, known_sets, select_tasks
 
 TOLERANCES = {UNTUNED: 0.05, TUNED: 1.0}
 """Points by which a cell may differ when it is computed again: the same model gives the same number but for rounding; a
@@ -85,14 +85,14 @@ def default_tasks(preset: str) -> list[str]:
     check_preset(preset)
     if preset == "published":
         return list(PUBLISHED)
-    own = [task.name for task in helpdesk_tasks()]
     if preset == "offline":
-        return own
-    if data_folder() is None:
+        return [task.name for task in helpdesk_tasks()]
+    folder = data_folder()
+    if folder is None:
         raise ValueError(
             f"the preset 'local' measures sets of a folder; let {DATA_VARIABLE} name one (see local_tasks)"
         )
-    return [task.name for task in select_tasks() if task.name not in own]
+    return known_sets(folder)
 
 
 def check_preset(preset: str) -> None:
@@ -188,14 +188,15 @@ def _resources(
     models: Iterable[str | Encoder] | None, tasks: Iterable[str | Task] | None, recipe: Recipe, preset: str
 ) -> tuple[list[Encoder], list[Task], list[str]]:
     """The encoders and tasks that can be had, and what is wrong with the others, in words."""
+    asked = select_encoders(CHOICES[preset].encoders if models is None else models, fetch=False)
+    chosen, missing = find_tasks(default_tasks(preset) if tasks is None else tasks)  # before a model is downloaded
     encoders: list[Encoder] = []
     problems: list[str] = []
-    for encoder in select_encoders(CHOICES[preset].encoders if models is None else models, fetch=False):
+    for encoder in asked:
         try:
             encoders += select_encoders([encoder])
         except (OSError, ImportError) as error:
             problems.append(f"model {encoder.name}: {error}")
-    chosen, missing = find_tasks(default_tasks(preset) if tasks is None else tasks)
     problems += [f"task {name}: {error}" for name, error in missing.items()]
     if any(encoder.trainable for encoder in encoders) and (lack := _lacks_data(recipe)):
         problems.append(lack)

@@ -216,19 +216,28 @@ def unavailable(tasks: Iterable[Task]) -> dict[str, Exception]:
 def _names(names: Iterable[str | Task] | None, folder: Path | None) -> list[str | Task]:
     """Return what was asked for, or the default tasks."""
     if names is None:
-        found = [name for name in LOCAL_SETS if name in sets_in(folder)]
-        if folder is not None and not found:
-            raise FileNotFoundError(
-                f"{folder} holds none of the sets {', '.join(LOCAL_SETS)}; put them there as folders, name your own "
-                f"sets by --tasks, or unset {DATA_VARIABLE}"
-            )
         own = [task.name for task in helpdesk_tasks()]
-        return [*own, *found]
+        return [*own, *([] if folder is None else known_sets(folder))]
     given: list[str | Task] = [names] if isinstance(names, (str, Task)) else list(names)
     called = [task.name if isinstance(task, Task) else task for task in given]
     if not called or len(set(called)) < len(called) or not all(isinstance(name, str) for name in called):
         raise ValueError(f"tasks must be names of tasks, each once, got {called}")
     return given
+
+
+def known_sets(folder: Path) -> list[str]:
+    """Return the names of those of `LOCAL_SETS` that are in the folder; their files are not looked at.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    found = [name for name in LOCAL_SETS if name in sets_in(folder)]
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} holds none of the sets {', '.join(LOCAL_SETS)}; put them there as folders, name your own "
+            f"sets by --tasks, or unset {DATA_VARIABLE}"
+        )
+    return found
 
 
 def _task(name: str | Task, folder: Path | None) -> Task:

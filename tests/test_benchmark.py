@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gzip
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -279,6 +280,32 @@ def test_everything_that_is_missing_is_named_at_once_and_the_rest_runs_when_aske
     with pytest.warns(UserWarning, match="not measured: model nobody/no-such-model"):
         table = run(models, tasks, seeds=1, output=tmp_path / "out", skip_missing=True)
     assert table[["model", "task", "tag"]].values.tolist() == [["TF-IDF+SVD", "helpdesk-clustering", "proxy"]]
+
+
+def test_a_broken_set_of_the_local_preset_is_named_and_the_others_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, header in {"biosses": "sentence1,sentence2,score\na,b,1\n", "sickr": "wrong\n1\n"}.items():
+        (tmp_path / name).mkdir()
+        with gzip.open(tmp_path / name / "data.csv.gz", "wt") as file:
+            file.write(header)
+    monkeypatch.setenv("SBERTLAB_DATA", str(tmp_path))
+    assert sorted(benchmark.default_tasks("local")) == ["biosses", "sickr"]
+    with pytest.raises(FileNotFoundError, match=r"task sickr: .* has the columns wrong.*--skip-missing"):
+        run(["TF-IDF+SVD"], seeds=1, output=tmp_path / "out", preset="local")
+
+
+def test_tasks_that_cannot_be_had_are_found_before_a_model_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*arguments: Any, fetch: bool = True) -> Any:
+        assert not fetch, "a model was fetched"
+        return select_encoders(*arguments, fetch=False)
+
+    monkeypatch.setattr(benchmark, "select_encoders", fetch)
+    monkeypatch.delenv("SBERTLAB_DATA", raising=False)
+    with pytest.raises(ValueError, match="SBERTLAB_DATA"):
+        run(output=tmp_path, preset="local")
 
 
 @pytest.mark.slow
