@@ -15,27 +15,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from sbertlab.benchmark_recipe import NLI_LOCAL, OFFLINE, TRAINING_NLI_V2, Recipe
 from sbertlab.comparisons import COLUMNS as PAIR_COLUMNS
 from sbertlab.comparisons import Scores, comparisons
 from sbertlab.embedding_store import EmbeddingStore
-from sbertlab.encoder import best_device
 from sbertlab.encoders import (
     LOCAL_ENCODERS,
     OFFLINE_ENCODERS,
@@ -50,7 +45,7 @@ from sbertlab.model_source import cache_home
 from sbertlab.mteb_tasks import PUBLISHED
 from sbertlab.published import published_cells
 from sbertlab.results import COLUMNS, PRESETS, ranking, readme_block, report, table_resolution
-from sbertlab.runner import FACTS, CellStore, Engine, Job, jobs_of, run_jobs
+from sbertlab.runner import FACTS, Cell, CellStore, Engine, Job, jobs_of, run_jobs
 from sbertlab.safe_files import sha256_of
 from sbertlab.tasks import Task, find_tasks, helpdesk_tasks, known_sets, select_tasks
 
@@ -150,7 +145,6 @@ def run(
     """
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds must be a whole number of at least 1, got {seeds!r}")
-    start = time.perf_counter()
     check_preset(preset)
     check_output(Path(output))
     recipe = recipe or CHOICES[preset].recipe
@@ -169,9 +163,8 @@ def run(
     scores = Scores([cell for cell in cells if cell.row["task"] != FACTS])
     table = scores.table.assign(preset=preset)[COLUMNS].round({"value": 4, "low": 2, "high": 2})
     pairs = comparisons(scores).assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
-    seconds = round(time.perf_counter() - start)
     manifest = {
-        "presets": {preset: environment(jobs, chosen, recipe) | {"seconds": seconds}},
+        "presets": {preset: described(jobs, chosen, recipe) | {"measured": environments(scores)}},
         "models": {cell.row["model"]: _facts(cell) for cell in cells if cell.row["task"] == FACTS and not cell.failed},
     }
     save(Path(output), table, pairs, manifest)
@@ -212,7 +205,7 @@ def _lacks_data(recipe: Recipe) -> str:
     return ""
 
 
-def _facts(cell: Any) -> dict[str, Any]:
+def _facts(cell: Cell) -> dict[str, Any]:
     """What the table of models says of one."""
     known = ("revision", "parameters", "megabytes", "dimensions", "max_seq_length", "sentences_per_second")
     return {name: cell.row[name] for name in known}
@@ -364,20 +357,13 @@ def _under_published_names(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFr
 BLOCK = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 
-def environment(jobs: Sequence[Job], tasks: Sequence[Task], recipe: Recipe) -> dict[str, Any]:
-    """Return what the figures depend on: command, machine, versions, recipe, and SHA-256 of data and weights."""
+def described(jobs: Sequence[Job], tasks: Sequence[Task], recipe: Recipe) -> dict[str, Any]:
+    """Return what was asked for: command, recipe, tasks, and SHA-256 of data and weights."""
     encoders = list({job.encoder.name: job.encoder for job in jobs}.values())
     by_command = sys.orig_argv[1:3] == ["-m", "sbertlab"]
     return {
         "command": " ".join(["python", *sys.orig_argv[1:]]) if by_command else "sbertlab.benchmark.run(...)",
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "system": platform.platform(),
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": str(best_device()),
-        "recipe": recipe.describe(),
+        "recipe": {name: value for name, value in recipe.describe().items() if name != "differences"},
         "differences": list(recipe.differences),
         "learning_rates": {
             one.name: one.learning_rates[recipe.name] for one in encoders if recipe.name in one.learning_rates
@@ -391,18 +377,18 @@ def environment(jobs: Sequence[Job], tasks: Sequence[Task], recipe: Recipe) -> d
     }
 
 
-PACKAGES = ("sbertlab", "torch", "transformers", "tokenizers", "accelerate", "scikit-learn", "numpy", "pandas")
-"""Whose versions the manifest names."""
+def environments(cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """Return each environment that cells were measured in, whichever run it was, and how many of them.
 
-
-def processor_name() -> str:
-    """Return the processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    >>> environments([Cell({}, None, {"cores": 2}), Cell({}, None, {"cores": 8}), Cell({}, None, {"cores": 2})])
+    [{'cores': 2, 'cells': 2}, {'cores': 8, 'cells': 1}]
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        if not cell.failed:
+            one = found.setdefault(json.dumps(cell.environment, sort_keys=True), {**cell.environment, "cells": 0})
+            one["cells"] += 1
+    return list(found.values())
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -16,7 +16,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ from sbertlab.benchmark_recipe import Recipe
 from sbertlab.embedding_store import EmbeddingStore
 from sbertlab.encoders import TUNED, UNTUNED, Encoder, facts, weights_digest
 from sbertlab.fingerprint import fingerprint, source_digest
+from sbertlab.machine import environment
 from sbertlab.mteb_tasks import PUBLISHED
 from sbertlab.resampling import Examples
 from sbertlab.safe_files import sha256_of, staged_folder
@@ -116,10 +117,17 @@ def jobs_of(encoders: Iterable[Encoder], seeds: int, recipe: Recipe) -> list[Job
 
 @dataclass(frozen=True)
 class Cell:
-    """What came out of a job and a task: numbers for a row of the table, and the examples that intervals need."""
+    """What came out of a job and a task.
+
+    Args:
+        row: numbers for a row of the table.
+        examples: what intervals need.
+        environment: the machine and the libraries that it was measured with.
+    """
 
     row: dict[str, Any]
     examples: Examples | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -145,10 +153,10 @@ class CellStore:
             record = json.loads((place / "cell.json").read_text(encoding="utf-8"))
             file = place / "examples.npz"
             if record["examples"] is None:
-                return Cell(record["row"])
+                return Cell(record["row"], None, record["environment"])
             if sha256_of(file) != record["examples"]:
                 raise ValueError(f"{file} was altered")
-            return Cell(record["row"], Examples.load(file))
+            return Cell(record["row"], Examples.load(file), record["environment"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
@@ -180,8 +188,8 @@ class CellStore:
             if cell.examples is not None:
                 cell.examples.save(folder / "examples.npz")
                 digest = sha256_of(folder / "examples.npz")
-            text = json.dumps({"row": cell.row, "examples": digest}, indent=2)
-            (folder / "cell.json").write_text(text, encoding="utf-8")
+            record = {"row": cell.row, "examples": digest, "environment": cell.environment}
+            (folder / "cell.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -201,6 +209,7 @@ class Work:
             torch.set_num_threads(self.threads)
         if self.device is not None:
             torch.cuda.set_device(self.device)
+        surroundings = environment()
         embeddings: Any = None
         broken: Exception | None = None
         try:
@@ -222,7 +231,7 @@ class Work:
                     row |= {"value": score.value, "n": len(examples)}
             except Exception as error:
                 row |= {"tag": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
-            cell = Cell(row | {"seconds": round(time.perf_counter() - start, 2)}, examples)
+            cell = Cell(row | {"seconds": round(time.perf_counter() - start, 2)}, examples, surroundings)
             if not cell.failed:
                 self.cells.put(key, cell)
             yield key, cell

@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader
 
 import sbertlab
 from sbertlab import InputExample, SentenceTransformer, kernels, losses
-from sbertlab.benchmark import processor_name
 from sbertlab.helpdesk import load_helpdesk, triplets
+from sbertlab.machine import processor_name
 from sbertlab.model_source import find_model
 
 MODEL = "all-MiniLM-L6-v2"

@@ -17,11 +17,12 @@ import pandas as pd
 import pytest
 import torch
 
-from sbertlab import SentenceTransformer, benchmark, helpdesk
+from sbertlab import SentenceTransformer, benchmark, helpdesk, runner
 from sbertlab.benchmark import read, run
 from sbertlab.benchmark_recipe import OFFLINE, HelpdeskRecipe
 from sbertlab.comparisons import Scores, comparisons
 from sbertlab.encoders import ENCODERS, Encoder, select_encoders
+from sbertlab.machine import environment
 from sbertlab.published import published_cells
 from sbertlab.results import COLUMNS, ranking, readme_block, report, summarise
 from sbertlab.runner import CellStore, jobs_of, run_jobs
@@ -80,7 +81,10 @@ def test_a_run_leaves_tables_page_pictures_and_manifest(small: Encoder, tmp_path
     assert page == f"above\n<!-- benchmark -->\n{readme_block(every, pairs)}<!-- /benchmark -->\nbelow\n"
     one = manifest["presets"]["offline"]
     assert one["sha256"]["corpora/helpdesk.jsonl"] == sha256_of(helpdesk.CORPUS)
-    assert one["versions"]["torch"] == str(torch.__version__)
+    assert [part["cells"] for part in one["measured"]] == [len(table)]
+    assert one["measured"][0]["versions"]["torch"] == str(torch.__version__)
+    assert one["differences"] == list(SHORT.differences)
+    assert "differences" not in one["recipe"]
     assert one["recipe"]["rows"] == 60
     assert one["learning_rates"] == {"tiny": 1e-3}
     assert manifest["models"]["tiny"]["dimensions"] == 32
@@ -109,6 +113,23 @@ def test_a_second_run_writes_the_same_tables_without_encoding_anything(
     pd.testing.assert_frame_equal(first, second)
     for name in ("benchmark.csv", "comparisons.csv", "benchmark.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_manifest_names_the_machines_that_measured_and_not_the_one_that_wrote_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = ["helpdesk-duplicates", "helpdesk-clustering"]
+    here = environment()
+    monkeypatch.setattr(runner, "environment", lambda: here | {"processor": "another", "threads": 64})
+    run(["TF-IDF+SVD"], tasks[:1], seeds=1, output=tmp_path / "first")
+    monkeypatch.setattr(runner, "environment", lambda: here)
+    run(["TF-IDF+SVD"], tasks, seeds=1, output=tmp_path / "second")
+    *_, manifest = read(tmp_path / "second")
+    other, own = manifest["presets"]["offline"]["measured"]
+    assert (other["processor"], other["threads"], other["cells"]) == ("another", 64, 1)
+    assert own == here | {"cells": 1}
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ FLOORS = [
     """module text_modules token_modules pooling vector_modules router models
     loss known_positives space distance_losses label_losses ranking_losses losses data readers nemo loaders helpdesk""",
     """folder_format folder_writer model_folder fingerprint embedding_store stored_embeddings""",
-    """encoder adapters""",
+    """encoder adapters machine""",
     """training run events optimizer gradients objective processes watch keeper interrupt trackers
     checkpoint evaluation evaluator pair_evaluation retrieval_evaluation text_evaluation
     mining explain doctor continual thresholds robustness""",
