@@ -265,13 +265,20 @@ def row_of(job: Job, task: Task | None) -> dict[str, Any]:
     return row | {"value": np.nan, "n": 0, "tag": tag, "error": ""}
 
 
-def keys_of(job: Job, tasks: Iterable[Task | None]) -> list[str]:
+def keys_of(job: Job, tasks: Iterable[Task | None], place: Mapping[str, Any]) -> list[str]:
     """Return the key of each cell of a job: the SHA-256, in hex, of all that its number follows from.
 
     Where nothing tells the content of the job, or of a task, the key is `UNKEPT` and never drawn again.
+
+    Args:
+        job: the model.
+        tasks: what it is measured on; None for its facts.
+        place: where it runs, which the speed among the facts follows from.
     """
     origin = _or_none(job.origin)
-    asked = [_or_none(partial(_asked, task)) for task in tasks]
+    asked = [
+        {"name": FACTS, "place": dict(place)} if task is None else _or_none(partial(_asked, task)) for task in tasks
+    ]
     return [UNKEPT + uuid.uuid4().hex if None in (origin, task) else _sha256_of([origin, task]) for task in asked]
 
 
@@ -287,10 +294,8 @@ def _sha256_of(described: Any) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _asked(task: Task | None) -> dict[str, Any]:
+def _asked(task: Task) -> dict[str, Any]:
     """What a number follows from beside the model; the content of a task is in its files, its pins or its code."""
-    if task is None:
-        return {"name": FACTS}
     asked: dict[str, Any] = {"name": task.name, "metric": task.metric, "note": task.note}
     if task.files:
         return asked | {"files": {file.name: weights_digest([file]) for file in task.files}}
@@ -335,10 +340,14 @@ def run_jobs(
     found: dict[str, Cell] = {}
     waiting: list[Work] = []
     alone = workers == 1 and engine == "processes"
+    threads = None if alone or engine == "ray" else max(1, (os.cpu_count() or 1) // workers)
+    here = environment()
+    place = {"processor": here["processor"], "device": here["device"], "threads": threads or here["threads"]}
+    place |= {"workers": workers, "engine": engine}
     for job in jobs:
         asked: list[Task | None] = [*([None] if job.variant == UNTUNED and job.seed == 0 else []), *tasks]
         missing: dict[str, Task | None] = {}
-        for key, task in zip(keys_of(job, asked), asked, strict=True):
+        for key, task in zip(keys_of(job, asked, place), asked, strict=True):
             keys.append(key)
             cell = None if fresh else cells.get(key)
             if cell is None:
@@ -346,7 +355,6 @@ def run_jobs(
             else:
                 found[key] = cell
         if missing:
-            threads = None if alone or engine == "ray" else max(1, (os.cpu_count() or 1) // workers)
             gpus = 0 if alone or engine == "ray" else torch.cuda.device_count()
             device = len(waiting) % gpus if gpus else None
             waiting.append(Work(job, missing, cells, store, threads, device))

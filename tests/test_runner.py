@@ -20,6 +20,7 @@ from sbertlab import SentenceTransformer, fingerprint, runner
 from sbertlab.benchmark_recipe import HelpdeskRecipe
 from sbertlab.embedding_store import EmbeddingStore
 from sbertlab.encoders import ENCODERS, Encoder, named, tfidf_svd
+from sbertlab.machine import environment
 from sbertlab.resampling import Examples
 from sbertlab.runner import FACTS, Cell, CellStore, Job, jobs_of, keys_of, run_jobs, sentences_per_second
 from sbertlab.tasks import Task, helpdesk_tasks
@@ -59,7 +60,7 @@ def scaled(seed: int, scale: float = 1.0) -> Any:
 
 
 def key_of(job: Job, task: Task | None) -> str:
-    (key,) = keys_of(job, [task])
+    (key,) = keys_of(job, [task], {})
     return key
 
 
@@ -177,11 +178,24 @@ def test_the_key_follows_the_code_of_the_package_and_what_a_task_without_files_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tasks = [Task("one name", "STS", "m", "", task.load) for task in TASKS]
-    assert len(set(keys_of(Job(LETTERS, 0), tasks))) == 2
-    before = keys_of(Job(LETTERS, 0), TASKS)
+    assert len(set(keys_of(Job(LETTERS, 0), tasks, {}))) == 2
+    before = keys_of(Job(LETTERS, 0), TASKS, {})
     for module in (runner, fingerprint):
         monkeypatch.setattr(module, "source_digest", lambda: "changed")
-    assert not {*keys_of(Job(LETTERS, 0), TASKS)} & {*before}
+    assert not {*keys_of(Job(LETTERS, 0), TASKS, {})} & {*before}
+
+
+@pytest.mark.parametrize(("name", "value"), [("processor", "another"), ("device", "cuda"), ("threads", 64)])
+def test_a_speed_that_was_measured_elsewhere_is_measured_again_and_no_score_is(
+    name: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_jobs([Job(LETTERS, 0)], TASKS[:1], CellStore(tmp_path))
+    elsewhere = environment() | {name: value}
+    monkeypatch.setattr(runner, "environment", lambda: elsewhere)
+    facts, score = run_jobs([Job(LETTERS, 0)], TASKS[:1], CellStore(tmp_path))
+    assert first[0].environment[name] != value
+    assert facts.environment[name] == value
+    assert score.environment == first[1].environment
 
 
 def test_what_a_job_follows_from_is_looked_up_once_for_all_its_tasks(
