@@ -210,23 +210,24 @@ class Work:
         if self.device is not None:
             torch.cuda.set_device(self.device)
         surroundings = environment()
+        # Data that cannot be read are found before a training of hours. Evaluators hold texts alone.
+        loaded = {key: _tried(task.load) for key, task in self.tasks.items() if task is not None}
         embeddings: Any = None
-        broken: Exception | None = None
-        try:
-            model = self.job.make()
-            embeddings = _stored(model, self.store, self.job.encoder.name)
-        except Exception as error:
-            broken = error
+        if not all(isinstance(loaded.get(key), Exception) for key in self.tasks):
+            embeddings = _tried(self._embeddings)
         for key, task in self.tasks.items():
             start = time.perf_counter()
             row, examples = row_of(self.job, task), None
+            evaluator = loaded.pop(key, None)
             try:
-                if broken is not None:
-                    raise broken
+                for failure in (evaluator, embeddings):
+                    if isinstance(failure, Exception):
+                        raise failure
                 if task is None:
+                    model = embeddings.model
                     row |= facts(model) | {"sentences_per_second": sentences_per_second(model)}
                 else:
-                    score = task.evaluate(embeddings)
+                    score = task.evaluate(embeddings, evaluator)
                     examples = score.examples
                     row |= {"value": score.value, "n": len(examples)}
             except Exception as error:
@@ -236,9 +237,20 @@ class Work:
                 self.cells.put(key, cell)
             yield key, cell
 
+    def _embeddings(self) -> StoredEmbeddings:
+        return _stored(self.job.make(), self.store, self.job.encoder.name)
+
     def finish(self) -> list[tuple[str, Cell]]:
         """Return what `cells_of` yields: for another process."""
         return list(self.cells_of())
+
+
+def _tried(make: Callable[[], Any]) -> Any:
+    """What a function returns, or the exception that it raises."""
+    try:
+        return make()
+    except Exception as error:
+        return error
 
 
 def _stored(model: Any, store: EmbeddingStore | None, name: str) -> StoredEmbeddings:

@@ -128,16 +128,20 @@ class Task:
     files: tuple[Path, ...] = ()
     check: Callable[[], Any] | None = None
 
-    def evaluate(self, model: Any) -> Score:
+    def evaluate(self, model: Any, evaluator: SentenceEvaluator | None = None) -> Score:
         """Measure a model, that is anything with `encode(list of texts) -> (texts, dim)`, or `transform` in its place.
 
         Give `StoredEmbeddings(model)` to several tasks, and no text is encoded twice.
+
+        Args:
+            model: what to measure.
+            evaluator: what `load` returned, where it was called before; None calls it.
 
         Raises:
             ValueError: the metric is neither known nor a column of the evaluator's table.
         """
         stored: Any = model if isinstance(model, StoredEmbeddings) else StoredEmbeddings(model)
-        evaluator = self.load()
+        evaluator = self.load() if evaluator is None else evaluator
         evaluator(stored)
         table = evaluator.per_example
         if self.metric not in METRICS and self.metric not in table:

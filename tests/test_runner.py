@@ -131,6 +131,27 @@ def test_a_cell_that_fails_is_recorded_with_its_error_not_kept_and_tried_again(t
     assert len(list(tmp_path.iterdir())) == 2, "the facts and one task of the only model that works"
 
 
+def unreadable() -> Any:
+    raise ValueError("data.csv.gz cannot be read")
+
+
+def test_data_that_cannot_be_read_are_found_before_the_model_is_made(tmp_path: Path) -> None:
+    made: list[int] = []
+    counted = Encoder("counted", lambda seed: (made.append(seed), Letters())[1])
+    broken = Task("broken", "STS", "m", "", unreadable)
+    (cell,) = run_jobs([Job(counted, 1)], [broken], CellStore(tmp_path))
+    assert (cell.row["error"], made) == ("ValueError: data.csv.gz cannot be read", [])
+
+    def load() -> Any:
+        assert made == [], "the model was made before the texts were read"
+        return TASKS[0].load()
+
+    late = Task("late", TASKS[0].family, TASKS[0].metric, "", load)
+    cells = run_jobs([Job(counted, 1)], [broken, late], CellStore(tmp_path))
+    assert [cell.row["error"] for cell in cells] == ["ValueError: data.csv.gz cannot be read", ""]
+    assert made == [1]
+
+
 def test_the_key_follows_everything_that_the_number_follows_from(tmp_path: Path) -> None:
     job, task = Job(ENCODERS["all-MiniLM-L6-v2"], 0, SHORT), TASKS[0]
     others = [
