@@ -115,8 +115,9 @@ def run(
 ) -> pd.DataFrame:
     """Measure every encoder, untuned and fine-tuned with each seed, on every task.
 
-    Finished cells lie in the cache: a run that was interrupted or killed goes on, a second run computes nothing. A cell
-    that fails is recorded with its error, the run goes on, and the next one tries it again.
+    Finished cells lie in the cache: a run that was interrupted or killed goes on, a long fine-tuning from its last
+    checkpoint; a second run computes nothing. A cell that fails is recorded with its error, the run goes on, and the
+    next one tries it again.
 
     Args:
         models: names of known encoders, or of models as `SentenceTransformer` takes them, or encoders; None: the
@@ -158,7 +159,7 @@ def run(
         jobs = [job for job in jobs if job.recipe is None or not _lacks_data(recipe)]
     home = Path(cache) if cache is not None else cache_home()
     store = EmbeddingStore(home / "embeddings")
-    options: dict[str, Any] = {"fresh": fresh, "workers": workers, "engine": engine}
+    options: dict[str, Any] = {"fresh": fresh, "workers": workers, "engine": engine, "training": home / "training"}
     cells = run_jobs(jobs, chosen, CellStore(home / "cells"), store, **options)
     scores = Scores([cell for cell in cells if cell.row["task"] != FACTS])
     table = scores.table.assign(preset=preset)[COLUMNS].round({"value": 4, "low": 2, "high": 2})

@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,8 +60,39 @@ class Recipe(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return name, settings, data and differences, for the manifest."""
 
-    def fine_tune(self, model: SentenceTransformer, encoder: Encoder, seed: int) -> pd.DataFrame:
-        """Train the model in place, by the encoder's own learning rate where it has one; return `fit`'s history."""
+    def fine_tune(
+        self, model: SentenceTransformer, encoder: Encoder, seed: int, checkpoints: Path | None = None
+    ) -> pd.DataFrame:
+        """Train the model in place, by the encoder's own learning rate where it has one; return `fit`'s history.
+
+        Args:
+            model: what to train.
+            encoder: that made it.
+            seed: what is random in the training follows from it.
+            checkpoints: a folder of this very fine-tuning; one that was killed goes on from what it left there.
+        """
+
+
+CHECKPOINT_STEPS = 100
+"""Steps between two checkpoints at least; a shorter fine-tuning is quicker repeated than written down."""
+
+
+def _checkpointed(folder: Path | None, steps: int = 0) -> dict[str, Any]:
+    """The arguments by which `fit` leaves a checkpoint in the folder every so many steps, and goes on from it."""
+    if folder is None:
+        return {}
+    rhythm = {"checkpoint_save_steps": max(CHECKPOINT_STEPS, steps), "checkpoint_save_total_limit": 1}
+    return {"checkpoint_path": folder / "steps", "resume": True, **rhythm}
+
+
+@contextmanager
+def _kept_or_temporary(folder: Path | None) -> Iterator[Path]:
+    """Give the folder, or where there is none one that is removed at the end."""
+    if folder is not None:
+        yield folder
+        return
+    with TemporaryDirectory() as temporary:
+        yield Path(temporary)
 
 
 def _finished(history: pd.DataFrame) -> pd.DataFrame:
@@ -123,8 +155,10 @@ class HelpdeskRecipe:
         """Return name, settings, data and differences."""
         return asdict(self) | {"differences": list(self.differences), "data": [f"corpora/{helpdesk.CORPUS.name}"]}
 
-    def fine_tune(self, model: SentenceTransformer, encoder: Encoder, seed: int) -> pd.DataFrame:
-        """Train the model in place and return the history of `fit`.
+    def fine_tune(
+        self, model: SentenceTransformer, encoder: Encoder, seed: int, checkpoints: Path | None = None
+    ) -> pd.DataFrame:
+        """Train the model in place and return the history of `fit`; see `Recipe`.
 
         Raises:
             KeyboardInterrupt: the run was interrupted.
@@ -139,6 +173,7 @@ class HelpdeskRecipe:
             optimizer_params={"lr": encoder.learning_rates.get(self.name, self.learning_rate)},
             weight_decay=self.weight_decay,
             seed=seed,
+            **_checkpointed(checkpoints),
         )
         return _finished(history)
 
@@ -220,8 +255,10 @@ class NLIRecipe:
         texts = (table["sentence1"].tolist(), table["sentence2"].tolist())
         return EmbeddingSimilarityEvaluator(*texts, scores, name="sts-dev", write_csv=False)
 
-    def fine_tune(self, model: SentenceTransformer, encoder: Encoder, seed: int) -> pd.DataFrame:
-        """Train the model in place, give it the weights of the best checkpoint, and return the history of `fit`.
+    def fine_tune(
+        self, model: SentenceTransformer, encoder: Encoder, seed: int, checkpoints: Path | None = None
+    ) -> pd.DataFrame:
+        """Train the model in place, give it the weights of the best checkpoint, return `fit`'s history; see `Recipe`.
 
         Raises:
             KeyboardInterrupt: the run was interrupted.
@@ -231,22 +268,24 @@ class NLIRecipe:
         loader: Any = NoDuplicatesDataLoader([InputExample(texts=texts) for texts in rows], self.batch_size, seed)
         length = model.max_seq_length
         model.max_seq_length = self.max_seq_length if length is None else min(length, self.max_seq_length)
-        with TemporaryDirectory() as folder:
+        steps = max(1, len(loader) // self.evaluations)
+        with _kept_or_temporary(checkpoints) as folder:
             history = fit(
                 model,
                 [(loader, MultipleNegativesRankingLoss(model, scale=self.scale))],
                 evaluator=self.evaluator(),
-                evaluation_steps=max(1, len(loader) // self.evaluations),
+                evaluation_steps=steps,
                 warmup_steps=math.ceil(self.warmup * len(loader)),
                 optimizer_params={"lr": encoder.learning_rates.get(self.name, self.learning_rate)},
                 weight_decay=self.weight_decay,
-                output_path=Path(folder, "best"),
+                output_path=folder / "best",
                 save_best_model=True,
                 seed=seed,
                 mask_known_positives=False,  # the script does not; batches without repeated texts need it least
+                **_checkpointed(checkpoints, steps),
             )
             _finished(history)
-            model.load_state_dict(SentenceTransformer(f"{folder}/best", device="cpu").state_dict())
+            model.load_state_dict(SentenceTransformer(folder / "best", device="cpu").state_dict())
         if self.keeps_length:
             model.max_seq_length = length
         return history

@@ -16,6 +16,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from sbertlab import helpdesk
@@ -69,11 +71,15 @@ class Job:
         """ "untuned" or "fine-tuned"."""
         return UNTUNED if self.recipe is None else TUNED
 
-    def make(self) -> Any:
-        """Return the model, fine-tuned when there is a recipe."""
+    def make(self, checkpoints: Path | None = None) -> Any:
+        """Return the model, fine-tuned when there is a recipe.
+
+        Args:
+            checkpoints: folder from which a fine-tuning that was killed goes on; None begins it anew.
+        """
         model = self.encoder.make(self.seed)
         if self.recipe is not None:
-            self.recipe.fine_tune(model, self.encoder, self.seed)
+            self.recipe.fine_tune(model, self.encoder, self.seed, checkpoints)
         return model
 
     def origin(self) -> dict[str, Any]:
@@ -194,7 +200,10 @@ class CellStore:
 
 @dataclass(frozen=True)
 class Work:
-    """A job, the tasks it still has to be measured on by their keys, and where to leave what is finished."""
+    """A job, the tasks it still has to be measured on by their keys, and where to leave what is finished.
+
+    `training` is the folder of its fine-tuning, which is there until the job is done.
+    """
 
     job: Job
     tasks: Mapping[str, Task | None]
@@ -202,9 +211,14 @@ class Work:
     store: EmbeddingStore | None = None
     threads: int | None = None
     device: int | None = None
+    training: Path | None = None
 
     def cells_of(self) -> Iterator[tuple[str, Cell]]:
         """Yield the key and the cell of each task; finished ones are on disk by then, failed ones are not."""
+        with _kept(self.training) as checkpoints:
+            yield from self._cells(checkpoints)
+
+    def _cells(self, checkpoints: Path | None) -> Iterator[tuple[str, Cell]]:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if self.device is not None:
@@ -214,7 +228,7 @@ class Work:
         loaded = {key: _tried(task.load) for key, task in self.tasks.items() if task is not None}
         embeddings: Any = None
         if not all(isinstance(loaded.get(key), Exception) for key in self.tasks):
-            embeddings = _tried(self._embeddings)
+            embeddings = _tried(partial(self._embeddings, checkpoints))
         for key, task in self.tasks.items():
             start = time.perf_counter()
             row, examples = row_of(self.job, task), None
@@ -237,12 +251,35 @@ class Work:
                 self.cells.put(key, cell)
             yield key, cell
 
-    def _embeddings(self) -> StoredEmbeddings:
-        return _stored(self.job.make(), self.store, self.job.encoder.name)
+    def _embeddings(self, checkpoints: Path | None) -> StoredEmbeddings:
+        return _stored(self.job.make(checkpoints), self.store, self.job.encoder.name)
 
     def finish(self) -> list[tuple[str, Cell]]:
         """Return what `cells_of` yields: for another process."""
         return list(self.cells_of())
+
+
+@contextmanager
+def _kept(folder: Path | None) -> Iterator[Path | None]:
+    """Give the folder, made when missing, and remove it when the block ends well; a process that is killed leaves it.
+
+    None in its place where it cannot be written, or another run is at work in it.
+    """
+    lock = None
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / "lock")
+            lock.acquire(timeout=0)
+    except OSError:  # of which the lock's Timeout is one
+        lock = None
+    try:
+        yield folder if lock is not None else None
+        if folder is not None and lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _tried(make: Callable[[], Any]) -> Any:
@@ -277,17 +314,16 @@ def row_of(job: Job, task: Task | None) -> dict[str, Any]:
     return row | {"value": np.nan, "n": 0, "tag": tag, "error": ""}
 
 
-def keys_of(job: Job, tasks: Iterable[Task | None], place: Mapping[str, Any]) -> list[str]:
+def keys_of(origin: Mapping[str, Any] | None, tasks: Iterable[Task | None], place: Mapping[str, Any]) -> list[str]:
     """Return the key of each cell of a job: the SHA-256, in hex, of all that its number follows from.
 
     Where nothing tells the content of the job, or of a task, the key is `UNKEPT` and never drawn again.
 
     Args:
-        job: the model.
+        origin: what the model follows from, by `Job.origin`; None where nothing tells.
         tasks: what it is measured on; None for its facts.
         place: where it runs, which the speed among the facts follows from.
     """
-    origin = _or_none(job.origin)
     asked = [
         {"name": FACTS, "place": dict(place)} if task is None else _or_none(partial(_asked, task)) for task in tasks
     ]
@@ -325,6 +361,7 @@ def run_jobs(
     fresh: bool = False,
     workers: int = 1,
     engine: Engine = "processes",
+    training: Path | None = None,
 ) -> list[Cell]:
     """Return the cells of all jobs and tasks, in that order, computing only those that are not on disk.
 
@@ -339,6 +376,8 @@ def run_jobs(
         workers: processes at a time, each with its share of the processor's cores or one of the GPUs.
         engine: "processes" on this machine, or "ray": one task a job on the cluster that RAY_ADDRESS names (this
             machine when it names none).
+        training: where fine-tunings leave checkpoints, a folder each as long as it is at work, so that one that was
+            killed goes on; None begins it anew, and so does `fresh`.
 
     Raises:
         ValueError: workers below 1, an unknown engine.
@@ -359,7 +398,8 @@ def run_jobs(
     for job in jobs:
         asked: list[Task | None] = [*([None] if job.variant == UNTUNED and job.seed == 0 else []), *tasks]
         missing: dict[str, Task | None] = {}
-        for key, task in zip(keys_of(job, asked, place), asked, strict=True):
+        origin = _or_none(job.origin)
+        for key, task in zip(keys_of(origin, asked, place), asked, strict=True):
             keys.append(key)
             cell = None if fresh else cells.get(key)
             if cell is None:
@@ -369,7 +409,10 @@ def run_jobs(
         if missing:
             gpus = 0 if alone or engine == "ray" else torch.cuda.device_count()
             device = len(waiting) % gpus if gpus else None
-            waiting.append(Work(job, missing, cells, store, threads, device))
+            folder = None
+            if training is not None and origin is not None and job.recipe is not None and not fresh:
+                folder = training / _sha256_of(origin)
+            waiting.append(Work(job, missing, cells, store, threads, device, folder))
     with tqdm(total=len(keys), initial=len(found), desc="Benchmark", unit="cell") as bar:
         for key, cell in _done(waiting, workers, engine, bar):
             if engine == "ray" and not cell.failed:

@@ -18,6 +18,7 @@ from transformers import BertConfig, BertModel, T5Config, T5EncoderModel
 
 from sbertlab import SentenceTransformer, benchmark_recipe, helpdesk, models
 from sbertlab.benchmark_recipe import NLI_LOCAL, OFFLINE, RECIPES, TRAINING_NLI_V2, HelpdeskRecipe, NLIRecipe
+from sbertlab.checkpoint import Checkpoints
 from sbertlab.encoders import Encoder
 from sbertlab.nli_pairs import ALL_NLI, STSB_DEV, nli_triplets
 from sbertlab.safe_files import sha256_of
@@ -492,6 +493,48 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
         vectors.append(model.encode(["the cat sits", "a man reads"]))
     np.testing.assert_array_equal(vectors[0], vectors[1])
     assert np.abs(vectors[0] - vectors[2]).max() > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["nli-local", "helpdesk-triplets"])
+def test_a_fine_tuning_that_is_killed_goes_on_and_ends_in_the_same_weights(
+    name: str,
+    local: NLIRecipe,
+    tiny: Callable[..., SentenceTransformer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = replace(local, learning_rate=1e-2) if name == "nli-local" else HelpdeskRecipe(rows=180, learning_rate=1e-2)
+    unbroken = tiny(dropout=0.1)
+    recipe.fine_tune(unbroken, encoder_of(tiny), seed=0)
+    monkeypatch.setattr(benchmark_recipe, "CHECKPOINT_STEPS", 2)
+    saved: list[int] = []
+    save = Checkpoints.save
+
+    def killed(checkpoints: Checkpoints, step: int, model: SentenceTransformer, state: Any) -> Path | None:
+        saved.append(step)
+        written = save(checkpoints, step, model, state)
+        if step == 4:
+            raise SystemExit
+        return written
+
+    monkeypatch.setattr(Checkpoints, "save", killed)
+    with pytest.raises(SystemExit):
+        recipe.fine_tune(tiny(dropout=0.1), encoder_of(tiny), 0, tmp_path / "training")
+    model = tiny(dropout=0.1)
+    recipe.fine_tune(model, encoder_of(tiny), 0, tmp_path / "training")
+    assert saved[:3] == [2, 4, 6], "nothing was done twice"
+    there = model.state_dict()
+    assert all(torch.equal(there[name], value) for name, value in unbroken.state_dict().items())
+    assert any(not torch.equal(there[name], value) for name, value in tiny(dropout=0.1).state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_short_fine_tuning_writes_no_checkpoint(
+    local: NLIRecipe, tiny: Callable[..., SentenceTransformer], tmp_path: Path
+) -> None:
+    local.fine_tune(tiny(), encoder_of(tiny), 0, tmp_path / "training")
+    assert list((tmp_path / "training" / "steps").iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -60,7 +60,7 @@ def scaled(seed: int, scale: float = 1.0) -> Any:
 
 
 def key_of(job: Job, task: Task | None) -> str:
-    (key,) = keys_of(job, [task], {})
+    (key,) = keys_of(job.origin(), [task], {})
     return key
 
 
@@ -199,11 +199,11 @@ def test_the_key_follows_the_code_of_the_package_and_what_a_task_without_files_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tasks = [Task("one name", "STS", "m", "", task.load) for task in TASKS]
-    assert len(set(keys_of(Job(LETTERS, 0), tasks, {}))) == 2
-    before = keys_of(Job(LETTERS, 0), TASKS, {})
+    assert len(set(keys_of(Job(LETTERS, 0).origin(), tasks, {}))) == 2
+    before = keys_of(Job(LETTERS, 0).origin(), TASKS, {})
     for module in (runner, fingerprint):
         monkeypatch.setattr(module, "source_digest", lambda: "changed")
-    assert not {*keys_of(Job(LETTERS, 0), TASKS, {})} & {*before}
+    assert not {*keys_of(Job(LETTERS, 0).origin(), TASKS, {})} & {*before}
 
 
 @pytest.mark.parametrize(("name", "value"), [("processor", "another"), ("device", "cuda"), ("threads", 64)])
@@ -240,6 +240,44 @@ def test_cells_of_a_maker_or_a_task_whose_content_nothing_tells_are_computed_in_
             assert not cell.failed
             assert Letters.asked
     assert list(tmp_path.iterdir()) == []
+
+
+class Stopped(HelpdeskRecipe):
+    """Is killed the first time, and says what it was given."""
+
+    given: list[tuple[Path | None, bool]] = []  # noqa: RUF012 (shared on purpose)
+
+    def fine_tune(self, model: Any, encoder: Encoder, seed: int, checkpoints: Path | None = None) -> Any:
+        left = checkpoints is not None and (checkpoints / "left").exists()
+        self.given.append((checkpoints, left))
+        if checkpoints is not None and not left:
+            (checkpoints / "left").touch()
+            raise SystemExit
+
+
+def test_a_fine_tuning_that_was_killed_finds_its_folder_again_which_is_there_until_the_job_is_done(
+    tmp_path: Path,
+) -> None:
+    jobs, training = [Job(LETTERS, seed, Stopped()) for seed in range(2)], tmp_path / "training"
+    Stopped.given.clear()
+    for _ in jobs:
+        with pytest.raises(SystemExit):
+            run_jobs(jobs, TASKS[:1], CellStore(tmp_path / "cells"), training=training)
+    cells = run_jobs(jobs, TASKS[:1], CellStore(tmp_path / "cells"), training=training)
+    assert [cell.failed for cell in cells] == [False, False]
+    assert [left for _, left in Stopped.given] == [False, True, False, True]
+    assert len({folder for folder, _ in Stopped.given}) == 2, "one a job"
+    assert list(training.iterdir()) == []
+    run_jobs(jobs, TASKS[:1], CellStore(tmp_path / "cells"), training=training, fresh=True)
+    assert [folder for folder, _ in Stopped.given[4:]] == [None, None]
+
+
+def test_two_runs_do_not_train_in_the_same_folder(tmp_path: Path) -> None:
+    with runner._kept(tmp_path / "training") as mine, runner._kept(tmp_path / "training") as other:
+        assert (mine, other) == (tmp_path / "training", None)
+    (tmp_path / "file").touch()
+    with runner._kept(tmp_path / "file" / "training") as nowhere:
+        assert nowhere is None
 
 
 @pytest.mark.parametrize("damage", ["cell.json", "examples.npz", "missing"])
