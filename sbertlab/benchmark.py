@@ -43,7 +43,7 @@ from sbertlab.encoders import (
 from sbertlab.local_tasks import DATA_VARIABLE, data_folder
 from sbertlab.model_source import cache_home
 from sbertlab.mteb_tasks import PUBLISHED
-from sbertlab.published import published_cells
+from sbertlab.published import published_cells, with_averages
 from sbertlab.results import COLUMNS, PRESETS, ranking, readme_block, report, table_resolution
 from sbertlab.runner import FACTS, Cell, CellStore, Engine, Job, jobs_of, run_jobs
 from sbertlab.safe_files import sha256_of
@@ -349,10 +349,10 @@ def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None =
 
 
 def _under_published_names(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The published cells, and the measured ones with local sets under the names of the published tasks they are."""
+    """The published cells, and the measured ones with their averages, local sets under the names of those they are."""
     names = {task.local: name for name, task in PUBLISHED.items() if task.local and not task.edition}
     published = table[table["tag"] == "published"]
-    return published, table[table["tag"] == "measured"].replace({"task": names})
+    return published, with_averages(table[table["tag"] == "measured"].replace({"task": names}))
 
 
 BLOCK = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from sbertlab.mteb_tasks import PUBLISHED
+
 BASE_MODELS: tuple[tuple[str, str, float], ...] = (
     ("microsoft/mpnet-base", "microsoft/mpnet-base", 60.99),
     ("nghuyong/ernie-2.0-base-en", "nghuyong/ernie-2.0-en", 60.73),
@@ -36,29 +38,14 @@ BASE_MODELS: tuple[tuple[str, str, float], ...] = (
 
 Two names differ: the printed "microsof" lacks its last letter, and the repository of ERNIE 2.0 was renamed since."""
 
-FOURTEEN: Mapping[str, tuple[str, str]] = {
-    "SprintDuplicateQuestions": ("duplicates", "max_ap"),
-    "TwitterSemEval2015": ("duplicates", "max_ap"),
-    "TwitterURLCorpus": ("duplicates", "max_ap"),
-    "BIOSSES": ("STS", "spearman_max"),
-    "SICK-R": ("STS", "spearman_max"),
-    "STSBenchmark": ("STS", "spearman_max"),
-    "AskUbuntuDupQuestions": ("reranking", "map"),
-    "SciDocsRR": ("reranking", "map"),
-    "StackOverflowDupQuestions": ("reranking", "map"),
-    "CQADupstackRetrieval": ("retrieval", "map@100"),
-    "QuoraRetrieval": ("retrieval", "map@100"),
-    "RedditClustering": ("clustering", "v_measure"),
-    "StackExchangeClustering": ("clustering", "v_measure"),
-    "TwentyNewsgroupsClustering": ("clustering", "v_measure"),
-}
-"""The fourteen tasks by the names of mteb: family, and the metric that goes into the average. Each takes the best of
-several similarities, where there are several."""
+FOURTEEN: Mapping[str, tuple[str, str]] = {name: (task.family, task.metric) for name, task in PUBLISHED.items()}
+"""The fourteen tasks by the names of mteb: family, and the metric that goes into the average."""
 
 MEAN = "mean of 14"
 """The name of the average in the place of a task's."""
 
-TWITTER_MEAN = "TwitterSemEval2015 and TwitterURLCorpus"
+TWITTER = ("TwitterSemEval2015", "TwitterURLCorpus")
+TWITTER_MEAN = " and ".join(TWITTER)
 """The documents of May 2021 print the mean of these two in one column."""
 
 BATCH_64, BATCH_128 = "training_nli_v2", "training_nli_v2, batch 128"
@@ -132,7 +119,37 @@ def mean_of_14(values: Mapping[str, float]) -> float:
             f"the average is of fourteen tasks, each once; missing: {', '.join(sorted(missing)) or 'none'}, not among "
             f"them: {', '.join(sorted(others)) or 'none'}"
         )
-    return math.fsum(values.values()) / len(FOURTEEN)
+    return _plain_mean(values)
+
+
+def _plain_mean(values: Mapping[str, float]) -> float:
+    return math.fsum(values.values()) / len(values)
+
+
+def with_averages(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells and, below them, the averages that the documents print: `MEAN` and `TWITTER_MEAN`.
+
+    An average is of one model, variant, recipe and seed, and there only where all its tasks are, by the metrics of
+    `FOURTEEN`.
+
+    Args:
+        cells: what was measured, with the columns of benchmark.csv.
+
+    >>> cell = {"preset": "published", "model": "m", "variant": "untuned", "recipe": "", "seed": 0}
+    >>> cells = pd.DataFrame([{**cell, "task": task, "metric": "max_ap", "value": 60.0} for task in TWITTER])
+    >>> with_averages(cells)["task"].tolist()
+    ['TwitterSemEval2015', 'TwitterURLCorpus', 'TwitterSemEval2015 and TwitterURLCorpus']
+    """
+    own = cells["task"].map({task: metric for task, (_, metric) in FOURTEEN.items()})
+    key = ["preset", "model", "variant", "recipe", "seed"]
+    values = cells[cells["metric"] == own].pivot_table("value", key, "task", sort=False).reindex(columns=list(FOURTEEN))
+    parts = [cells]
+    for name, average, tasks in ((MEAN, mean_of_14, list(FOURTEEN)), (TWITTER_MEAN, _plain_mean, list(TWITTER))):
+        whole = values[tasks].dropna()
+        family, metric = _family_and_metric(name)
+        numbers = [average(dict(zip(tasks, row, strict=True))) for row in whole.to_numpy()]
+        parts.append(whole.index.to_frame(index=False).assign(task=name, family=family, metric=metric, value=numbers))
+    return pd.concat(parts, ignore_index=True)
 
 
 def figures() -> pd.DataFrame:
@@ -170,7 +187,7 @@ def figures() -> pd.DataFrame:
     return table[["model", "variant", "recipe", "task", "family", "metric", "value", "source", "conditions"]]
 
 
-def _family_and_metric(task: str, source: str) -> tuple[str, str]:
+def _family_and_metric(task: str, source: str = "") -> tuple[str, str]:
     if task == MEAN:
         return "", "mean"
     family, metric = ("duplicates", "max_ap") if task == TWITTER_MEAN else FOURTEEN[task]

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from sbertlab.mteb_tasks import PUBLISHED
 from sbertlab.published import (
     BASE_MODELS,
+    BATCH_64,
+    BATCH_128,
     FOURTEEN,
     MEAN,
     PRETRAINED_MODELS,
@@ -13,6 +17,13 @@ from sbertlab.published import (
     figures,
     mean_of_14,
     published_cells,
+    with_averages,
+)
+from sbertlab.quality_plots import published_and_measured
+
+_ORDER_OF_2021 = (
+    *("STSBenchmark", "QuoraRetrieval", "SprintDuplicateQuestions", TWITTER_MEAN, "SciDocsRR"),
+    *("TwentyNewsgroupsClustering", "RedditClustering", "StackExchangeClustering"),
 )
 
 TABLE = """
@@ -78,6 +89,58 @@ def test_an_average_of_other_tasks_is_refused() -> None:
         mean_of_14(values)
     with pytest.raises(ValueError, match="missing: BIOSSES, not among them: STS22"):
         mean_of_14(values | {"STS22": 1.0})
+
+
+def test_the_tasks_and_metrics_of_the_average_are_those_that_are_measured() -> None:
+    assert {task: (one.family, one.metric) for task, one in PUBLISHED.items()} == FOURTEEN
+    assert set(figures().query("task == 'QuoraRetrieval'")["metric"]) == {"max_map@100"}
+
+
+def complete_run() -> pd.DataFrame:
+    """The fourteen tasks for the thirteen models, for two by the recipe of the documents' tasks, and for MiniLM."""
+    models = [(model, "fine-tuned", BATCH_64, seed) for model, _, _ in BASE_MODELS for seed in range(2)]
+    models += [(model, "fine-tuned", BATCH_128, 0) for model in ("microsoft/mpnet-base", "distilroberta-base")]
+    models += [("all-MiniLM-L6-v2", "untuned", "", 0)]
+    cells = [
+        {"model": model, "variant": variant, "recipe": recipe, "seed": seed, "task": task, "value": 50.0 + seed + place}
+        for model, variant, recipe, seed in models
+        for place, task in enumerate(PUBLISHED)
+    ]
+    table = pd.DataFrame(cells).assign(preset="published", tag="measured", low=40.0, high=60.0)
+    return table.assign(metric=table["task"].map({task: one.metric for task, one in PUBLISHED.items()}))
+
+
+def test_a_complete_run_meets_all_thirteen_averages_and_the_references_of_single_tasks() -> None:
+    cells = with_averages(complete_run())
+    both = published_and_measured(pd.concat([published_cells(), cells])).set_index(["model", "label"])
+    models = [model for model, _, _ in BASE_MODELS]
+    assert set(models) <= set(both.index.get_level_values("model"))
+    for model, _, value in BASE_MODELS[1:]:
+        assert both.loc[(model, MEAN), ["published", "measured"]].tolist() == [value, 50.5 + 6.5]
+    minilm = both.loc["all-MiniLM-L6-v2"]
+    assert minilm.loc[MEAN, ["published", "measured"]].tolist() == [68.06, 56.5]
+    # mteb's metric of the sets of STS and of CQADupstack is another than that of the average
+    other = ["BIOSSES", "SICK-R", "STSBenchmark", "CQADupstackRetrieval"]
+    assert set(minilm.index) == {*FOURTEEN, MEAN} - set(other)
+    assert set(both.loc["distilroberta-base"].index) == {*_ORDER_OF_2021, MEAN}
+    assert both.loc[("distilroberta-base", TWITTER_MEAN), "measured"].tolist() == 51.5
+
+
+def test_an_average_is_left_out_where_a_task_is_missing_or_by_another_metric() -> None:
+    cells = complete_run().query("model == 'roberta-base'")
+    whole = with_averages(cells)
+    assert whole[whole["task"] == MEAN][["seed", "metric", "value"]].values.tolist() == [
+        [0, "mean", 56.5],
+        [1, "mean", 57.5],
+    ]
+    lacking = cells[(cells["task"] != "BIOSSES") | (cells["seed"] == 1)]
+    found = with_averages(lacking)
+    assert found.loc[found["task"] == MEAN, "seed"].tolist() == [1]
+    assert found.loc[found["task"] == TWITTER_MEAN, "seed"].tolist() == [0, 1]
+    assert MEAN not in set(with_averages(cells.replace({"metric": {"spearman_max": "spearman_cosine"}}))["task"])
+    none = cells[cells["task"] == "BIOSSES"]
+    assert len(with_averages(none)) == len(none)
+    assert with_averages(cells.head(0)).empty
 
 
 def test_the_figures_of_single_tasks_equal_the_documents() -> None:
