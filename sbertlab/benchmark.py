@@ -434,7 +434,7 @@ def check(
     """
     check_preset(preset)
     table, *_ = read(output)
-    rows = table[(table["preset"] == preset) & table["tag"].isin(["proxy", "measured"]) & (table["seed"] < seeds)]
+    rows = table[(table["preset"] == preset) & ~table["tag"].isin(["published", "failed"]) & (table["seed"] < seeds)]
     rows = rows[rows["variant"].isin(list(variants))]
     for column, chosen in (("model", models), ("task", tasks)):
         rows = rows if chosen is None else rows[rows[column].isin(list(chosen))]

@@ -38,7 +38,7 @@ class BenchmarkBrowser(Panel):
         self, folder: str | os.PathLike[str] = "figures", preset: str | None = None, *, theme: str = "light"
     ) -> None:
         every, pairs, _ = read(folder)
-        every = every[every["tag"].isin(["proxy", "measured"])]
+        every = every[~every["tag"].isin(["published", "failed"])]
         measured = [name for name in PRESETS if name in set(every["preset"])]
         if not measured:
             raise FileNotFoundError(

@@ -46,6 +46,7 @@ class Source(NamedTuple):
     load: Callable[[], SentenceEvaluator]
     files: tuple[Path, ...] = ()
     check: Callable[[], Any] | None = None
+    edition: str = ""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ PUBLISHED: Mapping[str, PublishedTask] = {
         "max_ap",
         _one("TwitterURLCorpus", "twitterurlcorpus-pairclassification", "8b6510b0b1fa4e4c4f879467980e9be563ec1cdf"),
         "twitter_url",
-        "another edition, fewer pairs",
+        "fewer pairs",
     ),
     "BIOSSES": PublishedTask(
         "BIOSSES",
@@ -139,7 +139,7 @@ PUBLISHED: Mapping[str, PublishedTask] = {
         "spearman_max",
         _one("BIOSSES", "biosses-sts", "d3fb88f8f02e40887cd149695127462bbcf29b4a"),
         "biosses",
-        "another edition",
+        "another file",
     ),
     "SICK-R": PublishedTask(
         "SICK-R",
@@ -216,7 +216,7 @@ PUBLISHED: Mapping[str, PublishedTask] = {
         "v_measure",
         _one("TwentyNewsgroupsClustering", "twentynewsgroups-clustering", "6125ec4e24fa026cec8a478383ee943acfbd5449"),
         "twenty_newsgroups_subject",
-        "another edition, one set of subject lines",
+        "one set of subject lines",
     ),
 }
 """The fourteen tasks by their name in mteb."""
@@ -242,12 +242,12 @@ def published_source(name: str, folder: Path | None = None) -> Source:
                 f"{folder / task.local} has the columns of {local.family}, {name} is {task.family}; "
                 f"give it the columns that sbertlab.local_tasks names, or take it away to use the Hub"
             )
-        note = f"local set {task.local}, {local.note}" + (f"; {task.edition}" if task.edition else "")
+        note = f"local set {task.local}, {local.note}" + (f"; another edition: {task.edition}" if task.edition else "")
         load = local.load
         if task.family in SIMILARITIES:
             make = partial(EVALUATORS[task.family], similarities=SIMILARITIES[task.family])
             load = partial(table_evaluator, local.files[0], LOCAL_SETS[task.local], make)
-        return Source(task.family, task.metric, note, load, local.files)
+        return Source(task.family, task.metric, note, load, local.files, edition=task.edition)
     first = task.pins[0]
     many = len(task.pins) > 1
     note = f"mean of {len(task.pins)} sets of mteb" if many else f"{first.path} at {first.revision[:7]}"

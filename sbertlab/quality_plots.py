@@ -124,7 +124,7 @@ def published_figure(
 
     Args:
         table: rows of any presets with the columns model, variant, task, metric, value, tag, and perhaps recipe, low
-            and high; the tag "published" marks figures of documents.
+            and high; the tag "published" marks figures of documents, and "edition" what was measured on other texts.
         tolerance: how much a figure may differ, in points, shown as a band. None: no band.
         title: a headline.
         note: added to the line below the figure.
@@ -200,7 +200,7 @@ def published_and_measured(table: pd.DataFrame) -> pd.DataFrame:
     published = rows[rows["tag"] == "published"].dropna(subset="value").rename(columns={"value": "published"})
     if (twice := published.duplicated(key)).any():
         raise ValueError(f"table holds a published cell twice: {published.loc[twice, key].iloc[0].to_dict()}")
-    measured = rows[~rows["tag"].isin(["published", "failed"])].rename(columns={"value": "measured"})
+    measured = rows[~rows["tag"].isin(["published", "failed", "edition"])].rename(columns={"value": "measured"})
     cells = measured.groupby([*key, "preset"], sort=False)[["measured", "low", "high"]].mean().reset_index()
     both = published[[*key, "published"]].merge(cells, on=key)
     if both.empty:

@@ -22,6 +22,7 @@ of `TAGS`), `error` what went wrong."""
 TAGS = {
     "proxy": "measured here, on the corpus of the package",
     "measured": "measured here, on public sets",
+    "edition": "measured here, on another edition of the set than the published figures of that task",
     "published": "a figure of a document; nothing was computed",
     "failed": "no number, but an error",
 }

@@ -309,7 +309,7 @@ def row_of(job: Job, task: Task | None) -> dict[str, Any]:
     }
     if task is None:
         return row | {"task": FACTS, "error": ""}
-    tag = "proxy" if helpdesk.CORPUS in task.files else "measured"
+    tag = "proxy" if helpdesk.CORPUS in task.files else "edition" if task.edition else "measured"
     row |= {"task": task.name, "family": task.family, "metric": task.metric}
     return row | {"value": np.nan, "n": 0, "tag": tag, "error": ""}
 

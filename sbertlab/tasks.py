@@ -118,6 +118,7 @@ class Task:
         load: reads the texts and makes the evaluator.
         files: what it reads.
         check: raises what `load` would raise, without a download; None where loading is quick enough to be the check.
+        edition: how the texts differ from those of the published task that it has the name of; "" where they do not.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Task:
     load: Callable[[], SentenceEvaluator]
     files: tuple[Path, ...] = ()
     check: Callable[[], Any] | None = None
+    edition: str = ""
 
     def evaluate(self, model: Any, evaluator: SentenceEvaluator | None = None) -> Score:
         """Measure a model, that is anything with `encode(list of texts) -> (texts, dim)`, or `transform` in its place.

@@ -6,6 +6,7 @@ import argparse
 import copy
 import gzip
 import json
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -19,11 +20,13 @@ import torch
 
 from sbertlab import SentenceTransformer, benchmark, helpdesk, runner
 from sbertlab.benchmark import read, run
-from sbertlab.benchmark_recipe import OFFLINE, HelpdeskRecipe
+from sbertlab.benchmark_recipe import HelpdeskRecipe, OFFLINE, TRAINING_NLI_V2
 from sbertlab.comparisons import Scores, comparisons
-from sbertlab.encoders import ENCODERS, Encoder, select_encoders
+from sbertlab.encoders import ENCODERS, Encoder, PUBLISHED_ENCODERS, select_encoders
 from sbertlab.machine import environment
-from sbertlab.published import published_cells
+from sbertlab.mteb_tasks import PUBLISHED
+from sbertlab.published import BASE_MODELS, TWITTER_MEAN, published_cells
+from sbertlab.quality_plots import published_and_measured
 from sbertlab.results import COLUMNS, ranking, readme_block, report, summarise
 from sbertlab.runner import CellStore, jobs_of, run_jobs
 from sbertlab.safe_files import sha256_of
@@ -227,6 +230,42 @@ def test_a_folder_that_lacks_one_of_the_three_files_says_which_and_what_to_do(na
         (tmp_path / file).write_bytes((ROOT / "figures" / file).read_bytes())
     with pytest.raises(ValueError, match=rf"{name} is missing, .*; restore it, or run the benchmark into another"):
         read(tmp_path)
+
+
+def published_run(folder: Path, **tags: str) -> None:
+    """Leave the tables of a run of the published preset; `tags` are those of tasks with another than "measured"."""
+    cells = [
+        {"model": model, "task": task, "family": one.family, "metric": one.metric, "tag": tags.get(task, "measured")}
+        for model in PUBLISHED_ENCODERS
+        for task, one in PUBLISHED.items()
+    ]
+    both = {"variant": "fine-tuned", "recipe": TRAINING_NLI_V2.name, "seed": 0, "preset": "published", "revision": ""}
+    table = pd.DataFrame(cells).assign(**both, value=50.0, low=49.0, high=51.0, n=9, seconds=1.0, error="")
+    pairs = pd.DataFrame(columns=benchmark.PAIR_FILE)
+    benchmark.save(folder, table[COLUMNS], pairs, {"presets": {"published": {}}, "models": {}})
+
+
+def test_a_whole_run_of_the_published_preset_meets_the_thirteen_published_averages(tmp_path: Path) -> None:
+    published_run(tmp_path)
+    both = published_and_measured(pd.concat(benchmark._under_published_names(read(tmp_path)[0])))
+    assert both["model"].tolist() == list(PUBLISHED_ENCODERS)
+    assert both["published"].tolist() == [value for _, _, value in BASE_MODELS]
+    assert both["measured"].tolist() == [50.0] * 13
+
+
+def test_another_edition_of_a_set_is_not_held_against_the_published_figure_and_the_page_says_so(tmp_path: Path) -> None:
+    published_run(tmp_path, TwentyNewsgroupsClustering="edition")
+    table, pairs, _ = read(tmp_path)
+    _, measured = benchmark._under_published_names(table)
+    assert set(measured["task"]) == {*PUBLISHED, TWITTER_MEAN} - {"TwentyNewsgroupsClustering"}, "no mean of 14"
+    one = published_cells().query("task == 'TwentyNewsgroupsClustering'").head(1)
+    cells = table[table["task"] == "TwentyNewsgroupsClustering"].query("tag == 'edition'").head(1)
+    cells = cells.assign(**{name: one[name].item() for name in ("model", "variant", "recipe")})
+    with pytest.raises(ValueError, match="no cell that is both published and measured"):
+        published_and_measured(pd.concat([one, cells]))
+    page = report(table, pairs)
+    assert "- **edition**: measured here, on another edition of the set" in page
+    assert re.search(r"\| TwentyNewsgroupsClustering +\| clustering +\| v_measure +\| 9 +\| edition +\|", page)
 
 
 # -- The check ---------------------------------------------------------------------------------------------------------

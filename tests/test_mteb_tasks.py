@@ -77,14 +77,16 @@ def test_a_set_of_the_folder_serves_the_published_task_and_the_note_says_which_e
     names = [name for name, task in PUBLISHED.items() if task.local]
     found = {task.name: task for task in select_tasks(names, tmp_path)}
     assert {name: task.note for name, task in found.items()} == {
-        "TwitterURLCorpus": "local set twitter_url, test rows; another edition, fewer pairs",
-        "BIOSSES": "local set biosses, all rows; another edition",
+        "TwitterURLCorpus": "local set twitter_url, test rows; another edition: fewer pairs",
+        "BIOSSES": "local set biosses, all rows; another edition: another file",
         "SICK-R": "local set sickr, all rows",
         "STSBenchmark": "local set stsb, test rows",
         "TwentyNewsgroupsClustering": (
-            "local set twenty_newsgroups_subject, test rows; another edition, one set of subject lines"
+            "local set twenty_newsgroups_subject, test rows; another edition: one set of subject lines"
         ),
     }
+    other = [name for name, task in found.items() if task.edition]
+    assert other == ["TwitterURLCorpus", "BIOSSES", "TwentyNewsgroupsClustering"]
     sizes = {name: len(task.evaluate(Letters()).per_example) for name, task in found.items()}
     assert list(sizes.values()) == [3, 5, 5, 4, 3]
     assert all(task.files and task.check is None for task in found.values())

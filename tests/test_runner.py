@@ -22,7 +22,7 @@ from sbertlab.embedding_store import EmbeddingStore
 from sbertlab.encoders import ENCODERS, Encoder, named, tfidf_svd
 from sbertlab.machine import environment
 from sbertlab.resampling import Examples
-from sbertlab.runner import FACTS, Cell, CellStore, Job, jobs_of, keys_of, run_jobs, sentences_per_second
+from sbertlab.runner import Cell, CellStore, FACTS, Job, jobs_of, key_of, keys_of, row_of, run_jobs, sentences_per_second
 from sbertlab.tasks import Task, helpdesk_tasks
 
 SHORT = HelpdeskRecipe(rows=60)
@@ -278,6 +278,12 @@ def test_two_runs_do_not_train_in_the_same_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with runner._kept(tmp_path / "file" / "training") as nowhere:
         assert nowhere is None
+
+
+def test_the_tag_says_whether_the_texts_are_those_of_the_name() -> None:
+    job, load = Job(LETTERS, 0), TASKS[0].load
+    tasks = [TASKS[0], Task("BIOSSES", "STS", "m", "", load), Task("BIOSSES", "STS", "m", "", load, edition="fewer")]
+    assert [row_of(job, task)["tag"] for task in tasks] == ["proxy", "measured", "edition"]
 
 
 @pytest.mark.parametrize("damage", ["cell.json", "examples.npz", "missing"])
