@@ -20,9 +20,9 @@ import torch
 
 from sbertlab import SentenceTransformer, benchmark, helpdesk, runner
 from sbertlab.benchmark import read, run
-from sbertlab.benchmark_recipe import HelpdeskRecipe, OFFLINE, TRAINING_NLI_V2
+from sbertlab.benchmark_recipe import OFFLINE, TRAINING_NLI_V2, HelpdeskRecipe
 from sbertlab.comparisons import Scores, comparisons
-from sbertlab.encoders import ENCODERS, Encoder, PUBLISHED_ENCODERS, select_encoders
+from sbertlab.encoders import ENCODERS, PUBLISHED_ENCODERS, Encoder, select_encoders
 from sbertlab.machine import environment
 from sbertlab.mteb_tasks import PUBLISHED
 from sbertlab.published import BASE_MODELS, TWITTER_MEAN, published_cells

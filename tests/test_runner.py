@@ -22,7 +22,7 @@ from sbertlab.embedding_store import EmbeddingStore
 from sbertlab.encoders import ENCODERS, Encoder, named, tfidf_svd
 from sbertlab.machine import environment
 from sbertlab.resampling import Examples
-from sbertlab.runner import Cell, CellStore, FACTS, Job, jobs_of, key_of, keys_of, row_of, run_jobs, sentences_per_second
+from sbertlab.runner import FACTS, Cell, CellStore, Job, jobs_of, keys_of, row_of, run_jobs, sentences_per_second
 from sbertlab.tasks import Task, helpdesk_tasks
 
 SHORT = HelpdeskRecipe(rows=60)
