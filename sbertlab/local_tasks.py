@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,14 +63,17 @@ class LocalSet:
     judged: bool = False
     sample: int | None = None
 
-    def note(self, columns: Sequence[str]) -> str:
-        """Return which rows count, in words.
+    def note(self, table: pd.DataFrame) -> str:
+        """Return which rows of the table count, in words.
 
-        >>> LocalSet(sample=5000).note(["text", "label"])
-        'all rows, 5,000 drawn'
+        >>> table = pd.DataFrame({"split": ["train", "dev", "test", "test"]})
+        >>> LocalSet().note(table), LocalSet().note(table.head(2)), LocalSet("all", sample=3).note(table)
+        ('test rows', 'all rows', 'all rows, 3 drawn')
         """
-        rows = f"{self.split or 'test'} rows" if "split" in columns else "all rows"
-        return rows if self.sample is None else f"{rows}, {self.sample:,} drawn"
+        split = self._split(table)
+        rows = "all rows" if split is None else f"{split} rows"
+        size = len(table) if split is None else (table["split"] == split).sum()
+        return rows if self.sample is None or self.sample >= size else f"{rows}, {self.sample:,} drawn"
 
     def rows(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
         """Return the rows that count; `path` is for the error.
@@ -78,13 +81,19 @@ class LocalSet:
         Raises:
             ValueError: the split is named and has no row.
         """
-        if "split" in table and self.split != "all":
-            chosen = table[table["split"] == (self.split or "test")]
-            if self.split is not None and chosen.empty:
-                there = ", ".join(sorted(set(table["split"])))
-                raise ValueError(f"{path} has no row of split {self.split!r}, only of {there}")
-            table = table if chosen.empty else chosen
+        split = self._split(table)
+        if split is not None:
+            there = ", ".join(sorted(set(table["split"])))
+            table = table[table["split"] == split]
+            if table.empty:
+                raise ValueError(f"{path} has no row of split {split!r}, only of {there}")
         return table if self.sample is None or self.sample >= len(table) else table.sample(self.sample, random_state=0)
+
+    def _split(self, table: pd.DataFrame) -> str | None:
+        """The split whose rows count; None for all rows."""
+        if "split" not in table or self.split == "all":
+            return None
+        return self.split or ("test" if "test" in set(table["split"]) else None)
 
 
 LOCAL_SETS: Mapping[str, LocalSet] = {
@@ -140,12 +149,13 @@ def local_source(name: str, folder: Path) -> Source:
         if use.judged:
             family, metric, load = "reranking", "map", _local_reranking
         files = tuple(place / file for file in SEARCH_FILES)
-        return Source(family, metric, use.note(columns), partial(load, place, use), files)
+        return Source(family, metric, use.note(_splits(files[0], columns)), partial(load, place, use), files)
     path = place / "data.csv.gz"
     columns = _columns(path)
     for family, (needed, metric, make) in TABLES.items():
         if needed <= set(columns):
-            return Source(family, metric, use.note(columns), partial(table_evaluator, path, use, make), (path,))
+            note = use.note(_splits(path, columns))
+            return Source(family, metric, note, partial(table_evaluator, path, use, make), (path,))
     raise ValueError(
         f"{path} has the columns {', '.join(columns)}; a task needs one of "
         + "; ".join(f"{', '.join(sorted(needed))} ({family})" for family, (needed, _, _) in TABLES.items())
@@ -207,9 +217,10 @@ def table_evaluator(path: Path, use: LocalSet, make: Callable[[pd.DataFrame], Se
     """Make the evaluator of the rows of a data.csv.gz that count.
 
     Raises:
-        ValueError: the file cannot be read, or its cells are not what the evaluator needs.
+        ValueError: the file cannot be read, a cell is empty, or not what the evaluator needs.
     """
     table = use.rows(_read(path), path)
+    _refuse_empty(table, next(needed for needed, *_ in TABLES.values() if needed <= set(table)), path)
     try:
         return make(table)
     except ValueError as error:
@@ -235,8 +246,8 @@ def _local_reranking(place: Path, use: LocalSet) -> SentenceEvaluator:
 # -- From files to tables ----------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, rows: int | None = None) -> pd.DataFrame:
-    """Read one of the files, every cell as the text it is (also "NA" and "null").
+def _read(path: Path, rows: int | None = None, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read one of the files, every cell as the text it is (also "NA" and "null"); of a table perhaps some columns only.
 
     Raises:
         FileNotFoundError: it is missing.
@@ -246,9 +257,10 @@ def _read(path: Path, rows: int | None = None) -> pd.DataFrame:
         raise FileNotFoundError(f"{path} is missing; the set {path.parent.name} needs {FILES}")
     try:
         if path.name.endswith(".jsonl.gz"):
-            return pd.read_json(path, lines=True, nrows=rows, dtype=False).astype(str)
+            table = pd.read_json(path, lines=True, nrows=rows, dtype=False)
+            return table.astype(object).where(table.notna(), "").astype(str)
         form: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE} if path.name.endswith(".tsv.gz") else {}
-        return pd.read_csv(path, nrows=rows, dtype=str, keep_default_na=False, **form)
+        return pd.read_csv(path, nrows=rows, usecols=columns, dtype=str, keep_default_na=False, **form)
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); it must be gzip, UTF-8 and as sbertlab.local_tasks says"
@@ -270,10 +282,43 @@ def _columns(path: Path, needed: set[str] | None = None) -> list[str]:
     return columns
 
 
+def _splits(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Return the split of every row of a table, or, where it has none, some other column of it."""
+    return _read(path, columns=["split"] if "split" in columns else columns[:1])
+
+
+def _refuse_empty(table: pd.DataFrame, columns: Iterable[str], path: Path) -> None:
+    """Raise a ValueError that names the first empty cell of the columns; the index counts the file's rows."""
+    for name in sorted(columns):
+        empty = table.index[table[name].str.strip() == ""]
+        if len(empty):
+            raise ValueError(
+                f"{path}: {name} is empty in {len(empty)} rows, the first of them row {empty.min() + 1} (without the "
+                "header); fill it in, or take these rows out"
+            )
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """Return the texts of a file by their ids.
+
+    Raises:
+        ValueError: the file cannot be read, an id or a text is empty, or an id is there twice.
+    """
+    table = _read(path)
+    _refuse_empty(table, ("id", "text"), path)
+    if table["id"].duplicated().any():
+        name = table.loc[table["id"].duplicated(), "id"].iloc[0]
+        first, second, *_ = table.index[table["id"] == name] + 1
+        raise ValueError(
+            f"{path} has the id {name!r} twice, in rows {first} and {second}; give every text an id of its own, "
+            "or take one of them out"
+        )
+    return dict(zip(table["id"], table["text"], strict=True))
+
+
 def _local_judgements(place: Path, use: LocalSet) -> tuple[dict[Any, str], dict[Any, str], pd.DataFrame]:
     """Return texts of the queries, texts of the corpus, and the judgements that count, relevance as a number."""
-    tables = [_read(place / f"{part}.jsonl.gz") for part in ("queries", "corpus")]
-    queries, corpus = (dict(zip(table["id"], table["text"], strict=True)) for table in tables)
+    queries, corpus = _texts(place / "queries.jsonl.gz"), _texts(place / "corpus.jsonl.gz")
     path = place / "qrels.tsv.gz"
     judged = use.rows(_read(path), path)
     for column, ids in (("query_id", queries), ("corpus_id", corpus)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sbertlab import SentenceTransformer, local_tasks
-from sbertlab.tasks import Task, helpdesk_tasks, select_tasks
+from sbertlab.tasks import Task, find_tasks, helpdesk_tasks, select_tasks
 
 
 def write(path: Path, text: str) -> None:
@@ -59,7 +59,7 @@ def test_the_family_of_a_local_set_follows_from_its_files(folder: Path) -> None:
     assert found == {
         "stsb": ("STS", "spearman_cosine", "test rows"),
         "mine": ("duplicates", "cosine_ap", "all rows"),
-        "stackoverflow_short": ("clustering", "v_measure", "all rows, 5,000 drawn"),
+        "stackoverflow_short": ("clustering", "v_measure", "all rows"),
         "wikiqa": ("reranking", "map", "test rows"),
         "medline": ("retrieval", "cos_sim_map@100", "test rows"),
     }
@@ -78,6 +78,18 @@ def test_only_test_rows_count_and_texts_such_as_na_and_null_are_texts(folder: Pa
     write(folder / "stsb" / "data.csv.gz", "split,sentence1,sentence2,score\nx,aa,b,0\ny,ab,b,1\n")
     with pytest.raises(ValueError, match=r"data.csv.gz has no row of split 'test', only of x, y"):
         local("stsb", folder).evaluate(Letters())
+
+
+def test_the_note_says_which_rows_count_as_they_are_in_the_file(folder: Path) -> None:
+    table = "split,sentence1,sentence2,score\n{0},aa,b,0\n{0},ab,b,1\n"
+    for split, note in (("train", "all rows"), ("test", "test rows")):
+        write(folder / "mine" / "data.csv.gz", table.format(split))
+        assert local("mine", folder).note == note
+        judged = f"query_id\tcorpus_id\trelevance\tsplit\nq1\t1\t1\t{split}\n"
+        write(folder / "search" / "qrels.tsv.gz", judged)
+        write(folder / "search" / "queries.jsonl.gz", lines(q1="a"))
+        write(folder / "search" / "corpus.jsonl.gz", lines(**{"1": "aaa"}))
+        assert local("search", folder).note == note
 
 
 def test_judged_documents_are_reranked_and_a_corpus_is_searched(folder: Path) -> None:
@@ -108,6 +120,60 @@ def test_a_sample_is_stated_and_is_the_same_every_time(folder: Path, monkeypatch
     first, second = task.evaluate(Letters()).per_example, task.evaluate(Letters()).per_example
     assert first["text"].tolist() == second["text"].tolist()
     assert len(first) == 3
+
+
+STS, LABELLED = "split,sentence1,sentence2,score\n", "split,text,label\n"
+CORPUS = lines(**{"1": "aaa", "2": "b", "3": "ba", "4": "a"})
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("stsb/data.csv.gz", STS + "train,,x,0\ntest,aa,ab,1\ntest,ab, ,0\n", r"sentence2 is empty in 1 rows.* row 3 "),
+        ("stsb/data.csv.gz", STS + "test,aa,ab,1\ntest,ab,b,\n", r"score is empty in 1 rows, the first of them row 2 "),
+        (
+            "stackoverflow_short/data.csv.gz",
+            LABELLED + "all,a,x\nall,b,\nall,c,\n",
+            r"label is empty in 2 rows.* row 2 ",
+        ),
+        (
+            "stackoverflow_short/data.csv.gz",
+            LABELLED + "all,,x\nall,b,y\n",
+            r"text is empty .* row 1 .*; fill it in, or",
+        ),
+        ("medline/corpus.jsonl.gz", CORPUS + lines(**{"5": " "}), "text is empty in 1 rows, the first of them row 5 "),
+        ("medline/corpus.jsonl.gz", CORPUS + '{"id": "5", "text": null}\n', "text is empty in 1 rows.* row 5 "),
+        ("medline/corpus.jsonl.gz", CORPUS + '{"id": "5"}\n', "text is empty in 1 rows.* row 5 "),
+        ("medline/corpus.jsonl.gz", CORPUS + lines(**{"2": "c"}), "has the id '2' twice, in rows 2 and 5; give every"),
+        ("wikiqa/queries.jsonl.gz", lines(q1="a", q2="b", q3="") + lines(q1="c"), "text is empty"),
+        (
+            "wikiqa/queries.jsonl.gz",
+            lines(q1="a", q2="b", q3="ab") + lines(q1="c"),
+            "the id 'q1' twice, in rows 1 and 4",
+        ),
+    ],
+)
+def test_rows_that_would_be_measured_as_something_else_are_refused_by_file_and_row(
+    folder: Path, file: str, text: str, message: str
+) -> None:
+    write(folder / file, text)
+    with pytest.raises(ValueError, match=f"{file}.*{message}"):
+        local(file.partition("/")[0], folder).evaluate(Letters())
+
+
+def test_an_empty_cell_of_another_split_or_column_does_no_harm(folder: Path) -> None:
+    write(
+        folder / "stsb" / "data.csv.gz",
+        "split,sentence1,sentence2,score,label\ntrain,,,,\ntest,aa,ab,1,\ntest,a,b,0,\n",
+    )
+    assert len(local("stsb", folder).evaluate(Letters()).per_example) == 2
+
+
+@pytest.mark.slow
+def test_every_known_set_at_hand_is_whole(data_dir: Path) -> None:
+    tasks, problems = find_tasks([name for name in local_tasks.LOCAL_SETS if (data_dir / name).exists()], data_dir)
+    assert tasks
+    assert not problems
 
 
 def break_columns(folder: Path) -> None:
