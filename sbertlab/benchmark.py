@@ -155,8 +155,8 @@ def run(
     if problems:
         warnings.warn(f"not measured: {'; '.join(problems)}", stacklevel=2)
     jobs = jobs_of(encoders, seeds, recipe)
-    if problems:
-        jobs = [job for job in jobs if job.recipe is None or not _lacks_data(recipe)]
+    if problems and _lacks_data(recipe):
+        jobs = [job for job in jobs if job.recipe is None]
     home = Path(cache) if cache is not None else cache_home()
     store = EmbeddingStore(home / "embeddings")
     options: dict[str, Any] = {"fresh": fresh, "workers": workers, "engine": engine, "training": home / "training"}
@@ -201,7 +201,7 @@ def _lacks_data(recipe: Recipe) -> str:
     """Why the recipe cannot be carried out, or nothing."""
     try:
         recipe.check()
-    except (OSError, ImportError) as error:
+    except (OSError, ValueError, ImportError) as error:
         return f"recipe {recipe.name}: {error}"
     return ""
 

@@ -218,15 +218,17 @@ class NLIRecipe:
     folder: Path | None = None
 
     def check(self) -> None:
-        """Raise what would keep it from being trained: data that cannot be had, or a file without its columns.
+        """Raise what would keep it from being trained: data that cannot be had, or a file of which nothing can be made.
+
+        Files are read whole; sets of the Hub are pinned, so they only have to be there.
 
         Raises:
             FileNotFoundError: a set cannot be had, or the folder of local sets is not there.
-            ValueError: a file with other columns.
+            ValueError: a file with other columns, labels or scores, without the rows that count, or too few of them.
             ImportError: a package is missing.
         """
-        for part in (self.pairs, self.dev):
-            part.check(self._folder())
+        self.pairs.check(self._folder(), self._check_pairs)
+        self.dev.check(self._folder(), _dev_evaluator)
 
     def data_files(self) -> tuple[Path, ...]:
         """Return the local files that it reads; none where the Hub is asked."""
@@ -250,10 +252,7 @@ class NLIRecipe:
 
     def evaluator(self) -> EmbeddingSimilarityEvaluator:
         """Return what checkpoints are selected by."""
-        table = self.dev.read(self._folder())
-        scores = pd.to_numeric(table["score"]).tolist()
-        texts = (table["sentence1"].tolist(), table["sentence2"].tolist())
-        return EmbeddingSimilarityEvaluator(*texts, scores, name="sts-dev", write_csv=False)
+        return _dev_evaluator(self.dev.read(self._folder()))
 
     def fine_tune(
         self, model: SentenceTransformer, encoder: Encoder, seed: int, checkpoints: Path | None = None
@@ -290,6 +289,15 @@ class NLIRecipe:
             model.max_seq_length = length
         return history
 
+    def _check_pairs(self, pairs: pd.DataFrame) -> None:
+        """Raise what `nli_triplets` raises, or that its triplets do not fill a batch."""
+        found = len(nli_triplets(pairs)[: self.rows])
+        if found < self.batch_size:
+            raise ValueError(
+                f"{len(pairs)} pairs give {found} triplets, fewer than a batch of {self.batch_size}; "
+                "give more pairs, or lower batch_size"
+            )
+
     def _folder(self) -> Path | None:
         named = self.folder or os.environ.get(DATA_VARIABLE)
         if named and not Path(named).is_dir():
@@ -297,6 +305,11 @@ class NLIRecipe:
                 f"the folder of data sets, {str(named)!r}, is not there; correct or unset {DATA_VARIABLE}"
             )
         return Path(named) if named else None
+
+
+def _dev_evaluator(table: pd.DataFrame) -> EmbeddingSimilarityEvaluator:
+    texts = (table["sentence1"].tolist(), table["sentence2"].tolist())
+    return EmbeddingSimilarityEvaluator(*texts, table["score"].tolist(), name="sts-dev", write_csv=False)
 
 
 # -- Which recipes there are -------------------------------------------------------------------------------------------

@@ -186,8 +186,8 @@ class PairSet:
         """Columns that the file needs."""
         return ["sentence1", "sentence2", self.third, *(["split"] if self.split else [])]
 
-    def read(self, folder: Path | None, rows: int | None = None) -> pd.DataFrame:
-        """Return the columns sentence1, sentence2 and the third; of a file as texts, and from its first `rows` only.
+    def read(self, folder: Path | None) -> pd.DataFrame:
+        """Return the columns sentence1, sentence2 and the third; of a file as texts.
 
         Raises:
             FileNotFoundError: the set cannot be had; the message says what would help.
@@ -198,23 +198,31 @@ class PairSet:
             return self._of_hub(HubSet.read)
         form: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE} if path.name.endswith(".tsv.gz") else {}
         try:
-            table = pd.read_csv(path, nrows=rows, dtype=str, keep_default_na=False, usecols=self.columns, **form)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=self.columns, **form)
         except (OSError, EOFError, ValueError) as error:
             raise ValueError(
                 f"{path} cannot be read: {error}; it must be gzip, UTF-8, with the columns {', '.join(self.columns)}"
             ) from error
-        if self.split is not None and rows is None:
+        if self.split is not None:
             table = table[table["split"] == self.split]
         if table.empty:
             raise ValueError(f"{path} has no row{f' of split {self.split!r}' if self.split else ''}")
         return table[self.columns[:3]].reset_index(drop=True)
 
-    def check(self, folder: Path | None) -> None:
-        """Raise what `read` would raise of files and columns; have a set of the Hub on this machine."""
-        if self.path(folder) is None:
+    def check(self, folder: Path | None, make: Callable[[pd.DataFrame], Any]) -> None:
+        """Raise what `read`, and `make` of the pairs, would raise; have a set of the Hub, which is pinned, here.
+
+        Raises: as `read`, and a ValueError of `make` with the name of the file.
+        """
+        path = self.path(folder)
+        if path is None:
             self._of_hub(HubSet.load)
-        else:
-            self.read(folder, rows=1)
+            return
+        pairs = self.read(folder)
+        try:
+            make(pairs)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def _of_hub(self, ask: Callable[[HubSet], Any]) -> Any:
         try:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 
 from sbertlab import SentenceTransformer, benchmark, helpdesk, runner
 from sbertlab.benchmark import read, run
-from sbertlab.benchmark_recipe import OFFLINE, TRAINING_NLI_V2, HelpdeskRecipe
+from sbertlab.benchmark_recipe import NLI_LOCAL, OFFLINE, TRAINING_NLI_V2, HelpdeskRecipe
 from sbertlab.comparisons import Scores, comparisons
 from sbertlab.encoders import ENCODERS, PUBLISHED_ENCODERS, Encoder, select_encoders
 from sbertlab.machine import environment
@@ -366,6 +367,25 @@ def test_tasks_that_cannot_be_had_are_found_before_a_model_is_fetched(
     monkeypatch.delenv("SBERTLAB_DATA", raising=False)
     with pytest.raises(ValueError, match="SBERTLAB_DATA"):
         run(output=tmp_path, preset="local")
+
+
+def test_training_data_that_are_no_good_are_named_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "stsb").mkdir()
+    (tmp_path / "snli_devtest").mkdir()
+    pairs = [("p", "e", "entailment"), ("p", "c", "contradiction"), ("p", "x", "maybe")]
+    columns = ["sentence1", "sentence2", "label"]
+    pd.DataFrame(pairs, columns=columns).to_csv(tmp_path / "snli_devtest" / "data.csv.gz", index=False)
+    recipe = replace(NLI_LOCAL, folder=tmp_path)
+
+    def never(seed: int) -> Any:
+        raise AssertionError("made too early")
+
+    encoder = Encoder("never", never, trainable=True)
+    with pytest.raises(
+        FileNotFoundError, match=r"recipe nli-local: .*snli_devtest/data.csv.gz: a label .* got 'maybe'"
+    ):
+        run([encoder], ["helpdesk-sts"], output=tmp_path / "out", recipe=recipe)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

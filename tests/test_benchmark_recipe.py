@@ -270,6 +270,30 @@ def test_a_set_without_the_rows_that_count_is_refused(local: NLIRecipe, folder: 
         local.evaluator()
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("stsb", lambda table: table[table["split"] != "dev"], "has no row of split 'dev'"),
+        ("stsb", lambda table: table.replace({"score": {0.2: "high"}}), "scores must be numbers.*'high'"),
+        (
+            "snli_devtest",
+            lambda table: table.replace({"label": {table["label"][150]: "?"}}),
+            "label of NLI .* got '[?]'",
+        ),
+        ("snli_devtest", lambda table: table[table["label"] == "neutral"], "none of the .* both an entailment and"),
+        ("snli_devtest", lambda table: table.head(4), "4 pairs give 2 triplets, fewer than a batch of 16; give more"),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_trained_is_found_by_the_check(
+    local: NLIRecipe, folder: Path, file: str, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    local.check()
+    path = folder / file / "data.csv.gz"
+    change(pd.read_csv(path)).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=f"{file}/data.csv.gz.*{message}"):
+        local.check()
+
+
 class FakeHub:
     """`datasets.load_dataset` for two small sets, in the columns of the Hub's."""
 
@@ -348,7 +372,7 @@ def test_a_local_all_nli_is_read_as_the_field_writes_it_and_its_training_rows_co
 
     with gzip.open(folder / "AllNLI.tsv.gz", "wt", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
-    recipe = replace(TRAINING_NLI_V2, folder=folder)
+    recipe = replace(TRAINING_NLI_V2, folder=folder, batch_size=2)
     recipe.check()
     assert [path.name for path in recipe.data_files()] == ["AllNLI.tsv.gz", "data.csv.gz"]
     assert sorted(recipe.triplets(0).to_numpy().tolist()) == [
