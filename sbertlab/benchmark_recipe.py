@@ -96,8 +96,8 @@ def _kept_or_temporary(folder: Path | None) -> Iterator[Path]:
 
 
 def _finished(history: pd.DataFrame) -> pd.DataFrame:
-    """Return the history of a whole run; `fit` also returns after Ctrl-C, and half a run must not be measured."""
-    if history.attrs.get("interrupted"):
+    """Return the history of a run; after Ctrl-C, on which `fit` returns, nothing may be measured, whole or not."""
+    if history.attrs["interrupt_wished"]:
         raise KeyboardInterrupt
     return history
 

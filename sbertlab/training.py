@@ -157,8 +157,10 @@ def fit(
         tokens_per_second and padding_share (of what the encoder reads; NaN where a loss of the field hides it),
         known_positives (pairs that were kept out of the negatives) and metric (the score, in the row after which it was
         computed), and of the probe alignment, uniformity, effective_rank, mean_cosine and margin
-        (`space.space_metrics`). `history.attrs` says whether the run was `interrupted` or `stopped_early`, whether the
-        space `collapsed`, what it was before the first step (`space_before`), and the `mixed_precision`.
+        (`space.space_metrics`). `history.attrs` says whether the run was `interrupted` or `stopped_early` before its
+        last step, whether Ctrl-C was pressed at all (`interrupt_wished`, which may have been in the last one: what
+        comes after the run is then not wanted), whether the space `collapsed`, what it was before the first step
+        (`space_before`), and the `mixed_precision`.
 
     Raises:
         TypeError: an argument of the wrong kind, such as a list of examples in place of a DataLoader.
@@ -323,7 +325,7 @@ def train(
     log: Trackers,
     show_progress_bar: bool,
 ) -> dict[str, bool]:
-    """Take the steps that are left; return whether the run was interrupted or stopped early, or collapsed."""
+    """Take the steps that are left; return whether and how the run was interrupted or stopped early, or collapsed."""
     interrupted = False
     show = show_progress_bar and processes.main
     with Interrupt() as interrupt, tqdm(total=rhythm.total, desc="Training", unit="step", disable=not show) as bar:
@@ -349,9 +351,11 @@ def train(
                     calls.tell("checkpoint")
             bar.set_postfix(loss=f"{run.rows[-1]['loss']:.4f}", **keeper.postfix(), refresh=False)
             bar.update()
+        [wished] = processes.any(interrupt.wished)
     left = run.step < rhythm.total
     return {
         "interrupted": interrupted and left,
+        "interrupt_wished": wished,
         "stopped_early": stopped and not interrupted and left,
         "collapsed": watch.collapsed,
     }

@@ -3,10 +3,12 @@ from __future__ import annotations
 import math
 import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -574,18 +576,18 @@ def test_the_length_of_training_stays_or_goes_as_the_recipe_says(
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", ["nli-local", "helpdesk-triplets"])
-def test_half_a_run_is_not_passed_off_as_a_whole_one(
-    name: str, local: NLIRecipe, tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("last", [False, True])
+def test_a_run_that_somebody_interrupted_is_not_measured_even_in_its_last_step(
+    name: str, last: bool, local: NLIRecipe, tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = local if name == "nli-local" else HelpdeskRecipe(rows=60)
     real = benchmark_recipe.fit
 
-    def stopped(*arguments: Any, **settings: Any) -> pd.DataFrame:
-        history = real(*arguments, **settings)
-        history.attrs["interrupted"] = True
-        return history
+    def press(event: Any) -> None:
+        if event.kind == "step" and event.step == (event.steps if last else 1):
+            signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(benchmark_recipe, "fit", stopped)
+    monkeypatch.setattr(benchmark_recipe, "fit", partial(real, callbacks=[press]))
     with pytest.raises(KeyboardInterrupt):
         recipe.fine_tune(tiny(), encoder_of(tiny), seed=0)
 

@@ -105,6 +105,7 @@ def test_an_interrupted_run_finishes_its_step_writes_a_checkpoint_and_goes_on_to
     expected = run(whole)
     history = run(stopped, tmp_path, callbacks=[press_at(5)])
     assert history.attrs["interrupted"]
+    assert history.attrs["interrupt_wished"]
     assert not history.attrs["stopped_early"]
     assert history["step"].tolist() == [1, 2, 3, 4, 5]
     assert signal.getsignal(signal.SIGINT) is before
@@ -114,6 +115,7 @@ def test_an_interrupted_run_finishes_its_step_writes_a_checkpoint_and_goes_on_to
     verify(tmp_path / "5")
     resumed = run(again, tmp_path, resume=True)
     assert not resumed.attrs["interrupted"]
+    assert not resumed.attrs["interrupt_wished"]
     assert resumed["loss"].tolist() == expected["loss"].tolist()
     assert_equal(again, whole)
 
@@ -149,10 +151,11 @@ def test_a_second_signal_stops_at_once_and_leaves_the_checkpoint_before_it_whole
     assert_equal(again, whole)
 
 
-def test_a_signal_during_the_last_step_interrupts_nothing(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_signal_during_the_last_step_interrupts_nothing_and_is_told_to_the_caller(tiny: Tiny, tmp_path: Path) -> None:
     model = tiny()
     history = run(model, output_path=tmp_path / "out", callbacks=[press_at(STEPS)])
     assert not history.attrs["interrupted"]
+    assert history.attrs["interrupt_wished"]
     assert len(history) == STEPS
     assert_equal(SentenceTransformer(tmp_path / "out", device="cpu"), model)
 
