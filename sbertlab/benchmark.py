@@ -49,6 +49,9 @@ from sbertlab.runner import FACTS, Cell, CellStore, Engine, Job, jobs_of, run_jo
 from sbertlab.safe_files import sha256_of
 from sbertlab.tasks import Task, find_tasks, helpdesk_tasks, known_sets, select_tasks
 
+OUTPUT = "figures"
+"""The folder of the results where none is named."""
+
 TOLERANCES = {UNTUNED: 0.05, TUNED: 1.0}
 """Points by which a cell may differ when it is computed again: the same model gives the same number but for rounding; a
 fine-tuning on another processor rounds differently at every step."""
@@ -96,6 +99,12 @@ def check_preset(preset: str) -> None:
         raise ValueError(f"preset must be one of {', '.join(CHOICES)}, got {preset!r}")
 
 
+def check_seeds(seeds: int) -> None:
+    """Refuse what is no number of seeds."""
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"seeds must be a whole number of at least 1, got {seeds!r}")
+
+
 # -- A run -------------------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +112,7 @@ def run(
     models: Iterable[str | Encoder] | None = None,
     tasks: Iterable[str | Task] | None = None,
     seeds: int = 3,
-    output: str | os.PathLike[str] = "figures",
+    output: str | os.PathLike[str] = OUTPUT,
     recipe: Recipe | None = None,
     preset: str = "offline",
     *,
@@ -139,21 +148,26 @@ def run(
         The rows of this run, with `results.COLUMNS`.
 
     Raises:
-        ValueError: an unknown preset or task, a name twice, seeds below 1; nothing is left to measure.
-        FileNotFoundError: models, sets or the recipe's data cannot be found; every one of them is named.
+        TypeError: a model that is neither a name nor an encoder.
+        ValueError: an unknown preset, a name twice, seeds below 1.
+        FileNotFoundError: models, tasks or the recipe's data cannot be had, or, with `skip_missing`, nothing can; every
+            one of them is named, with what would help.
         OSError: the output cannot be written; like tables in it that were changed by hand (ValueError), this is found
             before anything is measured.
     """
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise ValueError(f"seeds must be a whole number of at least 1, got {seeds!r}")
+    check_seeds(seeds)
     check_preset(preset)
     check_output(Path(output))
     recipe = recipe or CHOICES[preset].recipe
     encoders, chosen, problems = _resources(models, tasks, recipe, preset)
-    if problems and not (skip_missing and encoders and chosen):
-        raise FileNotFoundError("; ".join(problems) + "; skip_missing=True (--skip-missing) measures what is there")
     if problems:
-        warnings.warn(f"not measured: {'; '.join(problems)}", stacklevel=2)
+        listed = "".join(f"\n- {problem}" for problem in problems)
+        if not (encoders and chosen):
+            raise FileNotFoundError(f"nothing can be measured:{listed}")
+        if not skip_missing:
+            hint = "skip_missing=True (--skip-missing) measures what is there"
+            raise FileNotFoundError(f"not everything can be measured:{listed}\n{hint}")
+        warnings.warn(f"not measured:{listed}", stacklevel=2)
     jobs = jobs_of(encoders, seeds, recipe)
     if problems and _lacks_data(recipe):
         jobs = [job for job in jobs if job.recipe is None]
@@ -190,8 +204,8 @@ def _resources(
         try:
             encoders += select_encoders([encoder])
         except (OSError, ImportError) as error:
-            problems.append(f"model {encoder.name}: {error}")
-    problems += [f"task {name}: {error}" for name, error in missing.items()]
+            problems.append(_of("model", encoder.name, error))
+    problems += [_of("task", name, error) for name, error in missing.items()]
     if any(encoder.trainable for encoder in encoders) and (lack := _lacks_data(recipe)):
         problems.append(lack)
     return encoders, chosen, problems
@@ -202,8 +216,13 @@ def _lacks_data(recipe: Recipe) -> str:
     try:
         recipe.check()
     except (OSError, ValueError, ImportError) as error:
-        return f"recipe {recipe.name}: {error}"
+        return _of("recipe", recipe.name, error)
     return ""
+
+
+def _of(kind: str, name: str, error: Exception) -> str:
+    """An error in words, which name what it is of once."""
+    return str(error) if name in str(error) else f"{kind} {name}: {error}"
 
 
 def _facts(cell: Cell) -> dict[str, Any]:
@@ -308,9 +327,8 @@ def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None =
         ValueError: the tables do not belong to the manifest.
     """
     place = Path(folder)
+    _check_table(place)
     table, pairs, manifest = read(place)
-    if table.empty:
-        raise FileNotFoundError(f"{place / 'benchmark.csv'} is missing; `python -m sbertlab benchmark` makes it")
     write(place / "benchmark.md", report(table, pairs))
     written = [place / "benchmark.md"]
     page = Path(readme) if readme is not None else place.resolve().parent / "README.md"
@@ -346,6 +364,12 @@ def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None =
             partial(quality_plots.published_figure, pd.concat(same), TOLERANCES[UNTUNED]),
         )
     return written
+
+
+def _check_table(folder: Path) -> None:
+    """Raise a FileNotFoundError where there is no benchmark.csv."""
+    if not (folder / "benchmark.csv").exists():
+        raise FileNotFoundError(f"{folder / 'benchmark.csv'} is missing; `python -m sbertlab benchmark` makes it")
 
 
 def _under_published_names(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -411,7 +435,7 @@ def check(
     models: Iterable[str] | None = None,
     tasks: Iterable[str] | None = None,
     seeds: int = 1,
-    output: str | os.PathLike[str] = "figures",
+    output: str | os.PathLike[str] = OUTPUT,
     preset: str = "offline",
     variants: Iterable[str] = (UNTUNED,),
 ) -> pd.DataFrame:
@@ -429,10 +453,12 @@ def check(
         Columns model, variant, seed, task, value (of the table), again, difference, tolerance (`TOLERANCES`), same.
 
     Raises:
-        ValueError: the table has no such cell, or was changed since it was measured.
+        ValueError: seeds below 1; the table has no such cell, or was changed since it was measured.
         FileNotFoundError: there is no table, or a model or a set is missing.
     """
     check_preset(preset)
+    check_seeds(seeds)
+    _check_table(Path(output))
     table, *_ = read(output)
     rows = table[(table["preset"] == preset) & ~table["tag"].isin(["published", "failed"]) & (table["seed"] < seeds)]
     rows = rows[rows["variant"].isin(list(variants))]
@@ -465,7 +491,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--models", nargs="+", metavar="NAME", help="encoders of a preset, or any other model (default: the preset's)")
     add("--tasks", nargs="+", metavar="NAME", help=f"tasks, or sets of {DATA_VARIABLE} (default: the preset's)")
     add("--seeds", type=int, metavar="N", help="fine-tunings of each encoder (default: 3; with --check 1)")
-    add("--output", default="figures", metavar="DIR", help="folder of the results (default: figures)")
+    add("--output", metavar="DIR", help=f"folder of the results (default: {OUTPUT})")
     add("--fresh", action="store_true", help="compute finished cells again")
     add("--skip-missing", action="store_true", help="measure what can be had when something is missing")
     add("--workers", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
@@ -480,9 +506,12 @@ def run_from(given: argparse.Namespace) -> None:
     Raises:
         SystemExit: cells failed, or are not what the table says; the message says how many.
     """
+    output = OUTPUT if given.output is None else given.output
     if given.check:
         variants = (UNTUNED, TUNED) if given.tuned else (UNTUNED,)
-        found = check(given.models, given.tasks, given.seeds or 1, given.output, given.preset, variants)
+        found = check(
+            given.models, given.tasks, 1 if given.seeds is None else given.seeds, output, given.preset, variants
+        )
         print(found.to_string(index=False))
         if not found["same"].all():
             raise SystemExit(f"{(~found['same']).sum()} of {len(found)} cells are not what the table says")
@@ -490,10 +519,10 @@ def run_from(given: argparse.Namespace) -> None:
     options = {"fresh": given.fresh, "skip_missing": given.skip_missing}
     options |= {"workers": given.workers, "engine": given.engine}
     seeds = 3 if given.seeds is None else given.seeds
-    table = run(given.models, given.tasks, seeds, given.output, preset=given.preset, **options)
-    every, pairs, _ = read(given.output)
+    table = run(given.models, given.tasks, seeds, output, preset=given.preset, **options)
+    every, pairs, _ = read(output)
     print(
-        f"\n{report(every[every['preset'] == given.preset], pairs)}\nWritten to {given.output}: benchmark.csv, "
+        f"\n{report(every[every['preset'] == given.preset], pairs)}\nWritten to {output}: benchmark.csv, "
         "comparisons.csv, environment.json, benchmark.md and the pictures"
     )
     failed = int((table["tag"] == "failed").sum())

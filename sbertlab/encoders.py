@@ -222,6 +222,7 @@ def select_encoders(models: Iterable[str | Encoder] | None = None, *, fetch: boo
             making of each, so that one that cannot be had does not keep the others from being measured.
 
     Raises:
+        TypeError: a model that is neither a name nor an encoder.
         ValueError: no names, or one twice.
         FileNotFoundError: a model cannot be found; the message has the known names that are nearest.
 
@@ -229,6 +230,12 @@ def select_encoders(models: Iterable[str | Encoder] | None = None, *, fetch: boo
     ['TF-IDF+SVD']
     """
     given = [models] if isinstance(models, str | Encoder) else list(OFFLINE_ENCODERS if models is None else models)
+    for model in given:
+        if not isinstance(model, str | Encoder):
+            raise TypeError(
+                f"models must be names or Encoders, got a {type(model).__name__}; a model of your own needs a name and "
+                "a function that makes it from a seed: Encoder('my model', lambda seed: model)"
+            )
     encoders = [
         model if isinstance(model, Encoder) else ENCODERS[model] if model in ENCODERS else named(model)
         for model in given

@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
 
 from sbertlab import SentenceTransformer, benchmark, helpdesk, runner
 from sbertlab.benchmark import read, run
@@ -330,6 +332,31 @@ def test_an_output_whose_tables_were_changed_by_hand_is_found_before_anything_is
         run([Encoder("never", never)], ["helpdesk-sts"], seeds=1, output=tmp_path)
 
 
+def test_each_problem_has_a_line_and_names_its_task_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SBERTLAB_DATA", raising=False)
+    encoder = Encoder("never", lambda seed: 1 / 0)
+    with pytest.raises(FileNotFoundError) as caught:
+        run([encoder], ["helpdesk-sts", "nothing-such", "no-such"], output=tmp_path)
+    first, *lines, last = str(caught.value).splitlines()
+    assert (first, last) == (
+        "not everything can be measured:",
+        "skip_missing=True (--skip-missing) measures what is there",
+    )
+    assert [line.partition(";")[0] for line in lines] == [
+        "- task 'nothing-such' is unknown",
+        "- task 'no-such' is unknown",
+    ]
+    for skip in (False, True):
+        with pytest.raises(FileNotFoundError, match=r"^nothing can be measured:\n- task 'no-such' is") as caught:
+            run([encoder], ["no-such"], output=tmp_path, skip_missing=skip)
+        assert "skip" not in str(caught.value), "it would not help, or was said already"
+
+
+def test_a_model_that_is_not_an_encoder_is_refused_with_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"got a Pipeline; .* Encoder\('my model', lambda seed: model\)"):
+        run([make_pipeline(TfidfVectorizer())], ["helpdesk-sts"], output=tmp_path)
+
+
 @pytest.mark.slow
 def test_everything_that_is_missing_is_named_at_once_and_the_rest_runs_when_asked_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -338,7 +365,7 @@ def test_everything_that_is_missing_is_named_at_once_and_the_rest_runs_when_aske
     models, tasks = ["TF-IDF+SVD", "nobody/no-such-model"], ["helpdesk-clustering", "no-such-set"]
     with pytest.raises(FileNotFoundError, match=r"(?s)nobody/no-such-model.*no-such-set.*--skip-missing"):
         run(models, tasks, seeds=1, output=tmp_path / "out")
-    with pytest.warns(UserWarning, match="not measured: model nobody/no-such-model"):
+    with pytest.warns(UserWarning, match="not measured:\n- cannot find the model 'nobody/no-such-model'"):
         table = run(models, tasks, seeds=1, output=tmp_path / "out", skip_missing=True)
     assert table[["model", "task", "tag"]].values.tolist() == [["TF-IDF+SVD", "helpdesk-clustering", "proxy"]]
 
@@ -401,6 +428,19 @@ def test_the_command_line_takes_presets_models_tasks_seeds_and_output(
     assert "| TF-IDF+SVD | untuned |" in printed
     benchmark.run_from(parser.parse_args([*words, "--check"]))
     assert "True" in capsys.readouterr().out
+
+
+def command(*words: str) -> None:
+    parser = argparse.ArgumentParser()
+    benchmark.add_arguments(parser)
+    benchmark.run_from(parser.parse_args(words))
+
+
+def test_a_check_without_a_table_or_without_seeds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere/benchmark.csv is missing; `python -m sbertlab benchmark`"):
+        command("--check", "--output", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="seeds must be a whole number of at least 1, got 0"):
+        command("--check", "--seeds", "0", "--output", str(ROOT / "figures"))
 
 
 def test_drawing_without_a_table_says_what_makes_it(tmp_path: Path) -> None:
