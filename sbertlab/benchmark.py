@@ -491,7 +491,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--models", nargs="+", metavar="NAME", help="encoders of a preset, or any other model (default: the preset's)")
     add("--tasks", nargs="+", metavar="NAME", help=f"tasks, or sets of {DATA_VARIABLE} (default: the preset's)")
     add("--seeds", type=int, metavar="N", help="fine-tunings of each encoder (default: 3; with --check 1)")
-    add("--output", metavar="DIR", help=f"folder of the results (default: {OUTPUT})")
+    add(
+        "--output", metavar="DIR", help=f"folder of the results (default: {OUTPUT}, which no part of a preset replaces)"
+    )
     add("--fresh", action="store_true", help="compute finished cells again")
     add("--skip-missing", action="store_true", help="measure what can be had when something is missing")
     add("--workers", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
@@ -500,11 +502,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tuned", action="store_true", help="with --check: fine-tuned cells too")
 
 
+def _refuse_part(models: Sequence[str] | None, tasks: Sequence[str] | None, seeds: int, preset: str) -> None:
+    """Raise a ValueError where `OUTPUT` holds cells of the preset that are not among those of a run."""
+    table, *_ = read(OUTPUT)
+    held = table[(table["preset"] == preset) & (table["tag"] != "published")]
+    stays = held["seed"] < seeds
+    for column, chosen in (("model", models), ("task", tasks)):
+        stays &= True if chosen is None else held[column].isin(chosen)
+    if not stays.all():
+        raise ValueError(
+            f"{OUTPUT} holds {len(held)} cells of the preset {preset!r}, and {(~stays).sum()} of them are not among "
+            f"the models, tasks and seeds of this run, which would replace them all, in the README too; give the run "
+            f"a folder of its own by --output DIR, or name this one, --output {OUTPUT}, if they may go"
+        )
+
+
 def run_from(given: argparse.Namespace) -> None:
     """Run the benchmark as the command line says, print the page and where it lies.
 
     Raises:
         SystemExit: cells failed, or are not what the table says; the message says how many.
+        ValueError: a part of a preset would take the place of more in `OUTPUT`, which was not named.
     """
     output = OUTPUT if given.output is None else given.output
     if given.check:
@@ -519,6 +537,8 @@ def run_from(given: argparse.Namespace) -> None:
     options = {"fresh": given.fresh, "skip_missing": given.skip_missing}
     options |= {"workers": given.workers, "engine": given.engine}
     seeds = 3 if given.seeds is None else given.seeds
+    if given.output is None:
+        _refuse_part(given.models, given.tasks, seeds, given.preset)
     table = run(given.models, given.tasks, seeds, output, preset=given.preset, **options)
     every, pairs, _ = read(output)
     print(

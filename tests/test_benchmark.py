@@ -443,6 +443,34 @@ def test_a_check_without_a_table_or_without_seeds_is_refused(tmp_path: Path) -> 
         command("--check", "--seeds", "0", "--output", str(ROOT / "figures"))
 
 
+def test_a_part_of_a_preset_does_not_take_the_place_of_the_whole_unless_the_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    started: list[Any] = []
+
+    def start(*arguments: Any, **settings: Any) -> None:
+        started.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "run", start)
+    preset = ["--preset", "published"]
+    with pytest.raises(KeyboardInterrupt):
+        command(*preset, "--models", "bert-base-uncased")  # there is nothing yet that could go
+    published_run(tmp_path / "figures")
+    for words, gone in [
+        (["--models", "bert-base-uncased"], 12 * 14),
+        (["--tasks", "BIOSSES"], 13 * 13),
+        (["--models", "t5-base", "--tasks", "SICK-R"], 181),
+    ]:
+        with pytest.raises(ValueError, match=f"182 cells of the preset 'published', and {gone} of .* --output DIR"):
+            command(*preset, *words)
+    for words in [["--output", "figures", "--tasks", "BIOSSES"], ["--models", *PUBLISHED_ENCODERS], []]:
+        with pytest.raises(KeyboardInterrupt):
+            command(*preset, *words)
+    assert [arguments[3] for arguments in started] == ["figures"] * 4
+
+
 def test_drawing_without_a_table_says_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"benchmark.csv is missing; `python -m sbertlab benchmark` makes it"):
         benchmark.draw(tmp_path)
