@@ -329,6 +329,8 @@ TRAINING_NLI_V2 = NLIRecipe(
         "batches of 64, as the Training Overview says, instead of the script's 128",
         *_OF_THE_CODE,
         "AllNLI and STSb-dev come from the Hub at pinned revisions, unless the local folder has them",
+        "the revisions of the thirteen base models are not pinned, for the documents give none: those that the Hub "
+        "has count, and the manifest names them",
         "an encoder that is a sentence encoder already keeps its pooling and its Normalize; base models get mean "
         "pooling alone, as in the script",
     )

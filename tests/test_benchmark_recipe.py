@@ -216,6 +216,7 @@ def test_every_recipe_says_what_it_is_and_how_it_differs() -> None:
     for name, recipe in RECIPES.items():
         assert recipe.name == name
         assert recipe.differences
+    assert any("base models are not pinned" in difference for difference in TRAINING_NLI_V2.differences)
 
 
 def test_a_description_names_the_data_and_no_path_of_this_machine(local: NLIRecipe, folder: Path) -> None:
