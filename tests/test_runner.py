@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sbertlab import SentenceTransformer, fingerprint, runner
@@ -394,9 +395,9 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_runner import LETTERS, Letters, SHORT, TASKS, jobs_of, run_jobs, CellStore
+from test_runner import Letters
+from sbertlab.benchmark import run
 from sbertlab.encoders import Encoder
-from sbertlab.tasks import helpdesk_tasks
 
 class Slow(Letters):
     def encode(self, texts):
@@ -409,15 +410,25 @@ def slow(seed):
 
 encoders = [Encoder(f"letters {{number}}", slow) for number in range(3)]
 print("ready", flush=True)
-run_jobs(jobs_of(encoders, 1, SHORT), helpdesk_tasks(), CellStore({cells!r}))
+run(encoders, seeds=1, output={output!r}, cache={cache!r})
 """
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on_and_computes_no_finished_cell_again(tmp_path: Path) -> None:
-    cells = tmp_path / "cells"
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), log=str(tmp_path / "log"), cells=str(cells)))
+def test_a_run_that_is_killed_goes_on_computes_no_finished_cell_again_and_leaves_the_tables_of_an_unbroken_one(
+    tmp_path: Path,
+) -> None:
+    def script_in(folder: Path) -> Path:
+        places = {"log": folder / "log", "output": folder / "figures", "cache": folder / "cache"}
+        folder.mkdir()
+        script = folder / "script.py"
+        script.write_text(
+            SCRIPT.format(tests=str(Path(__file__).parent), **{name: str(path) for name, path in places.items()})
+        )
+        return script
+
+    cells = tmp_path / "killed" / "cache" / "cells"
+    script = script_in(tmp_path / "killed")
     process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len([path for path in cells.glob("*") if len(path.name) == 64] if cells.exists() else []) < 5:
@@ -432,3 +443,9 @@ def test_a_run_that_is_killed_goes_on_and_computes_no_finished_cell_again(tmp_pa
     now = {path.name: path.stat().st_mtime_ns for path in cells.iterdir() if len(path.name) == 64}
     assert len(now) == 18
     assert {name: now[name] for name in finished} == finished, "what was finished was not written again"
+    subprocess.run([sys.executable, script_in(tmp_path / "whole")], check=True, capture_output=True)
+    resumed, unbroken = (tmp_path / name / "figures" for name in ("killed", "whole"))
+    assert (resumed / "comparisons.csv").read_bytes() == (unbroken / "comparisons.csv").read_bytes()
+    one, other = (pd.read_csv(folder / "benchmark.csv", dtype=str) for folder in (resumed, unbroken))
+    assert (one["preset"] == "offline").sum() == 15
+    pd.testing.assert_frame_equal(one.drop(columns="seconds"), other.drop(columns="seconds"))
