@@ -179,7 +179,7 @@ def run(
     table = scores.table.assign(preset=preset)[COLUMNS].round({"value": 4, "low": 2, "high": 2})
     pairs = comparisons(scores).assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
     manifest = {
-        "presets": {preset: described(jobs, chosen, recipe) | {"measured": environments(scores)}},
+        "presets": {preset: described(jobs, chosen, recipe) | {"measured": environments(scores.cells)}},
         "models": {cell.row["model"]: _facts(cell) for cell in cells if cell.row["task"] == FACTS and not cell.failed},
     }
     save(Path(output), table, pairs, manifest)
