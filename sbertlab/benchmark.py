@@ -178,11 +178,9 @@ def run(
     scores = Scores([cell for cell in cells if cell.row["task"] != FACTS])
     table = scores.table.assign(preset=preset)[COLUMNS].round({"value": 4, "low": 2, "high": 2})
     pairs = comparisons(scores).assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
-    manifest = {
-        "presets": {preset: described(jobs, chosen, recipe) | {"measured": environments(scores.cells)}},
-        "models": {cell.row["model"]: _facts(cell) for cell in cells if cell.row["task"] == FACTS and not cell.failed},
-    }
-    save(Path(output), table, pairs, manifest)
+    models = {cell.row["model"]: _facts(cell) for cell in cells if cell.row["task"] == FACTS and not cell.failed}
+    about = described(jobs, chosen, recipe) | {"measured": environments(scores.cells), "models": models}
+    save(Path(output), table, pairs, preset, about)
     draw(output)
     return table
 
@@ -249,14 +247,20 @@ def check_output(folder: Path) -> None:
 # -- Files: what a run leaves behind -----------------------------------------------------------------------------------
 
 
-def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, manifest: dict[str, Any]) -> None:
+def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, preset: str, about: dict[str, Any]) -> None:
     """Put the rows of a preset into the tables of the folder, in place of those it had, and the published figures.
 
     The tables are written beside those that are there, then the manifest, which makes them count, then they take their
     places; `read` does the last where a process was killed before it could.
+
+    Args:
+        folder: made when missing.
+        table: cells of the preset.
+        pairs: its comparisons.
+        preset: its name.
+        about: what the manifest says of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (preset,) = manifest["presets"]
     old, old_pairs, known = read(folder)
     kept = old[(old["preset"] != preset) & (old["tag"] != "published")]
     order = [name for name in PRESETS if name in {*kept["preset"], preset}]
@@ -267,9 +271,9 @@ def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, manifest: dict[
     tables["comparisons.csv"] = pd.concat(parts)
     for name, rows in tables.items():
         write_csv(folder / f"{name}{NEW}", rows)
-    merged = {key: known.get(key, {}) | manifest[key] for key in ("presets", "models")}
-    merged["sha256"] = {name: sha256_of(folder / f"{name}{NEW}") for name in tables}
-    write(folder / "environment.json", json.dumps(merged, indent=2) + "\n")
+    digests = {name: sha256_of(folder / f"{name}{NEW}") for name in tables}
+    manifest = {"presets": known.get("presets", {}) | {preset: about}, "sha256": digests}
+    write(folder / "environment.json", json.dumps(manifest, indent=2) + "\n")
     for name in tables:
         (folder / f"{name}{NEW}").replace(folder / name)
 
@@ -353,7 +357,7 @@ def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None =
         written += save_both(
             place / f"{preset}_ranking", partial(standing_plots.standings_figure, part, its, resolution)
         )
-        known = {name: values for name, values in manifest["models"].items() if name in set(part["model"])}
+        known = manifest["presets"][preset]["models"]
         if any(values.get("parameters") or values.get("sentences_per_second") for values in known.values()):
             written += save_both(place / f"{preset}_quality", partial(quality_plots.quality_figure, part, known))
     same = _under_published_names(table)

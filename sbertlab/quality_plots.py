@@ -51,7 +51,8 @@ def quality_figure(
 
     Args:
         table: as for `benchmark_figure`, of one preset; low and high give the intervals.
-        models: properties by model: a table with the models as its index, or the "models" of environment.json.
+        models: properties by model: a table with the models as its index, or the "models" of a preset in
+            environment.json.
         against: one or more of "sentences_per_second", "parameters", "megabytes", "dimensions".
         title: a headline.
         note: added to the line below the figure.

@@ -93,8 +93,9 @@ def test_a_run_leaves_tables_page_pictures_and_manifest(small: Encoder, tmp_path
     assert "differences" not in one["recipe"]
     assert one["recipe"]["rows"] == 60
     assert one["learning_rates"] == {"tiny": 1e-3}
-    assert manifest["models"]["tiny"]["dimensions"] == 32
-    assert manifest["models"]["TF-IDF+SVD"]["sentences_per_second"] > 0
+    models = manifest["presets"]["offline"]["models"]
+    assert models["tiny"]["dimensions"] == 32
+    assert models["TF-IDF+SVD"]["sentences_per_second"] > 0
     assert str(ROOT) not in json.dumps(manifest), "no path of this machine"
     pictures = {path.name for path in folder.glob("*.png")}
     kinds = {
@@ -211,19 +212,19 @@ def test_a_run_that_is_killed_while_it_saves_leaves_the_old_tables_or_the_new_on
     presets = ("offline", "local")
     tables = {name: committed[(committed["preset"] == name) & (committed["tag"] != "published")] for name in presets}
     chosen = {name: pairs[pairs["preset"] == name] for name in presets}
-    manifests = {name: {"presets": {name: manifest["presets"][name]}, "models": manifest["models"]} for name in presets}
+    about = manifest["presets"]
     if not first:
-        benchmark.save(tmp_path, tables["offline"], chosen["offline"], manifests["offline"])
+        benchmark.save(tmp_path, tables["offline"], chosen["offline"], "offline", about["offline"])
     monkeypatch.setattr(Path, "replace", killed_after)
     with pytest.raises(SystemExit) if kept < 5 else nullcontext():
-        benchmark.save(tmp_path, tables["local"], chosen["local"], manifests["local"])
+        benchmark.save(tmp_path, tables["local"], chosen["local"], "local", about["local"])
     monkeypatch.setattr(Path, "replace", replace)
     table, its, found = read(tmp_path)
     measured = [] if first else ["offline"]
     measured += ["local"] if kept >= 3 else []
     assert set(table.loc[table["tag"] != "published", "preset"]) == set(its["preset"]) == set(measured)
     assert set(found.get("presets", {})) == set(measured)
-    benchmark.save(tmp_path, tables["local"], chosen["local"], manifests["local"])
+    benchmark.save(tmp_path, tables["local"], chosen["local"], "local", about["local"])
     assert set(read(tmp_path)[2]["presets"]) == {"local"} | ({"offline"} if not first else set())
 
 
@@ -245,7 +246,7 @@ def published_run(folder: Path, **tags: str) -> None:
     both = {"variant": "fine-tuned", "recipe": TRAINING_NLI_V2.name, "seed": 0, "preset": "published", "revision": ""}
     table = pd.DataFrame(cells).assign(**both, value=50.0, low=49.0, high=51.0, n=9, seconds=1.0, error="")
     pairs = pd.DataFrame(columns=benchmark.PAIR_FILE)
-    benchmark.save(folder, table[COLUMNS], pairs, {"presets": {"published": {}}, "models": {}})
+    benchmark.save(folder, table[COLUMNS], pairs, "published", {"models": {}})
 
 
 def test_a_whole_run_of_the_published_preset_meets_the_thirteen_published_averages(tmp_path: Path) -> None:

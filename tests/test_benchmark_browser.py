@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     scores = Scores(cells, 200)
     table = scores.table.assign(preset="offline")[COLUMNS]
     pairs = comparisons(scores).assign(preset="offline")[benchmark.PAIR_FILE]
-    benchmark.save(tmp_path, table, pairs, {"presets": {"offline": {}}, "models": {}})
+    benchmark.save(tmp_path, table, pairs, "offline", {"models": {}})
     return tmp_path
 
 
