@@ -4,19 +4,24 @@ BIN := .venv/bin
 
 .PHONY: lab benchmark test fast long faults speed figures notebooks clean
 
-lab: .venv/ready ; $(BIN)/jupyter lab notebooks/00_start_here.ipynb
-benchmark: .venv/ready ; $(BIN)/python -m sbertlab benchmark
+lab: .venv/core ; $(BIN)/jupyter lab notebooks/00_start_here.ipynb
+benchmark: .venv/core ; $(BIN)/python -m sbertlab benchmark
 test: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not long"
 fast: .venv/ready ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not ui and not long"
 long: .venv/ready ; $(BIN)/python -m pytest -m long
 faults: .venv/ready ; SBERTLAB_FAULTS=1 $(BIN)/python -m pytest -s tests/faults
 speed: .venv/ready ; $(BIN)/python tests/speed.py
-figures: .venv/ready ; $(BIN)/python -m sbertlab figures && $(BIN)/python -m sbertlab gallery
+figures: .venv/core ; $(BIN)/python -m sbertlab figures && $(BIN)/python -m sbertlab gallery
 notebooks: .venv/ready ; $(BIN)/python tests/notebooks.py
 clean: ; rm -rf .venv build dist *.egg-info .work .mypy_cache .ruff_cache && find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/ready: pyproject.toml constraints.txt
+# What people use; what tests need beside it is installed when they are run.
+.venv/core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[lab,test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[lab]"
+	touch $@
+
+.venv/ready: .venv/core
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@

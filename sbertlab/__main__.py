@@ -124,7 +124,7 @@ def make_card(given: Any) -> None:
 
 def draw(given: Any) -> None:
     """Derive pages and pictures from the tables."""
-    from sbertlab.benchmark import draw as draw_benchmark
+    from sbertlab.results_folder import draw as draw_benchmark
     from sbertlab.robustness_card import draw_card
 
     print(*draw_benchmark(given.output), *draw_card(given.output), sep="\n")

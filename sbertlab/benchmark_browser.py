@@ -8,11 +8,11 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 
-from sbertlab.benchmark import read
 from sbertlab.comparisons import MEAN, PAIR, over_tasks
 from sbertlab.figure_style import Figure
 from sbertlab.panel import Panel, control, escaped, message, picture_of, row, table
 from sbertlab.results import PRESETS
+from sbertlab.results_folder import read
 from sbertlab.standing_plots import score_heatmap, standings_figure
 
 VIEWS = ("ranking", "tasks")

@@ -24,7 +24,10 @@ FORMAT = 1
 """Part of every fingerprint: raised when the rules of this file change, so that nothing older is found."""
 KEY_BYTES = 16
 
-AFTERWARDS = ("benchmark", "benchmark_browser", "comparisons", "figure_style", "intervals", "results", "standings")
+AFTERWARDS = (
+    *("benchmark", "benchmark_browser", "comparisons", "figure_style", "intervals", "results", "results_folder"),
+    *("standings", "tables"),
+)
 """Modules that only read finished numbers, as those do whose name ends in "plots"."""
 
 

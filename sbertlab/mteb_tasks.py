@@ -77,7 +77,7 @@ class PublishedTask:
 
     Args:
         seb: its name in the original benchmark.
-        family: one of `tasks.FAMILIES`.
+        family: one of `standings.FAMILIES`.
         metric: one of `tasks.METRICS`.
         pins: where its texts are; the score is the mean over several.
         local: the set of a local folder that serves as well.

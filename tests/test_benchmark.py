@@ -21,8 +21,8 @@ import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 
-from sbertlab import SentenceTransformer, benchmark, helpdesk, runner
-from sbertlab.benchmark import read, run
+from sbertlab import SentenceTransformer, benchmark, helpdesk, results_folder, runner
+from sbertlab.benchmark import run
 from sbertlab.benchmark_recipe import NLI_LOCAL, OFFLINE, TRAINING_NLI_V2, HelpdeskRecipe
 from sbertlab.comparisons import Scores, comparisons
 from sbertlab.encoders import ENCODERS, PUBLISHED_ENCODERS, Encoder, select_encoders
@@ -31,6 +31,7 @@ from sbertlab.mteb_tasks import PUBLISHED
 from sbertlab.published import BASE_MODELS, TWITTER_MEAN, published_cells
 from sbertlab.quality_plots import published_and_measured
 from sbertlab.results import COLUMNS, ranking, readme_block, report, summarise
+from sbertlab.results_folder import read
 from sbertlab.runner import CellStore, jobs_of, run_jobs
 from sbertlab.safe_files import sha256_of
 from sbertlab.tasks import Task, helpdesk_tasks, select_tasks
@@ -191,7 +192,7 @@ def test_a_table_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "benchmark.csv"
     path.write_text(path.read_text().replace(",576,", ",577,"))
     with pytest.raises(ValueError, match=r"benchmark.csv was changed since it was measured"):
-        benchmark.draw(tmp_path)
+        results_folder.draw(tmp_path)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["the first preset", "another preset"])
@@ -214,17 +215,17 @@ def test_a_run_that_is_killed_while_it_saves_leaves_the_old_tables_or_the_new_on
     chosen = {name: pairs[pairs["preset"] == name] for name in presets}
     about = manifest["presets"]
     if not first:
-        benchmark.save(tmp_path, tables["offline"], chosen["offline"], "offline", about["offline"])
+        results_folder.save(tmp_path, tables["offline"], chosen["offline"], "offline", about["offline"])
     monkeypatch.setattr(Path, "replace", killed_after)
     with pytest.raises(SystemExit) if kept < 5 else nullcontext():
-        benchmark.save(tmp_path, tables["local"], chosen["local"], "local", about["local"])
+        results_folder.save(tmp_path, tables["local"], chosen["local"], "local", about["local"])
     monkeypatch.setattr(Path, "replace", replace)
     table, its, found = read(tmp_path)
     measured = [] if first else ["offline"]
     measured += ["local"] if kept >= 3 else []
     assert set(table.loc[table["tag"] != "published", "preset"]) == set(its["preset"]) == set(measured)
     assert set(found.get("presets", {})) == set(measured)
-    benchmark.save(tmp_path, tables["local"], chosen["local"], "local", about["local"])
+    results_folder.save(tmp_path, tables["local"], chosen["local"], "local", about["local"])
     assert set(read(tmp_path)[2]["presets"]) == {"local"} | ({"offline"} if not first else set())
 
 
@@ -245,13 +246,13 @@ def published_run(folder: Path, **tags: str) -> None:
     ]
     both = {"variant": "fine-tuned", "recipe": TRAINING_NLI_V2.name, "seed": 0, "preset": "published", "revision": ""}
     table = pd.DataFrame(cells).assign(**both, value=50.0, low=49.0, high=51.0, n=9, seconds=1.0, error="")
-    pairs = pd.DataFrame(columns=benchmark.PAIR_FILE)
-    benchmark.save(folder, table[COLUMNS], pairs, "published", {"models": {}})
+    pairs = pd.DataFrame(columns=results_folder.PAIR_FILE)
+    results_folder.save(folder, table[COLUMNS], pairs, "published", {"models": {}})
 
 
 def test_a_whole_run_of_the_published_preset_meets_the_thirteen_published_averages(tmp_path: Path) -> None:
     published_run(tmp_path)
-    both = published_and_measured(pd.concat(benchmark._under_published_names(read(tmp_path)[0])))
+    both = published_and_measured(pd.concat(results_folder.under_published_names(read(tmp_path)[0])))
     assert both["model"].tolist() == list(PUBLISHED_ENCODERS)
     assert both["published"].tolist() == [value for _, _, value in BASE_MODELS]
     assert both["measured"].tolist() == [50.0] * 13
@@ -260,7 +261,7 @@ def test_a_whole_run_of_the_published_preset_meets_the_thirteen_published_averag
 def test_another_edition_of_a_set_is_not_held_against_the_published_figure_and_the_page_says_so(tmp_path: Path) -> None:
     published_run(tmp_path, TwentyNewsgroupsClustering="edition")
     table, pairs, _ = read(tmp_path)
-    _, measured = benchmark._under_published_names(table)
+    _, measured = results_folder.under_published_names(table)
     assert set(measured["task"]) == {*PUBLISHED, TWITTER_MEAN} - {"TwentyNewsgroupsClustering"}, "no mean of 14"
     one = published_cells().query("task == 'TwentyNewsgroupsClustering'").head(1)
     cells = table[table["task"] == "TwentyNewsgroupsClustering"].query("tag == 'edition'").head(1)
@@ -282,7 +283,7 @@ def test_the_check_computes_cells_again_and_finds_one_that_is_not_so(tmp_path: P
     assert found["same"].tolist() == [True, True]
     table, _, manifest = read(tmp_path)
     table.loc[table["task"] == "helpdesk-clustering", "value"] += 0.2
-    benchmark.write_csv(tmp_path / "benchmark.csv", table)
+    results_folder.write_csv(tmp_path / "benchmark.csv", table)
     manifest["sha256"]["benchmark.csv"] = sha256_of(tmp_path / "benchmark.csv")
     (tmp_path / "environment.json").write_text(json.dumps(manifest))
     found = benchmark.check(output=tmp_path, models=["TF-IDF+SVD"])
@@ -474,7 +475,7 @@ def test_a_part_of_a_preset_does_not_take_the_place_of_the_whole_unless_the_fold
 
 def test_drawing_without_a_table_says_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"benchmark.csv is missing; `python -m sbertlab benchmark` makes it"):
-        benchmark.draw(tmp_path)
+        results_folder.draw(tmp_path)
 
 
 # -- Tables ------------------------------------------------------------------------------------------------------------
@@ -512,7 +513,7 @@ def test_a_mean_over_tasks_that_lacks_a_failed_cell_is_missing() -> None:
     means = summarise(table)["mean"].droplevel("variant")
     assert np.isnan(means["a", "mean"])
     assert means["b", "mean"] == 1.5
-    page = report(table, pd.DataFrame(columns=benchmark.PAIR_FILE))
+    page = report(table, pd.DataFrame(columns=results_folder.PAIR_FILE))
     assert "| b     | untuned | a     | 1.5  | 1.0  | 2.0 |" in page
     assert "| a     | untuned |       | -    | 50.0 | -   |" in page
 
@@ -520,7 +521,7 @@ def test_a_mean_over_tasks_that_lacks_a_failed_cell_is_missing() -> None:
 def test_the_committed_page_and_readme_are_those_of_the_committed_tables() -> None:
     table, pairs, manifest = read(ROOT / "figures")
     assert (ROOT / "figures" / "benchmark.md").read_text(encoding="utf-8") == report(table, pairs)
-    found = benchmark.BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    found = results_folder.BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
     assert found is not None
     assert found[0] == f"<!-- benchmark -->\n{readme_block(table, pairs)}<!-- /benchmark -->"
     assert set(manifest["sha256"]) == {"benchmark.csv", "comparisons.csv"}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sbertlab import benchmark
+from sbertlab import results_folder
 from sbertlab.comparisons import Scores, comparisons
 from sbertlab.resampling import Examples
 from sbertlab.results import COLUMNS
@@ -33,8 +33,8 @@ def folder(tmp_path: Path) -> Path:
     cells = [cell(model, task, level) for model, levels in LEVELS.items() for task, level in levels.items()]
     scores = Scores(cells, 200)
     table = scores.table.assign(preset="offline")[COLUMNS]
-    pairs = comparisons(scores).assign(preset="offline")[benchmark.PAIR_FILE]
-    benchmark.save(tmp_path, table, pairs, "offline", {"models": {}})
+    pairs = comparisons(scores).assign(preset="offline")[results_folder.PAIR_FILE]
+    results_folder.save(tmp_path, table, pairs, "offline", {"models": {}})
     return tmp_path
 
 

@@ -26,7 +26,8 @@ FLOORS = [
     """training run events optimizer gradients objective processes watch keeper interrupt trackers
     checkpoint evaluation evaluator pair_evaluation retrieval_evaluation text_evaluation
     mining explain doctor continual thresholds robustness""",
-    """tasks local_tasks mteb_tasks published encoders nli_pairs benchmark_recipe runner comparisons benchmark results
+    """tasks local_tasks mteb_tasks published encoders nli_pairs benchmark_recipe runner
+    comparisons benchmark results results_folder
     maps films plots figure_style map_plots benchmark_plots robustness_plots robustness_card probe_map
     loss_plane explain_plots loss_plots threshold_plots tables standings standing_plots quality_plots
     clusters map_store map_frames map_scatter linked_maps word_search

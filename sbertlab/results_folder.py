@@ -1,0 +1,203 @@
+"""The folder of a benchmark's results: the tables, the manifest that vouches for them, and all that is drawn from them.
+
+| file | holds |
+| --- | --- |
+| benchmark.csv | a row a cell, with `results.COLUMNS`; all presets share it |
+| comparisons.csv | a row a pair of models and a task, with `PAIR_FILE` |
+| environment.json | how and where each preset was measured, and the SHA-256 of the two tables |
+| benchmark.md, pictures | what `draw` makes of them |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sbertlab.comparisons import COLUMNS as PAIR_COLUMNS
+from sbertlab.mteb_tasks import PUBLISHED
+from sbertlab.published import published_cells, with_averages
+from sbertlab.results import COLUMNS, PRESETS, ranking, readme_block, report, table_resolution
+from sbertlab.safe_files import sha256_of
+from sbertlab.standings import VARIANTS
+
+TOLERANCES = dict(zip(VARIANTS, (0.05, 1.0), strict=True))
+"""Points by which a cell may differ when it is computed again: the same model gives the same number but for rounding; a
+fine-tuning on another processor rounds differently at every step."""
+
+PAIR_FILE = ["preset", *PAIR_COLUMNS]
+PAIR_DIGITS = dict.fromkeys(["difference", "error", "seed_error"], 4) | dict.fromkeys(["low", "high"], 2)
+PAIR_DIGITS |= {"freedom": 1, "seed_freedom": 1, "p": 6}
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that the results could not be put into; it is not made yet.
+
+    Raises:
+        OSError: it is a file, or cannot be written.
+        ValueError: its tables are not those that its manifest was written with.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=there):
+            read(folder)
+    except OSError as error:
+        raise OSError(f"output {str(folder)!r} cannot be written: {error}; name another folder (--output)") from error
+
+
+def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, preset: str, about: dict[str, Any]) -> None:
+    """Put the rows of a preset into the tables of the folder, in place of those it had, and the published figures.
+
+    The tables are written beside those that are there, then the manifest, which makes them count, then they take their
+    places; `read` does the last where a process was killed before it could.
+
+    Args:
+        folder: made when missing.
+        table: cells of the preset.
+        pairs: its comparisons.
+        preset: its name.
+        about: what the manifest says of it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    old, old_pairs, known = read(folder)
+    kept = old[(old["preset"] != preset) & (old["tag"] != "published")]
+    order = [name for name in PRESETS if name in {*kept["preset"], preset}]
+    parts = [table if name == preset else kept[kept["preset"] == name] for name in order]
+    tables = {"benchmark.csv": pd.concat([*parts, published_cells()[COLUMNS]])}
+    kept_pairs = old_pairs[old_pairs["preset"] != preset]
+    parts = [pairs if name == preset else kept_pairs[kept_pairs["preset"] == name] for name in order]
+    tables["comparisons.csv"] = pd.concat(parts)
+    for name, rows in tables.items():
+        write_csv(folder / f"{name}{NEW}", rows)
+    digests = {name: sha256_of(folder / f"{name}{NEW}") for name in tables}
+    manifest = {"presets": known.get("presets", {}) | {preset: about}, "sha256": digests}
+    write(folder / "environment.json", json.dumps(manifest, indent=2) + "\n")
+    for name in tables:
+        (folder / f"{name}{NEW}").replace(folder / name)
+
+
+NEW = ".new"
+"""How the name of a table ends before the manifest says that it counts."""
+
+
+def read(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Return the cells, the comparisons and the manifest of a folder; empty ones where there are none.
+
+    Raises:
+        ValueError: a table is not the one that the manifest was written with, or one of the three files is missing.
+    """
+    place = Path(folder)
+    paths = {name: place / name for name in ("environment.json", "benchmark.csv", "comparisons.csv")}
+    if not any(path.exists() for path in paths.values()):
+        return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PAIR_FILE), {}
+    remedy = "restore it, or run the benchmark into another folder"
+    if not paths["environment.json"].exists():
+        raise ValueError(f"{paths['environment.json']} is missing, without which nothing tells the tables; {remedy}")
+    manifest = json.loads(paths["environment.json"].read_text(encoding="utf-8"))
+    for name, expected in manifest["sha256"].items():
+        new = place / f"{name}{NEW}"
+        if new.exists() and sha256_of(new) == expected:  # the process that wrote it was killed
+            new.replace(paths[name])
+        if not paths[name].exists():
+            raise ValueError(f"{paths[name]} is missing, of which environment.json tells; {remedy}")
+        if sha256_of(paths[name]) != expected:
+            raise ValueError(
+                f"{paths[name]} was changed since it was measured (its SHA-256 is not that of environment.json); "
+                f"{remedy}"
+            )
+    texts: dict[str, Any] = {
+        "keep_default_na": False,
+        "na_values": {name: [""] for name in ("value", "low", "high", "seed")},
+    }
+    table = pd.read_csv(place / "benchmark.csv", dtype={"revision": str}, **texts)
+    return table, pd.read_csv(place / "comparisons.csv"), manifest
+
+
+def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Derive benchmark.md, the pictures and the block of the README from the tables in the folder.
+
+    Args:
+        folder: with benchmark.csv, comparisons.csv and environment.json.
+        readme: a file with the lines `<!-- benchmark -->` and `<!-- /benchmark -->`, between which the best of the
+            tables goes; None: README.md beside the folder, where there is one with such lines.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FileNotFoundError: there is no benchmark.csv.
+        ValueError: the tables do not belong to the manifest.
+    """
+    place = Path(folder)
+    check_table(place)
+    table, pairs, manifest = read(place)
+    write(place / "benchmark.md", report(table, pairs))
+    written = [place / "benchmark.md"]
+    page = Path(readme) if readme is not None else place.resolve().parent / "README.md"
+    if page.exists() and BLOCK.search(text := page.read_text(encoding="utf-8")):
+        write(page, BLOCK.sub(lambda found: found[1] + readme_block(table, pairs) + found[2], text))
+        written.append(page)
+    try:
+        from sbertlab import benchmark_plots, quality_plots, standing_plots
+        from sbertlab.figure_style import save_both
+    except ImportError as error:
+        warnings.warn(f"no pictures are drawn: {error}; pip install 'sbertlab[lab]'", stacklevel=2)
+        return written
+    for preset in [name for name in PRESETS if name in set(table.loc[table["tag"] != "published", "preset"])]:
+        part, its = table[(table["preset"] == preset) & (table["tag"] != "published")], pairs[pairs["preset"] == preset]
+        if not part["value"].notna().any():
+            continue
+        written += save_both(place / f"{preset}_arrows", partial(benchmark_plots.benchmark_figure, part))
+        written += save_both(place / f"{preset}_tasks", partial(standing_plots.score_heatmap, part, its, "all"))
+        if not ranking(part, its)["mean"].notna().any():
+            continue
+        resolution = table_resolution(its) or None
+        written += save_both(
+            place / f"{preset}_ranking", partial(standing_plots.standings_figure, part, its, resolution)
+        )
+        known = manifest["presets"][preset]["models"]
+        if any(values.get("parameters") or values.get("sentences_per_second") for values in known.values()):
+            written += save_both(place / f"{preset}_quality", partial(quality_plots.quality_figure, part, known))
+    same = under_published_names(table)
+    places = [set(rows[["model", "variant", "recipe", "task", "metric"]].itertuples(index=False)) for rows in same]
+    if places[0] & places[1]:
+        written += save_both(
+            place / "published_and_measured",
+            partial(quality_plots.published_figure, pd.concat(same), TOLERANCES[VARIANTS[0]]),
+        )
+    return written
+
+
+def check_table(folder: Path) -> None:
+    """Raise a FileNotFoundError where there is no benchmark.csv."""
+    if not (folder / "benchmark.csv").exists():
+        raise FileNotFoundError(f"{folder / 'benchmark.csv'} is missing; `python -m sbertlab benchmark` makes it")
+
+
+def under_published_names(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The published cells, and the measured ones with their averages, local sets under the names of those they are."""
+    names = {task.local: name for name, task in PUBLISHED.items() if task.local and not task.edition}
+    published = table[table["tag"] == "published"]
+    return published, with_averages(table[table["tag"] == "measured"].replace({"task": names}))
+
+
+BLOCK = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, whole or not at all."""
+    write(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.partial")
+    unfinished.write_text(text, encoding="utf-8", newline="\n")
+    unfinished.replace(path)
