@@ -9,7 +9,7 @@ import pandas as pd
 
 from sbertlab import comparisons
 from sbertlab.intervals import group_letters, joined, smallest_difference
-from sbertlab.standings import KEY, OVER_SEEDS, mean_of, seed_scores, standings, told_apart
+from sbertlab.standings import KEY, OVER_SEEDS, VARIANTS, mean_of, seed_scores, standings, told_apart
 
 COLUMNS = [
     *("preset", "model", "revision", "variant", "recipe", "seed", "task", "family", "metric"),
@@ -144,11 +144,13 @@ def _measured(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     wide = wide.loc[pd.MultiIndex.from_frame(order[KEY])].reset_index()
     wide.insert(2, "group", order["group"])
     tasks = part[part["tag"] != "failed"].drop_duplicates("task")
+    once = order["variant"].eq(VARIANTS[-1]) & order["seeds"].eq(1)
     return [
         "Mean ± standard deviation over the seeds, where there are several. Models that share a letter cannot be told",
         "apart."
         if np.isnan(sees)
         else f"apart; of the median pair, means that truly differ by {sees:.1f} are told apart four times in five.",
+        *(["Fine-tuned with one seed alone: what another one would change is in no verdict."] if once.any() else []),
         "",
         markdown_table(wide),
         "",

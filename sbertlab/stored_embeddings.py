@@ -28,7 +28,8 @@ class StoredEmbeddings:
 
     Args:
         model: anything with `encode(list of texts) -> (texts, dim)`, or a scikit-learn pipeline with `transform`.
-        store: where to keep embeddings between runs; None keeps them in memory alone.
+        store: where to keep embeddings between runs, and between calls: memory then holds those of the last call. None
+            keeps all in memory alone.
         name: for the progress bar and the store's manifest.
         block: texts given to the model at a time.
 
@@ -111,6 +112,8 @@ class StoredEmbeddings:
             self._compute(new, encode, {} if prompt is None else {"prompt": prompt})
         size = next((len(row) for row in self._rows.values()), 0)
         stacked = np.stack([self._rows[key] for key in keys]) if keys else np.empty((0, size), np.float32)
+        if self.store is not None:  # where the others can be read again: fourteen tasks need not fit into memory
+            self._rows = {key: self._rows[key] for key in keys}
         stacked = stacked[:, :truncate_dim]
         embeddings = torch.from_numpy(stacked) if convert_to_tensor else stacked
         return embeddings[0] if single else embeddings

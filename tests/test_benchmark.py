@@ -516,6 +516,9 @@ def test_a_mean_over_tasks_that_lacks_a_failed_cell_is_missing() -> None:
     page = report(table, pd.DataFrame(columns=results_folder.PAIR_FILE))
     assert "| b     | untuned | a     | 1.5  | 1.0  | 2.0 |" in page
     assert "| a     | untuned |       | -    | 50.0 | -   |" in page
+    assert "one seed alone" not in page
+    tuned = table[table["model"] == "b"].assign(variant="fine-tuned")
+    assert "Fine-tuned with one seed alone" in report(tuned, pd.DataFrame(columns=results_folder.PAIR_FILE))
 
 
 def test_the_committed_page_and_readme_are_those_of_the_committed_tables() -> None:

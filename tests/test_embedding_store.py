@@ -367,6 +367,21 @@ def test_a_run_that_is_broken_off_keeps_its_blocks_and_goes_on_in_the_same_compa
     assert again.computed == 10
 
 
+def test_with_a_store_memory_holds_the_texts_of_the_last_call_and_the_others_are_read_again(
+    store: EmbeddingStore,
+) -> None:
+    memory = StoredEmbeddings(Digits(), store)
+    first = memory.encode(["a", "b", "c"])
+    memory.encode(["c", "d"])
+    assert len(memory._rows) == 2
+    assert memory.encode(["a", "b", "c"]).tolist() == first.tolist()
+    assert memory.computed == 4
+    alone = StoredEmbeddings(Digits())
+    alone.encode(["a", "b"])
+    alone.encode(["c"])
+    assert len(alone._rows) == 3
+
+
 def test_a_model_that_was_trained_meanwhile_is_refused(tiny: Tiny, store: EmbeddingStore) -> None:
     memory = StoredEmbeddings(tiny(), store)
     memory.encode(["the cat sits"])
