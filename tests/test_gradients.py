@@ -240,7 +240,7 @@ def test_a_loss_that_is_not_finite_leaves_no_gradient(tiny: Tiny) -> None:
     assert all(part.grad is None for part in model.parameters())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_batch_of_4096_triplets_trains_the_real_model_within_three_gibibytes(minilm_folder) -> None:  # type: ignore[no-untyped-def]
     """In a process of its own, because a process's peak never falls."""
     import subprocess

@@ -252,7 +252,7 @@ def test_minilm_gets_the_known_value_on_a_real_set(
     assert local(name, data_dir).evaluate(minilm).value == pytest.approx(value, abs=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mpnet_gets_the_known_value_on_stsb(data_dir: Path) -> None:
     mpnet = SentenceTransformer("all-mpnet-base-v2", device="cpu")
     assert local("stsb", data_dir).evaluate(mpnet).value == pytest.approx(83.42, abs=0.05)
