@@ -104,11 +104,10 @@ def _row(cell: Cell, replicates: np.ndarray | None) -> dict[str, Any]:
     if cell.examples is None or replicates is None:
         return row
     about: dict[str, Any] = {"examples": len(cell.examples), "starts": cell.examples.starts}
-    value = cell.examples.value()
     if about["examples"] > 1:
-        low, high = interval(value, replicates / 100, **about)
+        low, high = interval(cell.row["value"] / 100, replicates / 100, **about)
         row |= {"low": 100 * low, "high": 100 * high}
-    return row | {"value": 100 * value}
+    return row
 
 
 def comparisons(scores: Scores) -> pd.DataFrame:

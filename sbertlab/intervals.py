@@ -118,8 +118,8 @@ def compare(
 
     The variance over the examples is that of the replicates, times `examples / (examples - 1)`; with several starts it
     is that within the starts, and the variance between their means is added. The errors over examples and over seeds
-    add in quadrature. For models with several seeds, give the mean over the
-    seeds as the value and as the replicates. For the mean over tasks, give the means over the tasks.
+    add in quadrature. For models with several seeds, give the mean over the seeds as the value and as the replicates.
+    For the mean over tasks see `mean_difference`.
 
     Args:
         value_a: score of a.

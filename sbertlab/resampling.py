@@ -110,7 +110,8 @@ class Examples:
 
     def value(self) -> float:
         """Return the statistic: 0 to 1, or -1 to 1 for a correlation."""
-        return float(np.mean([self._of(rivals)(np.ones((1, n), dtype=np.int32))[0] for n, rivals in self._parts()]))
+        parts = self._parts(self.predictions[:1] if self.starts > 1 else self.predictions)
+        return float(np.mean([_best(rivals)(np.ones((1, n), dtype=np.int32))[0] for n, rivals in parts]))
 
     def replicates(self, resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
         """Return the statistic on bootstrap samples, `(resamples,)`.
@@ -124,17 +125,14 @@ class Examples:
         """
         if resamples < 1:
             raise ValueError(f"resamples must be at least 1, got {resamples}")
-        total, parts = np.zeros(resamples), self._parts()
+        total, parts = np.zeros(resamples), self._parts(self.predictions)
         for part, (n, rivals) in enumerate(parts):
             done = 0
             for counts in draw_counts(n, resamples, seed, part):
-                total[done : done + len(counts)] += self._of(rivals, done)(counts)
+                statistic = _in_turn(rivals, done) if self.starts > 1 else _best(rivals)
+                total[done : done + len(counts)] += statistic(counts)
                 done += len(counts)
         return total / len(parts)
-
-    def _of(self, rivals: list[Statistic], done: int = 0) -> Statistic:
-        """The statistic of k rivals, or of k starts in turn, after so many resamples."""
-        return _in_turn(rivals, done) if self.statistic == "v_measure" else _best(rivals)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the columns to one file, in NumPy's npz format."""
@@ -157,7 +155,7 @@ class Examples:
         except (zipfile.BadZipFile, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} does not hold examples as save() writes them ({error}); make it anew") from error
 
-    def _parts(self) -> list[tuple[int, list[Statistic]]]:
+    def _parts(self, predictions: NDArray) -> list[tuple[int, list[Statistic]]]:
         """Of each sub-set, in the order of the numbers: how many examples, and the statistic of each rival."""
         prepare = _STATISTICS[self.statistic]
         sets = np.zeros(len(self), dtype=int) if self.sets is None else self.sets
@@ -165,7 +163,7 @@ class Examples:
         for number in np.unique(sets):
             rows = np.flatnonzero(sets == number)
             target = None if self.target is None else self.target[rows]
-            parts.append((len(rows), [prepare(rival[rows], target) for rival in self.predictions]))
+            parts.append((len(rows), [prepare(rival[rows], target) for rival in predictions]))
         return parts
 
 

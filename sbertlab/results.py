@@ -124,8 +124,8 @@ def readme_block(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
             continue
         order = ranking(part, pairs[pairs["preset"] == preset])
         shown = order.assign(score=_scores(order))[["model", "variant", "score", "group"]]
-        means = mean_of(part)[0].lower() + mean_of(part)[1:]
-        blocks.append(f"{title}, {means} (± over the seeds):\n\n{markdown_table(shown)}\n")
+        means = mean_of(part)
+        blocks.append(f"{title}, {means[0].lower()}{means[1:]} (± over the seeds):\n\n{markdown_table(shown)}\n")
     return "\n".join(blocks)
 
 

@@ -42,6 +42,7 @@ from sbertlab.local_tasks import (
 from sbertlab.mteb_tasks import PUBLISHED, published_source
 from sbertlab.resampling import Examples
 from sbertlab.stored_embeddings import StoredEmbeddings
+from sbertlab.text_evaluation import cluster_columns
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,7 @@ METRICS: Mapping[str, Metric] = {
     "cos_sim_mrr@10": Metric("mean", ("cos_sim_mrr@10",)),
     "cos_sim_map@100": Metric("mean", ("cos_sim_map@100",)),
     "max_map@100": Metric("mean", ("cos_sim_map@100", "dot_score_map@100")),
-    "v_measure": Metric(
-        "v_measure", ("cluster", *(f"cluster_{number}" for number in range(2, CLUSTER_STARTS + 1))), "label"
-    ),
+    "v_measure": Metric("v_measure", cluster_columns(CLUSTER_STARTS), "label"),
 }
 """Named as in the evaluators. Any other metric is the mean of the column of that name in the table of examples."""
 

@@ -245,6 +245,15 @@ class MSEEvaluatorFromDataFrame(SentenceEvaluator):
         return {"negative_mse": sum(metrics.values()) / len(metrics), **metrics}, table
 
 
+def cluster_columns(starts: int) -> tuple[str, ...]:
+    """The columns in which `ClusteringEvaluator` leaves the clusters of so many starts.
+
+    >>> cluster_columns(3)
+    ('cluster', 'cluster_2', 'cluster_3')
+    """
+    return ("cluster", *(f"cluster_{number}" for number in range(2, starts + 1)))
+
+
 class ClusteringEvaluator(SentenceEvaluator):
     """Cluster the embeddings into as many groups as there are labels: do the groups match the labels?
 
@@ -303,10 +312,11 @@ class ClusteringEvaluator(SentenceEvaluator):
         from sklearn.metrics import homogeneity_completeness_v_measure
 
         (embeddings,) = self._embed(model, self.texts)
+        points = embeddings.cpu().numpy()
         kmeans = MiniBatchKMeans(n_clusters=len(set(self.labels)), batch_size=2000)
         table = pd.DataFrame({"text": self.texts, "label": self.labels})
-        for number in range(self.starts):
+        for number, column in enumerate(cluster_columns(self.starts)):
             kmeans.set_params(random_state=self.seed + number)
-            table[f"cluster_{number + 1}" if number else "cluster"] = kmeans.fit_predict(embeddings.cpu().numpy())
+            table[column] = kmeans.fit_predict(points)
         homogeneity, completeness, v_measure = homogeneity_completeness_v_measure(self.labels, table["cluster"])
         return {"v_measure": v_measure, "homogeneity": homogeneity, "completeness": completeness}, table
