@@ -7,7 +7,7 @@
 | published | the thirteen of the Training Overview | its fourteen, through mteb | training_nli_v2 |
 
 `sbertlab.runner` computes the cells, `sbertlab.comparisons` says which differences are real, `sbertlab.results` makes
-the page, and `sbertlab.results_folder` keeps it all. A run replaces the rows of its preset.
+the page, and `sbertlab.results_folder` keeps it all. A run replaces the rows of its preset, or of the tasks it names.
 """
 
 from __future__ import annotations
@@ -42,10 +42,9 @@ from sbertlab.model_source import cache_home
 from sbertlab.mteb_tasks import PUBLISHED
 from sbertlab.results import COLUMNS, report
 from sbertlab.results_folder import (
-    PAIR_DIGITS,
-    PAIR_FILE,
     TOLERANCES,
     check_output,
+    check_part,
     check_table,
     draw,
     read,
@@ -136,7 +135,8 @@ def run(
         tasks: names for `select_tasks`, or tasks; None: the preset's.
         seeds: fine-tuned models of each encoder, with the seeds 0, 1, ...
         output: folder of benchmark.csv, comparisons.csv, environment.json and what is drawn from them; made when
-            missing. The rows of this preset are replaced, those of others stay.
+            missing. The rows of this preset are replaced, those of others stay; where tasks are named, only the rows
+            of these are, and the means are over all tasks that the folder then holds.
         recipe: of the fine-tuned variant; None: the preset's.
         preset: "offline", "local" or "published".
         cache: folder of finished cells and embeddings; sbertlab's cache when None.
@@ -151,7 +151,8 @@ def run(
 
     Raises:
         TypeError: a model that is neither a name nor an encoder.
-        ValueError: an unknown preset, a name twice, seeds below 1.
+        ValueError: an unknown preset, a name twice, seeds below 1; named tasks, while the folder holds others of the
+            preset that were measured of other models or seeds, or by another recipe.
         FileNotFoundError: models, tasks or the recipe's data cannot be had, or, with `skip_missing`, nothing can; every
             one of them is named, with what would help.
         OSError: the output cannot be written; like tables in it that were changed by hand (ValueError), this is found
@@ -173,16 +174,18 @@ def run(
     jobs = jobs_of(encoders, seeds, recipe)
     if problems and _lacks_data(recipe):
         jobs = [job for job in jobs if job.recipe is None]
+    about = described(jobs, chosen, recipe)
+    if tasks is not None:
+        check_part(Path(output), preset, about, {(job.encoder.name, job.variant, job.seed) for job in jobs})
     home = Path(cache) if cache is not None else cache_home()
     store = EmbeddingStore(home / "embeddings")
     options: dict[str, Any] = {"fresh": fresh, "workers": workers, "engine": engine, "training": home / "training"}
     cells = run_jobs(jobs, chosen, CellStore(home / "cells"), store, **options)
     scores = Scores([cell for cell in cells if cell.row["task"] != FACTS])
     table = scores.table.assign(preset=preset)[COLUMNS].round({"value": 4, "low": 2, "high": 2})
-    pairs = comparisons(scores).assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
     models = {cell.row["model"]: _facts(cell) for cell in cells if cell.row["task"] == FACTS and not cell.failed}
-    about = described(jobs, chosen, recipe) | {"measured": environments(scores.cells), "models": models}
-    save(Path(output), table, pairs, preset, about)
+    about |= {"measured": environments(scores.cells), "models": models}
+    save(Path(output), table, comparisons(scores), preset, about, part=tasks is not None)
     draw(output)
     return table
 
@@ -231,7 +234,7 @@ def described(jobs: Sequence[Job], tasks: Sequence[Task], recipe: Recipe) -> dic
     encoders = list({job.encoder.name: job.encoder for job in jobs}.values())
     by_command = sys.orig_argv[1:3] == ["-m", "sbertlab"]
     return {
-        "command": " ".join(["python", *sys.orig_argv[1:]]) if by_command else "sbertlab.benchmark.run(...)",
+        "commands": [" ".join(["python", *sys.orig_argv[1:]]) if by_command else "sbertlab.benchmark.run(...)"],
         "recipe": {name: value for name, value in recipe.describe().items() if name != "differences"},
         "differences": list(recipe.differences),
         "learning_rates": {
@@ -247,16 +250,17 @@ def described(jobs: Sequence[Job], tasks: Sequence[Task], recipe: Recipe) -> dic
 
 
 def environments(cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """Return each environment that cells were measured in, whichever run it was, and how many of them.
+    """Return each environment that cells were measured in, whichever run it was, and how many of each task.
 
-    >>> environments([Cell({}, None, {"cores": 2}), Cell({}, None, {"cores": 8}), Cell({}, None, {"cores": 2})])
-    [{'cores': 2, 'cells': 2}, {'cores': 8, 'cells': 1}]
+    >>> cells = [Cell({"task": task}, None, {"cores": cores}) for task, cores in [("a", 2), ("a", 8), ("a", 2)]]
+    >>> environments(cells)
+    [{'cores': 2, 'cells': {'a': 2}}, {'cores': 8, 'cells': {'a': 1}}]
     """
     found: dict[str, dict[str, Any]] = {}
     for cell in cells:
         if not cell.failed:
-            one = found.setdefault(json.dumps(cell.environment, sort_keys=True), {**cell.environment, "cells": 0})
-            one["cells"] += 1
+            one = found.setdefault(json.dumps(cell.environment, sort_keys=True), {**cell.environment, "cells": {}})
+            one["cells"][cell.row["task"]] = one["cells"].get(cell.row["task"], 0) + 1
     return list(found.values())
 
 
@@ -324,7 +328,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tasks", nargs="+", metavar="NAME", help=f"tasks, or sets of {DATA_VARIABLE} (default: the preset's)")
     add("--seeds", type=int, metavar="N", help="fine-tunings of each encoder (default: 3; with --check 1)")
     add(
-        "--output", metavar="DIR", help=f"folder of the results (default: {OUTPUT}, which no part of a preset replaces)"
+        "--output",
+        metavar="DIR",
+        help=f"folder of the results (default: {OUTPUT}, where fewer models or seeds replace nothing)",
     )
     add("--fresh", action="store_true", help="compute finished cells again")
     add("--skip-missing", action="store_true", help="measure what can be had when something is missing")
@@ -335,17 +341,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _refuse_part(models: Sequence[str] | None, tasks: Sequence[str] | None, seeds: int, preset: str) -> None:
-    """Raise a ValueError where `OUTPUT` holds cells of the preset that are not among those of a run."""
+    """Raise a ValueError where `OUTPUT` holds cells that a run would replace by fewer."""
     table, *_ = read(OUTPUT)
     held = table[(table["preset"] == preset) & (table["tag"] != "published")]
-    stays = held["seed"] < seeds
-    for column, chosen in (("model", models), ("task", tasks)):
-        stays &= True if chosen is None else held[column].isin(chosen)
-    if not stays.all():
+    going = held if tasks is None else held[held["task"].isin(tasks)]
+    lost = (going["seed"] >= seeds) | (False if models is None else ~going["model"].isin(models))
+    if lost.any():
         raise ValueError(
-            f"{OUTPUT} holds {len(held)} cells of the preset {preset!r}, and {(~stays).sum()} of them are not among "
-            f"the models, tasks and seeds of this run, which would replace them all, in the README too; give the run "
-            f"a folder of its own by --output DIR, or name this one, --output {OUTPUT}, if they may go"
+            f"{OUTPUT} holds {len(going)} cells of the preset {preset!r} and these tasks, and {lost.sum()} of them are "
+            f"not among the models and seeds of this run, which would replace them all, in the README too; give the "
+            f"run a folder of its own by --output DIR, or name this one, --output {OUTPUT}, if they may go"
         )
 
 

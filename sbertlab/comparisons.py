@@ -119,12 +119,7 @@ def comparisons(scores: Scores) -> pd.DataFrame:
         ValueError: two contenders were not measured on the same number of examples.
     """
     tables = [table for table in (_pairs(scores, task) for task in scores.tasks) if len(table)]
-    if not tables:
-        return pd.DataFrame(columns=COLUMNS)
-    pairs = pd.concat(tables, ignore_index=True)
-    if len(tables) == len(scores.tasks):
-        pairs = pd.concat([over_tasks(pairs, scores.table, scores.tasks), pairs], ignore_index=True)
-    return pairs[COLUMNS]
+    return with_mean(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS), scores.table)
 
 
 def _pairs(scores: Scores, task: str) -> pd.DataFrame:
@@ -148,6 +143,19 @@ def _table(rows: list[dict[str, Any]], task: str) -> pd.DataFrame:
     return table.assign(task=task, different=holm(table["p"].to_numpy(dtype=float)) < ALPHA)[COLUMNS]
 
 
+def with_mean(pairs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return comparisons on tasks with those of the means over all tasks before them.
+
+    Args:
+        pairs: of one preset, on each task, with `COLUMNS`; where one of the tasks has none, there is no mean.
+        cells: its cells, as for `over_tasks`.
+    """
+    tasks = cells["task"].drop_duplicates().tolist() if len(cells) else []
+    if not tasks or set(tasks) - set(pairs["task"]):
+        return pairs
+    return pd.concat([over_tasks(pairs, cells, tasks), pairs], ignore_index=True)
+
+
 def over_tasks(pairs: pd.DataFrame, cells: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     """Return the comparisons of the means over some of the tasks, from those on each of them, with `COLUMNS`.
 
@@ -162,14 +170,14 @@ def over_tasks(pairs: pd.DataFrame, cells: pd.DataFrame, tasks: Sequence[str]) -
     known = set(pairs["task"]) - {MEAN}
     if not tasks or set(tasks) - known:
         raise ValueError(f"tasks must be some of {', '.join(sorted(known))}, got {list(tasks)}")
-    chosen = cells[cells["task"].isin(tasks)]
-    seeds = chosen.groupby(["model", "variant", "seed"])["value"].mean()
+    chosen = cells[cells["task"].isin(tasks)].set_index(["model", "variant", "seed", "task"])["value"]
+    seeds = chosen.unstack("task").mean(axis=1, skipna=False)  # noqa: PD010 (nothing to aggregate)
     rows = []
     pair: Any
     for pair, found in pairs[pairs["task"].isin(tasks)].groupby(PAIR, sort=False):
-        if len(found) == len(tasks):  # a contender with a failed cell has no mean
+        sides = [seeds.loc[side].to_numpy() for side in (pair[:2], pair[2:])]
+        if len(found) == len(tasks) and np.isfinite(np.concatenate(sides)).all():  # none where a cell failed or lacks
             numbers = found[["difference", *Difference._fields[1:]]].to_numpy(dtype=float)
-            sides = [seeds.loc[side].to_numpy() for side in (pair[:2], pair[2:])]
             mean = mean_difference([Difference(*row) for row in numbers.tolist()], *sides)
             rows.append(dict(zip(PAIR, pair, strict=True)) | mean._asdict())
     return _table(rows, MEAN)

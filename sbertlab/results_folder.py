@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from sbertlab.comparisons import COLUMNS as PAIR_COLUMNS
+from sbertlab.comparisons import MEAN, with_mean
 from sbertlab.mteb_tasks import PUBLISHED
 from sbertlab.published import published_cells, with_averages
 from sbertlab.results import COLUMNS, PRESETS, ranking, readme_block, report, table_resolution
@@ -52,7 +53,42 @@ def check_output(folder: Path) -> None:
         raise OSError(f"output {str(folder)!r} cannot be written: {error}; name another folder (--output)") from error
 
 
-def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, preset: str, about: dict[str, Any]) -> None:
+def check_part(folder: Path, preset: str, about: dict[str, Any], contenders: set[tuple[str, str, int]]) -> None:
+    """Refuse tasks that cannot stand beside those which the folder holds of the preset.
+
+    Args:
+        folder: of the results.
+        preset: its name.
+        about: what the manifest is to say of the tasks.
+        contenders: model, variant and seed of each that is to be measured on them.
+
+    Raises:
+        ValueError: other tasks were measured of other models or seeds, of other weights, or by another recipe.
+    """
+    table, _, manifest = read(folder)
+    beside = table[(table["preset"] == preset) & (table["tag"] != "published") & ~table["task"].isin(about["tasks"])]
+    if beside.empty:
+        return
+    known, new = manifest["presets"][preset], json.loads(json.dumps(about))
+    told = ("recipe", "learning_rates")
+    whose = ({model for model, *_ in contenders} | {"training data"}) & known["sha256"].keys() & new["sha256"].keys()
+    differ = {
+        "models or seeds": set(beside[["model", "variant", "seed"]].itertuples(index=False, name=None)) != contenders,
+        "recipe or learning rates": any(known[name] != new[name] for name in told),
+        "weights or training data": any(known["sha256"][name] != new["sha256"][name] for name in whose),
+    }
+    if any(differ.values()):
+        what = ", other ".join(name for name, other in differ.items() if other)
+        raise ValueError(
+            f"{folder} holds {beside['task'].nunique()} other tasks of the preset {preset!r}, which were measured with "
+            f"other {what} than this run; measure all of them (name no tasks), or give the run a folder of its own "
+            "(--output)"
+        )
+
+
+def save(
+    folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, preset: str, about: dict[str, Any], *, part: bool = False
+) -> None:
     """Put the rows of a preset into the tables of the folder, in place of those it had, and the published figures.
 
     The tables are written beside those that are there, then the manifest, which makes them count, then they take their
@@ -64,10 +100,17 @@ def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, preset: str, ab
         pairs: its comparisons.
         preset: its name.
         about: what the manifest says of it.
+        part: only the rows of the same tasks make way; those of the preset's other tasks stay, and the means are taken
+            over all of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     old, old_pairs, known = read(folder)
-    kept = old[(old["preset"] != preset) & (old["tag"] != "published")]
+    held = (old["preset"] == preset) & (old["tag"] != "published")
+    if part and not set(old.loc[held, "task"]) <= set(about["tasks"]):
+        its = old_pairs[old_pairs["preset"] == preset]
+        table, pairs, about = _beside(old[held], its, known["presets"][preset], table, pairs, about)
+    pairs = pairs.assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
+    kept = old[~held & (old["tag"] != "published")]
     order = [name for name in PRESETS if name in {*kept["preset"], preset}]
     parts = [table if name == preset else kept[kept["preset"] == name] for name in order]
     tables = {"benchmark.csv": pd.concat([*parts, published_cells()[COLUMNS]])}
@@ -81,6 +124,39 @@ def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, preset: str, ab
     write(folder / "environment.json", json.dumps(manifest, indent=2) + "\n")
     for name in tables:
         (folder / f"{name}{NEW}").replace(folder / name)
+
+
+def _beside(
+    old: pd.DataFrame,
+    old_pairs: pd.DataFrame,
+    known: dict[str, Any],
+    table: pd.DataFrame,
+    pairs: pd.DataFrame,
+    about: dict[str, Any],
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Tables and description of a preset of which some tasks were measured anew: the cells as one run leaves them."""
+    anew = list(about["tasks"])
+    tasks = list(dict.fromkeys([*old["task"], *anew]))
+    who = ["model", "variant", "seed"]
+    cells = pd.concat([old[~old["task"].isin(anew)], table]).set_index([*who, "task"])
+    contenders = table[who].drop_duplicates().itertuples(index=False, name=None)
+    cells = cells.loc[[(*one, task) for one in contenders for task in tasks]].reset_index()[COLUMNS]
+    both = pd.concat([old_pairs[~old_pairs["task"].isin([MEAN, *anew])], pairs[pairs["task"] != MEAN]])
+    both = both.sort_values("task", key=lambda names: names.map(tasks.index), kind="stable")[PAIR_COLUMNS]
+    about = about | {name: known[name] | about[name] for name in ("tasks", "sha256", "models")}
+    about["commands"] = list(dict.fromkeys([*known["commands"], *about["commands"]]))
+    about["measured"] = _environments(known["measured"], about["measured"], anew)
+    return cells, with_mean(both, cells), about
+
+
+def _environments(old: list[dict[str, Any]], new: list[dict[str, Any]], anew: list[str]) -> list[dict[str, Any]]:
+    """Where the cells of a preset were measured, those of some tasks anew."""
+    stay = [one | {"cells": {task: n for task, n in one["cells"].items() if task not in anew}} for one in old]
+    found: dict[str, dict[str, Any]] = {}
+    for one in [*stay, *new]:
+        place = json.dumps({name: value for name, value in one.items() if name != "cells"}, sort_keys=True)
+        found[place] = one | {"cells": found.get(place, {"cells": {}})["cells"] | one["cells"]}
+    return [one for one in found.values() if one["cells"]]
 
 
 NEW = ".new"

@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sbertlab import SentenceTransformer, benchmark, helpdesk, results_folder, runner
 from sbertlab.benchmark import run
 from sbertlab.benchmark_recipe import NLI_LOCAL, OFFLINE, TRAINING_NLI_V2, HelpdeskRecipe
-from sbertlab.comparisons import Scores, comparisons
+from sbertlab.comparisons import MEAN, Scores, comparisons
 from sbertlab.encoders import ENCODERS, PUBLISHED_ENCODERS, Encoder, select_encoders
 from sbertlab.machine import environment
 from sbertlab.mteb_tasks import PUBLISHED
@@ -88,7 +88,7 @@ def test_a_run_leaves_tables_page_pictures_and_manifest(small: Encoder, tmp_path
     assert page == f"above\n<!-- benchmark -->\n{readme_block(every, pairs)}<!-- /benchmark -->\nbelow\n"
     one = manifest["presets"]["offline"]
     assert one["sha256"]["corpora/helpdesk.jsonl"] == sha256_of(helpdesk.CORPUS)
-    assert [part["cells"] for part in one["measured"]] == [len(table)]
+    assert [part["cells"] for part in one["measured"]] == [dict.fromkeys(names, 4)]
     assert one["measured"][0]["versions"]["torch"] == str(torch.__version__)
     assert one["differences"] == list(SHORT.differences)
     assert "differences" not in one["recipe"]
@@ -136,8 +136,8 @@ def test_the_manifest_names_the_machines_that_measured_and_not_the_one_that_wrot
     run(["TF-IDF+SVD"], tasks, seeds=1, output=tmp_path / "second")
     *_, manifest = read(tmp_path / "second")
     other, own = manifest["presets"]["offline"]["measured"]
-    assert (other["processor"], other["threads"], other["cells"]) == ("another", 64, 1)
-    assert own == here | {"cells": 1}
+    assert (other["processor"], other["threads"], other["cells"]) == ("another", 64, {tasks[0]: 1})
+    assert own == here | {"cells": {tasks[1]: 1}}
 
 
 @pytest.mark.slow
@@ -153,7 +153,9 @@ def test_the_same_seeds_give_the_same_rows_and_other_seeds_others(small: Encoder
 
 
 @pytest.mark.slow
-def test_a_run_replaces_the_rows_of_its_preset_and_keeps_those_of_others(tmp_path: Path) -> None:
+def test_a_run_replaces_the_rows_of_its_preset_and_keeps_those_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(["TF-IDF+SVD"], ["helpdesk-clustering"], seeds=1, output=tmp_path)
     other = ["helpdesk-duplicates", "helpdesk-sts"]
     run(["TF-IDF+SVD"], other, seeds=1, output=tmp_path, preset="local", recipe=SHORT)
@@ -166,9 +168,54 @@ def test_a_run_replaces_the_rows_of_its_preset_and_keeps_those_of_others(tmp_pat
     ]
     assert set(manifest["presets"]) == {"offline", "local"}
     assert pairs.empty
-    run(["TF-IDF+SVD"], ["helpdesk-duplicates"], seeds=1, output=tmp_path)
+    monkeypatch.setattr(benchmark, "default_tasks", lambda preset: ["helpdesk-duplicates"])
+    run(["TF-IDF+SVD"], seeds=1, output=tmp_path)
     table, *_ = read(tmp_path)
     assert table[table["tag"] == "proxy"]["task"].tolist() == ["helpdesk-duplicates", *other]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_run_that_names_tasks_replaces_theirs_alone_and_leaves_what_one_run_of_all_does(
+    small: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, models = ["helpdesk-sts", "helpdesk-duplicates", "helpdesk-clustering"], [small, "TF-IDF+SVD"]
+    whole = run(models, tasks, seeds=2, output=tmp_path / "whole", recipe=SHORT, cache=tmp_path / "one")
+    run(models, tasks, seeds=2, output=tmp_path / "parts", recipe=SHORT, cache=tmp_path / "one")
+    here = environment()
+    monkeypatch.setattr(runner, "environment", lambda: here | {"processor": "another"})
+    part = run(models, tasks[1:2], seeds=2, output=tmp_path / "parts", recipe=SHORT, cache=tmp_path / "two")
+    assert set(part["task"]) == {tasks[1]}
+    (table, pairs, manifest), (expected, expected_pairs, _) = read(tmp_path / "parts"), read(tmp_path / "whole")
+    pd.testing.assert_frame_equal(table.drop(columns="seconds"), expected.drop(columns="seconds"))
+    assert (table["seconds"] != expected["seconds"]).any(), "they were measured anew"
+    assert pairs["task"].tolist() == np.repeat([MEAN, *tasks], 3).tolist()
+    pd.testing.assert_frame_equal(pairs, expected_pairs, atol=0.01, rtol=0.01)
+    one = manifest["presets"]["offline"]
+    first, second = one["measured"]
+    assert first["cells"] == dict.fromkeys([tasks[0], tasks[2]], 4)
+    assert (second["processor"], second["cells"]) == ("another", {tasks[1]: 4})
+    assert list(one["tasks"]) == tasks
+    assert len(whole) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tasks_measured_of_other_models_seeds_or_by_another_recipe_do_not_stand_beside_those_that_are_there(
+    small: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run([small], ["helpdesk-sts"], seeds=1, output=tmp_path, recipe=SHORT)
+    before = (tmp_path / "benchmark.csv").read_bytes()
+    monkeypatch.setattr(benchmark, "run_jobs", never)
+    for models, seeds, recipe, message in [
+        ([small, "TF-IDF+SVD"], 1, SHORT, "other models or seeds than"),
+        ([small], 2, SHORT, "other models or seeds than"),
+        ([small], 1, replace(SHORT, scale=10.0), "other recipe or learning rates than"),
+        ([replace(small, learning_rates={SHORT.name: 0.5})], 1, SHORT, "other recipe or learning rates than"),
+    ]:
+        with pytest.raises(ValueError, match=rf"holds 1 other tasks of the preset 'offline', .* {message}"):
+            run(models, ["helpdesk-duplicates"], seeds=seeds, output=tmp_path, recipe=recipe)
+    assert (tmp_path / "benchmark.csv").read_bytes() == before
 
 
 @pytest.mark.slow
@@ -445,7 +492,7 @@ def test_a_check_without_a_table_or_without_seeds_is_refused(tmp_path: Path) -> 
         command("--check", "--seeds", "0", "--output", str(ROOT / "figures"))
 
 
-def test_a_part_of_a_preset_does_not_take_the_place_of_the_whole_unless_the_folder_is_named(
+def test_fewer_models_or_seeds_do_not_take_the_place_of_more_unless_the_folder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -460,14 +507,14 @@ def test_a_part_of_a_preset_does_not_take_the_place_of_the_whole_unless_the_fold
     with pytest.raises(KeyboardInterrupt):
         command(*preset, "--models", "bert-base-uncased")  # there is nothing yet that could go
     published_run(tmp_path / "figures")
-    for words, gone in [
-        (["--models", "bert-base-uncased"], 12 * 14),
-        (["--tasks", "BIOSSES"], 13 * 13),
-        (["--models", "t5-base", "--tasks", "SICK-R"], 181),
+    for words, held, gone in [
+        (["--models", "bert-base-uncased"], 182, 12 * 14),
+        (["--models", "t5-base", "--tasks", "SICK-R"], 13, 12),
+        (["--models", "t5-base", "--tasks", "SICK-R", "BIOSSES"], 26, 24),
     ]:
-        with pytest.raises(ValueError, match=f"182 cells of the preset 'published', and {gone} of .* --output DIR"):
+        with pytest.raises(ValueError, match=f"holds {held} cells of .*, and {gone} of them are not .* --output DIR"):
             command(*preset, *words)
-    for words in [["--output", "figures", "--tasks", "BIOSSES"], ["--models", *PUBLISHED_ENCODERS], []]:
+    for words in [["--tasks", "BIOSSES"], ["--models", *PUBLISHED_ENCODERS], []]:
         with pytest.raises(KeyboardInterrupt):
             command(*preset, *words)
     assert [arguments[3] for arguments in started] == ["figures"] * 4
