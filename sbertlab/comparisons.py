@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sbertlab.intervals import Difference, compare, holm, interval, mean_difference
+from sbertlab.resampling import Examples, replicates_of
 from sbertlab.runner import Cell
 
 MEAN = "mean"
@@ -24,6 +25,9 @@ MEAN = "mean"
 
 ALPHA = 0.05
 """How often identical models may be called different, over all pairs of a task together."""
+
+TOGETHER = 16
+"""Cells whose examples are drawn once for all of them; more would take more memory, and hardly less time."""
 
 Contender = tuple[str, str]
 
@@ -53,14 +57,11 @@ class Scores:
 
     def __init__(self, cells: Sequence[Cell], resamples: int = 1000) -> None:
         self.cells = [cell for cell in cells if cell.examples is not None or cell.failed]
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            drawn = threads.map(lambda cell: _replicates(cell, resamples), self.cells)
-            self._drawn: dict[tuple[Contender, str], list[np.ndarray | None]] = {}
-            rows = []
-            for cell, replicates in zip(self.cells, drawn, strict=True):
-                self._drawn.setdefault(_place(cell), []).append(replicates)
-                rows.append(_row(cell, replicates))
-        self.table = pd.DataFrame(rows)
+        drawn = _drawn(self.cells, resamples)
+        self._drawn: dict[tuple[Contender, str], list[np.ndarray | None]] = {}
+        for cell, replicates in zip(self.cells, drawn, strict=True):
+            self._drawn.setdefault(_place(cell), []).append(replicates)
+        self.table = pd.DataFrame([_row(cell, its) for cell, its in zip(self.cells, drawn, strict=True)])
         self.tasks = list(dict.fromkeys(cell.row["task"] for cell in self.cells))
 
     def of(self, task: str) -> dict[Contender, Measured]:
@@ -92,11 +93,27 @@ def _place(cell: Cell) -> tuple[Contender, str]:
     return (cell.row["model"], cell.row["variant"]), cell.row["task"]
 
 
-def _replicates(cell: Cell, resamples: int) -> np.ndarray | None:
-    """Each task has draws of its own, the same in every run."""
-    if cell.examples is None:
-        return None
-    return 100 * cell.examples.replicates(resamples, seed=zlib.crc32(cell.row["task"].encode()))
+def _drawn(cells: Sequence[Cell], resamples: int) -> list[np.ndarray | None]:
+    """The replicates of each cell; each task has draws of its own, the same in every run."""
+    alike: dict[tuple[str, tuple[int, ...]], list[tuple[int, Examples]]] = {}
+    for place, cell in enumerate(cells):
+        if cell.examples is not None:
+            alike.setdefault((cell.row["task"], cell.examples.sizes()), []).append((place, cell.examples))
+    groups = [
+        (zlib.crc32(task.encode()), every[first : first + TOGETHER])
+        for (task, _), every in alike.items()
+        for first in range(0, len(every), TOGETHER)
+    ]
+
+    def replicates(group: tuple[int, list[tuple[int, Examples]]]) -> np.ndarray:
+        return 100 * replicates_of([examples for _, examples in group[1]], resamples, group[0])
+
+    drawn: list[np.ndarray | None] = [None] * len(cells)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for (_, group), rows in zip(groups, threads.map(replicates, groups), strict=True):
+            for (place, _), its in zip(group, rows, strict=True):
+                drawn[place] = its
+    return drawn
 
 
 def _row(cell: Cell, replicates: np.ndarray | None) -> dict[str, Any]:

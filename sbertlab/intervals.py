@@ -13,8 +13,10 @@ chosen by simulation, with populations whose true score is known (`tests/test_in
 - A difference is hardly skewed, and its two biases nearly cancel: taking them off costs more than it mends. So it lies
   in the middle.
 
-Known limit: where examples and three seeds blur a difference about alike, identical models are called different in up
-to 7.5 % of pairs, before Holm's correction: the rule of Welch and Satterthwaite does no better with so few seeds.
+Known limit: three seeds tell their own spread badly. Tables of identical models err in 5 % as long as the variance over
+the seeds is up to a third of that over the examples, in 9 % where it is three times as large: the rule of Welch and
+Satterthwaite is too bold there, and rules that never are (Cochran and Cox, Behrens and Fisher) see next to nothing with
+two degrees of freedom. More seeds mend it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,9 @@ class Examples:
 
     def value(self) -> float:
         """Return the statistic: 0 to 1, or -1 to 1 for a correlation."""
-        parts = self._parts(self.predictions[:1] if self.starts > 1 else self.predictions)
-        return float(np.mean([_best(rivals)(np.ones((1, n), dtype=np.int32))[0] for n, rivals in parts]))
+        first = self.predictions[:1] if self.starts > 1 else self.predictions
+        once = [(np.ones((1, len(rows)), dtype=np.int32), self._prepared(rows, first)) for rows in self._parts()]
+        return float(np.mean([_best(rivals)(counts)[0] for counts, rivals in once]))
 
     def replicates(self, resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
         """Return the statistic on bootstrap samples, `(resamples,)`.
@@ -123,16 +124,7 @@ class Examples:
         Raises:
             ValueError: no resample.
         """
-        if resamples < 1:
-            raise ValueError(f"resamples must be at least 1, got {resamples}")
-        total, parts = np.zeros(resamples), self._parts(self.predictions)
-        for part, (n, rivals) in enumerate(parts):
-            done = 0
-            for counts in draw_counts(n, resamples, seed, part):
-                statistic = _in_turn(rivals, done) if self.starts > 1 else _best(rivals)
-                total[done : done + len(counts)] += statistic(counts)
-                done += len(counts)
-        return total / len(parts)
+        return replicates_of([self], resamples, seed)[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the columns to one file, in NumPy's npz format."""
@@ -155,16 +147,51 @@ class Examples:
         except (zipfile.BadZipFile, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} does not hold examples as save() writes them ({error}); make it anew") from error
 
-    def _parts(self, predictions: NDArray) -> list[tuple[int, list[Statistic]]]:
-        """Of each sub-set, in the order of the numbers: how many examples, and the statistic of each rival."""
-        prepare = _STATISTICS[self.statistic]
-        sets = np.zeros(len(self), dtype=int) if self.sets is None else self.sets
-        parts = []
-        for number in np.unique(sets):
-            rows = np.flatnonzero(sets == number)
-            target = None if self.target is None else self.target[rows]
-            parts.append((len(rows), [prepare(rival[rows], target) for rival in predictions]))
-        return parts
+    def sizes(self) -> tuple[int, ...]:
+        """Return how many examples each sub-set has, of which follows what is drawn."""
+        return tuple(map(len, self._parts()))
+
+    def _parts(self) -> list[NDArray[np.intp]]:
+        """Places of the examples of each sub-set, in the order of the sub-sets' numbers."""
+        if self.sets is None:
+            return [np.arange(len(self))]
+        sizes = np.unique(self.sets, return_counts=True)[1]
+        return np.split(np.argsort(self.sets, kind="stable"), np.cumsum(sizes)[:-1])
+
+    def _prepared(self, rows: NDArray[np.intp], predictions: NDArray) -> list[Statistic]:
+        """The statistic of each rival over some of the examples."""
+        target = None if self.target is None else self.target[rows]
+        return [_STATISTICS[self.statistic](rival[rows], target) for rival in predictions]
+
+
+def replicates_of(several: Sequence[Examples], resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+    """Return `Examples.replicates` of several models on the same examples, which are drawn once: `(models, resamples)`.
+
+    Raises:
+        ValueError: no resample; examples or sub-sets of different sizes.
+
+    >>> a, b = Examples("mean", [0.0, 1.0, 1.0]), Examples("mean", [1.0, 0.0, 0.0])
+    >>> both = replicates_of([a, b], resamples=5)
+    >>> both.shape, (both[0] == a.replicates(resamples=5)).all(), both.sum(axis=0).round(9).tolist()
+    ((2, 5), True, [1.0, 1.0, 1.0, 1.0, 1.0])
+    """
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    if len(sizes := {examples.sizes() for examples in several}) > 1:
+        raise ValueError(f"examples of several models must be the same, got sub-sets of the sizes {sorted(sizes)}")
+    total = np.zeros((len(several), resamples))
+    parts = list(zip(*(examples._parts() for examples in several), strict=True))
+    for part, places in enumerate(parts):
+        rivals = [
+            examples._prepared(rows, examples.predictions) for examples, rows in zip(several, places, strict=True)
+        ]
+        done = 0
+        for counts in draw_counts(len(places[0]), resamples, seed, part):
+            for examples, its, sums in zip(several, rivals, total, strict=True):
+                statistic = _in_turn(its, done) if examples.starts > 1 else _best(its)
+                sums[done : done + len(counts)] += statistic(counts)
+            done += len(counts)
+    return total / len(parts)
 
 
 def draw_counts(n: int, resamples: int, seed: int = 0, part: int = 0) -> Iterator[Counts]:

@@ -109,8 +109,8 @@ def robustness(model: Encoder, seed: int = 0, resamples: int = 1000) -> pd.DataF
         shifts = share_of_way(drawn[kind], drawn["paraphrase"], drawn["unrelated"])
         known = np.isfinite(shifts).all() and np.isfinite(shift)
         compared = kind != "paraphrase"
-        row = [kind, expectation, count, means[kind], *interval(means[kind], drawn[kind])]
-        row += [float(shift), *(interval(float(shift), shifts) if known else (np.nan, np.nan))]
+        row = [kind, expectation, count, means[kind], *interval(means[kind], drawn[kind], examples=count)]
+        row += [float(shift), *(interval(float(shift), shifts, examples=count) if known else (np.nan, np.nan))]
         row += [nearer[kind] / count, *_wilson(nearer[kind], count)] if compared else [np.nan] * 3
         table.append(row)
     columns = "kind expectation n similarity low high shift shift_low shift_high nearer nearer_low nearer_high"
@@ -158,7 +158,7 @@ def associations(model: Encoder, seed: int = 0, resamples: int = 1000) -> pd.Dat
     for kind, group, similarity, values in rows:
         replicates = Examples("mean", values.to_numpy()).replicates(resamples, seed)
         gap = float(values.mean())
-        table.append((kind, group, len(values), similarity, gap, *interval(gap, replicates)))
+        table.append((kind, group, len(values), similarity, gap, *interval(gap, replicates, examples=len(values))))
     return pd.DataFrame(table, columns=["kind", "group", "n", "similarity", "gap", "low", "high"])
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from sbertlab import resampling
 from sbertlab.comparisons import COLUMNS, MEAN, PAIR, Scores, comparisons, over_tasks
 from sbertlab.intervals import compare, holm
 from sbertlab.local_tasks import cluster_evaluator
@@ -56,6 +58,26 @@ def test_the_numbers_are_those_of_compare_on_the_same_draws() -> None:
     assert row["difference"] == pytest.approx(expected.value)
     assert (row["error"], row["low"], row["p"]) == pytest.approx((expected.error, expected.low, expected.p))
     assert row["different"] == (holm([expected.p])[0] < 0.05)
+
+
+def test_a_task_is_drawn_once_for_many_models_and_each_gets_what_it_would_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = {"m" * length: 0.0 for length in range(1, 21)}  # more than are held at a time
+    draw, drawn = resampling.draw_counts, []
+
+    def counted(n: int, resamples: int, seed: int, part: int) -> Iterator[np.ndarray]:
+        drawn.append(seed)
+        return draw(n, resamples, seed, part)
+
+    monkeypatch.setattr(resampling, "draw_counts", counted)
+    scores = Scores(table_of(models), 50)
+    assert len(drawn) == 2 * len(HARDNESS)
+    for model in models:
+        examples = cell(model, "y", 0.0).examples
+        assert examples is not None
+        alone = 100 * examples.replicates(50, zlib.crc32(b"y"))
+        np.testing.assert_array_equal(scores.of("y")[model, "untuned"].replicates, alone)
 
 
 def test_examples_that_both_models_find_hard_do_not_blur_their_difference() -> None:

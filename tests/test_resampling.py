@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, v_measure_score
 
 from sbertlab import resampling
-from sbertlab.resampling import Examples, draw_counts
+from sbertlab.resampling import Examples, draw_counts, replicates_of
 
 REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray | None], float]] = {
     "mean": lambda values, target: float(np.mean(values)),
@@ -116,6 +116,20 @@ def test_the_best_rival_is_chosen_anew_in_every_resample_and_sub_set() -> None:
     np.testing.assert_array_equal(together, np.maximum(*alone))
     assert (together > alone[0]).any()
     assert (together > alone[1]).any()
+
+
+@pytest.mark.parametrize("statistic", REFERENCES)
+def test_examples_drawn_once_for_several_models_give_what_each_gives_alone(statistic: str) -> None:
+    sets = np.random.default_rng(1).permutation(np.repeat([7, 2, 5], [40, 25, 12]))
+    several = [some_examples(statistic, n=77, rivals=2, sets=sets, seed=seed) for seed in range(3)]
+    together = replicates_of(several, 30, seed=4)
+    assert np.ptp(together, axis=0).max() > 0.01, "three models"
+    np.testing.assert_array_equal(together, [examples.replicates(30, seed=4) for examples in several])
+    fewer = some_examples(statistic, n=77, sets=np.where(sets == 5, 2, sets))
+    with pytest.raises(ValueError, match=r"the same, got sub-sets of the sizes \[\(25, 12, 40\), \(37, 40\)\]"):
+        replicates_of([*several, fewer])
+    with pytest.raises(ValueError, match="resamples must be at least 1, got 0"):
+        replicates_of(several, 0)
 
 
 def test_resamples_draw_every_example_equally_often_and_independently() -> None:
