@@ -120,7 +120,7 @@ def _row(cell: Cell, replicates: np.ndarray | None) -> dict[str, Any]:
     row: dict[str, Any] = {**cell.row, "low": np.nan, "high": np.nan}
     if cell.examples is None or replicates is None:
         return row
-    about: dict[str, Any] = {"examples": len(cell.examples), "starts": cell.examples.starts}
+    about: dict[str, Any] = {"examples": cell.examples.averaged, "starts": cell.examples.starts}
     if about["examples"] > 1:
         low, high = interval(cell.row["value"] / 100, replicates / 100, **about)
         row |= {"low": 100 * low, "high": 100 * high}
@@ -148,7 +148,7 @@ def _pairs(scores: Scores, task: str) -> pd.DataFrame:
                 f"{len(of_b.examples)}; measure both again (fresh=True)"
             )
         values, seeds = (of_a.values.mean(), of_b.values.mean()), (of_a.values, of_b.values)
-        about: dict[str, Any] = {"examples": len(of_a.examples), "starts": of_a.examples.starts}
+        about: dict[str, Any] = {"examples": of_a.examples.averaged, "starts": of_a.examples.starts}
         found = compare(*values, of_a.replicates, of_b.replicates, *seeds, **about)
         rows.append(dict(zip(PAIR, (*a, *b), strict=True)) | found._asdict())
     return _table(rows, task)

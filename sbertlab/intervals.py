@@ -6,7 +6,7 @@ chosen by simulation, with populations whose true score is known (`tests/test_in
 - The true score is the expected score of samples of this size. For a mean it is that of the population; a V-measure is
   inflated by a finite sample, alike for all models on the same texts, so it is compared with its like.
 - The bootstrap tells the spread, not the ends. So the interval stands around the value, with the quantiles of Student's
-  t for the number of examples (and of resamples).
+  t for the number of examples (and of resamples); of average precision only those labelled 1 count, which it averages.
 - A clustering has luck of its own: the replicates of one score may take the starts of a clusterer in turn, and what
   moves from start to start counts with as many degrees of freedom as there are starts, less one.
 - Scores near 1 are skewed. So a score is put on the scale of the inverse hyperbolic tangent, Fisher's for correlations.

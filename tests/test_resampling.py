@@ -118,6 +118,11 @@ def test_the_best_rival_is_chosen_anew_in_every_resample_and_sub_set() -> None:
     assert (together > alone[1]).any()
 
 
+def test_average_precision_is_a_mean_over_the_pairs_labelled_1() -> None:
+    assert Examples("average_precision", [0.1, 0.2, 0.3, 0.4], [1, 0, 0, 1]).averaged == 2
+    assert Examples("mean", [0.1, 0.2, 0.3]).averaged == 3
+
+
 @pytest.mark.parametrize("statistic", REFERENCES)
 def test_examples_drawn_once_for_several_models_give_what_each_gives_alone(statistic: str) -> None:
     sets = np.random.default_rng(1).permutation(np.repeat([7, 2, 5], [40, 25, 12]))

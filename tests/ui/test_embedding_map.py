@@ -275,7 +275,7 @@ def make(count, **settings):
 """
 
 
-@pytest.mark.parametrize("count", [50_000, 200_000])
+@pytest.mark.parametrize("count", [pytest.param(50_000, marks=pytest.mark.long), 200_000])
 def test_many_points_are_hovered_zoomed_and_cut_out(count: int, notebook: Callable[..., Any]) -> None:
     book = notebook(MANY, f"panel = make({count}); panel")
     page = book.page
