@@ -13,7 +13,6 @@ the page, and `sbertlab.results_folder` keeps it all. A run replaces the rows of
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -40,13 +39,14 @@ from sbertlab.encoders import (
 from sbertlab.local_tasks import DATA_VARIABLE, data_folder
 from sbertlab.model_source import cache_home
 from sbertlab.mteb_tasks import PUBLISHED
-from sbertlab.results import COLUMNS, report
+from sbertlab.results import COLUMNS, report, rows_of
 from sbertlab.results_folder import (
     TOLERANCES,
     check_output,
     check_part,
     check_table,
     draw,
+    environments,
     read,
     save,
 )
@@ -184,7 +184,8 @@ def run(
     scores = Scores([cell for cell in cells if cell.row["task"] != FACTS])
     table = scores.table.assign(preset=preset)[COLUMNS].round({"value": 4, "low": 2, "high": 2})
     models = {cell.row["model"]: _facts(cell) for cell in cells if cell.row["task"] == FACTS and not cell.failed}
-    about |= {"measured": environments(scores.cells), "models": models}
+    places = [cell.environment | {"cells": {cell.row["task"]: 1}} for cell in scores.cells if not cell.failed]
+    about |= {"measured": environments(places), "models": models}
     save(Path(output), table, comparisons(scores), preset, about, part=tasks is not None)
     draw(output)
     return table
@@ -247,21 +248,6 @@ def described(jobs: Sequence[Job], tasks: Sequence[Task], recipe: Recipe) -> dic
             **{f"{file.parent.name}/{file.name}": sha256_of(file) for task in tasks for file in task.files},
         },
     }
-
-
-def environments(cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """Return each environment that cells were measured in, whichever run it was, and how many of each task.
-
-    >>> cells = [Cell({"task": task}, None, {"cores": cores}) for task, cores in [("a", 2), ("a", 8), ("a", 2)]]
-    >>> environments(cells)
-    [{'cores': 2, 'cells': {'a': 2}}, {'cores': 8, 'cells': {'a': 1}}]
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        if not cell.failed:
-            one = found.setdefault(json.dumps(cell.environment, sort_keys=True), {**cell.environment, "cells": {}})
-            one["cells"][cell.row["task"]] = one["cells"].get(cell.row["task"], 0) + 1
-    return list(found.values())
 
 
 # -- Check: the same numbers again -------------------------------------------------------------------------------------
@@ -343,7 +329,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _refuse_part(models: Sequence[str] | None, tasks: Sequence[str] | None, seeds: int, preset: str) -> None:
     """Raise a ValueError where `OUTPUT` holds cells that a run would replace by fewer."""
     table, *_ = read(OUTPUT)
-    held = table[(table["preset"] == preset) & (table["tag"] != "published")]
+    held = rows_of(table, preset)
     going = held if tasks is None else held[held["task"].isin(tasks)]
     lost = (going["seed"] >= seeds) | (False if models is None else ~going["model"].isin(models))
     if lost.any():

@@ -182,11 +182,11 @@ def replicates_of(several: Sequence[Examples], resamples: int = 1000, seed: int 
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    if len(sizes := {examples.sizes() for examples in several}) > 1:
+    parts = [examples._parts() for examples in several]
+    if len(sizes := {tuple(map(len, each)) for each in parts}) > 1:
         raise ValueError(f"examples of several models must be the same, got sub-sets of the sizes {sorted(sizes)}")
     total = np.zeros((len(several), resamples))
-    parts = list(zip(*(examples._parts() for examples in several), strict=True))
-    for part, places in enumerate(parts):
+    for part, places in enumerate(zip(*parts, strict=True)):
         rivals = [
             examples._prepared(rows, examples.predictions) for examples, rows in zip(several, places, strict=True)
         ]
@@ -196,7 +196,7 @@ def replicates_of(several: Sequence[Examples], resamples: int = 1000, seed: int 
                 statistic = _in_turn(its, done) if examples.starts > 1 else _best(its)
                 sums[done : done + len(counts)] += statistic(counts)
             done += len(counts)
-    return total / len(parts)
+    return total / len(parts[0])
 
 
 def draw_counts(n: int, resamples: int, seed: int = 0, part: int = 0) -> Iterator[Counts]:

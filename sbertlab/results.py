@@ -36,6 +36,11 @@ PRESETS = {
 """Titles, in the order of the page."""
 
 
+def rows_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
+    """Return the cells of a preset, without figures of documents."""
+    return table[(table["preset"] == preset) & (table["tag"] != "published")]
+
+
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and spread over the seeds for each model, variant and task, and for the mean over the tasks.
 
@@ -74,7 +79,7 @@ def report(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
         *(f"- **{tag}**: {meaning}." for tag, meaning in TAGS.items() if tag in set(tags)),
     ]
     for preset, title in PRESETS.items():
-        part = table[(table["preset"] == preset) & (table["tag"] != "published")]
+        part = rows_of(table, preset)
         if len(part):
             lines += ["", f"## {title}", "", *_section(part, pairs[pairs["preset"] == preset])]
     known = table[table["tag"] == "published"]
@@ -119,7 +124,7 @@ def readme_block(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
     """Return the rankings of the presets that were measured, as Markdown for the README."""
     blocks = []
     for preset, title in PRESETS.items():
-        part = table[(table["preset"] == preset) & (table["tag"] != "published")]
+        part = rows_of(table, preset)
         if not part["value"].notna().any():
             continue
         order = ranking(part, pairs[pairs["preset"] == preset])

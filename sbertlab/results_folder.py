@@ -15,6 +15,7 @@ import os
 import re
 import tempfile
 import warnings
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sbertlab.comparisons import COLUMNS as PAIR_COLUMNS
 from sbertlab.comparisons import MEAN, with_mean
 from sbertlab.mteb_tasks import PUBLISHED
 from sbertlab.published import published_cells, with_averages
-from sbertlab.results import COLUMNS, PRESETS, ranking, readme_block, report, table_resolution
+from sbertlab.results import COLUMNS, PRESETS, ranking, readme_block, report, rows_of, table_resolution
 from sbertlab.safe_files import sha256_of
 from sbertlab.standings import VARIANTS
 
@@ -66,7 +67,8 @@ def check_part(folder: Path, preset: str, about: dict[str, Any], contenders: set
         ValueError: other tasks were measured of other models or seeds, of other weights, or by another recipe.
     """
     table, _, manifest = read(folder)
-    beside = table[(table["preset"] == preset) & (table["tag"] != "published") & ~table["task"].isin(about["tasks"])]
+    held = rows_of(table, preset)
+    beside = held[~held["task"].isin(about["tasks"])]
     if beside.empty:
         return
     known, new = manifest["presets"][preset], json.loads(json.dumps(about))
@@ -105,12 +107,12 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     old, old_pairs, known = read(folder)
-    held = (old["preset"] == preset) & (old["tag"] != "published")
-    if part and not set(old.loc[held, "task"]) <= set(about["tasks"]):
+    held = rows_of(old, preset)
+    if part and not set(held["task"]) <= set(about["tasks"]):
         its = old_pairs[old_pairs["preset"] == preset]
-        table, pairs, about = _beside(old[held], its, known["presets"][preset], table, pairs, about)
+        table, pairs, about = _beside(held, its, known["presets"][preset], table, pairs, about)
     pairs = pairs.assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
-    kept = old[~held & (old["tag"] != "published")]
+    kept = old[(old["preset"] != preset) & (old["tag"] != "published")]
     order = [name for name in PRESETS if name in {*kept["preset"], preset}]
     parts = [table if name == preset else kept[kept["preset"] == name] for name in order]
     tables = {"benchmark.csv": pd.concat([*parts, published_cells()[COLUMNS]])}
@@ -145,17 +147,28 @@ def _beside(
     both = both.sort_values("task", key=lambda names: names.map(tasks.index), kind="stable")[PAIR_COLUMNS]
     about = about | {name: known[name] | about[name] for name in ("tasks", "sha256", "models")}
     about["commands"] = list(dict.fromkeys([*known["commands"], *about["commands"]]))
-    about["measured"] = _environments(known["measured"], about["measured"], anew)
+    stay = [
+        one | {"cells": {task: n for task, n in one["cells"].items() if task not in anew}} for one in known["measured"]
+    ]
+    about["measured"] = environments([*stay, *about["measured"]])
     return cells, with_mean(both, cells), about
 
 
-def _environments(old: list[dict[str, Any]], new: list[dict[str, Any]], anew: list[str]) -> list[dict[str, Any]]:
-    """Where the cells of a preset were measured, those of some tasks anew."""
-    stay = [one | {"cells": {task: n for task, n in one["cells"].items() if task not in anew}} for one in old]
+def environments(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each environment once, with the cells that were measured in it; without those that measured none.
+
+    Args:
+        parts: environments, each with "cells": how many of each task.
+
+    >>> environments([{"cores": cores, "cells": {task: 1}} for task, cores in [("a", 2), ("a", 8), ("a", 2)]])
+    [{'cores': 2, 'cells': {'a': 2}}, {'cores': 8, 'cells': {'a': 1}}]
+    """
     found: dict[str, dict[str, Any]] = {}
-    for one in [*stay, *new]:
-        place = json.dumps({name: value for name, value in one.items() if name != "cells"}, sort_keys=True)
-        found[place] = one | {"cells": found.get(place, {"cells": {}})["cells"] | one["cells"]}
+    for part in parts:
+        where = {name: value for name, value in part.items() if name != "cells"}
+        counts = found.setdefault(json.dumps(where, sort_keys=True), where | {"cells": {}})["cells"]
+        for task, number in part["cells"].items():
+            counts[task] = counts.get(task, 0) + number
     return [one for one in found.values() if one["cells"]]
 
 
@@ -227,7 +240,7 @@ def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None =
         warnings.warn(f"no pictures are drawn: {error}; pip install 'sbertlab[lab]'", stacklevel=2)
         return written
     for preset in [name for name in PRESETS if name in set(table.loc[table["tag"] != "published", "preset"])]:
-        part, its = table[(table["preset"] == preset) & (table["tag"] != "published")], pairs[pairs["preset"] == preset]
+        part, its = rows_of(table, preset), pairs[pairs["preset"] == preset]
         if not part["value"].notna().any():
             continue
         written += save_both(place / f"{preset}_arrows", partial(benchmark_plots.benchmark_figure, part))

@@ -376,7 +376,7 @@ def test_equal_models_are_seldom_called_different(kind: str, simulated: dict[str
     uncorrected = (p < 0.05).any(axis=1).mean()
     print(f"\n{kind}: pairs {100 * alone.mean():.1f} %, tables {100 * tables:.1f} %, without Holm {uncorrected:.3f}")
     chance = 2 * np.sqrt(0.05 * 0.95 / SIMULATIONS)  # of the simulation itself
-    assert 0.02 < alone.mean() < 0.05 + chance, "neither blind nor wrong"
+    assert 0.025 < alone.mean() < 0.05 + chance, "neither blind nor wrong"
     assert tables <= 0.05
     assert uncorrected > 0.1, "without the correction this would be wrong, so this test can fail"
 
