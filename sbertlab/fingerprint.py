@@ -24,11 +24,22 @@ FORMAT = 1
 """Part of every fingerprint: raised when the rules of this file change, so that nothing older is found."""
 KEY_BYTES = 16
 
-AFTERWARDS = (
-    *("benchmark", "benchmark_browser", "comparisons", "figure_style", "intervals", "results", "results_folder"),
-    *("standings", "tables"),
+ENCODING = (
+    *("adapters.py", "attention.py", "batching.py", "encoder.py", "folder_format.py", "kernels.py", "model_folder.py"),
+    *("models.py", "module.py", "pooling.py", "router.py", "similarity.py", "text_modules.py", "texts.py"),
+    *("token_modules.py", "util.py", "vector_modules.py"),
 )
-"""Modules that only read finished numbers, as those do whose name ends in "plots"."""
+"""Source files from which an embedding follows."""
+
+MEASURING = (
+    *ENCODING,
+    *("data.py", "distance_losses.py", "helpdesk.py", "known_positives.py", "label_losses.py", "loaders.py", "loss.py"),
+    *("losses.py", "ranking_losses.py", "readers.py", "rows.py", "checkpoint.py", "gradients.py", "objective.py"),
+    *("optimizer.py", "run.py", "seeding.py", "training.py", "evaluation.py", "evaluator.py", "pair_evaluation.py"),
+    *("retrieval_evaluation.py", "text_evaluation.py", "resampling.py", "search.py", "tasks.py", "local_tasks.py"),
+    *("mteb_tasks.py", "encoders.py", "nli_pairs.py", "benchmark_recipe.py", "runner.py"),
+)
+"""Source files from which a cell of the benchmark follows: embeddings, fine-tuning, tasks and metrics."""
 
 
 def fingerprint(model: Any) -> str:
@@ -68,11 +79,19 @@ def key_of(text: Text, prompt: str = "", route: str = "") -> bytes:
     return hashlib.sha256(json.dumps([route, prompt, text]).encode()).digest()[:KEY_BYTES]
 
 
-@lru_cache(maxsize=1)
-def source_digest(folder: Path = Path(__file__).parent) -> str:
-    """Return the SHA-256 of the source files of this package from which a number can follow; see `AFTERWARDS`."""
-    paths = [path for path in sorted(folder.glob("*.py")) if path.stem not in AFTERWARDS]
-    lines = [f"{path.name} {sha256_of(path)}" for path in paths if not path.stem.endswith("plots")]
+@lru_cache
+def source_digest(parts: tuple[str, ...] = ENCODING, root: Path = Path(__file__).parent) -> str:
+    """Return the SHA-256 of the package's source files in `parts`: files, or folders with all that is in them.
+
+    Raises:
+        FileNotFoundError: a part does not exist, or is a folder without source files.
+    """
+    lines = []
+    for part in parts:
+        paths = [root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py"))
+        if not paths or not all(path.is_file() for path in paths):
+            raise FileNotFoundError(f"{root / part} has no source files, so the digest would not notice any change")
+        lines += [f"{path.relative_to(root).as_posix()} {sha256_of(path)}" for path in paths]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -32,7 +32,7 @@ from sbertlab import helpdesk
 from sbertlab.benchmark_recipe import Recipe
 from sbertlab.embedding_store import EmbeddingStore
 from sbertlab.encoders import TUNED, UNTUNED, Encoder, facts, weights_digest
-from sbertlab.fingerprint import fingerprint, source_digest
+from sbertlab.fingerprint import MEASURING, fingerprint, source_digest
 from sbertlab.machine import environment
 from sbertlab.mteb_tasks import PUBLISHED
 from sbertlab.resampling import Examples
@@ -94,7 +94,7 @@ class Job:
             "seed": self.seed,
             "recipe": None if self.recipe is None else _settings(self.recipe),
             "learning_rate": None if self.recipe is None else self.encoder.learning_rates.get(self.recipe.name),
-            "code": source_digest(),
+            "code": source_digest(MEASURING),
             "versions": {name: version(name) for name in LIBRARIES},
         }
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +24,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from torch import nn
 
+import sbertlab
 from sbertlab import SentenceTransformer, models
 from sbertlab.embedding_store import EmbeddingStore, EmbeddingStoreWarning
-from sbertlab.fingerprint import AFTERWARDS, fingerprint, key_of, source_digest
+from sbertlab.fingerprint import ENCODING, MEASURING, fingerprint, key_of, source_digest
 from sbertlab.stored_embeddings import StoredEmbeddings
 
 Tiny = Callable[..., SentenceTransformer]
@@ -43,6 +44,7 @@ TEXTS = [
     "the cat sits",
 ]
 MODEL = "ab" * 32
+PACKAGE = Path(sbertlab.__file__).parent
 
 
 class Digits:
@@ -736,29 +738,38 @@ def test_a_process_killed_while_it_writes_leaves_a_sound_store(store: EmbeddingS
 # -- Code --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_digest_of_the_source_follows_what_computes_numbers_and_not_what_draws_them(tmp_path: Path) -> None:
-    for name in ("pooling", "results", "loss_plots"):
-        (tmp_path / f"{name}.py").write_text("one")
-    digest = source_digest.__wrapped__
-    first = digest(tmp_path)
-    for name in ("results", "loss_plots"):
-        (tmp_path / f"{name}.py").write_text("other")
-    assert digest(tmp_path) == first
-    (tmp_path / "pooling.py").write_text("other")
-    assert digest(tmp_path) != first
+def edited(root: Path, part: str) -> None:
+    """Append a comment to one source file of a part of the package."""
+    path = root / part if part.endswith(".py") else sorted((root / part).rglob("*.py"))[0]
+    path.write_text(path.read_text() + "# edited\n")
 
 
-def test_nothing_that_computes_a_cell_imports_what_the_digest_leaves_out() -> None:
-    code = "import sys, sbertlab.runner; print([name for name in sys.modules if name.startswith('sbertlab.')])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.partition(".")[2] for name in ast.literal_eval(done.stdout)}
-    assert "training" in loaded
-    assert not [name for name in loaded if name in AFTERWARDS or name.endswith("plots")]
+@pytest.mark.parametrize("part", MEASURING)
+def test_an_edit_of_any_part_that_a_number_follows_from_changes_its_digest(part: str, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "package")
+    before = [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
+    edited(tmp_path / "package", part)
+    after = [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
+    assert (before[0] != after[0]) == (part in ENCODING)
+    assert before[1] != after[1]
+
+
+@pytest.mark.parametrize("part", ["training_monitor.py", "plots.py", "intervals.py", "results.py"])
+def test_an_edit_of_what_draws_or_reads_finished_numbers_changes_no_digest(part: str, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "package")
+    before = [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
+    edited(tmp_path / "package", part)
+    assert before == [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
+
+
+def test_a_part_that_does_not_exist_is_refused_instead_of_hashed_as_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="would not notice"):
+        source_digest.__wrapped__(("models",), tmp_path)
 
 
 def test_other_code_of_the_package_gives_another_fingerprint(
     tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = fingerprint(tiny())
-    monkeypatch.setattr("sbertlab.fingerprint.source_digest", lambda: "changed")
+    monkeypatch.setattr("sbertlab.fingerprint.source_digest", lambda *parts: "changed")
     assert fingerprint(tiny()) != before
