@@ -10,9 +10,9 @@ from typing import Any
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, or 1 with the reason on standard error."""
-    from sbertlab import benchmark
-    from sbertlab.model_source import fetch
-    from sbertlab.processes import ProcessLostError
+    from sbertlab.benchmark import presets as benchmark
+    from sbertlab.storage.find import fetch
+    from sbertlab.training.processes import ProcessLostError
 
     parser = argparse.ArgumentParser(
         prog="sbertlab", description="Build, train, compare and look at sentence embeddings."
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(given: Any) -> None:
     """Train, or say what can be set."""
-    from sbertlab import train_command
+    from sbertlab.commands import train_command
 
     if not given.words or {"-h", "--help"} & set(given.words):
         print(train_command.help_text(given.words))
@@ -91,7 +91,7 @@ def train(given: Any) -> None:
 
 def evaluate(given: Any) -> None:
     """Measure a model, or say what can be set."""
-    from sbertlab import train_command
+    from sbertlab.commands import train_command
 
     if not given.words or {"-h", "--help"} & set(given.words):
         print("usage: python -m sbertlab evaluate MODEL CONFIG.yaml|RECIPE|key=value ... [output=METRICS.json]\n")
@@ -102,14 +102,14 @@ def evaluate(given: Any) -> None:
 
 def embed(given: Any) -> None:
     """Write embeddings."""
-    from sbertlab.bulk import embed_file
+    from sbertlab.commands.embed import embed_file
 
     embed_file(given.model, given.input, given.output, given.column, given.batch_size, given.normalize)
 
 
 def convert(given: Any) -> None:
     """Write a model folder."""
-    from sbertlab.encoder import SentenceTransformer
+    from sbertlab.encoder.sentence_transformer import SentenceTransformer
 
     SentenceTransformer(given.source, device="cpu").save(given.target, format=given.format)
     print(given.target)
@@ -117,22 +117,22 @@ def convert(given: Any) -> None:
 
 def make_card(given: Any) -> None:
     """Write the robustness and fairness card."""
-    from sbertlab.robustness_card import write_card
+    from sbertlab.commands.robustness_card import write_card
 
     print(*write_card(given.models, given.output, given.seed), sep="\n")
 
 
 def draw(given: Any) -> None:
     """Derive pages and pictures from the tables."""
-    from sbertlab.results_folder import draw as draw_benchmark
-    from sbertlab.robustness_card import draw_card
+    from sbertlab.benchmark.results_folder import draw as draw_benchmark
+    from sbertlab.commands.robustness_card import draw_card
 
     print(*draw_benchmark(given.output), *draw_card(given.output), sep="\n")
 
 
 def show(given: Any) -> None:
     """Draw the gallery."""
-    from sbertlab.gallery import draw_gallery
+    from sbertlab.commands.figures import draw_gallery
 
     print(*draw_gallery(given.output), sep="\n")
 

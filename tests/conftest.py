@@ -14,7 +14,7 @@ from tokenizers.models import WordPiece
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from sbertlab import SentenceTransformer, models
-from sbertlab.model_source import find_model
+from sbertlab.storage.find import find_model
 
 
 def pytest_configure() -> None:

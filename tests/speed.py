@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import sentence_transformers
 import torch
+from sbertlab.helpdesk import load_helpdesk, triplets
 from scipy.stats import spearmanr
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss as CachedPeerRankingLoss,
@@ -30,10 +31,10 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch.utils.data import DataLoader
 
 import sbertlab
-from sbertlab import InputExample, SentenceTransformer, kernels, losses
-from sbertlab.helpdesk import load_helpdesk, triplets
-from sbertlab.machine import processor_name
-from sbertlab.model_source import find_model
+from sbertlab import InputExample, SentenceTransformer, losses
+from sbertlab.benchmark.machine import processor_name
+from sbertlab.models import fast_cpu as kernels
+from sbertlab.storage.find import find_model
 
 MODEL = "all-MiniLM-L6-v2"
 BATCH = 64

@@ -17,51 +17,52 @@ PACKAGE = Path(sbertlab.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = [
-    """batching kernels seeding attention util similarity search intervals resampling rows texts
-    model_card safe_files model_names model_source""",
-    """module text_modules token_modules pooling vector_modules router models
-    loss known_positives space distance_losses label_losses ranking_losses losses data readers nemo loaders helpdesk""",
-    """folder_format folder_writer model_folder fingerprint embedding_store stored_embeddings""",
-    """encoder adapters machine""",
-    """training run events optimizer gradients objective processes watch keeper interrupt trackers
-    checkpoint evaluation evaluator pair_evaluation retrieval_evaluation text_evaluation
-    mining explain doctor continual thresholds robustness""",
-    """tasks local_tasks mteb_tasks published encoders nli_pairs benchmark_recipe runner
-    comparisons benchmark results results_folder
-    maps films plots figure_style map_plots benchmark_plots robustness_plots robustness_card probe_map
-    loss_plane explain_plots loss_plots threshold_plots tables standings standing_plots quality_plots
-    clusters map_store map_frames map_scatter linked_maps word_search
-    panel embedding_map training_monitor similarity_explorer loss_playground benchmark_browser threshold_lab widgets""",
-    """serve bulk gallery command_line train_parts train_command __main__""",
+    {"util", "similarity", "search", "tables", "checks", "storage"},
+    {"data", "models"},
+    {"losses", "encoder"},
+    {"evaluation"},
+    {"training", "curation", "analysis"},
+    {"benchmark", "plots"},
+    {"widgets", "serving"},
+    {"commands", "__main__"},
 ]
+"""Rooms and files of the package from the ground up: imports point downwards or stay on their floor."""
 
-
-def floor_of(name: str) -> int:
-    return next(number for number, names in enumerate(FLOORS) if name in names.split())
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path != PACKAGE / "__init__.py"  # the face of the whole house imports from every floor
+}
 
 
 def imports_of(path: Path) -> set[str]:
-    found = set()
+    """Return the modules of the package that a file imports, those inside its functions too."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sbertlab"):
-            names = [node.module] if "." in node.module else [f"sbertlab.{alias.name}" for alias in node.names]
-            found |= {name.split(".")[1] for name in names}
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: import by full names"
+            if (node.module or "").partition(".")[0] == "sbertlab":
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    found.add(name if name in MODULES else str(node.module))
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("sbertlab.")}
+            found |= {alias.name for alias in node.names if alias.name.startswith("sbertlab.")}
     return found
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
-def test_imports_point_downwards_or_stay_on_their_floor(path: Path) -> None:
-    if path.stem == "__init__":
-        return
-    above = {name for name in imports_of(path) if floor_of(name) > floor_of(path.stem)}
-    assert not above, f"{path.name} imports from a higher floor: {above}"
+def floor_of(module: str) -> int:
+    room = module.split(".")[1]
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_downwards_or_stay_on_their_floor(module: str) -> None:
+    above = {name for name in imports_of(MODULES[module]) if floor_of(name) > floor_of(module)}
+    assert not above, f"{module} imports from a higher floor: {above}"
 
 
 def test_no_two_modules_import_each_other() -> None:
-    graph = {path.stem: imports_of(path) for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
-    left = dict(graph)
+    left = {module: imports_of(path) for module, path in MODULES.items()}
     while True:
         free = [name for name, needs in left.items() if not needs & left.keys()]
         if not free:

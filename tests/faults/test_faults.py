@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sbertlab import InputExample, SentenceTransformer, losses
-from sbertlab.checkpoint import CheckpointWarning, verify
+from sbertlab.training.checkpoint import CheckpointWarning, verify
 
 RUNS = Path(__file__).with_name("runs.py")
 FULL = bool(os.environ.get("SBERTLAB_FAULTS"))

@@ -16,7 +16,7 @@ FIGURES = Path(__file__).parents[2] / "figures"
 NAMES = ["model_a", "variant_a", "model_b", "variant_b"]
 
 SHOW = f"""
-from sbertlab.benchmark_browser import BenchmarkBrowser
+from sbertlab.widgets.benchmark_browser import BenchmarkBrowser
 panel = BenchmarkBrowser({str(FIGURES)!r}, preset="offline")
 panel
 """

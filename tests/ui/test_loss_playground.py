@@ -8,7 +8,7 @@ from typing import Any
 
 def test_menu_slider_and_buttons_reach_the_points(notebook: Callable[..., Any]) -> None:
     book = notebook(
-        "from sbertlab.loss_playground import LossPlayground",
+        "from sbertlab.widgets.loss_playground import LossPlayground",
         "panel = LossPlayground('TripletLoss'); panel",
         "bad = LossPlayground('TripletLoss', [[[0, 0], [1, float('nan')], [1, 1]]]); bad",
     )

@@ -13,8 +13,8 @@ SETUP = f"""
 import importlib.util
 import numpy as np
 from sbertlab import SentenceTransformer, models
-from sbertlab.explain import explain
-from sbertlab.similarity_explorer import SimilarityExplorer
+from sbertlab.analysis.explain import explain
+from sbertlab.widgets.similarity_explorer import SimilarityExplorer
 
 spec = importlib.util.spec_from_file_location("shared", {str(CONFTEST)!r})
 shared = importlib.util.module_from_spec(spec)

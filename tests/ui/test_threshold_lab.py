@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sbertlab.thresholds import Threshold
+from sbertlab.analysis.thresholds import Threshold
 
 SETUP = """
 import dataclasses, json
 import numpy as np, pandas as pd
-from sbertlab.threshold_lab import ThresholdLab
-from sbertlab.thresholds import choose_threshold
+from sbertlab.widgets.threshold_lab import ThresholdLab
+from sbertlab.analysis.thresholds import choose_threshold
 random = np.random.default_rng(0)
 labels = (random.random(300) < 0.4).astype(int)
 scores = (0.4 + 0.25 * labels + random.normal(0, 0.15, 300)).round(2)

@@ -15,8 +15,8 @@ SETUP = f"""
 import importlib.util, time, torch
 from torch.utils.data import DataLoader
 from sbertlab import InputExample, SentenceTransformer, losses, models
-from sbertlab.checkpoint import verify
-from sbertlab.training_monitor import TrainingMonitor
+from sbertlab.training.checkpoint import verify
+from sbertlab.widgets.training_monitor import TrainingMonitor
 
 spec = importlib.util.spec_from_file_location("shared", {str(CONFTEST)!r})
 shared = importlib.util.module_from_spec(spec)

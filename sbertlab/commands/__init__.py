@@ -1,0 +1,1 @@
+"""The command line, `python -m sbertlab COMMAND`: one file per command."""

@@ -1,0 +1,1 @@
+"""Better training data: find what is wrong with it before a model learns it."""

@@ -1,0 +1,226 @@
+"""What an embedding depends on, as a key: all that is in a model, and the text with what is put before it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from functools import lru_cache, partial
+from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sbertlab.data.texts import Text
+from sbertlab.storage.files import sha256_of
+
+FORMAT = 1
+"""Part of every fingerprint: raised when the rules of this file change, so that nothing older is found."""
+KEY_BYTES = 16
+
+ENCODING = ("models", "encoder", "data/texts.py", "util.py", "similarity.py")
+"""Parts of the package from which an embedding follows."""
+
+MEASURING = (
+    *ENCODING,
+    *("data", "losses", "training", "evaluation", "analysis/resampling.py", "search.py"),
+    *(
+        f"benchmark/{name}.py"
+        for name in ("tasks", "local_tasks", "published", "encoders", "nli_pairs", "recipes", "runner")
+    ),
+)
+"""Parts from which a cell of the benchmark follows: embeddings, fine-tuning, tasks and metrics."""
+
+
+def fingerprint(model: Any) -> str:
+    """Return the SHA-256 of all that a model's embeddings depend on, in hexadecimal.
+
+    Of modules (ours, those of sentence-transformers, any `nn.Module`): every module's class and settings, every
+    tensor's name, dtype, shape and bytes, the tokenizer, length limit, prompts and `truncate_dim`. Of a scikit-learn
+    estimator its parameters and what was fitted; of a function its code and the arguments that a `partial` gives it; of
+    other objects what joblib hashes. Of code, the version of its package; where it has none, its file; of sbertlab, its
+    `source_digest`. Left out: names, paths, the similarity, the device.
+
+    Raises:
+        TypeError: it depends on something that has no content to hash, e.g. a class defined in a notebook, a lambda, a
+            function inside another.
+
+    >>> fingerprint(nn.Linear(2, 1)) == fingerprint(nn.Linear(2, 1))  # random weights
+    False
+    >>> layer = nn.Linear(2, 1)
+    >>> fingerprint(layer) == fingerprint(layer.eval())
+    True
+    """
+    try:
+        described = json.dumps([FORMAT, _described(model)])
+    except TypeError as error:
+        raise TypeError(
+            f"{type(model).__name__} cannot be fingerprinted: {error}. Without a store (store=None) it can be used"
+        ) from error
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+def key_of(text: Text, prompt: str = "", route: str = "") -> bytes:
+    """Return the key of a text under a prompt and a route: 16 bytes of SHA-256.
+
+    >>> len({key_of("a"), key_of("a", prompt="query: "), key_of("query: a"), key_of({"query": "a"})})
+    4
+    """
+    return hashlib.sha256(json.dumps([route, prompt, text]).encode()).digest()[:KEY_BYTES]
+
+
+@lru_cache
+def source_digest(parts: tuple[str, ...] = ENCODING, root: Path = Path(__file__).parents[1]) -> str:
+    """Return the SHA-256 of the package's source files in `parts`: files, or folders with all that is in them.
+
+    Raises:
+        FileNotFoundError: a part does not exist, or is a folder without source files.
+    """
+    lines = []
+    for part in parts:
+        paths = [root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py"))
+        if not paths or not all(path.is_file() for path in paths):
+            raise FileNotFoundError(f"{root / part} has no source files, so the digest would not notice any change")
+        lines += [f"{path.relative_to(root).as_posix()} {sha256_of(path)}" for path in paths]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+QUIET = ("torch", "transformers", "sentence_transformers")
+"""Libraries whose modules keep caches and bookkeeping in private attributes, and in objects of their own."""
+
+NOT_IN_THE_RESULT = {
+    *vars(nn.Module()),  # hooks, mode, and the tensors, which are hashed by name
+    *("model_name", "name_or_path", "model_card_data", "_similarity", "similarity_fn_name", "trust_remote_code"),
+    *("gradient_checkpointing", "loss_type", "all_tied_weights_keys"),
+}
+"""Attributes of modules that embeddings do not depend on."""
+
+NOTES = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
+"""What a configuration says of where it comes from; the dtype is that of the tensors."""
+
+BY_THE_BATCH = {"truncation", "padding", "decoder"}
+"""Rules of a tokenizer that are set anew for every batch, or are for the way back."""
+
+ADDRESSES = {"_stop_words_id"}
+"""Attributes of estimators that hold an address in memory."""
+
+
+def _without(left_out: set[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in left_out}
+
+
+def _described(value: Any) -> Any:
+    """Return what stands for a value in the fingerprint, in JSON types."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return [str(value.dtype), str(value)]
+    if isinstance(value, (list, tuple)):
+        return [_described(item) for item in value]
+    if isinstance(value, Mapping):
+        return sorted(([_described(key), _described(item)] for key, item in value.items()), key=repr)
+    if isinstance(value, (set, frozenset)):
+        return sorted((_described(item) for item in value), key=repr)
+    if isinstance(value, Tensor):
+        return _tensor(value)
+    if isinstance(value, nn.Module):
+        return _module(value)
+    if isinstance(value, (torch.dtype, torch.device, np.dtype)):
+        return str(value)
+    if isinstance(value, partial):
+        return [_described(value.func), _described(value.args), _described(value.keywords)]
+    if isinstance(value, MethodType):
+        return [_described(value.__func__), _described(value.__self__)]
+    if isinstance(value, FunctionType) and value.__closure__:
+        raise TypeError(f"{value.__qualname__} depends on variables of the function around it; use functools.partial")
+    if isinstance(value, (type, FunctionType)):
+        return _code(value)
+    if isinstance(value, Enum):
+        return [_code(type(value)), _described(value.value)]
+    if hasattr(value, "get_vocab"):
+        return _tokenizer(value)
+    if hasattr(value, "to_dict"):  # a configuration
+        return [_code(type(value)), _described(_without(NOTES, value.to_dict()))]
+    if hasattr(value, "get_params"):  # an estimator of scikit-learn
+        return [_code(type(value)), _described(_without(ADDRESSES, vars(value)))]
+    return [_code(type(value)), _joblib_hash(value)]
+
+
+def _module(module: nn.Module) -> Any:
+    """Describe a module: class and settings of every part, and all tensors."""
+    parts = [
+        [name, _code(type(part)), _settings(part), _described(getattr(part, "max_seq_length", None))]
+        for name, part in module.named_modules(remove_duplicate=False)
+    ]
+    tensors = {**dict(module.named_buffers()), **module.state_dict()}  # state_dict lacks buffers that are not saved
+    return [parts, [[name, _described(tensor)] for name, tensor in sorted(tensors.items())]]
+
+
+def _settings(part: nn.Module) -> Any:
+    """Describe the attributes of a module; its tensors and the modules inside it are described elsewhere."""
+    settings = _without(NOT_IN_THE_RESULT, vars(part))
+    if type(part).__module__.partition(".")[0] in QUIET:
+        settings = {name: value for name, value in settings.items() if not name.startswith("_") and _is_plain(value)}
+    return _described(settings)
+
+
+def _is_plain(value: Any) -> bool:
+    plain = isinstance(value, (bool, int, float, str, list, tuple, dict, set, Tensor))
+    return plain or hasattr(value, "get_vocab") or hasattr(value, "to_dict")
+
+
+def _tensor(tensor: Tensor) -> Any:
+    try:
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    except (RuntimeError, NotImplementedError) as error:
+        raise TypeError(f"a tensor on {tensor.device} of layout {tensor.layout} has no plain bytes") from error
+    return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(data.data).hexdigest()]
+
+
+def _tokenizer(tokenizer: Any) -> Any:
+    """Describe a tokenizer of transformers or tokenizers: its vocabulary and rules, and how it pads and cuts."""
+    names = ("padding_side", "truncation_side", "pad_token_id", "do_lower_case", "all_special_tokens")
+    settings = {name: getattr(tokenizer, name, None) for name in names}
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(backend, "to_str"):  # written in Python
+        return [_code(type(tokenizer)), _described(settings), _joblib_hash([tokenizer, tokenizer.get_vocab()])]
+    rules = json.loads(backend.to_str())
+    words = repr(rules.pop("model"))  # far quicker than JSON
+    rules["words"] = hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
+    return [_code(type(tokenizer)), _described(settings), _described(_without(BY_THE_BATCH, rules))]
+
+
+def _joblib_hash(value: Any) -> str:
+    import joblib
+
+    try:
+        return joblib.hash(value)
+    except (pickle.PicklingError, AttributeError, RecursionError) as error:
+        raise TypeError(f"{type(value).__name__} cannot be pickled ({error})") from error
+
+
+def _code(made: Any) -> list[str]:
+    """Name a class or function and the versions of its code: of packages where they have one, otherwise of files."""
+    name = f"{made.__module__}.{made.__qualname__}"
+    return [name, *sorted({_version(str(kind.__module__), name) for kind in getattr(made, "__mro__", [made])})]
+
+
+def _version(module: str, name: str) -> str:
+    root = module.partition(".")[0]
+    if root in sys.stdlib_module_names:
+        return ""
+    if root == "sbertlab":
+        return source_digest()
+    version = getattr(sys.modules.get(root), "__version__", None)
+    if version is not None:
+        return f"{root} {version}"
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or "<" in name:
+        raise TypeError(f"the code of {name} may change unseen; define it at the top of a module, in a file")
+    return sha256_of(Path(file))

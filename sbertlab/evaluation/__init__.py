@@ -1,0 +1,57 @@
+"""Evaluators: how good are the embeddings of a model on labelled texts?
+
+An evaluator holds the labelled texts. Called with a model it returns a dict of metrics, appends them to a CSV when
+given an `output_path`, and keeps `per_example`: a table of one row an example (pair, triplet, query, text), from which
+the metrics, and intervals around them, can be computed again. Of the model it uses `encode` alone (`encode_query` and
+`encode_document` where the model has them and the roles differ), and no text is encoded twice in one go.
+
+| evaluator | examples | primary metric, higher is better |
+| --- | --- | --- |
+| EmbeddingSimilarity | pair, graded score | greatest Spearman over the similarities |
+| BinaryClassification | pair, 0 or 1 | greatest average precision over the similarities |
+| Triplet | anchor, positive, negative | greatest accuracy over the similarities |
+| InformationRetrieval | queries, corpus, relevant documents | greatest MAP@k over the score functions |
+| Reranking | query, positives, negatives | MAP |
+| ParaphraseMining | texts, duplicate pairs | average precision |
+| Translation | pair of translations | accuracy, mean of both directions |
+| LabelAccuracy | texts, class | accuracy of a softmax head |
+| MSE, MSE...FromDataFrame | pair, teacher model | -100 * mean squared error |
+| Clustering | text, class | V-measure |
+| Sequential | other evaluators | that of the last |
+"""
+
+from __future__ import annotations
+
+from sbertlab.evaluation.base import BaseEvaluator, SentenceEvaluator, SequentialEvaluator
+from sbertlab.evaluation.labels import (
+    ClusteringEvaluator,
+    LabelAccuracyEvaluator,
+    MSEEvaluator,
+    MSEEvaluatorFromDataFrame,
+    TranslationEvaluator,
+)
+from sbertlab.evaluation.pairs import BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, TripletEvaluator
+from sbertlab.evaluation.retrieval import (
+    InformationRetrievalEvaluator,
+    ParaphraseMiningEvaluator,
+    RerankingEvaluator,
+)
+from sbertlab.similarity import SimilarityFunction
+
+__all__ = [
+    "BaseEvaluator",
+    "BinaryClassificationEvaluator",
+    "ClusteringEvaluator",
+    "EmbeddingSimilarityEvaluator",
+    "InformationRetrievalEvaluator",
+    "LabelAccuracyEvaluator",
+    "MSEEvaluator",
+    "MSEEvaluatorFromDataFrame",
+    "ParaphraseMiningEvaluator",
+    "RerankingEvaluator",
+    "SentenceEvaluator",
+    "SequentialEvaluator",
+    "SimilarityFunction",
+    "TranslationEvaluator",
+    "TripletEvaluator",
+]

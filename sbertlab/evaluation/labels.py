@@ -1,0 +1,322 @@
+"""Evaluators of what else embeddings serve for: translations, classes, clusters, imitation of a teacher.
+
+scikit-learn and scipy are imported where they are used: together they take a second, which `import sbertlab` saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+from sbertlab.data import collate
+from sbertlab.evaluation.base import Measurement, SentenceEvaluator, check_same_length, checked_texts
+from sbertlab.search import Encoder, top_matches
+
+
+class TranslationEvaluator(SentenceEvaluator):
+    """Is the most similar target (by cosine) of each source its translation, and the other way round?
+
+    Metrics: `src2trg_accuracy`, `trg2src_accuracy` and their mean `mean_accuracy` (primary). The same text found at
+    another row counts as right. `per_example`: source, target, the texts found (found_target, found_source) and the
+    accuracies (0 or 1).
+
+    Args:
+        source_sentences: texts.
+        target_sentences: translation of each.
+        show_progress_bar: for `encode`.
+        batch_size: for `encode`.
+        name: of the data.
+        print_wrong_matches: print the sources whose translation is not found.
+        write_csv: False writes no file.
+        truncate_dim: dimensions to keep of the embeddings.
+
+    Raises:
+        ValueError: columns of different lengths or empty.
+
+    >>> from types import SimpleNamespace
+    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
+    >>> TranslationEvaluator(["a", "bbb"], ["x", "yyyy"])(toy)["mean_accuracy"]
+    1.0
+    """
+
+    def __init__(
+        self,
+        source_sentences: Sequence[str],
+        target_sentences: Sequence[str],
+        show_progress_bar: bool = False,
+        batch_size: int = 16,
+        name: str = "",
+        print_wrong_matches: bool = False,
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+    ) -> None:
+        csv_file = "translation_evaluation{}_results.csv"
+        super().__init__(name, "mean_accuracy", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        self.source_sentences, self.target_sentences = checked_texts(
+            source_sentences=source_sentences, target_sentences=target_sentences
+        )
+        self.print_wrong_matches = print_wrong_matches
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the accuracies, and the table of translations."""
+        sources, targets = self._embed(model, self.source_sentences, self.target_sentences)
+        table = pd.DataFrame({"source": self.source_sentences, "target": self.target_sentences})
+        for texts, queries, corpus, key in (
+            ("target", sources, targets, "src2trg_accuracy"),
+            ("source", targets, sources, "trg2src_accuracy"),
+        ):
+            places = top_matches(queries, corpus, 1000, top_k=1)[1][:, 0].cpu().numpy()
+            table[f"found_{texts}"] = table[texts].to_numpy()[places]
+            table[key] = (table[f"found_{texts}"] == table[texts]).astype(float)
+        if self.print_wrong_matches:
+            for row in table[table["src2trg_accuracy"] == 0].itertuples():
+                print(f"{row.Index}: {row.source}\n  found:    {row.found_target}\n  expected: {row.target}")
+        metrics = {key: table[key].mean() for key in ("src2trg_accuracy", "trg2src_accuracy")}
+        return metrics | {"mean_accuracy": sum(metrics.values()) / 2}, table
+
+
+class LabelAccuracyEvaluator(SentenceEvaluator):
+    """Share of examples whose class the softmax head of a `SoftmaxLoss` predicts.
+
+    Metrics: `accuracy`. `per_example`: text_1, text_2, ..., label, prediction and accuracy (0 or 1).
+
+    Args:
+        dataloader: of InputExamples with a class label.
+        name: of the data.
+        softmax_model: the `SoftmaxLoss` the model is trained with.
+        write_csv: False writes no file.
+
+    Raises:
+        ValueError: no softmax model, no examples, labels that are no classes of it.
+    """
+
+    def __init__(
+        self, dataloader: DataLoader, name: str = "", softmax_model: Any = None, write_csv: bool = True
+    ) -> None:
+        super().__init__(name, "accuracy", "accuracy_evaluation{}_results.csv", write_csv)
+        if not callable(getattr(softmax_model, "logits", None)):
+            raise ValueError(f"softmax_model must be the SoftmaxLoss with the trained head, got {softmax_model!r:.80}")
+        self.dataloader = dataloader
+        self.softmax_model = softmax_model
+
+    @torch.no_grad()
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the accuracy, and the table of examples."""
+        self.dataloader.collate_fn = list
+        tables = []
+        for examples in self.dataloader:
+            columns, labels = collate(examples)
+            if labels is None or labels.dim() != 1 or labels.is_floating_point():
+                raise ValueError("dataloader must give InputExamples with a whole number as label, the class")
+            logits = self.softmax_model.logits(self._embed(model, *columns))  # (batch, classes)
+            texts = {f"text_{place + 1}": column for place, column in enumerate(columns)}
+            tables.append(
+                pd.DataFrame({**texts, "label": labels.tolist(), "prediction": logits.argmax(dim=1).tolist()})
+            )
+        if not tables:
+            raise ValueError("dataloader gives no examples; there is nothing to evaluate")
+        table = pd.concat(tables, ignore_index=True)
+        table["accuracy"] = (table["label"] == table["prediction"]).astype(float)
+        return {"accuracy": table["accuracy"].mean()}, table
+
+
+class MSEEvaluator(SentenceEvaluator):
+    """`-100 * mean((teacher(source) - student(target))^2)` over texts and dimensions, in key `negative_mse`.
+
+    `per_example`: source, target and negative_mse. The teacher embeds the sources once, on construction.
+
+    Args:
+        source_sentences: texts for the teacher.
+        target_sentences: texts for the model, for instance translations of the sources.
+        teacher_model: the model to imitate.
+        show_progress_bar: for `encode`.
+        batch_size: for `encode`.
+        name: of the data.
+        write_csv: False writes no file.
+        truncate_dim: dimensions to keep of the embeddings.
+
+    Raises:
+        ValueError: no teacher, columns of different lengths or empty, and, when called, another dimension than the
+            teacher's.
+
+    >>> from types import SimpleNamespace
+    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
+    >>> MSEEvaluator(["a", "b"], ["cc", "d"], teacher_model=toy)(toy)  # errors 1, 0, 0, 0
+    {'negative_mse': -25.0}
+    """
+
+    def __init__(
+        self,
+        source_sentences: Sequence[str],
+        target_sentences: Sequence[str],
+        teacher_model: Encoder | None = None,
+        show_progress_bar: bool = False,
+        batch_size: int = 32,
+        name: str = "",
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+    ) -> None:
+        csv_file = "mse_evaluation{}_results.csv"
+        super().__init__(name, "negative_mse", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        self.source_sentences, self.target_sentences = checked_texts(
+            source_sentences=source_sentences, target_sentences=target_sentences
+        )
+        if teacher_model is None:
+            raise ValueError("teacher_model is missing; give the model whose embeddings are to be matched")
+        (self.source_embeddings,) = self._embed(teacher_model, self.source_sentences)
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the negated mean squared error, and the table of texts."""
+        (embeddings,) = self._embed(model, self.target_sentences)
+        if embeddings.shape != self.source_embeddings.shape:
+            raise ValueError(
+                f"the model's embeddings have {embeddings.shape[1]} dimensions, the teacher's "
+                f"{self.source_embeddings.shape[1]}; add a models.Dense, or set truncate_dim"
+            )
+        errors = (self.source_embeddings.to(embeddings.device) - embeddings).square().mean(dim=1)  # (n,)
+        table = pd.DataFrame({"source": self.source_sentences, "target": self.target_sentences})
+        table["negative_mse"] = -100 * errors.cpu().numpy()
+        return {"negative_mse": table["negative_mse"].mean()}, table
+
+
+class MSEEvaluatorFromDataFrame(SentenceEvaluator):
+    """`MSEEvaluator` for several pairs of languages: the mean of them in `negative_mse`.
+
+    Further metrics: `en-de_negative_mse` and so on. `per_example`: those of the pairs, with a column "pair".
+
+    Args:
+        dataframe: parallel texts, a column a language; a DataFrame or a list of dicts. Rows where either text of a pair
+            is missing or blank are left out for that pair.
+        teacher_model: the model to imitate.
+        combinations: pairs (language for the teacher, language for the model).
+        batch_size: for `encode`.
+        name: of the data.
+        write_csv: False writes no file.
+        truncate_dim: dimensions to keep of the embeddings.
+
+    Raises:
+        ValueError: no pairs, unknown language, a pair without a row.
+
+    >>> from types import SimpleNamespace
+    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
+    >>> MSEEvaluatorFromDataFrame([{"en": "a", "de": "cc"}], toy, [("en", "de")])(toy)
+    {'negative_mse': -50.0, 'en-de_negative_mse': -50.0}
+    """
+
+    def __init__(
+        self,
+        dataframe: pd.DataFrame | Sequence[Mapping[str, str]],
+        teacher_model: Encoder,
+        combinations: Sequence[tuple[str, str]],
+        batch_size: int = 8,
+        name: str = "",
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+    ) -> None:
+        csv_file = "mse_evaluation{}_results.csv"
+        super().__init__(name, "negative_mse", csv_file, write_csv, batch_size, False, truncate_dim)
+        table = pd.DataFrame(dataframe).fillna("")
+        if not combinations:
+            raise ValueError('combinations is empty; name pairs of columns such as ("en", "de")')
+        self.evaluators = {}
+        for source, target in combinations:
+            if not {source, target} <= set(table.columns):
+                raise ValueError(f"pair ({source!r}, {target!r}): the columns are {list(table.columns)}")
+            rows = table[(table[source].str.strip() != "") & (table[target].str.strip() != "")]
+            if rows.empty:
+                raise ValueError(f"pair ({source!r}, {target!r}): no row has both texts")
+            self.evaluators[f"{source}-{target}"] = MSEEvaluator(
+                rows[source].tolist(),
+                rows[target].tolist(),
+                teacher_model,
+                batch_size=batch_size,
+                truncate_dim=truncate_dim,
+            )
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the negated mean squared errors, and the table of texts."""
+        measured = {pair: evaluator.measure(model) for pair, evaluator in self.evaluators.items()}
+        metrics = {f"{pair}_negative_mse": values["negative_mse"] for pair, (values, _) in measured.items()}
+        table = pd.concat([examples.assign(pair=pair) for pair, (_, examples) in measured.items()], ignore_index=True)
+        return {"negative_mse": sum(metrics.values()) / len(metrics), **metrics}, table
+
+
+def cluster_columns(starts: int) -> tuple[str, ...]:
+    """The columns in which `ClusteringEvaluator` leaves the clusters of so many starts.
+
+    >>> cluster_columns(3)
+    ('cluster', 'cluster_2', 'cluster_3')
+    """
+    return ("cluster", *(f"cluster_{number}" for number in range(2, starts + 1)))
+
+
+class ClusteringEvaluator(SentenceEvaluator):
+    """Cluster the embeddings into as many groups as there are labels: do the groups match the labels?
+
+    Mini-batch k-means (batches of 2000 texts). Metrics: `v_measure` (primary), the harmonic mean of `homogeneity` (a
+    cluster holds one label) and `completeness` (a label lies in one cluster). `per_example`: text, label, cluster. With
+    several starts, the metrics are of the first; the clusters of the others follow as cluster_2, cluster_3 and so on,
+    and tell how far chance moves the metrics.
+    Source of the measure: Rosenberg and Hirschberg, 2007, V-Measure (aclanthology.org/D07-1043).
+
+    Args:
+        texts: the texts.
+        labels: class of each, numbers or names.
+        name: of the data.
+        batch_size: for `encode`.
+        show_progress_bar: for `encode`.
+        write_csv: False writes no file.
+        truncate_dim: dimensions to keep of the embeddings.
+        seed: of the first clustering; the next ones have the next seeds.
+        starts: how many clusterings to make.
+
+    Raises:
+        ValueError: texts and labels of different lengths or empty, fewer than two classes, no start.
+
+    >>> from types import SimpleNamespace
+    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
+    >>> ClusteringEvaluator(["a", "b", "cccccc", "dddddd"], ["short", "short", "long", "long"])(toy)["v_measure"]
+    1.0
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[Any],
+        name: str = "",
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+        seed: int = 42,
+        starts: int = 1,
+    ) -> None:
+        csv_file = "clustering_evaluation{}_results.csv"
+        super().__init__(name, "v_measure", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        (self.texts,) = checked_texts(texts=texts)
+        self.labels = list(labels)
+        check_same_length(texts=self.texts, labels=self.labels)
+        if len(set(self.labels)) < 2:
+            raise ValueError(f"labels must name at least two classes, got only {self.labels[0]!r}")
+        if starts < 1:
+            raise ValueError(f"starts must be at least 1, got {starts}")
+        self.seed, self.starts = seed, starts
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the agreement of clusters and labels, and the table of texts."""
+        from sklearn.cluster import MiniBatchKMeans
+        from sklearn.metrics import homogeneity_completeness_v_measure
+
+        (embeddings,) = self._embed(model, self.texts)
+        points = embeddings.cpu().numpy()
+        kmeans = MiniBatchKMeans(n_clusters=len(set(self.labels)), batch_size=2000)
+        table = pd.DataFrame({"text": self.texts, "label": self.labels})
+        for number, column in enumerate(cluster_columns(self.starts)):
+            kmeans.set_params(random_state=self.seed + number)
+            table[column] = kmeans.fit_predict(points)
+        homogeneity, completeness, v_measure = homogeneity_completeness_v_measure(self.labels, table["cluster"])
+        return {"v_measure": v_measure, "homogeneity": homogeneity, "completeness": completeness}, table

@@ -1,0 +1,357 @@
+"""Evaluators of pairs and triplets: does similarity follow the label?
+
+scikit-learn and scipy are imported where they are used: together they take a second, which `import sbertlab` saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sbertlab.data import InputExample
+from sbertlab.evaluation.base import Measurement, SentenceEvaluator, checked_numbers, checked_texts
+from sbertlab.search import Encoder
+from sbertlab.similarity import SimilarityFunction, normalize_embeddings
+from sbertlab.util import quantize_embeddings
+
+SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
+
+
+class EmbeddingSimilarityEvaluator(SentenceEvaluator):
+    """Correlation of the similarity of two texts with the score that people gave the pair.
+
+    Metrics: `pearson_*` and `spearman_*` for each similarity, `pearson_max` and `spearman_max` over them. Where a model
+    gives all pairs the very same similarity, no correlation is defined, and it is returned as 0. `per_example`:
+    sentence1, sentence2, score and the similarities, distances negated.
+
+    Args:
+        sentences1: first text of each pair.
+        sentences2: second text of each pair.
+        scores: graded similarity of each pair, on any scale.
+        batch_size: for `encode`.
+        main_similarity: the similarity whose Spearman is the primary metric; None takes the greatest of all.
+        name: of the data.
+        show_progress_bar: for `encode`.
+        write_csv: False writes no file.
+        precision: compare embeddings brought to unit length and quantised to this precision.
+        truncate_dim: dimensions to keep of the embeddings.
+        similarity_fn_names: similarities to compute; None computes all four.
+
+    Raises:
+        ValueError: columns of different lengths, fewer than two pairs, texts or scores of the wrong type, scores that
+            are not finite or all equal, unknown similarity.
+
+    >>> from types import SimpleNamespace
+    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
+    >>> evaluator = EmbeddingSimilarityEvaluator(["a", "a", "a"], ["b", "bb", "bbbb"], [1.0, 0.5, 0.2], name="dev")
+    >>> evaluator(toy)["dev_spearman_euclidean"]
+    1.0
+    >>> evaluator.primary_metric
+    'dev_spearman_max'
+    """
+
+    def __init__(
+        self,
+        sentences1: Sequence[str],
+        sentences2: Sequence[str],
+        scores: Sequence[float],
+        batch_size: int = 16,
+        main_similarity: str | SimilarityFunction | None = None,
+        name: str = "",
+        show_progress_bar: bool = False,
+        write_csv: bool = True,
+        precision: str | None = None,
+        truncate_dim: int | None = None,
+        similarity_fn_names: Sequence[SimilarityName] | None = None,
+    ) -> None:
+        if precision not in (None, "float32", "int8", "uint8", "binary", "ubinary"):
+            raise ValueError(f"precision must be float32, int8, uint8, binary, ubinary or None, got {precision!r}")
+        self.similarity_fn_names, main = _similarities(similarity_fn_names, main_similarity)
+        super().__init__(
+            name,
+            f"spearman_{main}",
+            f"similarity_evaluation{{}}{f'_{precision}' if precision else ''}_results.csv",
+            write_csv,
+            batch_size,
+            show_progress_bar,
+            truncate_dim,
+        )
+        self.sentences1, self.sentences2 = checked_texts(sentences1=sentences1, sentences2=sentences2)
+        self.scores = checked_numbers("scores", scores, len(self.sentences1))
+        if np.ptp(self.scores) == 0:
+            raise ValueError(
+                f"scores are all {self.scores[0]:g} ({len(self.scores)} pairs): a correlation needs at least two "
+                "different scores"
+            )
+        self.precision = precision
+
+    @classmethod
+    def from_input_examples(cls, examples: Sequence[InputExample], **kwargs: Any) -> Self:
+        """Make one from examples with two texts and a score."""
+        sentences1, sentences2 = _example_columns(examples, 2)
+        return cls(sentences1, sentences2, [example.label for example in examples], **kwargs)
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the correlations, and the table of pairs."""
+        from scipy.stats import pearsonr, spearmanr
+
+        first, second = self._embed(model, self.sentences1, self.sentences2)
+        if self.precision is not None:
+            first, second = _quantized(first, second, self.precision)
+        table = pd.DataFrame({"sentence1": self.sentences1, "sentence2": self.sentences2, "score": self.scores})
+        metrics = {}
+        for name in self.similarity_fn_names:
+            table[name] = similarity = _pair_scores(name, first, second)
+            for metric, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):
+                constant = np.ptp(similarity) == 0
+                metrics[f"{metric}_{name}"] = 0.0 if constant else correlation(self.scores, similarity).statistic
+        if len(self.similarity_fn_names) > 1:
+            for metric in ("pearson", "spearman"):
+                metrics[f"{metric}_max"] = max(metrics[f"{metric}_{name}"] for name in self.similarity_fn_names)
+        return metrics, table
+
+
+class BinaryClassificationEvaluator(SentenceEvaluator):
+    """How well similarity tells alike pairs (1) from unlike ones (0).
+
+    Metrics for each similarity: `*_ap` (average precision), `*_accuracy` and `*_f1` at the thresholds that are best for
+    them (`*_accuracy_threshold`, `*_f1_threshold`), `*_precision`, `*_recall` and `*_mcc` (Matthews correlation) at the
+    F1 threshold; `max_*` over the similarities. Thresholds of euclidean and manhattan are distances: below is alike.
+    `per_example`: sentence1, sentence2, label and the similarities, distances negated.
+
+    Args:
+        sentences1: first text of each pair.
+        sentences2: second text of each pair.
+        labels: 0 or 1 for each pair.
+        name: of the data.
+        batch_size: for `encode`.
+        show_progress_bar: for `encode`.
+        write_csv: False writes no file.
+        truncate_dim: dimensions to keep of the embeddings.
+        similarity_fn_names: similarities to compute; None computes all four.
+
+    Raises:
+        ValueError: columns of different lengths or empty, labels other than 0 and 1 or of one kind only, unknown
+            similarity.
+
+    >>> from types import SimpleNamespace
+    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
+    >>> evaluator = BinaryClassificationEvaluator(["a", "a", "a"], ["b", "bbb", "bbbbb"], [1, 1, 0])
+    >>> metrics = evaluator(toy)
+    >>> metrics["euclidean_accuracy"], metrics["euclidean_accuracy_threshold"], metrics[evaluator.primary_metric]
+    (1.0, 3.0, 1.0)
+    """
+
+    def __init__(
+        self,
+        sentences1: Sequence[str],
+        sentences2: Sequence[str],
+        labels: Sequence[int],
+        name: str = "",
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+        similarity_fn_names: Sequence[SimilarityName] | None = None,
+    ) -> None:
+        self.similarity_fn_names, main = _similarities(similarity_fn_names)
+        primary = "max_ap" if main == "max" else f"{main}_ap"
+        csv_file = "binary_classification_evaluation{}_results.csv"
+        super().__init__(name, primary, csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        self.sentences1, self.sentences2 = checked_texts(sentences1=sentences1, sentences2=sentences2)
+        numbers = checked_numbers("labels", labels, len(self.sentences1))
+        kinds = np.unique(numbers).tolist()
+        if kinds != [0, 1]:
+            raise ValueError(
+                f"labels must be 0 and 1, and both must occur, got the values {kinds[:5]}; "
+                "graded scores are for EmbeddingSimilarityEvaluator"
+            )
+        self.labels = numbers.astype(int)
+
+    @classmethod
+    def from_input_examples(cls, examples: Sequence[InputExample], **kwargs: Any) -> Self:
+        """Make one from examples with two texts and a label of 0 or 1."""
+        sentences1, sentences2 = _example_columns(examples, 2)
+        return cls(sentences1, sentences2, [example.label for example in examples], **kwargs)
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the metrics of classification, and the table of pairs."""
+        from sklearn.metrics import average_precision_score, matthews_corrcoef
+
+        first, second = self._embed(model, self.sentences1, self.sentences2)
+        table = pd.DataFrame({"sentence1": self.sentences1, "sentence2": self.sentences2, "label": self.labels})
+        metrics: dict[str, float] = {}
+        for name in self.similarity_fn_names:
+            table[name] = scores = _pair_scores(name, first, second)
+            best = best_thresholds(self.labels, scores)
+            best["ap"] = average_precision_score(self.labels, scores)
+            best["mcc"] = matthews_corrcoef(self.labels, scores >= best["f1_threshold"])
+            if name in ("euclidean", "manhattan"):
+                best |= {key: -value for key, value in best.items() if key.endswith("threshold")}
+            metrics |= {f"{name}_{key}": value for key, value in best.items()}
+        if len(self.similarity_fn_names) > 1:
+            for key in ("accuracy", "f1", "precision", "recall", "ap", "mcc"):
+                metrics[f"max_{key}"] = max(metrics[f"{name}_{key}"] for name in self.similarity_fn_names)
+        return metrics, table
+
+
+class TripletEvaluator(SentenceEvaluator):
+    """Share of triplets whose anchor is more similar to the positive than to the negative; a draw counts as wrong.
+
+    Metrics: `*_accuracy` for each similarity, `max_accuracy` over them. `per_example`: anchor, positive, negative, and
+    for each similarity `*_positive`, `*_negative` (distances negated) and `*_accuracy` (0 or 1).
+
+    Args:
+        anchors: first text of each triplet.
+        positives: the text it should be close to.
+        negatives: the text it should be far from.
+        main_similarity_function: the similarity whose accuracy is primary; None takes the greatest of all.
+        name: of the data.
+        batch_size: for `encode`.
+        show_progress_bar: for `encode`.
+        write_csv: False writes no file.
+        margin: by how much the positive must win; one number or one a similarity.
+        truncate_dim: dimensions to keep of the embeddings.
+        similarity_fn_names: similarities to compute; None computes cosine, euclidean and manhattan.
+        main_distance_function: other name of `main_similarity_function`.
+
+    Raises:
+        ValueError: columns of different lengths or empty, unknown similarity, a margin that is no number from 0 up.
+
+    >>> from types import SimpleNamespace
+    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
+    >>> TripletEvaluator(["a", "a"], ["b", "bbb"], ["ccc", "c"])(toy)["max_accuracy"]
+    0.5
+    """
+
+    def __init__(
+        self,
+        anchors: Sequence[str],
+        positives: Sequence[str],
+        negatives: Sequence[str],
+        main_similarity_function: str | SimilarityFunction | None = None,
+        name: str = "",
+        batch_size: int = 16,
+        show_progress_bar: bool = False,
+        write_csv: bool = True,
+        margin: float | Mapping[str, float] | None = None,
+        truncate_dim: int | None = None,
+        similarity_fn_names: Sequence[SimilarityName] | None = None,
+        main_distance_function: str | SimilarityFunction | None = None,
+    ) -> None:
+        wanted = similarity_fn_names or ("cosine", "euclidean", "manhattan")
+        main_function = main_similarity_function or main_distance_function
+        if similarity_fn_names is None and main_function is not None:
+            wanted = tuple(dict.fromkeys((*wanted, SimilarityFunction(main_function).value)))
+        self.similarity_fn_names, main = _similarities(wanted, main_function)
+        csv_file = "triplet_evaluation{}_results.csv"
+        super().__init__(name, f"{main}_accuracy", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        self.anchors, self.positives, self.negatives = checked_texts(
+            anchors=anchors, positives=positives, negatives=negatives
+        )
+        margins = margin if isinstance(margin, Mapping) else dict.fromkeys(self.similarity_fn_names, margin or 0.0)
+        self.margin = dict.fromkeys(self.similarity_fn_names, 0.0)
+        for key, value in margins.items():
+            if not (isinstance(value, (int, float)) and 0 <= value < np.inf):
+                raise ValueError(f"margin of {key} must be a number of at least 0, got {value!r}")
+            self.margin[SimilarityFunction(key).value] = value
+
+    @classmethod
+    def from_input_examples(cls, examples: Sequence[InputExample], **kwargs: Any) -> Self:
+        """Make one from examples with three texts: anchor, positive, negative."""
+        anchors, positives, negatives = _example_columns(examples, 3)
+        return cls(anchors, positives, negatives, **kwargs)
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the accuracies, and the table of triplets."""
+        (anchors,) = self._embed(model, self.anchors, role="query")
+        positives, negatives = self._embed(model, self.positives, self.negatives, role="document")
+        table = pd.DataFrame({"anchor": self.anchors, "positive": self.positives, "negative": self.negatives})
+        for name in self.similarity_fn_names:
+            table[f"{name}_positive"] = _pair_scores(name, anchors, positives)
+            table[f"{name}_negative"] = _pair_scores(name, anchors, negatives)
+            won = table[f"{name}_positive"] > table[f"{name}_negative"] + self.margin[name]
+            table[f"{name}_accuracy"] = won.astype(float)
+        metrics = {f"{name}_accuracy": table[f"{name}_accuracy"].mean() for name in self.similarity_fn_names}
+        if len(self.similarity_fn_names) > 1:
+            metrics["max_accuracy"] = max(metrics.values())
+        return metrics, table
+
+
+def best_thresholds(labels: np.ndarray, scores: np.ndarray, positives: int | None = None) -> dict[str, float]:
+    """The thresholds with the best accuracy and the best F1, when a score at or above the threshold means positive.
+
+    A threshold lies halfway between two scores; equal scores are never parted. Of several best ones the highest counts.
+
+    Args:
+        labels: `(n,)` of 0 and 1.
+        scores: `(n,)`.
+        positives: how many positives there are in all, when some have no score; None counts the labels.
+
+    Returns:
+        accuracy, accuracy_threshold, f1, f1_threshold, and precision and recall at the threshold of F1.
+
+    >>> best = best_thresholds(np.array([1, 0, 1, 0]), np.array([0.9, 0.5, 0.4, 0.1]))
+    >>> best["accuracy"], best["accuracy_threshold"], best["f1"], best["f1_threshold"]
+    (0.75, 0.7, 0.8, 0.25)
+    """
+    order = np.argsort(-scores, kind="stable")
+    labels, scores = np.asarray(labels, dtype=bool)[order], scores[order]
+    n, total = len(labels), int(labels.sum()) if positives is None else positives
+    last = np.append(np.flatnonzero(np.diff(scores)), n - 1)  # last row of each run of equal scores
+    cuts = (scores[last].astype(float) + scores[np.minimum(last + 1, n - 1)]) / 2
+    right, called = labels.cumsum()[last], last + 1  # true positives, and all called positive
+    f1 = 2 * right / (called + total)
+    top = int(f1.argmax())
+    # the first choice is to call nothing positive
+    accuracy = np.append(n - labels.sum(), right + (n - labels.sum()) - (called - right)) / n
+    accuracy_cuts = np.append(np.nextafter(scores[0], scores.dtype.type(np.inf)), cuts)
+    return {
+        "accuracy": float(accuracy.max()),
+        "accuracy_threshold": float(accuracy_cuts[accuracy.argmax()]),
+        "f1": float(f1[top]),
+        "f1_threshold": float(cuts[top]),
+        "precision": float(right[top] / called[top]),
+        "recall": float(right[top] / total),
+    }
+
+
+def _pair_scores(name: str, first: Tensor, second: Tensor) -> np.ndarray:
+    """Similarity of row i of both, `(n,)`; higher is more alike."""
+    return SimilarityFunction.to_similarity_pairwise_fn(name)(first, second).cpu().numpy()
+
+
+def _quantized(first: Tensor, second: Tensor, precision: Any) -> tuple[Tensor, Tensor]:
+    """Both columns brought to unit length and quantised by the same ranges; bits are unpacked to numbers 0 and 1."""
+    values = quantize_embeddings(normalize_embeddings(torch.cat([first, second])), precision)
+    if precision in ("binary", "ubinary"):
+        shift = 128 if precision == "binary" else 0
+        values = np.unpackbits((values.astype(np.int16) + shift).astype(np.uint8), axis=1)
+    tensor = torch.from_numpy(values.astype(np.float32))
+    return tensor[: len(first)], tensor[len(first) :]
+
+
+def _similarities(names: Sequence[str] | None, main: str | SimilarityFunction | None = None) -> tuple[list[str], str]:
+    """Names of the similarities to compute (None: all), and of the primary one, or "max" where the best one counts."""
+    if isinstance(names, str):
+        raise ValueError(f"similarity_fn_names must be a list of names, got {names!r}")
+    chosen = [SimilarityFunction(name).value for name in names or SimilarityFunction.possible_values()]
+    if main is None:
+        return chosen, chosen[0] if len(chosen) == 1 else "max"
+    if SimilarityFunction(main).value not in chosen:
+        raise ValueError(f"the main similarity {SimilarityFunction(main).value!r} is not among {', '.join(chosen)}")
+    return chosen, SimilarityFunction(main).value
+
+
+def _example_columns(examples: Sequence[InputExample], n_texts: int) -> list[list[str]]:
+    """The first, second, ... text of each example."""
+    rows = [example.texts or [] for example in examples]
+    for place, texts in enumerate(rows):
+        if len(texts) != n_texts:
+            raise ValueError(f"examples[{place}] has {len(texts)} texts, expected {n_texts}")
+    return [[texts[column] for texts in rows] for column in range(n_texts)]

@@ -1,0 +1,445 @@
+"""Evaluators of search: do the right texts come first?
+
+scikit-learn and scipy are imported where they are used: together they take a second, which `import sbertlab` saves.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sbertlab.evaluation.base import Measurement, SentenceEvaluator, checked_texts
+from sbertlab.evaluation.pairs import best_thresholds
+from sbertlab.search import (
+    Encoder,
+    Matches,
+    ScoreFunction,
+    merge_matches,
+    paraphrase_mining_embeddings,
+    top_matches,
+)
+from sbertlab.similarity import SimilarityFunction, cos_sim, dot_score
+
+
+class InformationRetrievalEvaluator(SentenceEvaluator):
+    """Search for each query in a corpus, and see where the relevant documents come.
+
+    The corpus streams through in chunks, of which the best hits of each query are kept; neither the embeddings of the
+    corpus nor the scores are ever held together. Documents with equal scores rank by their id.
+
+    Metrics for each score function: `*_accuracy@k` (a relevant document among the first k), `*_precision@k`,
+    `*_recall@k`, `*_ndcg@k`, `*_mrr@k`, `*_map@k`; primary is `max_map@k`, for the greatest k the best of the
+    functions. `per_example`: a row a query with query_id, query, relevant (how many) and the metrics.
+
+    Args:
+        queries: text of each query id.
+        corpus: text of each document id.
+        relevant_docs: set of relevant document ids of each query id. Queries without any are left out.
+        corpus_chunk_size: documents encoded and scored at a time; a matter of memory alone.
+        mrr_at_k: cut-offs, as the four that follow.
+        ndcg_at_k: cut-offs.
+        accuracy_at_k: cut-offs.
+        precision_recall_at_k: cut-offs.
+        map_at_k: cut-offs.
+        show_progress_bar: for `encode` and the chunks.
+        batch_size: for `encode`.
+        name: of the data.
+        write_csv: False writes no file.
+        score_functions: `(q, dim), (c, dim) -> (q, c)` by name; None is cos_sim and dot_score.
+        main_score_function: the one whose MAP is primary; None takes the greatest.
+        truncate_dim: dimensions to keep of the embeddings.
+        query_prompt: put before each query.
+        query_prompt_name: name of the model's prompt to put there.
+        corpus_prompt: put before each document.
+        corpus_prompt_name: name of the model's prompt to put there.
+
+    Raises:
+        ValueError: no queries, documents or relevant documents, unknown ids in `relevant_docs`, cut-offs below 1,
+            unknown score function.
+
+    >>> from types import SimpleNamespace
+    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[text.count("a"), text.count("b")] for text in texts])
+    >>> evaluator = InformationRetrievalEvaluator({"q": "a"}, {"d1": "a", "d2": "aab", "d3": "b"}, {"q": {"d2"}})
+    >>> metrics = evaluator(toy)
+    >>> metrics["cos_sim_mrr@10"], metrics["dot_score_mrr@10"], metrics[evaluator.primary_metric]
+    (0.5, 1.0, 1.0)
+    """
+
+    def __init__(
+        self,
+        queries: Mapping[Any, str],
+        corpus: Mapping[Any, str],
+        relevant_docs: Mapping[Any, Iterable[Any]],
+        corpus_chunk_size: int = 50_000,
+        mrr_at_k: Sequence[int] = (10,),
+        ndcg_at_k: Sequence[int] = (10,),
+        accuracy_at_k: Sequence[int] = (1, 3, 5, 10),
+        precision_recall_at_k: Sequence[int] = (1, 3, 5, 10),
+        map_at_k: Sequence[int] = (100,),
+        show_progress_bar: bool = False,
+        batch_size: int = 32,
+        name: str = "",
+        write_csv: bool = True,
+        score_functions: Mapping[str, ScoreFunction] | None = None,
+        main_score_function: str | SimilarityFunction | None = None,
+        truncate_dim: int | None = None,
+        query_prompt: str | None = None,
+        query_prompt_name: str | None = None,
+        corpus_prompt: str | None = None,
+        corpus_prompt_name: str | None = None,
+    ) -> None:
+        self.score_functions = dict(score_functions or {"cos_sim": cos_sim, "dot_score": dot_score})
+        main = main_score_function or (next(iter(self.score_functions)) if len(self.score_functions) == 1 else "max")
+        if isinstance(main, SimilarityFunction):
+            main = {"cosine": "cos_sim", "dot": "dot_score"}.get(main.value, main.value)
+        if main not in (*self.score_functions, "max"):
+            raise ValueError(f"main_score_function {main!r} is not among {', '.join(self.score_functions)}")
+        self.cutoffs = {
+            "accuracy": list(accuracy_at_k),
+            "precision": list(precision_recall_at_k),
+            "recall": list(precision_recall_at_k),
+            "ndcg": list(ndcg_at_k),
+            "mrr": list(mrr_at_k),
+            "map": list(map_at_k),
+        }
+        for metric, ks in self.cutoffs.items():
+            if not ks or any(not isinstance(k, (int, np.integer)) or k < 1 for k in ks):
+                raise ValueError(f"{metric}_at_k must be a list of whole numbers of at least 1, got {ks}")
+        if corpus_chunk_size < 1:
+            raise ValueError(f"corpus_chunk_size must be at least 1, got {corpus_chunk_size}")
+        self.map_key = f"map@{max(map_at_k)}"
+        csv_file = "Information-Retrieval_evaluation{}_results.csv"
+        super().__init__(
+            name, f"{main}_{self.map_key}", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim
+        )
+        relevant = _relevant(queries, corpus, relevant_docs)
+        self.queries_ids = list(relevant)
+        (self.queries,) = checked_texts(queries=[queries[query] for query in self.queries_ids])
+        try:
+            self.corpus_ids = sorted(corpus)  # equal scores keep the order of the corpus, hence rank by id
+        except TypeError as error:
+            raise ValueError(f"the ids of the corpus must be of one type, all texts or all numbers: {error}") from error
+        (self.corpus,) = checked_texts(corpus=[corpus[document] for document in self.corpus_ids])
+        self.relevant_docs = relevant
+        self.corpus_chunk_size = corpus_chunk_size
+        self.query_arguments = _given(prompt=query_prompt, prompt_name=query_prompt_name)
+        self.corpus_arguments = _given(prompt=corpus_prompt, prompt_name=corpus_prompt_name)
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the metrics of ranking, and the table of queries."""
+        counts = np.array([len(self.relevant_docs[query]) for query in self.queries_ids])
+        table = pd.DataFrame({"query_id": self.queries_ids, "query": self.queries, "relevant": counts})
+        metrics: dict[str, float] = {}
+        for name, (_, places) in self._best_matches(model).items():
+            found = zip(self.queries_ids, places.tolist(), strict=True)
+            hits = np.array(
+                [[self.corpus_ids[place] in self.relevant_docs[query] for place in row] for query, row in found]
+            )  # (queries, greatest k)
+            for key, values in ranking_metrics(hits, counts, self.cutoffs).items():
+                table[f"{name}_{key}"] = values
+                metrics[f"{name}_{key}"] = values.mean()
+        if len(self.score_functions) > 1:
+            metrics[f"max_{self.map_key}"] = max(metrics[f"{name}_{self.map_key}"] for name in self.score_functions)
+        return metrics, table
+
+    def _best_matches(self, model: Encoder) -> dict[str, Matches]:
+        """Scores and corpus places, each `(queries, greatest k)`, of the best documents under each score function."""
+        (queries,) = self._embed(model, self.queries, role="query", **self.query_arguments)
+        most = max(chain.from_iterable(self.cutoffs.values()))
+        best: dict[str, Matches] = {}
+        starts = range(0, len(self.corpus), self.corpus_chunk_size)
+        for start in tqdm(starts, desc="Corpus chunks", disable=not self.show_progress_bar):
+            texts = self.corpus[start : start + self.corpus_chunk_size]
+            (documents,) = self._embed(model, texts, role="document", **self.corpus_arguments)
+            for name, function in self.score_functions.items():
+                scores, places = top_matches(queries, documents, 1000, len(texts), most, function)
+                found = scores, places + start
+                best[name] = merge_matches(best[name], found, most) if name in best else found
+        return best
+
+
+class RerankingEvaluator(SentenceEvaluator):
+    """Order the documents of each query by similarity to it: do the positives come first?
+
+    Metrics: `map` (mean of scikit-learn's average precision; primary), `mrr@k`, `ndcg@k`. In the reciprocal rank a
+    negative that scores as high as a positive comes before it. `per_example`: a row a query with query, positives and
+    negatives (how many) and the metrics.
+
+    Args:
+        samples: dicts with "query" (a text), "positive" and "negative" (lists of texts), or a dict of such dicts. Those
+            without positives or without negatives are left out.
+        at_k: cut-off of `mrr` and `ndcg`.
+        name: of the data.
+        write_csv: False writes no file.
+        similarity_fct: `(1, dim), (c, dim) -> (1, c)`.
+        batch_size: for `encode`.
+        show_progress_bar: for `encode`.
+        use_batched_encoding: encode all samples together; False goes sample by sample, in less memory.
+        truncate_dim: dimensions to keep of the embeddings.
+        mrr_at_k: other name of `at_k`.
+
+    Raises:
+        ValueError: samples without these keys, no sample left, cut-off below 1.
+
+    >>> from types import SimpleNamespace
+    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[text.count("a"), text.count("b")] for text in texts])
+    >>> RerankingEvaluator([{"query": "a", "positive": ["aab"], "negative": ["aa", "b"]}])(toy)["map"]
+    0.5
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Mapping[str, Any]] | Mapping[Any, Mapping[str, Any]],
+        at_k: int = 10,
+        name: str = "",
+        write_csv: bool = True,
+        similarity_fct: ScoreFunction = cos_sim,
+        batch_size: int = 64,
+        show_progress_bar: bool = False,
+        use_batched_encoding: bool = True,
+        truncate_dim: int | None = None,
+        mrr_at_k: int | None = None,
+    ) -> None:
+        self.at_k = at_k if mrr_at_k is None else mrr_at_k
+        if self.at_k < 1:
+            raise ValueError(f"at_k must be at least 1, got {self.at_k}")
+        csv_file = f"RerankingEvaluator{{}}_results_@{self.at_k}.csv"
+        super().__init__(name, "map", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        self.samples: list[dict[str, Any]] = []
+        for place, sample in enumerate(samples.values() if isinstance(samples, Mapping) else samples):
+            if not isinstance(sample, Mapping) or not {"query", "positive", "negative"} <= set(sample):
+                raise ValueError(
+                    f"samples[{place}] must be a dict with query, positive and negative, got {sample!r:.80}"
+                )
+            positive, negative = (
+                [side] if isinstance(side, str) else list(side) for side in (sample["positive"], sample["negative"])
+            )
+            if positive and negative:
+                checked_texts(**{f"samples[{place}]": [sample["query"], *positive, *negative]})
+                self.samples.append({"query": sample["query"], "positive": positive, "negative": negative})
+        if not self.samples:
+            raise ValueError("samples holds no query that has a positive and a negative document; nothing to rank")
+        self.similarity_fct = similarity_fct
+        self.use_batched_encoding = use_batched_encoding
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the metrics of ranking, and the table of queries."""
+        from sklearn.metrics import average_precision_score, ndcg_score
+
+        rows = []
+        for sample, (query, documents) in zip(self.samples, self._embedded(model), strict=True):
+            n_negatives = len(sample["negative"])
+            scores, places = top_matches(query, documents, top_k=len(documents), score_function=self.similarity_fct)
+            ranked, positive = scores[0].cpu().numpy(), (places[0] >= n_negatives).cpu().numpy()
+            rank = int(positive.argmax()) + 1
+            rows.append(
+                {
+                    "query": sample["query"],
+                    "positives": len(sample["positive"]),
+                    "negatives": n_negatives,
+                    "map": average_precision_score(positive, ranked),
+                    f"mrr@{self.at_k}": 1 / rank if rank <= self.at_k else 0.0,
+                    f"ndcg@{self.at_k}": ndcg_score([positive], [ranked], k=self.at_k),
+                }
+            )
+        table = pd.DataFrame(rows)
+        return {key: table[key].mean() for key in table.columns[3:]}, table
+
+    def _embedded(self, model: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
+        """Query `(1, dim)` and documents `(n, dim)`, negatives first, of each sample."""
+        groups = [self.samples] if self.use_batched_encoding else [[sample] for sample in self.samples]
+        for group in tqdm(groups, desc="Samples", disable=not self.show_progress_bar or self.use_batched_encoding):
+            (queries,) = self._embed(model, [sample["query"] for sample in group], role="query")
+            columns = [sample["negative"] + sample["positive"] for sample in group]  # a draw goes to the negative
+            yield from zip(queries.split(1), self._embed(model, *columns, role="document"), strict=True)
+
+
+class ParaphraseMiningEvaluator(SentenceEvaluator):
+    """Mine the most similar pairs among all texts: are they the known duplicates?
+
+    Metrics: `average_precision` over all known duplicates, mined or not (primary); `f1`, `precision` and `recall` at
+    the `threshold` with the best F1. `per_example`: a row a mined pair, best first, then the duplicates that were not
+    mined, with id1, id2, score (NaN when not mined) and label (whether a known duplicate).
+
+    Args:
+        sentences_map: text of each id.
+        duplicates_list: pairs of ids. Pairs with an id that `sentences_map` lacks are left out with a warning.
+        duplicates_dict: the same as `{id: {id: True}}`; both may be given.
+        add_transitive_closure: if (a, b) and (b, c) are duplicates, so are (a, c).
+        query_chunk_size: as in `util.paraphrase_mining`, like the three that follow.
+        corpus_chunk_size: most texts to compare with at a time.
+        max_pairs: most pairs mined.
+        top_k: most partners considered for a text.
+        show_progress_bar: for `encode`.
+        batch_size: for `encode`.
+        name: of the data.
+        write_csv: False writes no file.
+        truncate_dim: dimensions to keep of the embeddings.
+
+    Raises:
+        ValueError: fewer than two texts, no duplicates among them.
+
+    >>> from types import SimpleNamespace
+    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
+    >>> evaluator = ParaphraseMiningEvaluator({1: "cat", 2: "horse", 3: "dog"}, [(1, 3)])
+    >>> evaluator(toy)["average_precision"]
+    1.0
+    """
+
+    def __init__(
+        self,
+        sentences_map: Mapping[Any, str],
+        duplicates_list: Iterable[tuple[Any, Any]] | None = None,
+        duplicates_dict: Mapping[Any, Mapping[Any, bool]] | None = None,
+        add_transitive_closure: bool = False,
+        query_chunk_size: int = 5000,
+        corpus_chunk_size: int = 100_000,
+        max_pairs: int = 500_000,
+        top_k: int = 100,
+        show_progress_bar: bool = False,
+        batch_size: int = 16,
+        name: str = "",
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+    ) -> None:
+        csv_file = "paraphrase_mining_evaluation{}_results.csv"
+        super().__init__(name, "average_precision", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        self.ids = list(sentences_map)
+        (self.sentences,) = checked_texts(sentences_map=list(sentences_map.values()))
+        marked = ((a, b) for a, others in (duplicates_dict or {}).items() for b, alike in others.items() if alike)
+        self.duplicates = _duplicate_places(self.ids, chain(duplicates_list or (), marked), add_transitive_closure)
+        self.mining = (query_chunk_size, corpus_chunk_size, max_pairs, top_k)
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the metrics of mining, and the table of pairs."""
+        from sklearn.metrics import average_precision_score
+
+        (embeddings,) = self._embed(model, self.sentences)
+        mined = paraphrase_mining_embeddings(embeddings, *self.mining)
+        pairs = [(int(i), int(j)) for _, i, j in mined]
+        labels = np.array([pair in self.duplicates for pair in pairs])
+        scores = np.array([score for score, _, _ in mined])
+        total, found = len(self.duplicates), int(labels.sum())
+        best = best_thresholds(labels, scores, positives=total)
+        metrics = {
+            "average_precision": average_precision_score(labels, scores) * found / total if found else 0.0,
+            "f1": best["f1"],
+            "precision": best["precision"],
+            "recall": best["recall"],
+            "threshold": best["f1_threshold"],
+        }
+        missed = sorted(self.duplicates.difference(pairs))
+        table = pd.DataFrame([(self.ids[i], self.ids[j]) for i, j in pairs + missed], columns=["id1", "id2"])
+        table["score"] = np.append(scores, [np.nan] * len(missed))
+        table["label"] = np.append(labels, [True] * len(missed)).astype(int)
+        return metrics, table
+
+
+def ranking_metrics(
+    hits: np.ndarray, relevant: np.ndarray, cutoffs: Mapping[str, Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """Metrics of ranked lists that were cut off, one value a query.
+
+    With `h_r` whether rank r is a hit, and R relevant documents: accuracy@k is `max h_r`, precision@k `sum h_r / k`,
+    recall@k `sum h_r / R`, mrr@k `max h_r / r`, map@k `sum h_r * precision@r / min(k, R)`, and ndcg@k
+    `sum h_r / log2(r + 1)` divided by the same of a perfect list; sums and maxima run over r <= k.
+    Source: Manning et al., 2008, Introduction to Information Retrieval, chapter 8.
+
+    Args:
+        hits: `(queries, ranks)` of 0 and 1.
+        relevant: `(queries,)`, how many relevant documents there are.
+        cutoffs: values of k for each of accuracy, precision, recall, ndcg, mrr, map.
+
+    Returns:
+        `(queries,)` by key such as "ndcg@10".
+
+    >>> every = {"mrr": [2], "map": [3], "precision": [3], "recall": [3], "accuracy": [1]}
+    >>> values = ranking_metrics(np.array([[0, 1, 1]]), np.array([4]), every)
+    >>> {key: round(value.item(), 3) for key, value in values.items()}
+    {'mrr@2': 0.5, 'map@3': 0.389, 'precision@3': 0.667, 'recall@3': 0.5, 'accuracy@1': 0.0}
+    """
+    hits = np.asarray(hits, dtype=float)
+    ranks = np.arange(1, hits.shape[1] + 1)
+    precisions = hits.cumsum(axis=1) / ranks
+    discounts = 1 / np.log2(1 + np.arange(1, 1 + max(chain(cutoffs.get("ndcg", ()), (hits.shape[1],)))))
+    formulas: dict[str, Callable[[int], np.ndarray]] = {
+        "accuracy": lambda k: hits[:, :k].max(axis=1),
+        "precision": lambda k: hits[:, :k].sum(axis=1) / k,
+        "recall": lambda k: hits[:, :k].sum(axis=1) / relevant,
+        "ndcg": lambda k: (
+            (hits * discounts[: len(ranks)])[:, :k].sum(axis=1) / discounts.cumsum()[np.minimum(k, relevant) - 1]
+        ),
+        "mrr": lambda k: (hits / ranks)[:, :k].max(axis=1),
+        "map": lambda k: (hits * precisions)[:, :k].sum(axis=1) / np.minimum(k, relevant),
+    }
+    return {f"{metric}@{k}": formulas[metric](k) for metric, ks in cutoffs.items() for k in ks}
+
+
+def _relevant(
+    queries: Mapping[Any, str], corpus: Mapping[Any, str], relevant_docs: Mapping[Any, Iterable[Any]]
+) -> dict[Any, set[Any]]:
+    """The relevant documents of each query that has any, checked against the ids of queries and corpus."""
+    for name, texts in (("queries", queries), ("corpus", corpus)):
+        if not isinstance(texts, Mapping) or not texts:
+            raise ValueError(f"{name} must be a dict from id to text, not empty, got {texts!r:.80}")
+    relevant = {}
+    for query, documents in relevant_docs.items():
+        if isinstance(documents, (str, Mapping)):
+            raise ValueError(f"relevant_docs[{query!r}] must be a set of document ids, got {documents!r:.80}")
+        relevant[query] = set(documents)
+    unknown = [query for query in relevant if query not in queries]
+    if unknown:
+        raise ValueError(
+            f"relevant_docs names {len(unknown)} queries that are not in queries, such as {unknown[0]!r}; "
+            "keep only those, or check that the ids are of one type"
+        )
+    missing = [(query, document) for query, documents in relevant.items() for document in documents - corpus.keys()]
+    if missing:
+        raise ValueError(
+            f"relevant_docs names {len(missing)} documents that are not in the corpus, such as {missing[0][1]!r} for "
+            f"query {missing[0][0]!r}; no search could find them: remove them, or check that the ids are of one type"
+        )
+    found = {query: relevant[query] for query in queries if relevant.get(query)}
+    if not found:
+        raise ValueError("relevant_docs names no relevant document for any query; there is nothing to evaluate")
+    return found
+
+
+def _duplicate_places(ids: Sequence[Any], pairs: Iterable[tuple[Any, Any]], closure: bool) -> set[tuple[int, int]]:
+    """Places (i, j), i < j, of the duplicate pairs; with `closure` of all pairs that a chain of duplicates joins."""
+    places = {id: place for place, id in enumerate(ids)}
+    named = list(pairs)
+    known = [(places[a], places[b]) for a, b in named if a in places and b in places]
+    if len(known) < len(named):
+        warnings.warn(
+            f"{len(named) - len(known)} of {len(named)} duplicate pairs name an id that sentences_map lacks; "
+            "they are left out",
+            stacklevel=3,
+        )
+    duplicates = {(min(pair), max(pair)) for pair in known if pair[0] != pair[1]}
+    if not duplicates:
+        raise ValueError(
+            f"no duplicate pair of two different texts of sentences_map is given ({len(named)} pairs were named); "
+            "give duplicates_list or duplicates_dict with the ids of sentences_map"
+        )
+    if closure:
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        rows, columns = zip(*duplicates, strict=True)
+        graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(ids), len(ids)))
+        groups = pd.Series(range(len(ids))).groupby(connected_components(graph, directed=False)[1])
+        duplicates = {pair for _, group in groups for pair in combinations(group.tolist(), 2)}
+    return duplicates
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in arguments.items() if value is not None}

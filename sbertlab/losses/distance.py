@@ -1,0 +1,323 @@
+"""Losses on distances: triplets given or mined in the batch, and pairs that belong together or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sbertlab.losses.base import Loss, Metric, checked_function, checked_number
+from sbertlab.util import cos_sim, pairwise_cos_sim, pairwise_euclidean_sim, pairwise_manhattan_sim
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return `1 - cos(a_i, b_i)` of two `(n, dim)` tensors, `(n,)`."""
+    return 1 - pairwise_cos_sim(a, b)
+
+
+def euclidean_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return `|a_i - b_i|_2` of two `(n, dim)` tensors, `(n,)`; between equal rows the gradient is 0."""
+    return -pairwise_euclidean_sim(a, b)
+
+
+def manhattan_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return `|a_i - b_i|_1` of two `(n, dim)` tensors, `(n,)`."""
+    return -pairwise_manhattan_sim(a, b)
+
+
+class TripletDistanceMetric:
+    """Distances for TripletLoss: functions of two `(n, dim)` tensors, row by row, `(n,)`."""
+
+    COSINE = staticmethod(cosine_distance)
+    EUCLIDEAN = staticmethod(euclidean_distance)
+    MANHATTAN = staticmethod(manhattan_distance)
+
+
+class SiameseDistanceMetric:
+    """Distances for the contrastive losses: functions of two `(n, dim)` tensors, row by row, `(n,)`."""
+
+    EUCLIDEAN = staticmethod(euclidean_distance)
+    MANHATTAN = staticmethod(manhattan_distance)
+    COSINE_DISTANCE = staticmethod(cosine_distance)
+
+
+class BatchHardTripletLossDistanceFunction:
+    """Distances for the losses that mine triplets: functions of `(n, dim)`, every row with every row, `(n, n)`."""
+
+    @staticmethod
+    def cosine_distance(embeddings: Tensor) -> Tensor:
+        """Return `1 - cos(e_i, e_j)`."""
+        return 1 - cos_sim(embeddings, embeddings)
+
+    @staticmethod
+    def euclidean_distance(embeddings: Tensor, squared: bool = False) -> Tensor:
+        """Return `|e_i - e_j|_2`, taken from the differences: dot products would lose the digits of small distances."""
+        distances = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
+        return distances.square() if squared else distances
+
+    eucledian_distance = euclidean_distance  # spelt so in version 2.2 of the field
+
+
+class TripletLoss(Loss):
+    """The positive must be nearer than the negative by a margin: `mean max(0, d(a, p) - d(a, n) + margin)`.
+
+    | texts                        | labels |
+    | ---------------------------- | ------ |
+    | (anchor, positive, negative) | none   |
+
+    Relatives: MultipleNegativesRankingLoss takes the same rows, uses the whole batch and mostly does better;
+    the Batch...TripletLosses find triplets themselves.
+    Source: Schroff et al., 2015, FaceNet (arXiv:1503.03832), equation 2.
+
+    Args:
+        distance_metric: one of TripletDistanceMetric, or a function like them.
+        triplet_margin: margin, in the unit of the distance. 5 suits Euclidean, not cosine, which ends at 2.
+
+    >>> anchor, positive, negative = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 6.0]])
+    >>> TripletLoss().compute([anchor, positive, negative]).item()  # 5 - 6 + 5
+    4.0
+    """
+
+    columns = (3, 3)
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        distance_metric: Metric = TripletDistanceMetric.EUCLIDEAN,
+        triplet_margin: float = 5.0,
+    ) -> None:
+        super().__init__(model)
+        self.distance_metric = checked_function("distance_metric", distance_metric)
+        self.triplet_margin = checked_number("triplet_margin", triplet_margin)
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        anchors, positives, negatives = embeddings
+        excess = self.distance_metric(anchors, positives) - self.distance_metric(anchors, negatives)
+        return F.relu(excess + self.triplet_margin).mean()
+
+
+class ContrastiveLoss(Loss):
+    """Pulls pairs labelled 1 together and pushes pairs labelled 0 beyond a margin.
+
+    `loss_i = (label_i * d_i^2 + (1 - label_i) * max(0, margin - d_i)^2) / 2`, d_i the distance between a_i and b_i.
+
+    | texts  | labels                           |
+    | ------ | -------------------------------- |
+    | (a, b) | 1 if they belong together, or 0  |
+
+    Relatives: OnlineContrastiveLoss keeps to the hard pairs of the batch and mostly does better.
+    Source: Hadsell et al., 2006, Dimensionality Reduction by Learning an Invariant Mapping, equation 4.
+
+    Args:
+        distance_metric: one of SiameseDistanceMetric, or a function like them.
+        margin: how far apart pairs labelled 0 must be.
+        size_average: mean over the batch if True, else the sum.
+
+    >>> a, b = torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]])  # cosine distances 1 and 0
+    >>> ContrastiveLoss().compute([a, b], torch.tensor([1, 0])).item()  # mean of 1 / 2 and 0.5^2 / 2
+    0.3125
+    """
+
+    label = "binary"
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        distance_metric: Metric = SiameseDistanceMetric.COSINE_DISTANCE,
+        margin: float = 0.5,
+        size_average: bool = True,
+    ) -> None:
+        super().__init__(model)
+        self.distance_metric = checked_function("distance_metric", distance_metric)
+        self.margin = checked_number("margin", margin)
+        self.size_average = size_average
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        distances = self.distance_metric(*embeddings)
+        losses = (labels * distances.square() + (1 - labels) * F.relu(self.margin - distances).square()) / 2
+        return losses.mean() if self.size_average else losses.sum()
+
+
+class OnlineContrastiveLoss(Loss):
+    """Contrastive loss of the hard pairs of a batch, summed: `sum d^2 + sum max(0, margin - d)^2`.
+
+    The first sum runs over the pairs labelled 1 that are farther apart than the nearest pair labelled 0, the second
+    over the pairs labelled 0 that are nearer than the farthest pair labelled 1. In a batch of one label, the mean
+    distance takes the place of what is missing.
+
+    | texts  | labels                           |
+    | ------ | -------------------------------- |
+    | (a, b) | 1 if they belong together, or 0  |
+
+    Relatives: ContrastiveLoss uses all pairs and a mean; this sum, and so its gradient, grows with the batch.
+    Source: Hadsell et al., 2006 (as ContrastiveLoss); the choice of hard pairs is that of sentence-transformers.
+
+    Args:
+        distance_metric: one of SiameseDistanceMetric, or a function like them.
+        margin: how far apart pairs labelled 0 must be.
+
+    >>> a, b = torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]])  # cosine distances 1 and 0: both are hard
+    >>> OnlineContrastiveLoss().compute([a, b], torch.tensor([1, 0])).item()  # 1 + 0.5^2
+    1.25
+    """
+
+    label = "binary"
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        distance_metric: Metric = SiameseDistanceMetric.COSINE_DISTANCE,
+        margin: float = 0.5,
+    ) -> None:
+        super().__init__(model)
+        self.distance_metric = checked_function("distance_metric", distance_metric)
+        self.margin = checked_number("margin", margin)
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        distances = self.distance_metric(*embeddings)
+        together, apart = distances[labels == 1], distances[labels == 0]
+        nearest_apart = apart.min() if len(apart) else together.mean()
+        farthest_together = together.max() if len(together) else apart.mean()
+        pulled = together[together > nearest_apart]
+        pushed = F.relu(self.margin - apart[apart < farthest_together])
+        return pulled.square().sum() + pushed.square().sum()
+
+
+class BatchHardTripletLoss(Loss):
+    """Each text of the batch with its farthest positive and its nearest negative.
+
+    `mean_a max(0, max_p d(a, p) - min_n d(a, n) + margin)`, p among the texts of a's class, n among the others. As in
+    the paper, a is one of its own positives, at distance 0. A batch without a triplet (one class only, or no class
+    twice) gives 0.
+
+    | texts | labels          |
+    | ----- | --------------- |
+    | text  | int, its class  |
+
+    Relatives: BatchHardSoftMarginTripletLoss needs no margin; BatchSemiHardTripletLoss and BatchAllTripletLoss are less
+    at the mercy of wrong labels. All need batches with several texts a class (group-by-label loader).
+    Source: Hermans et al., 2017, In Defense of the Triplet Loss (arXiv:1703.07737), equation 5.
+
+    Args:
+        distance_metric: one of BatchHardTripletLossDistanceFunction, or a function like them.
+        margin: margin, in the unit of the distance.
+
+    >>> texts, classes = torch.tensor([[0.0], [3.0], [7.0]]), torch.tensor([0, 0, 1])
+    >>> BatchHardTripletLoss().compute([texts], classes).item()  # (3 - 7 + 5, 3 - 4 + 5, 0 - 4 + 5): mean of 1, 4, 1
+    2.0
+    """
+
+    columns = (1, 1)
+    label = "int"
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        distance_metric: Callable[[Tensor], Tensor] = BatchHardTripletLossDistanceFunction.euclidean_distance,
+        margin: float = 5.0,
+    ) -> None:
+        super().__init__(model)
+        self.distance_metric = checked_function("distance_metric", distance_metric)
+        self.margin = checked_number("margin", margin)
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        return F.relu(self._excess(embeddings[0], labels) + self.margin).mean()
+
+    def _excess(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return farthest positive minus nearest negative of each text, `(batch,)`; -inf if there is no triplet."""
+        distances, positives, negatives = self._batch(embeddings, labels)
+        farthest_positive = distances.masked_fill(~positives, 0).max(dim=1).values
+        nearest_negative = distances.masked_fill(~negatives, torch.inf).min(dim=1).values
+        return (farthest_positive - nearest_negative).masked_fill(~positives.any(), -torch.inf)
+
+    def _triplets(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return of each pair (anchor, positive) that has a negative: its distance `(pairs, 1)`, the anchor's distances
+        to the batch `(pairs, batch)`, and which of these are to negatives `(pairs, batch)`."""
+        distances, positives, negatives = self._batch(embeddings, labels)
+        anchors, others = (positives & negatives.any(dim=1, keepdim=True)).nonzero(as_tuple=True)
+        return distances[anchors, others].unsqueeze(1), distances[anchors], negatives[anchors]
+
+    def _batch(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return distances, and who is whose positive and negative, each `(batch, batch)`."""
+        same_class = labels.unsqueeze(1) == labels.unsqueeze(0)
+        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        return self.distance_metric(embeddings), same_class & ~itself, ~same_class
+
+
+class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
+    """As BatchHardTripletLoss, with a soft margin: `mean_a log(1 + exp(max_p d(a, p) - min_n d(a, n)))`.
+
+    | texts | labels          |
+    | ----- | --------------- |
+    | text  | int, its class  |
+
+    Relatives: BatchHardTripletLoss stops pulling once the margin is kept; this one never does and has nothing to tune.
+    Source: Hermans et al., 2017, In Defense of the Triplet Loss (arXiv:1703.07737), section 2.
+
+    >>> texts, classes = torch.tensor([[0.0], [3.0], [3.0], [0.0]]), torch.tensor([0, 0, 1, 1])
+    >>> round(BatchHardSoftMarginTripletLoss().compute([texts], classes).item(), 4)  # log(1 + e^(3 - 0)) each
+    3.0486
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        distance_metric: Callable[[Tensor], Tensor] = BatchHardTripletLossDistanceFunction.euclidean_distance,
+    ) -> None:
+        super().__init__(model, distance_metric)
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        return F.softplus(self._excess(embeddings[0], labels)).mean()
+
+
+class BatchSemiHardTripletLoss(BatchHardTripletLoss):
+    """Each pair (a, p) of a class with the nearest negative that is farther from a than p is.
+
+    `mean_(a, p) max(0, d(a, p) - d(a, n) + margin)`; where no negative is farther than p, n is the farthest there is. A
+    batch without a triplet gives 0.
+
+    | texts | labels          |
+    | ----- | --------------- |
+    | text  | int, its class  |
+
+    Relatives: BatchHardTripletLoss looks at the hardest negatives, among which are the mislabelled ones.
+    Source: Schroff et al., 2015, FaceNet (arXiv:1503.03832), section 3.2.
+
+    >>> texts, classes = torch.tensor([[0.0], [3.0], [2.0], [7.0]]), torch.tensor([0, 0, 1, 2])
+    >>> BatchSemiHardTripletLoss().compute([texts], classes).item()  # negative of 0 is 7, of 3 is 7: mean of 1 and 4
+    2.5
+    """
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        positive, distances, negatives = self._triplets(embeddings[0], labels)
+        farther = negatives & (distances > positive)
+        nearest_farther = distances.masked_fill(~farther, torch.inf).min(dim=1).values
+        farthest = distances.masked_fill(~negatives, -torch.inf).max(dim=1).values
+        negative = torch.where(farther.any(dim=1), nearest_farther, farthest)
+        return F.relu(positive.squeeze(1) - negative + self.margin).sum() / max(len(negative), 1)
+
+
+class BatchAllTripletLoss(BatchHardTripletLoss):
+    """All triplets of the batch that break the margin: the mean of the positive `d(a, p) - d(a, n) + margin`.
+
+    A batch without a triplet, or without a broken one, gives 0.
+
+    | texts | labels          |
+    | ----- | --------------- |
+    | text  | int, its class  |
+
+    Relatives: BatchHardTripletLoss takes one triplet a text; this one is the gentlest of the four, and needs memory for
+    all pairs of a class times the batch.
+    Source: Hermans et al., 2017, In Defense of the Triplet Loss (arXiv:1703.07737), equation 6 and section 2.
+
+    >>> texts, classes = torch.tensor([[0.0], [3.0], [9.0]]), torch.tensor([0, 0, 1])
+    >>> BatchAllTripletLoss().compute([texts], classes).item()  # 3 - 9 + 5 keeps the margin, 3 - 6 + 5 breaks it
+    2.0
+    """
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        positive, distances, negatives = self._triplets(embeddings[0], labels)
+        excess = F.relu(positive - distances + self.margin)[negatives]
+        return excess.sum() / (excess > 0).sum().clamp(min=1)

@@ -1,0 +1,318 @@
+"""Losses that find their negatives in the batch: every text of it is a candidate for every anchor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sbertlab.losses.base import Loss, Metric, checked_function, checked_number, own_rows, without_known
+from sbertlab.losses.known_positives import known_positives
+from sbertlab.util import cos_sim
+
+
+class MultipleNegativesRankingLoss(Loss):
+    """Cross-entropy of picking one's own positive among all positives and negatives of the batch.
+
+    `loss_i = -log softmax_j(scale * s(anchor_i, candidate_j))[i]`, with the positives of the batch as the first
+    candidates and the hard negatives after them. Also known as InfoNCE.
+
+    | texts                                  | labels |
+    | -------------------------------------- | ------ |
+    | (anchor, positive)                     | none   |
+    | (anchor, positive, negative_1, ..., n) | none   |
+
+    Relatives: MultipleNegativesSymmetricRankingLoss adds the direction from positive to anchor; GISTEmbedLoss leaves
+    out negatives that a second model takes for positives. Larger batches make all of them stronger. Where a
+    batch repeats a text, `known_positives` masks what is no negative; the NoDuplicates loader avoids such batches.
+    Source: Henderson et al., 2017, Efficient Natural Language Response Suggestion (arXiv:1705.00652), section 4.4.
+
+    Args:
+        scale: inverse temperature; 20 suits cosine similarity, 1 the dot product.
+        similarity_fct: similarity s of every row with every row, `(n, dim)` and `(m, dim)` to `(n, m)`.
+        hard_negatives: "shared" lets every anchor compete with every hard negative of the batch; "own" with those of
+            its own row only (as in NeMo).
+        label_smoothing: share of the target that is spread over all candidates, known positives left out.
+
+    >>> anchors, far = torch.eye(2), -torch.eye(2)
+    >>> loss = MultipleNegativesRankingLoss(scale=1.0, hard_negatives="own")
+    >>> round(loss.compute([anchors, anchors]).item(), 4), round(loss.compute([anchors, anchors, far]).item(), 4)
+    (0.3133, 0.4076)
+
+    These are `log(1 + e^-1)` and `log(1 + e^-1 + e^-2)`.
+    """
+
+    columns = (2, None)
+    in_batch = True
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        scale: float = 20.0,
+        similarity_fct: Metric = cos_sim,
+        hard_negatives: str = "shared",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(model)
+        if hard_negatives not in ("shared", "own"):
+            raise ValueError(f'hard_negatives must be "shared" or "own", got {hard_negatives!r}')
+        self.scale = checked_number("scale", scale, above=True)
+        self.similarity_fct = checked_function("similarity_fct", similarity_fct)
+        self.hard_negatives = hard_negatives
+        self.label_smoothing = checked_number("label_smoothing", label_smoothing, high=1)
+
+    def known_positives(
+        self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
+    ) -> Tensor | None:
+        """Return the mask of this loss's scores: `(batch, batch * (1 + n))`, or `(batch, batch + n)` for own."""
+        known = super().known_positives(columns, groups)
+        if known is None or self.hard_negatives == "shared":
+            return known
+        known = _with_own(*known.split(len(known), dim=1))
+        return known if known.any() else None
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+        return self._cross_entropy(self._scores(embeddings, known), known)
+
+    def _scores(self, embeddings: Sequence[Tensor], known: Tensor | None) -> Tensor:
+        """Return scaled similarities of anchors and candidates, positives first: `(batch, candidates)`."""
+        anchors, *columns = embeddings
+        if self.hard_negatives == "shared":
+            scores = self.similarity_fct(anchors, torch.cat(columns))  # (batch, batch * (1 + n))
+        else:
+            scores = _with_own(*(self.similarity_fct(anchors, column) for column in columns))  # (batch, batch + n)
+        return without_known(self.scale * scores, known)
+
+    def _cross_entropy(self, scores: Tensor, known: Tensor | None) -> Tensor:
+        if known is None or not self.label_smoothing:
+            return F.cross_entropy(scores, own_rows(scores), label_smoothing=self.label_smoothing)
+        known = known.to(scores.device)
+        spread = -F.log_softmax(scores, dim=1).masked_fill(known, 0).sum(dim=1) / (~known).sum(dim=1)  # (batch,)
+        hit = F.cross_entropy(scores, own_rows(scores))
+        return (1 - self.label_smoothing) * hit + self.label_smoothing * spread.mean()
+
+
+class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
+    """Mean of the ranking losses from anchors to candidates and from positives to anchors.
+
+    `(CE(S) + CE(S[:, :batch]^T)) / 2` with `S_ij = scale * s(anchor_i, candidate_j)` and row i's own as the target.
+
+    | texts                                  | labels |
+    | -------------------------------------- | ------ |
+    | (anchor, positive)                     | none   |
+    | (anchor, positive, negative_1, ..., n) | none   |
+
+    Relatives: MultipleNegativesRankingLoss, one direction of this, suits questions and answers; this suits pairs that
+    may be read either way. The arguments are the same.
+    Source: Radford et al., 2021, CLIP (arXiv:2103.00020), figure 3.
+
+    >>> anchors, positives = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    >>> loss = MultipleNegativesSymmetricRankingLoss(scale=1.0).compute([anchors, positives])
+    >>> round(loss.item(), 4)  # forward log 2 twice; backward log(1 + 1/e) and log(1 + e), 0.8133 on average
+    0.7532
+    """
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+        scores = self._scores(embeddings, known)
+        batch = len(scores)
+        known_backward = None if known is None else known[:, :batch].T  # a pair is masked in both directions or none
+        backward = self._cross_entropy(scores[:, :batch].T, known_backward)
+        return (self._cross_entropy(scores, known) + backward) / 2
+
+
+class MegaBatchMarginLoss(Loss):
+    """Each anchor with its positive and the nearest other positive of the batch, with a margin for each.
+
+    `mean max(0, positive_margin - cos(a, p)) + max(0, max_other cos(a, other) - negative_margin)`.
+
+    | texts              | labels |
+    | ------------------ | ------ |
+    | (anchor, positive) | none   |
+
+    Relatives: MultipleNegativesRankingLoss weighs all negatives; this one takes the hardest, for which batches should
+    be large (500 and more).
+    Source: Wieting and Gimpel, 2018, ParaNMT-50M (doi:10.18653/v1/P18-1042), section 4.1.
+
+    Args:
+        positive_margin: cosine at which a positive is near enough.
+        negative_margin: cosine at which a negative is far enough.
+        use_mini_batched_version: kept for the field's signature. The result is the same either way; what saves memory
+            here is the training loop's gradient cache, which serves every loss.
+        mini_batch_size: likewise.
+
+    >>> anchors, positives = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    >>> round(MegaBatchMarginLoss().compute([anchors, positives]).item(), 4)  # (0 + 0.6 - 0.3) / 2; 0.8 is near enough
+    0.15
+    """
+
+    in_batch = True
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        positive_margin: float = 0.8,
+        negative_margin: float = 0.3,
+        use_mini_batched_version: bool = True,
+        mini_batch_size: int = 50,
+    ) -> None:
+        super().__init__(model)
+        self.positive_margin = checked_number("positive_margin", positive_margin, high=1)
+        self.negative_margin = checked_number("negative_margin", negative_margin, high=1)
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+        scores = cos_sim(*embeddings)
+        own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+        nearest_other = without_known(scores, known).masked_fill(own, -torch.inf).max(dim=1).values
+        return (F.relu(self.positive_margin - scores.diagonal()) + F.relu(nearest_other - self.negative_margin)).mean()
+
+
+class ContrastiveTensionLossInBatchNegatives(Loss):
+    """Two embeddings of one text must find each other among those of the batch; nothing but texts is needed.
+
+    `(CE(S) + CE(S^T)) / 2` with `S_ij = exp(logit_scale) * s(a_i, b_j)`; the scale is learnt.
+
+    | texts | labels |
+    | ----- | ------ |
+    | text  | none   |
+
+    The field trains two copies of the encoder, one for a and one for b. Here a and b come from one encoder, not copied,
+    which embeds each text twice (`views = 2`): dropout makes them differ, as in SimCSE. Given the same two embeddings,
+    `compute` is the field's. Given one, it only pushes different texts apart.
+
+    Relatives: DenoisingAutoEncoderLoss also learns from texts alone, and knows more of words.
+    Source: Carlsson et al., 2021, Semantic Re-tuning with Contrastive Tension (ICLR); Gao et al., 2021, SimCSE
+    (arXiv:2104.08821), section 3.
+
+    Args:
+        scale: what the learnt scale starts from.
+        similarity_fct: similarity s of every row with every row, `(n, dim)` and `(n, dim)` to `(n, n)`.
+
+    >>> a, b = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    >>> loss = ContrastiveTensionLossInBatchNegatives(scale=1.0).compute([a, b])
+    >>> round(loss.item(), 4)  # from a log 2 twice; from b log(1 + 1/e) and log(1 + e), 0.8133 on average
+    0.7532
+    """
+
+    columns = (1, 1)
+    in_batch = True
+    views = 2
+
+    def __init__(self, model: nn.Module | None = None, scale: float = 20.0, similarity_fct: Metric = cos_sim) -> None:
+        super().__init__(model)
+        self.similarity_fct = checked_function("similarity_fct", similarity_fct)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(checked_number("scale", scale, above=True))))
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+        scores = without_known(self.logit_scale.exp() * self.similarity_fct(embeddings[0], embeddings[-1]), known)
+        return (F.cross_entropy(scores, own_rows(scores)) + F.cross_entropy(scores.T, own_rows(scores))) / 2
+
+
+class GISTEmbedLoss(Loss):
+    """Ranking loss over anchors, positives and negatives, without the candidates a guide takes for positives.
+
+    `loss_i = -log(exp(cos(a_i, p_i) / temperature) / sum_c exp(cos(c) / temperature))`. The sum runs over p_i and over
+    all pairs (a_i, p_j), (a_i, a_j), (p_i, p_j), (a_i, n_j) whose cosine under the guide is not above the threshold
+    `cos_guide(a_i, p_i) - margin`, or `cos_guide(a_i, p_i) - margin * |cos_guide(a_i, p_i)|`.
+
+    | texts                                  | labels |
+    | -------------------------------------- | ------ |
+    | (anchor, positive)                     | none   |
+    | (anchor, positive, negative_1, ..., n) | none   |
+
+    What `compute` takes as labels are the guide's embeddings `(columns, batch, guide_dim)`, made by `prepare`.
+
+    Relatives: MultipleNegativesRankingLoss trusts that all others are negatives.
+    Source: Solatorio, 2024, GISTEmbed (arXiv:2402.16829), section 3; the margins are those of Moreira et al., 2024,
+    NV-Retriever (arXiv:2407.15831), section 3.
+
+    Args:
+        guide: a trained SentenceTransformer. It stays as it is, and is no part of the loss's parameters or weights.
+        temperature: inverse scale.
+        margin_strategy: "absolute" or "relative", see above.
+        margin: by how much a candidate must be less similar than the positive to count as a negative.
+        contrast_anchors: use the pairs (a_i, a_j).
+        contrast_positives: use the pairs (p_i, p_j).
+
+    >>> guide = nn.Identity(); guide.encode = None
+    >>> loss = GISTEmbedLoss(None, guide, temperature=1.0, contrast_anchors=False, contrast_positives=False)
+    >>> pairs, guided = torch.eye(2), torch.tensor([[0.6, 0.8], [1.0, 0.0]])
+    >>> round(loss.compute([pairs, pairs], torch.stack([pairs, pairs])).item(), 4)  # no doubts: log(1 + e^-1)
+    0.3133
+    >>> loss.compute([pairs, pairs], torch.stack([pairs, guided])).item()  # p_1 is nearer to a_0 than p_0 is: left out
+    0.0
+    """
+
+    columns = (2, None)
+    in_batch = True
+    needs_texts = True
+
+    def __init__(
+        self,
+        model: nn.Module | None,
+        guide: nn.Module,
+        temperature: float = 0.01,
+        margin_strategy: str = "absolute",
+        margin: float = 0.0,
+        contrast_anchors: bool = True,
+        contrast_positives: bool = True,
+    ) -> None:
+        super().__init__(model)
+        if not isinstance(guide, nn.Module) or not hasattr(guide, "encode"):
+            raise ValueError(f"guide must be a SentenceTransformer, got {type(guide).__name__}")
+        if margin_strategy not in ("absolute", "relative"):
+            raise ValueError(f'margin_strategy must be "absolute" or "relative", got {margin_strategy!r}')
+        # not a submodule: the guide is neither trained, nor saved, nor set to train mode with the loss
+        self.__dict__["guide"] = guide
+        self.temperature = checked_number("temperature", temperature, above=True)
+        self.margin_strategy = margin_strategy
+        self.margin = checked_number("margin", margin)
+        self.contrast_anchors = contrast_anchors
+        self.contrast_positives = contrast_positives
+
+    def prepare(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> Tensor:
+        """Return the guide's embeddings of the texts, `(columns, batch, guide_dim)`."""
+        guide: Any = self.guide
+        texts = [text for column in columns for text in column]
+        embeddings = guide.encode(texts, convert_to_tensor=True, show_progress_bar=False)
+        return embeddings.reshape(len(columns), len(columns[0]), -1)
+
+    def known_positives(
+        self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
+    ) -> Tensor | None:
+        """Return the mask of all pairs of this loss, in the order in which the class names them.
+
+        (a_i, a_j) and (p_i, p_j) are masked where a_j or p_j is known to be a positive of row i.
+        """
+        known = known_positives(columns, groups, anchors=True)
+        if known is None:
+            return None
+        positives, *negatives, anchors = known.split(len(known), dim=1)
+        rows = [positives | anchors] * (self.contrast_anchors + self.contrast_positives)
+        return torch.cat([positives, *rows, *negatives], dim=1)
+
+    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+        if labels.ndim != 3 or labels.shape[:2] != (len(embeddings), len(embeddings[0])):
+            raise ValueError(
+                f"GISTEmbedLoss.compute takes the guide's embeddings (columns, batch, guide_dim) as labels, got shape "
+                f"{tuple(labels.shape)}; prepare(columns, None) makes them"
+            )
+        guided = cos_sim(labels[0], labels[1]).diagonal()
+        slack = self.margin if self.margin_strategy == "absolute" else self.margin * guided.abs()
+        threshold = (guided - slack).unsqueeze(1)  # (batch, 1)
+        itself = torch.eye(len(guided), dtype=torch.bool, device=guided.device)
+        pairs = [(0, 1)] + [(0, 0)] * self.contrast_anchors + [(1, 1)] * self.contrast_positives
+        scores = []
+        for first, second in pairs + [(0, negative) for negative in range(2, len(embeddings))]:
+            doubtful = cos_sim(labels[first], labels[second]) > threshold
+            doubtful = doubtful & ~itself if (first, second) == (0, 1) else doubtful | itself & (first == second)
+            scores.append(cos_sim(embeddings[first], embeddings[second]).masked_fill(doubtful, -torch.inf))
+        return F.cross_entropy(without_known(torch.cat(scores, dim=1), known) / self.temperature, own_rows(guided))
+
+
+def _with_own(positives: Tensor, *negatives: Tensor) -> Tensor:
+    """Return `(batch, batch)` of the positives and, of each `(batch, batch)` of negatives, what is of the same row."""
+    return torch.cat([positives, *(column.diagonal().unsqueeze(1) for column in negatives)], dim=1)

@@ -1,0 +1,140 @@
+"""From one vector a token to one vector a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sbertlab.models.module import Features, Module, masked_mean, masked_sum
+
+POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+"""Names of the pooling modes, in the order in which the field's flags are concatenated."""
+
+
+class Pooling(Module):
+    """From one vector a token to one vector a text, padding left out; several modes are concatenated.
+
+    | mode                   | vector of the text                                            |
+    | ---------------------- | ------------------------------------------------------------- |
+    | `cls`                  | the first token's                                             |
+    | `max`                  | the maximum over the tokens, by dimension                     |
+    | `mean`                 | the mean over the tokens                                      |
+    | `mean_sqrt_len_tokens` | the sum over the tokens / sqrt(number of tokens)              |
+    | `weightedmean`         | the mean with weights 1, 2, 3, ... by position (SGPT)         |
+    | `lasttoken`            | the last token's                                              |
+
+    A text without a token becomes zeros in every mode.
+
+    Args:
+        word_embedding_dimension: size of a token vector.
+        pooling_mode: one name, or several in the order of concatenation; "mean" when neither it nor a flag is given.
+        pooling_mode_cls_token, ...: the field's flags, the other way to say it, concatenated in the order of the table.
+        include_prompt: whether the tokens of a prompt take part; without them, `weightedmean` still counts their
+            positions.
+
+    Raises:
+        ValueError: an unknown mode, one named twice, or none.
+
+    >>> pooling = Pooling(1, ["max", "mean"])
+    >>> tokens = torch.tensor([[[1.0], [3.0], [9.0]]])
+    >>> features = {"token_embeddings": tokens, "attention_mask": torch.tensor([[1, 1, 0]])}
+    >>> pooling(features)["sentence_embedding"].tolist()
+    [[3.0, 2.0]]
+    """
+
+    def __init__(
+        self,
+        word_embedding_dimension: int,
+        pooling_mode: str | Sequence[str] | None = None,
+        pooling_mode_cls_token: bool | None = None,
+        pooling_mode_max_tokens: bool | None = None,
+        pooling_mode_mean_tokens: bool | None = None,
+        pooling_mode_mean_sqrt_len_tokens: bool | None = None,
+        pooling_mode_weightedmean_tokens: bool | None = None,
+        pooling_mode_lasttoken: bool | None = None,
+        include_prompt: bool = True,
+    ) -> None:
+        super().__init__()
+        flags = (
+            pooling_mode_cls_token,
+            pooling_mode_max_tokens,
+            pooling_mode_mean_tokens,
+            pooling_mode_mean_sqrt_len_tokens,
+            pooling_mode_weightedmean_tokens,
+            pooling_mode_lasttoken,
+        )
+        if pooling_mode is not None:
+            names = [pooling_mode] if isinstance(pooling_mode, str) else list(pooling_mode)
+        elif any(flag is not None for flag in flags):
+            mean = pooling_mode_mean_tokens is not False and not any(flags)
+            names = [name for name, flag in zip(POOLING_MODES, flags, strict=True) if flag or (name == "mean" and mean)]
+        else:
+            names = ["mean"]
+        names = ["mean_sqrt_len_tokens" if name == "mean_sqrt_len" else name for name in names]
+        if not names or not set(names) <= set(POOLING_MODES) or len(set(names)) < len(names):
+            raise ValueError(f"pooling_mode must name some of {', '.join(POOLING_MODES)}, each once, got {names}")
+        self.word_embedding_dimension = word_embedding_dimension
+        self.modes = tuple(names)
+        self.include_prompt = include_prompt
+
+    def forward(self, features: Features) -> Features:
+        """Add `sentence_embedding` `(batch, dim * modes)`."""
+        vectors = features["token_embeddings"]  # (batch, tokens, dim)
+        mask = features["attention_mask"].bool()
+        positions = mask.cumsum(dim=1)  # 1, 2, 3, ... from the first token, whichever side the padding is on
+        if not self.include_prompt and "prompt_length" in features:
+            mask = mask & (positions > features["prompt_length"])
+        pooled = torch.cat([self._pool(mode, vectors, mask, positions * mask) for mode in self.modes], dim=-1)
+        return {**features, "sentence_embedding": pooled.masked_fill(~mask.any(dim=1, keepdim=True), 0)}
+
+    @staticmethod
+    def _pool(mode: str, vectors: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        if mode == "mean":
+            return masked_mean(vectors, mask)
+        if mode == "mean_sqrt_len_tokens":
+            return (masked_sum(vectors, mask) / mask.sum(dim=1, keepdim=True).clamp(min=1).sqrt()).to(vectors.dtype)
+        if mode == "weightedmean":
+            return masked_mean(vectors, positions)
+        if mode == "max":
+            return vectors.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(dim=1)
+        token = mask.int().argmax(dim=1) if mode == "cls" else positions.argmax(dim=1)
+        return vectors[torch.arange(len(vectors), device=vectors.device), token]
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Return the size of the text's vector: the token vectors' times the number of modes."""
+        return self.word_embedding_dimension * len(self.modes)
+
+    @property
+    def pooling_output_dimension(self) -> int:
+        """The field's other name for `get_sentence_embedding_dimension()`."""
+        return self.get_sentence_embedding_dimension()
+
+    def get_pooling_mode_str(self) -> str:
+        """Return the modes joined by `+`."""
+        return "+".join(self.modes)
+
+    def config(self) -> dict[str, Any]:
+        """Return 2.2's keys, and later ones only where they are not at their default."""
+        settings: dict[str, Any] = {
+            "word_embedding_dimension": self.word_embedding_dimension,
+            "pooling_mode_cls_token": "cls" in self.modes,
+            "pooling_mode_mean_tokens": "mean" in self.modes,
+            "pooling_mode_max_tokens": "max" in self.modes,
+            "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens" in self.modes,
+        }
+        if "weightedmean" in self.modes:
+            settings["pooling_mode_weightedmean_tokens"] = True
+        if "lasttoken" in self.modes:
+            settings["pooling_mode_lasttoken"] = True
+        if not self.include_prompt:
+            settings["include_prompt"] = False
+        if list(self.modes) != sorted(self.modes, key=POOLING_MODES.index):
+            settings["pooling_mode"] = list(self.modes)  # the flags know no other order than their own
+        return settings
+
+    def extra_repr(self) -> str:
+        """Return what printing the block says of it."""
+        return f"{self.word_embedding_dimension}, {self.get_pooling_mode_str()!r}"

@@ -1,0 +1,389 @@
+"""Building blocks that read texts: a tokenizer, then a transformer or a table of token vectors."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from sbertlab.models.attention import use_short_attention
+from sbertlab.models.fast_cpu import use_fast_linear
+from sbertlab.models.module import Features, Module, masked_mean
+from sbertlab.storage.find import find_model
+
+
+class Tokens:
+    """Token ids of some texts, unpadded, and how many tokens of each did not fit.
+
+    Args:
+        ids: token ids of each text, special tokens included.
+        cut: tokens lost to the length limit, by text.
+    """
+
+    def __init__(self, ids: list[list[int]], cut: list[int]) -> None:
+        self.ids = ids
+        self.cut = cut
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each text, as the encoder sees it."""
+        return [len(ids) for ids in self.ids]
+
+
+class TokenizerModule(Module):
+    """What blocks that begin with a tokenizer share: texts to token ids, token ids to padded features."""
+
+    tokenizer: PreTrainedTokenizerBase
+    do_lower_case: bool = False
+    add_special_tokens: bool = True
+    _max_seq_length: int | None = None
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Most tokens of a text that are read, special tokens included; None: no limit."""
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        fewest = max(1, self._special_count())
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < fewest):
+            raise ValueError(
+                f"max_seq_length must be None or a whole number of tokens, at least {fewest} so that the special "
+                f"tokens fit, got {value!r}"
+            )
+        self._max_seq_length = None if value is None else int(value)
+
+    def _special_count(self) -> int:
+        return self.tokenizer.num_special_tokens_to_add() if self.add_special_tokens else 0
+
+    def token_matrix(self) -> Tensor | None:
+        """Return the embedding matrix, one row a token of the vocabulary; None where there is none."""
+        raise NotImplementedError
+
+    def resize_token_matrix(self, rows: int) -> None:
+        """Add rows to the embedding matrix, with any values."""
+        raise NotImplementedError
+
+    def match_vocabulary(self) -> None:
+        """Give tokens that were added to the tokenizer a row in the embedding matrix, seeded, and say so.
+
+        The rows are normally distributed, with the standard deviation of the matrix.
+        """
+        old = self.token_matrix()
+        rows = len(self.tokenizer) if old is None else len(old)
+        missing = len(self.tokenizer) - rows
+        if old is None or missing <= 0:
+            return
+        generator = torch.Generator().manual_seed(len(self.tokenizer))
+        values = torch.randn(missing, old.shape[1], generator=generator) * old.detach().float().std().cpu()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            self.resize_token_matrix(len(self.tokenizer))
+            cast(Tensor, self.token_matrix())[rows:] = values
+        warnings.warn(
+            f"{missing} tokens were added to the tokenizer: the embedding matrix grew from {rows} to "
+            f"{len(self.tokenizer)} rows, the new ones random; fine-tune before you rely on them",
+            stacklevel=2,
+        )
+
+    def token_ids(self, texts: Sequence[str]) -> Tokens:
+        """Tokenise without padding, cut at `max_seq_length`, and count what was cut.
+
+        Raises:
+            TypeError: one string instead of several, or an element that is no string; its position and type are named.
+            ValueError: a text that is not valid Unicode.
+        """
+        if isinstance(texts, str):
+            raise TypeError(f"texts must be several texts, got one string; write [{texts!r:.60}]")
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"texts[{position}] is {type(text).__name__} ({text!r:.60}), expected str; "
+                    "convert the column with .astype(str) or drop missing values first"
+                )
+        self.match_vocabulary()
+        texts = [text.lower() for text in texts] if self.do_lower_case else list(texts)
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return self._token_ids_slowly(texts)
+        backend.no_padding()
+        if self.max_seq_length is None:
+            backend.no_truncation()
+        else:
+            backend.enable_truncation(max_length=self.max_seq_length, direction=self.tokenizer.truncation_side)
+        try:
+            encodings = backend.encode_batch_fast(texts, add_special_tokens=self.add_special_tokens)
+        except TypeError:
+            broken = next(text for text in texts if text != text.encode("utf-8", "ignore").decode())
+            raise ValueError(
+                f"{broken!r:.60} is not valid Unicode: it holds half of a surrogate pair; "
+                'repair it with text.encode("utf-8", "ignore").decode()'
+            ) from None
+        special = self._special_count()
+        cut = [sum(len(rest) - special for rest in encoding.overflowing) for encoding in encodings]
+        return Tokens([encoding.ids for encoding in encodings], cut)
+
+    def _token_ids_slowly(self, texts: list[str]) -> Tokens:
+        """The same by a tokenizer that is written in Python."""
+        if not texts:
+            return Tokens([], [])
+        tokenizer: Any = self.tokenizer
+        arguments = {"padding": False, "add_special_tokens": self.add_special_tokens}
+        whole = tokenizer(texts, truncation=False, verbose=False, **arguments)["input_ids"]
+        if self.max_seq_length is None:
+            return Tokens(whole, [0] * len(whole))
+        short = tokenizer(texts, truncation=True, max_length=self.max_seq_length, **arguments)["input_ids"]
+        return Tokens(short, [len(a) - len(b) for a, b in zip(whole, short, strict=True)])
+
+    def pad(self, ids: Sequence[Sequence[int]]) -> Features:
+        """Return `input_ids` and `attention_mask`, `(batch, tokens)`, padded to the longest of the batch.
+
+        Where no text has a token, there is one column of padding, so that what follows has something to run on.
+
+        >>> block = StaticEmbedding.__new__(StaticEmbedding)
+        >>> block.__dict__["tokenizer"] = type("Tokenizer", (), {"pad_token_id": 0, "padding_side": "right"})()
+        >>> block.pad([[5, 6], [7]])["input_ids"].tolist()
+        [[5, 6], [7, 0]]
+        """
+        lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
+        columns = np.arange(lengths.max(initial=1))
+        if self.tokenizer.padding_side == "left":
+            columns = columns[::-1]
+        mask = columns < lengths[:, None]  # (batch, tokens)
+        input_ids = np.full(mask.shape, self.tokenizer.pad_token_id or 0, dtype=np.int64)
+        input_ids[mask] = np.fromiter((token for row in ids for token in row), dtype=np.int64, count=int(lengths.sum()))
+        return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+    def tokenize(self, texts: Sequence[str]) -> Features:
+        """Return the padded features of the texts, ready for `forward`."""
+        return self.pad(self.token_ids(texts).ids)
+
+
+class Transformer(TokenizerModule):
+    """Any encoder of the transformers library: token ids to contextual token vectors; of T5, the encoder half.
+
+    Args:
+        model_name_or_path: a folder, a name on the Hub or one of the packaged models (`sbertlab.storage.find`).
+        max_seq_length: texts are cut after so many tokens; None takes the smaller of the tokenizer's and the model's
+            limit.
+        model_args: passed to transformers' `AutoConfig.from_pretrained`, e.g. `{"output_hidden_states": True}`;
+            `dtype`, `attn_implementation` and `trust_remote_code` go to the model.
+        cache_dir: where downloads are kept.
+        tokenizer_args: passed to `AutoTokenizer.from_pretrained`.
+        do_lower_case: lower-case texts before tokenising, for tokenizers that do not do it themselves.
+        tokenizer_name_or_path: takes the tokenizer from elsewhere.
+
+    Raises:
+        FileNotFoundError: the model cannot be found; the message says what was tried.
+        ValueError: the folder holds no encoder that transformers can load, or no vocabulary; the limit is beyond the
+            model's.
+    """
+
+    config_keys = ("max_seq_length", "do_lower_case")
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path,
+        max_seq_length: int | None = None,
+        model_args: Mapping[str, Any] | None = None,
+        cache_dir: str | None = None,
+        tokenizer_args: Mapping[str, Any] | None = None,
+        do_lower_case: bool = False,
+        tokenizer_name_or_path: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        arguments = dict(model_args or {})
+        to_model = {
+            key: arguments.pop(key) for key in ("dtype", "torch_dtype", "attn_implementation") if key in arguments
+        }
+        trust = {"trust_remote_code": bool(arguments.pop("trust_remote_code", False))}
+        source = {key: arguments.pop(key) for key in ("revision", "token", "local_files_only") if key in arguments}
+        folder = find_model(model_name_or_path, cache_folder=cache_dir, **source)
+        words = folder if tokenizer_name_or_path is None else find_model(tokenizer_name_or_path, cache_folder=cache_dir)
+        try:
+            config = AutoConfig.from_pretrained(folder, **trust, **arguments)
+            encoder_class = getattr(transformers, ENCODER_HALVES.get(config.model_type, ""), AutoModel)
+            self.auto_model = encoder_class.from_pretrained(folder, config=config, **trust, **to_model)
+            self.tokenizer = AutoTokenizer.from_pretrained(words, **trust, **dict(tokenizer_args or {}))
+        except (OSError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder} holds no encoder and tokenizer that transformers can load: {error}") from error
+        if len(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens)) < 2:
+            raise ValueError(
+                f"{words} holds no vocabulary: its tokenizer would read every word as unknown; "
+                "add its tokenizer.json, or take the tokenizer from elsewhere by tokenizer_name_or_path"
+            )
+        self.do_lower_case = do_lower_case
+        self._adopt(max_seq_length)
+
+    @classmethod
+    def from_parts(
+        cls, auto_model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None = None
+    ) -> Transformer:
+        """Make the block from a model and a tokenizer in memory, e.g. an architecture with random weights."""
+        self = cls.__new__(cls)
+        nn.Module.__init__(self)
+        self.auto_model, self.tokenizer, self.do_lower_case = auto_model, tokenizer, False
+        self._adopt(max_seq_length)
+        return self
+
+    def _adopt(self, max_seq_length: int | None) -> None:
+        """Settle the length limit, the linear layers and the attention once model and tokenizer are there."""
+        stated = getattr(self.auto_model.config, "max_position_embeddings", None)
+        limits = [self.longest_input, stated, getattr(self.tokenizer, "model_max_length", None)]
+        known = [limit for limit in limits if limit is not None and 0 < limit < 1_000_000]
+        self.max_seq_length = max_seq_length if max_seq_length is not None else min(known, default=None)
+        use_fast_linear(self.auto_model)
+        use_short_attention(self.auto_model)
+
+    @property
+    def longest_input(self) -> int | None:
+        """Tokens for which the model has positions; None where positions are relative (T5) or unknown."""
+        config = self.auto_model.config
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is None or positions < 1 or getattr(config, "position_biased_input", True) is False:
+            return None
+        tables = [
+            block
+            for name, block in self.auto_model.named_modules()
+            if name.split(".")[-1] == "position_embeddings" and isinstance(block, nn.Embedding)
+        ]
+        # RoBERTa and its kin count positions from the padding index on: the rows up to it are never a token's.
+        unused = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]
+        return min([positions, *(len(table.weight) - rows for table, rows in zip(tables, unused, strict=True))])
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Most tokens of a text that are read, special tokens included; set to None, as many as the model can."""
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        longest = self.longest_input
+        if isinstance(value, Integral) and longest is not None and value > longest:
+            raise ValueError(
+                f"max_seq_length is {value}, but {self.auto_model.config.model_type} has positions for {longest} "
+                f"tokens; set it to at most {longest}"
+            )
+        TokenizerModule.max_seq_length.fset(self, longest if value is None else value)  # type: ignore[attr-defined]
+
+    def token_matrix(self) -> Tensor | None:
+        """Return the model's input embeddings, `(vocabulary, dim)`; None for models that read characters."""
+        try:
+            return self.auto_model.get_input_embeddings().weight
+        except NotImplementedError:
+            return None
+
+    def resize_token_matrix(self, rows: int) -> None:
+        """Let transformers grow the input embeddings, and what is tied to them."""
+        self.auto_model.resize_token_embeddings(rows, mean_resizing=False)
+
+    def forward(self, features: Features) -> Features:
+        """Add `token_embeddings` `(batch, tokens, dim)` and, with `output_hidden_states`, `all_layer_embeddings`."""
+        mask = features["attention_mask"]
+        whole = mask.device.type == "cpu" and bool(mask.all())
+        inputs = {"input_ids": features["input_ids"], "attention_mask": None if whole else mask}
+        if "token_type_ids" in features:
+            inputs["token_type_ids"] = features["token_type_ids"]
+        output = self.auto_model(**inputs, return_dict=True)
+        features = {**features, "token_embeddings": output.last_hidden_state}
+        if getattr(self.auto_model.config, "output_hidden_states", False):
+            features["all_layer_embeddings"] = output.hidden_states
+        return features
+
+    def get_word_embedding_dimension(self) -> int:
+        """Return the size of a token vector."""
+        config = self.auto_model.config
+        return getattr(config, "hidden_size", None) or config.d_model
+
+    def extra_repr(self) -> str:
+        """Return what printing the block says of it."""
+        return f"max_seq_length={self.max_seq_length}, architecture={type(self.auto_model).__name__}"
+
+
+ENCODER_HALVES = {
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+    "longt5": "LongT5EncoderModel",
+}
+"""Classes of transformers that load the encoder alone, by architecture."""
+
+
+class StaticEmbedding(TokenizerModule):
+    """One fixed vector a token, averaged: an encoder without a transformer, hundreds of times faster.
+
+    The tokenizer adds no special tokens here. One of the tokenizers library keeps the truncation that it comes with.
+
+    Args:
+        tokenizer: a tokenizer of transformers or tokenizers.
+        embedding_weights: `(vocabulary, dim)`, copied; random normal rows (seed 0) when only `embedding_dim` is given.
+        embedding_dim: size of the vectors when there are no weights.
+
+    Raises:
+        ValueError: neither or both of weights and dimension, or weights of the wrong shape.
+    """
+
+    add_special_tokens = False
+
+    def __init__(
+        self, tokenizer: Any, embedding_weights: Tensor | np.ndarray | None = None, embedding_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        if (embedding_weights is None) == (embedding_dim is None):
+            raise ValueError("give either embedding_weights (vocabulary, dim) or embedding_dim, not both or neither")
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            self.tokenizer = tokenizer
+        else:
+            self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+            self.max_seq_length = (tokenizer.truncation or {}).get("max_length")
+        rows = len(self.tokenizer)
+        if embedding_weights is None:
+            embedding_weights = torch.randn(rows, embedding_dim or 0, generator=torch.Generator().manual_seed(0))
+        weights = torch.as_tensor(embedding_weights, dtype=torch.float32).detach().clone()
+        if weights.dim() != 2 or len(weights) < rows or weights.shape[1] < 1:
+            raise ValueError(
+                f"embedding_weights must have shape ({rows}, dim), one row a token, got {tuple(weights.shape)}"
+            )
+        self.embedding = nn.EmbeddingBag.from_pretrained(weights, freeze=False, mode="mean")
+
+    @classmethod
+    def from_transformer(cls, transformer: Transformer) -> StaticEmbedding:
+        """Cut the token vectors out of a transformer: what it knows before any attention."""
+        transformer.match_vocabulary()
+        self = cls(transformer.tokenizer, transformer.token_matrix())
+        self.do_lower_case = transformer.do_lower_case
+        return self
+
+    def token_matrix(self) -> Tensor:
+        """Return the token vectors, `(vocabulary, dim)`."""
+        return self.embedding.weight
+
+    def resize_token_matrix(self, rows: int) -> None:
+        """Add rows of zeros."""
+        old = self.embedding.weight
+        grown = torch.cat([old.detach(), old.new_zeros(rows - len(old), old.shape[1])])
+        self.embedding = nn.EmbeddingBag.from_pretrained(grown, freeze=not old.requires_grad, mode="mean")
+
+    def forward(self, features: Features) -> Features:
+        """Add `sentence_embedding` `(batch, dim)`, the mean of the token vectors, and the `token_embeddings`."""
+        mask = features["attention_mask"].bool()
+        vectors = F.embedding(features["input_ids"], self.embedding.weight)  # (batch, tokens, dim)
+        return {**features, "token_embeddings": vectors, "sentence_embedding": masked_mean(vectors, mask)}
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Return the size of the vectors."""
+        return self.embedding.embedding_dim
+
+    get_word_embedding_dimension = get_sentence_embedding_dimension

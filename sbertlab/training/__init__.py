@@ -1,0 +1,1 @@
+"""`fit`: one training loop that can be stopped and resumed bit for bit."""

@@ -1,0 +1,415 @@
+"""Intervals, comparisons and groups: against scipy, by hand, and by simulated models whose true scores are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain, combinations
+from string import ascii_letters
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from scipy.stats import norm, t, ttest_ind, ttest_rel
+from sklearn.metrics import v_measure_score
+
+from sbertlab.analysis.intervals import (
+    Difference,
+    compare,
+    group_letters,
+    holm,
+    interval,
+    mean_difference,
+    smallest_difference,
+    tied_groups,
+)
+from sbertlab.analysis.resampling import Examples, replicates_of
+
+
+def test_the_interval_is_the_normal_one_on_the_scale_of_fisher() -> None:
+    drawn = np.tanh(norm.ppf(np.arange(1, 1000) / 1000, loc=1.0, scale=0.1))  # z* is normal around artanh(value)
+    low, high = interval(np.tanh(1.0), drawn, confidence=0.9)
+    assert np.arctanh([low, high]) == pytest.approx([1 - 0.1645, 1 + 0.1645], abs=0.002)
+
+
+def test_the_interval_stands_around_the_value_wherever_the_replicates_are() -> None:
+    drawn = 0.02 * np.random.default_rng(0).normal(size=5000)
+    low, high = interval(0.1, 0.13 + drawn)
+    assert (low + high) / 2 == pytest.approx(0.1, abs=0.002)
+    found = compare(0.1, 0.0, 0.13 + drawn, np.zeros(5000))
+    assert (found.low + found.high) / 2 == pytest.approx(0.1)
+
+
+def test_an_interval_of_scores_stays_among_scores() -> None:
+    drawn = np.minimum(0.99 + 0.006 * np.random.default_rng(0).normal(size=1000), 1.0)
+    assert np.mean(drawn == 1) > 0.02
+    low, high = interval(0.99, drawn)
+    assert 0.93 < low < 0.98 < 0.993 < high < 1
+    assert interval(-0.99, -drawn) == pytest.approx((-high, -low))
+    assert interval(1.0, [1.0, 1.0]) == (1.0, 1.0)
+
+
+def test_what_is_no_score_gets_a_symmetric_interval() -> None:
+    low, high = interval(60.0, np.tile([59.0, 61.0], 5000))
+    assert (low, high) == pytest.approx((60 - 1.96, 60 + 1.96), abs=0.001)
+
+
+def test_few_examples_have_the_interval_of_student() -> None:
+    values = np.array([0.31, 0.44, 0.52, 0.58, 0.71, 0.86, 0.40, 0.66])
+    others = values[::-1] - 0.05
+    drawn = np.random.default_rng(0).integers(8, size=(200_000, 8))
+    test = ttest_rel(values, others)
+    means = [column[drawn].mean(axis=1) for column in (values, others)]
+    found = compare(values.mean(), others.mean(), *means, examples=8)
+    assert found.freedom == 7
+    assert found.p == pytest.approx(test.pvalue, abs=0.002)
+    assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval()), abs=0.002)
+    low, high = interval(0.0, means[0] - values.mean(), examples=8)
+    assert np.arctanh(high) == pytest.approx(t.ppf(0.975, 7) * values.std(ddof=1) / 8**0.5, rel=0.01)
+    assert low == pytest.approx(-high)
+
+
+def test_of_one_example_alone_nothing_is_known() -> None:
+    found = compare(1.0, 0.0, [1.0, 1.0], [0.0, 0.0], examples=1)
+    assert (found.error, found.p, found.low, found.high) == (np.inf, 1.0, -np.inf, np.inf)
+
+
+def test_what_moves_from_start_to_start_counts_once_however_many_resamples_there_are() -> None:
+    random = np.random.default_rng(0)
+    starts, noise = random.normal(0, 0.04, size=(2, 10)), 0.01 * random.normal(size=(2, 4000))
+    a, b = 0.5 + np.tile(starts, 400) + noise
+    found = compare(0.5, 0.5, a, b, starts=10)
+    by_start = (starts[0] - starts[1]).var(ddof=1)
+    assert found.error == pytest.approx(np.sqrt(by_start + 2 * 0.01**2), rel=0.02)
+    assert 9 <= found.freedom < 12
+    still = compare(0.5, 0.5, 0.5 + noise[0], 0.5 + noise[1], starts=10)
+    assert still.error == pytest.approx(2**0.5 * 0.01, rel=0.05)
+    assert still.freedom > 1000, "where the start does not matter it is not counted"
+    _, high = interval(0.0, a - 0.5, starts=10)
+    assert np.arctanh(high) == pytest.approx(t.ppf(0.975, 9) * np.hypot(starts[0].std(ddof=1), 0.01), rel=0.05)
+    with pytest.raises(ValueError, match="at least 2 replicates of each of 10 starts"):
+        compare(0.5, 0.5, a[:19], b[:19], starts=10)
+
+
+def test_replicates_of_two_models_are_subtracted_one_by_one() -> None:
+    shared, own = np.random.default_rng(0).normal(size=(2, 2000))
+    found = compare(0.6, 0.5, 0.6 + 0.1 * shared + 0.01 * own, 0.5 + 0.1 * shared)
+    assert found.value == pytest.approx(0.1)
+    assert found.error == pytest.approx(0.01, rel=0.05)
+    assert found.p < 1e-10
+    assert (found.low, found.high) == pytest.approx((0.08, 0.12), abs=0.002)
+    back = compare(0.5, 0.6, 0.5 + 0.1 * shared, 0.6 + 0.1 * shared + 0.01 * own)
+    assert (back.value, back.low, back.high, back.p) == pytest.approx((-found.value, -found.high, -found.low, found.p))
+
+
+def test_the_p_value_and_the_interval_agree() -> None:
+    drawn = 0.05 * np.random.default_rng(0).normal(size=400)
+    for seeds in (None, [0.4, 0.5, 0.6]):
+        for value in (0.02, 0.1, 0.3):
+            p = compare(value, 0.0, value + drawn, np.zeros(400), seeds).p
+            at_p = compare(value, 0.0, value + drawn, np.zeros(400), seeds, confidence=1 - p)
+            assert at_p.low == pytest.approx(0, abs=1e-6)
+
+
+def test_seeds_alone_are_compared_as_by_welch() -> None:
+    a, b = [0.61, 0.64, 0.66], [0.58, 0.59, 0.57, 0.62]
+    still = np.zeros(10)
+    found = compare(np.mean(a), np.mean(b), np.mean(a) + still, np.mean(b) + still, a, b)
+    welch = ttest_ind(a, b, equal_var=False)
+    assert found.p == pytest.approx(welch.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(welch.confidence_interval()))
+    assert found.seed_error == pytest.approx(np.sqrt(np.var(a, ddof=1) / 3 + np.var(b, ddof=1) / 4))
+    assert found.error == 0
+
+
+def test_errors_over_examples_and_seeds_add_in_quadrature() -> None:
+    drawn = 0.03 * np.random.default_rng(0).normal(size=4000)
+    drawn -= drawn.mean()
+    without = compare(0.5, 0.5, 0.5 + drawn, np.full(4000, 0.5))
+    seeds = compare(0.5, 0.5, 0.5 + drawn, np.full(4000, 0.5), np.array([0.46, 0.54] * 50))  # so many: t is normal
+    assert seeds.error == without.error
+    half = 1.96 * np.hypot(seeds.error, seeds.seed_error)
+    assert (seeds.high - seeds.low) / 2 == pytest.approx(half, rel=0.01)
+    assert half > 1.005 * (without.high - without.low) / 2
+    assert compare(0.5, 0.5, 0.5 + drawn, np.full(4000, 0.5), [0.5], None) == without
+
+
+def test_few_seeds_of_equal_models_seldom_look_different() -> None:
+    random = np.random.default_rng(0)
+    still, found, naive = np.zeros(2), [], []
+    for a, b in random.normal(0.5, 0.02, size=(2000, 2, 3)):
+        one = compare(a.mean(), b.mean(), a.mean() + still, b.mean() + still, a, b)
+        found.append(one.p < 0.05)
+        naive.append(abs(one.value) > 1.96 * one.seed_error)
+    assert 0.02 < np.mean(found) < 0.06
+    assert np.mean(naive) > 0.09, "the normal distribution would be wrong here, so this test can fail"
+
+
+def test_models_that_differ_by_rounding_alone_are_equal() -> None:
+    drawn = np.random.default_rng(0).random(100)
+    found = compare(0.3, 0.1 + 0.2, drawn, drawn + 1e-16)
+    assert (found.value, found.error, found.p) == (0.0, 0.0, 1.0)
+
+
+def test_a_difference_without_any_spread_is_certain() -> None:
+    assert compare(0.4, 0.3, [0.4, 0.4], [0.3, 0.3]).p < 1e-12
+
+
+def test_the_mean_over_tasks_is_the_same_from_differences_and_from_replicates() -> None:
+    random = np.random.default_rng(0)
+    values = random.random((3, 2))
+    drawn = values[..., None] + 0.02 * random.normal(size=(3, 2, 20_000))
+    each = [compare(*value, *replicates) for value, replicates in zip(values, drawn, strict=True)]
+    joined, direct = mean_difference(each), compare(*values.mean(axis=0), *drawn.mean(axis=0))
+    assert joined.value == pytest.approx(direct.value)
+    assert joined.error == pytest.approx(direct.error, rel=0.03)
+    assert (joined.low, joined.high) == pytest.approx((direct.low, direct.high), abs=0.001)
+
+
+def test_the_seeds_of_a_mean_are_means_over_the_tasks() -> None:
+    tasks = [Difference(value, 0.01, 99, 0.02, 2, value - 0.05, value + 0.05, 0.01) for value in (0.1, 0.2)]
+    with pytest.raises(ValueError, match="give seeds_a and seeds_b, means over the tasks"):
+        mean_difference(tasks)
+    seeds = [0.58, 0.6, 0.65]
+    assert mean_difference(tasks, seeds).seed_error == pytest.approx(np.std(seeds, ddof=1) / 3**0.5)
+    with pytest.raises(ValueError, match="at least one task, got none"):
+        mean_difference([])
+
+
+def test_holm_rejects_step_by_step() -> None:
+    random = np.random.default_rng(0)
+    for size in (1, 2, 5, 12):
+        for _ in range(50):
+            p = np.round(random.random(size) ** 3, 2)  # small ones and ties
+            rejected = set()  # the procedure as it is told: the smallest against alpha / m, the next against ...
+            for step, index in enumerate(np.argsort(p, kind="stable")):
+                if p[index] > 0.05 / (size - step):
+                    break
+                rejected.add(int(index))
+            assert set(np.flatnonzero(holm(p) <= 0.05 + 1e-12).tolist()) == rejected
+    assert holm([]).tolist() == []
+    with pytest.raises(ValueError, match="p must be a row of values from 0 to 1"):
+        holm([0.1, np.nan])
+
+
+def largest_sets_without_difference(different: np.ndarray) -> set[frozenset[int]]:
+    """Every subset looked at."""
+    ranks = range(len(different))
+    subsets = [frozenset(one) for one in chain.from_iterable(combinations(ranks, size + 1) for size in ranks)]
+    alike = [one for one in subsets if not any(different[pair] for pair in combinations(sorted(one), 2))]
+    return {one for one in alike if not any(one < other for other in alike)}
+
+
+def test_groups_are_the_largest_sets_that_cannot_be_told_apart() -> None:
+    random = np.random.default_rng(0)
+    for size in (1, 2, 4, 6, 7):
+        for share in (0.0, 0.2, 0.5, 0.8, 1.0):
+            different = np.triu(random.random((size, size)) < share, 1)
+            different |= different.T
+            groups = tied_groups(different)
+            assert set(map(frozenset, groups)) == largest_sets_without_difference(different)
+            letters = group_letters(different)
+            for letter, group in zip(ascii_letters, groups, strict=False):
+                assert [rank for rank in range(size) if letter in letters[rank]] == group
+
+
+def test_letters_follow_the_ranks() -> None:
+    def letters(*pairs: tuple[int, int], models: int = 4) -> list[str]:
+        apart = np.zeros((models, models), dtype=bool)
+        for a, b in pairs:
+            apart[a, b] = apart[b, a] = True
+        return group_letters(apart)
+
+    assert letters() == ["a", "a", "a", "a"]
+    assert letters(*combinations(range(4), 2)) == ["a", "b", "c", "d"]
+    assert letters((0, 2), (0, 3), (1, 3)) == ["a", "ab", "bc", "c"]
+    assert letters((0, 3), (0, 1)) == ["a", "b", "ab", "b"]  # not in the order of the ranks
+    assert letters(*combinations(range(60), 2), models=60)[50:54] == ["Y", "Z", "a1", "b1"]
+    assert letters(models=0) == []
+    assert letters(models=1) == ["a"]
+
+
+def test_the_smallest_difference_is_seen_four_times_in_five() -> None:
+    draws = np.random.default_rng(0).normal(smallest_difference(0.7), 0.7, size=200_000)
+    assert np.mean(np.abs(draws) > 1.96 * 0.7) == pytest.approx(0.8, abs=0.005)
+    assert smallest_difference(1.0, power=0.9, alpha=0.01) == pytest.approx(norm.ppf(0.995) + norm.ppf(0.9))
+    alone = smallest_difference(5**-0.5, freedom=4)
+    few = np.random.default_rng(1).normal(alone, 1.0, size=(200_000, 5))
+    seen = np.abs(few.mean(axis=1) / few.std(axis=1, ddof=1) * 5**0.5) > t.ppf(0.975, 4)
+    assert seen.mean() == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: interval(0.5, [0.5]), r"at least 2 replicates in a row, got the shape \(1,\)"),
+        (lambda: interval(np.nan, [0.5, 0.6]), "value and replicates must be finite, got nan"),
+        (lambda: interval(0.5, [0.5, 0.6], confidence=95), "must lie between 0 and 1, got 95"),
+        (lambda: compare(0.5, 0.5, [0.4, 0.6], [0.4, 0.5, 0.6]), "there are 2 of a and 3 of b"),
+        (lambda: tied_groups(np.ones((2, 2), dtype=bool)), "none different from itself"),
+        (lambda: smallest_difference(-1.0), "error must be a standard error, at least 0, got -1.0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call: Callable[[], object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        call()
+
+
+# -- Simulated models with known true scores ---------------------------------------------------------------------------
+
+SIMULATIONS, RESAMPLES, MODELS = 2000, 200, 4
+
+Draw = Callable[[np.random.Generator, int], list[Examples]]
+
+
+def queries(random: np.random.Generator, n: int, models: int = MODELS) -> list[Examples]:
+    """Average precision of queries: some at 0, more at 1, as in retrieval; true mean 0.55 for every model."""
+    level = random.normal(size=n) + 0.7 * random.normal(size=(models, n))  # hard queries are hard for all
+    share = norm.cdf(level / np.sqrt(1.49))
+    return [Examples("mean", np.where(row < 0.3, 0.0, np.where(row > 0.6, 1.0, 0.5))) for row in share]
+
+
+def graded_pairs(random: np.random.Generator, n: int, models: int = MODELS) -> list[Examples]:
+    """Similarity of pairs with grades in steps, true rank correlation about 0.78 for every model."""
+    gold, shared = random.normal(size=(2, n))
+    scores = 0.8 * gold + 0.6 * (0.7 * shared + 0.51**0.5 * random.normal(size=(models, n)))
+    return [Examples("spearman", row, np.round(2 * gold)) for row in scores]
+
+
+def labelled_pairs(random: np.random.Generator, n: int, models: int = MODELS) -> list[Examples]:
+    """Similarity of pairs, of which three in ten are duplicates."""
+    labels, shared = (random.random(n) < 0.3).astype(int), random.normal(size=n)
+    scores = 1.5 * labels + 0.7 * shared + 0.51**0.5 * random.normal(size=(models, n))
+    return [Examples("average_precision", row, labels) for row in scores]
+
+
+def clusterings(random: np.random.Generator, n: int, models: int = MODELS) -> list[Examples]:
+    """Six classes and six clusters: two texts of three sit in the cluster of their class, the others anywhere."""
+    classes = random.integers(6, size=n)
+    clusters = np.where(random.random((models, n)) < 0.65, classes, random.integers(6, size=(models, n)))
+    return [Examples("v_measure", row, classes) for row in clusters]
+
+
+def many_clusters(random: np.random.Generator, n: int, models: int = MODELS) -> list[Examples]:
+    """Twelve texts of each class, as in the packaged corpus: a V-measure there is far above that of many texts."""
+    classes = np.arange(n) // 12
+    anywhere = random.integers(n // 12, size=(models, n))
+    clusters = np.where(random.random((models, n)) < 0.65, classes, anywhere)
+    return [Examples("v_measure", row, classes) for row in clusters]
+
+
+def true_score(draw: Draw, n: int) -> float:
+    """The expected score of samples of this size: exactly where there is a formula, else from many samples."""
+    if draw is queries:
+        return 0.4 + 0.5 * 0.3
+    random = np.random.default_rng(99)
+    return float(np.mean([one.value() for _ in range(1000) for one in draw(random, n)]))
+
+
+class Simulated(NamedTuple):
+    """Values `(simulations, models)`, replicates `(simulations, models, resamples)`, truth, examples of each."""
+
+    values: np.ndarray
+    replicates: np.ndarray
+    truth: float
+    examples: np.ndarray
+
+
+def tables_of(simulated: Simulated) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    for values, replicates, examples in zip(simulated.values, simulated.replicates, simulated.examples, strict=True):
+        yield values, replicates, float(examples)
+
+
+def coverage(simulated: Simulated) -> float:
+    ends = [
+        interval(value, drawn, examples=examples)
+        for values, replicates, examples in tables_of(simulated)
+        for value, drawn in zip(values, replicates, strict=True)
+    ]
+    return float(np.mean([low <= simulated.truth <= high for low, high in ends]))
+
+
+def comparisons(simulated: Simulated) -> np.ndarray:
+    """p-values of all pairs of models, `(simulations, pairs)`."""
+    pairs = list(combinations(range(MODELS), 2))
+    return np.array(
+        [
+            [compare(values[a], values[b], drawn[a], drawn[b], examples=examples).p for a, b in pairs]
+            for values, drawn, examples in tables_of(simulated)
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def simulated() -> dict[str, Simulated]:
+    """Kinds of task and the mean over them, each with models of equal true scores and noise of their own."""
+    found = {}
+    sizes = {queries: 30, graded_pairs: 100, labelled_pairs: 300, clusterings: 400, many_clusters: 576}
+    for draw, n in sizes.items():
+        random, tables = np.random.default_rng(n), []
+        for _ in range(SIMULATIONS):
+            models, seed = draw(random, n), int(random.integers(2**31))
+            tables.append(([one.value() for one in models], replicates_of(models, RESAMPLES, seed), models[0].averaged))
+        values, replicates, examples = (np.array(column) for column in zip(*tables, strict=True))
+        found[draw.__name__] = Simulated(values, replicates, true_score(draw, n), examples)
+    values, replicates, truth, _ = (np.mean(field, axis=0) for field in zip(*found.values(), strict=True))
+    found["mean over tasks"] = Simulated(values, replicates, truth, np.full(SIMULATIONS, np.inf))
+    return found
+
+
+KINDS = ["queries", "graded_pairs", "labelled_pairs", "clusterings", "many_clusters", "mean over tasks"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_intervals_cover_the_true_score_in_95_of_100_samples(kind: str, simulated: dict[str, Simulated]) -> None:
+    share = coverage(simulated[kind])
+    print(f"\n{kind}: {100 * share:.1f} % of {SIMULATIONS} intervals hold the true score {simulated[kind].truth:.3f}")
+    assert 0.93 <= share <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_models_are_seldom_called_different(kind: str, simulated: dict[str, Simulated]) -> None:
+    p = comparisons(simulated[kind])
+    alone = (p < 0.05).mean(axis=0)
+    tables = np.mean([(holm(row) < 0.05).any() for row in p])
+    uncorrected = (p < 0.05).any(axis=1).mean()
+    print(f"\n{kind}: pairs {100 * alone.mean():.1f} %, tables {100 * tables:.1f} %, without Holm {uncorrected:.3f}")
+    chance = 2 * np.sqrt(0.05 * 0.95 / SIMULATIONS)  # of the simulation itself
+    assert 0.025 < alone.mean() < 0.05 + chance, "neither blind nor wrong"
+    assert tables <= 0.05
+    assert uncorrected > 0.1, "without the correction this would be wrong, so this test can fail"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "least", "most"), [(0.1, 0.02, 0.05), (0.3, 0.02, 0.05), (3.0, 0.05, 0.14)])
+def test_equal_models_of_three_seeds_are_seldom_called_different_unless_seeds_blur_more_than_examples(
+    share: float, least: float, most: float
+) -> None:
+    """`share` is the variance of a mean over three seeds, by that of a difference over the examples."""
+    random, wrong = np.random.default_rng(0), []
+    tuned = np.arange(8) >= 4
+    for _ in range(1000):
+        drawn = 0.01 * 0.5**0.5 * random.normal(size=(8, 300))
+        luck = 0.01 * (3 * share) ** 0.5 * random.normal(size=(8, 3)) * tuned[:, None]
+        seeds = 0.5 + 0.01 * 0.5**0.5 * random.normal(size=(8, 1)) + luck
+        values = seeds.mean(axis=1)
+        given = [row if several else None for row, several in zip(seeds, tuned, strict=True)]
+        p = [
+            compare(values[a], values[b], values[a] + drawn[a], values[b] + drawn[b], given[a], given[b]).p
+            for a, b in combinations(range(8), 2)
+        ]
+        wrong.append((holm(p) < 0.05).any())
+    print(f"\nseeds {share}: different in {100 * np.mean(wrong):.1f} % of tables")
+    assert least <= np.mean(wrong) <= most
+
+
+@pytest.mark.slow
+def test_a_plain_bootstrap_would_not_do_for_clusterings() -> None:
+    random, found = np.random.default_rng(0), []
+    for _ in range(60):
+        clusters, classes = (lambda one: (one.predictions[0], one.target))(many_clusters(random, 576, 1)[0])
+        rows = random.integers(576, size=(60, 576))
+        found.append(np.std([v_measure_score(classes[row], clusters[row]) for row in rows], ddof=1))
+    truth = np.std([many_clusters(random, 576, 1)[0].value() for _ in range(1000)])
+    assert np.mean(found) < 0.85 * truth, "texts drawn twice hide a part of the spread"

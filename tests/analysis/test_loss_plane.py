@@ -1,0 +1,377 @@
+"""What losses push where: gradients, the way down, and what scale and margin do; the figures that show it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.optimize import approx_fprime
+
+from sbertlab import losses
+from sbertlab.analysis.loss_plane import (
+    LABELLED,
+    PAIRS,
+    SCENES,
+    SCORED,
+    TRIPLETS,
+    Points,
+    descend,
+    loss_table,
+    on_circle,
+    projected,
+    push,
+    reads_directions,
+    roles,
+    scene,
+)
+from sbertlab.losses.base import LABELS
+
+plots = pytest.importorskip("sbertlab.plots.losses", reason="the lab extra is not installed", exc_type=ImportError)
+
+every_scene = pytest.mark.parametrize("name", SCENES)
+
+
+def cosines(points: Points) -> np.ndarray:
+    """Cosine of the first two texts of each row."""
+    a, b = points.xy[:, 0], points.xy[:, 1]
+    return (a * b).sum(axis=-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+# -- Arrows ------------------------------------------------------------------------------------------------------------
+
+
+@every_scene
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_arrows_are_the_negative_gradient_by_finite_differences(name: str, seed: int | None) -> None:
+    there = scene(name)
+    points = there.points if seed is None else there.scattered(seed)
+    loss, seen = there.make(), push(there.make(), points)
+
+    def value(flat: np.ndarray) -> float:
+        return push(loss, Points(flat.reshape(points.xy.shape), points.labels)).loss
+
+    wanted = -approx_fprime(points.xy.ravel(), value, 1e-7).reshape(points.xy.shape)
+    assert np.abs(seen.arrows).max() > 0.01, "a comparison of nothing"
+    assert seen.arrows == pytest.approx(wanted, abs=1e-4 * max(1, np.abs(wanted).max()))
+
+
+@every_scene
+def test_a_loss_on_the_circle_pushes_along_it_and_reads_no_lengths(name: str) -> None:
+    there = scene(name)
+    for points in (there.points, there.scattered(3)):
+        seen = push(there.make(), points)
+        outward = np.abs((seen.arrows * points.xy).sum(axis=-1)).max()
+        longer = push(there.make(), Points(3 * points.xy, points.labels)).loss
+        assert seen.circle == (outward < 1e-9)
+        assert seen.circle == (longer == pytest.approx(seen.loss, abs=1e-9))
+
+
+def test_an_arrow_by_hand() -> None:
+    pair = Points(on_circle([[0, 60]]), np.array([1.0]))  # cosine 1/2, wanted 1
+    seen = push(losses.CosineSimilarityLoss(), pair)
+    assert seen.loss == pytest.approx(0.25)
+    # |d loss / d angle| = 2 (1 - cos) sin = sin 60; the arrows point at each other along the circle
+    assert seen.lengths == pytest.approx(math.sin(math.pi / 3) * np.ones((1, 2)))
+    assert seen.arrows[0, 0] == pytest.approx([0, math.sin(math.pi / 3)])
+
+
+def test_a_point_in_balance_has_no_arrow() -> None:
+    met = Points(on_circle([[30, 90], [200, 200]]), np.array([0.5, 1.0]))
+    assert push(losses.CosineSimilarityLoss(), met).lengths == pytest.approx(0, abs=1e-12)
+    even = Points(on_circle([0, 120, 240])[:, None])
+    assert push(losses.ContrastiveTensionLossInBatchNegatives(), even).lengths == pytest.approx(0, abs=1e-6)
+    uneven = Points(on_circle([0, 20, 240])[:, None])
+    assert push(losses.ContrastiveTensionLossInBatchNegatives(), uneven).lengths.max() > 0.1
+
+
+@pytest.mark.parametrize("kind", [losses.MultipleNegativesRankingLoss, losses.MegaBatchMarginLoss, losses.CoSENTLoss])
+def test_mirrored_points_have_mirrored_arrows(kind: type[losses.Loss]) -> None:
+    labels = np.array([0.2, 0.9, 0.2]) if kind is losses.CoSENTLoss else None
+    left, right, middle = [100, 150], [80, 30], [290, 260]
+    angles = on_circle([left, right, middle])
+    seen = push(kind(), Points(angles, labels)).arrows
+    alone = push(kind(), Points(angles * [-1, 1], labels)).arrows
+    assert np.abs(seen).max() > 0.01
+    assert alone == pytest.approx(seen * [-1, 1])
+    pair = push(kind(), Points(on_circle([left, right]), None if labels is None else np.array([0.2, 0.2]))).arrows
+    assert pair[0] == pytest.approx(pair[1] * [-1, 1]), "the one row is the other one in a mirror"
+
+
+def test_turning_all_points_turns_all_arrows() -> None:
+    turned = push(losses.MultipleNegativesRankingLoss(), Points(PAIRS.xy @ [[0, 1], [-1, 0]])).arrows
+    assert turned == pytest.approx(push(losses.MultipleNegativesRankingLoss(), PAIRS).arrows @ [[0, 1], [-1, 0]])
+
+
+# -- Scale, margin, order ----------------------------------------------------------------------------------------------
+
+
+def test_a_negative_beyond_the_margin_gets_no_arrow() -> None:
+    for margin, pushed in ((0.0, [True, False, False]), (1.0, [True, True, False]), (3.0, [True, True, True])):
+        seen = push(losses.TripletLoss(triplet_margin=margin), TRIPLETS)
+        far = np.linalg.norm(TRIPLETS.xy[:, 0] - TRIPLETS.xy[:, 2], axis=-1)
+        assert (far < seen.limits).tolist() == pushed
+        for column in range(3):
+            assert seen.lengths[:, column].astype(bool).tolist() == pushed
+
+
+def test_the_ring_is_drawn_for_distances_and_not_for_cosines() -> None:
+    cosine = losses.TripletLoss(distance_metric=losses.TripletDistanceMetric.COSINE, triplet_margin=0.5)
+    assert push(cosine, TRIPLETS).limits is None
+    assert reads_directions(cosine)
+    assert push(losses.TripletLoss(triplet_margin=1.0), TRIPLETS).limits[0] == pytest.approx(1 + math.hypot(0.65, 0.4))
+
+
+def test_a_large_scale_leaves_only_the_nearest_negative() -> None:
+    one = Points(on_circle([[90, 100], [180, 60], [0, 10]]))
+    lengths = {s: push(losses.MultipleNegativesRankingLoss(scale=s), one).lengths[:, 1] for s in (1.0, 100.0)}
+    assert lengths[1.0].min() > 0.2 * lengths[1.0].max(), "a small scale pushes all of them"
+    assert lengths[100.0].min() < 1e-3 * lengths[100.0].max()
+
+
+def test_the_margin_of_a_contrastive_loss_decides_which_unlike_pairs_are_pushed() -> None:
+    distances = 1 - cosines(LABELLED)
+    for margin in (0.0, 0.3, 2.0):
+        pushed = push(losses.ContrastiveLoss(margin=margin), LABELLED).lengths.max(axis=1) > 0
+        assert pushed.tolist() == [True, True, *(distances[2:] < margin)]
+
+
+def test_the_online_loss_leaves_out_the_easy_pairs() -> None:
+    easy = Points(on_circle([[90, 150], [0, 2], [200, 230], [290, 30]]), np.array([1, 1, 0, 0]))
+    hard = push(losses.OnlineContrastiveLoss(margin=2.0), easy).lengths.max(axis=1) > 0
+    every = push(losses.ContrastiveLoss(margin=2.0), easy).lengths.max(axis=1) > 0
+    assert hard.tolist() == [True, False, True, False]
+    assert every.all()
+
+
+def test_the_order_losses_see_the_order_of_the_scores_and_nothing_else() -> None:
+    other = Points(SCORED.xy, np.array([0.99, 0.2, 0.19]))
+    for kind, same in ((losses.CoSENTLoss, True), (losses.AnglELoss, True), (losses.CosineSimilarityLoss, False)):
+        assert np.allclose(push(kind(), SCORED).arrows, push(kind(), other).arrows) is same
+
+
+# -- The way down ------------------------------------------------------------------------------------------------------
+
+
+@every_scene
+@pytest.mark.parametrize("end", ["start", "low", "high"])
+def test_descent_lowers_the_loss(name: str, end: str) -> None:
+    there = scene(name)
+    loss = there.make(**{key: getattr(slider, end) for key, slider in there.sliders.items()})
+    way = descend(loss, there.points, 100)
+    assert len(way) == 101
+    assert way[-1].loss < 0.9 * way[0].loss or way[0].loss == way[0].lengths.max() == 0
+    steps = np.linalg.norm(np.diff([seen.points.xy for seen in way], axis=0), axis=-1)
+    assert steps.max() < 0.05 + 1e-9
+    if way[0].circle:
+        assert np.linalg.norm(way[-1].points.xy, axis=-1) == pytest.approx(1)
+
+
+def test_a_step_is_plain_gradient_descent() -> None:
+    loss = losses.TripletLoss(triplet_margin=1.0)
+    _, there = descend(loss, TRIPLETS, steps=1, rate=0.01)
+    assert there.points.xy == pytest.approx(TRIPLETS.xy + 0.01 * push(loss, TRIPLETS).arrows)
+
+
+def test_where_the_losses_want_three_scored_pairs() -> None:
+    found = {kind: cosines(descend(kind(), SCORED, 300)[-1].points) for kind in (losses.CosineSimilarityLoss,)}
+    assert found[losses.CosineSimilarityLoss] == pytest.approx(SCORED.labels, abs=0.02)
+    order = cosines(descend(losses.CoSENTLoss(), SCORED, 300)[-1].points)
+    assert order[0] > order[1] > order[2]
+    assert abs(order - SCORED.labels).max() > 0.1
+
+
+def test_angle_is_content_at_45_degrees_on_the_plane() -> None:
+    pairs = Points(on_circle([[0, 20], [180, 270]]), np.array([1.0, 0.0]))
+    end = descend(losses.AnglELoss(scale=1.0), pairs, 400)[-1].points.xy[0]
+    a, b = np.rad2deg(np.arctan2(end[:, 1], end[:, 0]))
+    assert abs(b - a) == pytest.approx(45, abs=2)
+
+
+def test_texts_without_labels_spread_evenly() -> None:
+    there = scene("ContrastiveTensionLossInBatchNegatives")
+    end = descend(there.make(scale=5), there.points, 800)[-1].points.xy[:, 0]
+    angles = np.sort(np.rad2deg(np.arctan2(end[:, 1], end[:, 0])))
+    assert np.diff(angles) == pytest.approx(60, abs=6)
+
+
+def test_projected_arrows_are_those_of_the_space_as_the_plane_sees_them() -> None:
+    random = np.random.default_rng(0)
+    loss = losses.MultipleNegativesRankingLoss()
+    way = descend(loss, Points(random.normal(size=(4, 2, 10))), 2)
+    plane = np.linalg.qr(random.normal(size=(10, 2)))[0].T
+    flat = projected(way, plane, center=np.ones(10))
+    assert [seen.loss for seen in flat] == [seen.loss for seen in way]
+    assert flat[1].arrows == pytest.approx(way[1].arrows @ plane.T)
+    assert flat[1].points.xy == pytest.approx((way[1].points.xy - 1) @ plane.T)
+    assert not flat[1].circle
+    assert np.all(flat[0].lengths <= way[0].lengths)
+
+
+# -- Scenes and the table of losses ------------------------------------------------------------------------------------
+
+
+@every_scene
+def test_the_points_of_a_scene_are_data_that_the_loss_takes(name: str) -> None:
+    there = scene(name)
+    rows, columns, _ = there.points.xy.shape
+    labels = None if there.points.labels is None else torch.as_tensor(there.points.labels)
+    there.make().check_batch([["text"] * rows] * columns, labels)
+    assert len(roles(there.make(), columns)) == columns
+    for key, slider in there.sliders.items():
+        assert slider.low <= slider.start <= slider.high
+        assert getattr(there.make(**{key: slider.high}), key, slider.high) == slider.high
+    assert there.scattered(1).xy.shape == there.points.xy.shape
+    assert np.array_equal(there.scattered(1).xy, there.scattered(1).xy)
+    assert there.watch.endswith((".", ")"))
+
+
+def test_the_table_says_of_every_loss_what_the_loss_says_of_itself() -> None:
+    table = loss_table()
+    exported = {getattr(losses, name) for name in losses.__all__ if name.endswith("Loss") and name != "Loss"}
+    assert {kind.__name__ for kind in exported} <= set(table.index)
+    assert table.index.is_unique
+    for name, row in table.drop("MatryoshkaLoss").iterrows():
+        kind = getattr(losses, str(name))
+        assert row["label"] == LABELS[kind.label]
+        assert row["texts"].startswith(str(kind.columns[0]))
+        assert row["texts"].endswith("or more") == (kind.columns[1] is None)
+    assert table.index[table["on_plane"]].sort_values().tolist() == sorted(SCENES)
+    assert table.loc["MatryoshkaLoss", "texts"] == table.loc["MatryoshkaLoss", "label"] == "as the loss inside"
+    assert table.loc[["GISTEmbedLoss", "MultipleNegativesRankingLoss"], "in_batch"].all()
+
+
+def test_a_row_of_the_table_agrees_with_the_losses_that_fit_such_rows() -> None:
+    table = loss_table()
+    for texts, labels, wanted in (
+        (3, None, "no labels"),
+        (2, torch.tensor([0.3, 0.7]), "one number a row"),
+        (1, torch.tensor([1, 2]), "one integer class a row"),
+    ):
+        fitting = set(losses.fitting_losses(texts, labels))
+        takes = table["texts"].map(
+            lambda said, n=texts: said == str(n) or (said.endswith("more") and int(said[0]) <= n)
+        )
+        said = set(table.index[takes & (table["label"] == wanted) & (table["needs"] != "the texts")])
+        assert said <= fitting
+        assert said
+
+
+# -- Mistakes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("xy", "labels", "words"),
+    [
+        (np.zeros((3, 2)), None, r"shape \(rows, columns, 2\).*\(3, 2\)"),
+        (np.zeros((0, 2, 2)), None, r"at least one"),
+        (np.full((1, 2, 2), np.nan), None, r"finite, got 4 NaN"),
+        (np.ones((2, 2, 2)), np.array([1.0]), r"one a row, got the shape \(1,\) for 2 rows"),
+    ],
+)
+def test_points_that_are_none_are_refused(xy: np.ndarray, labels: np.ndarray | None, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Points(xy, labels)
+
+
+def test_a_mistake_is_told_in_words() -> None:
+    with pytest.raises(ValueError, match="at the centre has no direction"):
+        push(losses.CosineSimilarityLoss(), Points(np.array([[[0.0, 0.0], [1.0, 0.0]]]), np.array([1.0])))
+    with pytest.raises(ValueError, match="TripletLoss takes the embeddings of 3 columns, got 2"):
+        push(losses.TripletLoss(), PAIRS)
+    with pytest.raises(ValueError, match=r"no points on a plane for 'SoftmaxLoss'; choose from Multiple"):
+        scene("SoftmaxLoss")
+    with pytest.raises(ValueError, match=r"CoSENTLoss has no slider for \['margin'\]; it has \['scale'\]"):
+        scene("CoSENTLoss").make(margin=1)
+    with pytest.raises(ValueError, match="it has none"):
+        scene("CosineSimilarityLoss").make(scale=1)
+
+
+# -- Figures -----------------------------------------------------------------------------------------------------------
+
+
+def written(figure: plots.Figure) -> set[str]:
+    return {text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))}
+
+
+def drawn_arrows(axes: plots.Axes) -> np.ndarray:
+    """From where to where each arrow goes, `(arrows, 2, 2)`."""
+    return np.array([(text.xyann, text.xy) for text in axes.texts if getattr(text, "arrow_patch", None)]).reshape(
+        -1, 2, 2
+    )
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_arrows_are_drawn_to_the_scale_that_is_told(theme: str) -> None:
+    way = descend(losses.TripletLoss(triplet_margin=1.0), TRIPLETS, 5)
+    figure = plots.push_figure({"one": way}, title="Triplets", theme=theme)
+    arrows = drawn_arrows(figure.axes[0])
+    seen = way[0]
+    pushed = seen.lengths > 0
+    drawn = arrows[:, 1] - arrows[:, 0]
+    assert arrows[:, 0] == pytest.approx(seen.points.xy[pushed])
+    ratio = np.linalg.norm(drawn, axis=-1) / seen.lengths[pushed]
+    assert ratio == pytest.approx(ratio[0])
+    assert drawn / ratio[0] == pytest.approx(seen.arrows[pushed])
+    assert f"loss {seen.loss:.3g}   longest arrow: gradient {seen.lengths.max():.2g}" in written(figure)
+    legend = {"anchor", "positive", "negative", "the negative must be outside", "its way, step by step"}
+    assert legend <= written(figure)
+
+
+def test_one_scale_for_all_panels_compares_arrows() -> None:
+    small, large = (descend(losses.CoSENTLoss(scale=scale), SCORED, 1) for scale in (1.0, 20.0))
+    longest = {}
+    for same in (True, False):
+        figure = plots.push_figure({"small": small, "large": large}, same_scale=same)
+        longest[same] = [
+            np.linalg.norm(np.diff(drawn_arrows(axes), axis=1), axis=-1).max(initial=0) for axes in figure.axes
+        ]
+        assert ("All arrows are drawn to one scale." in written(figure)) is same
+    assert longest[False][0] == pytest.approx(longest[False][1])
+    ratio = small[0].lengths.max() / large[0].lengths.max()
+    assert longest[True][0] == pytest.approx(ratio * longest[True][1]) or longest[True][0] == 0
+
+
+@every_scene
+def test_every_scene_can_be_drawn_at_its_start_and_its_end(name: str) -> None:
+    there = scene(name)
+    way = descend(there.make(), there.points, 3)
+    for theme in ("light", "dark"):
+        figure = plots.push_figure({name: way}, at=-1, theme=theme)
+        assert name in written(figure)
+        assert any(words.startswith(f"loss {way[-1].loss:.3g}") for words in written(figure))
+    labels = there.points.labels
+    if labels is not None and not np.issubdtype(labels.dtype, np.integer):
+        assert {f"{score:g}" for score in labels} <= written(figure)
+
+
+def test_nothing_pushed_is_said_and_nothing_drawn() -> None:
+    far = Points(np.array([[[0.0, 0.0], [0.1, 0.0], [9.0, 0.0]]]))
+    figure = plots.push_figure({"far": [push(losses.TripletLoss(), far)]})
+    assert "loss 0   no arrows: nothing is pushed" in written(figure)
+    assert not len(drawn_arrows(figure.axes[0]))
+
+
+def test_the_descent_shows_how_the_loss_fell() -> None:
+    way = descend(losses.CosineSimilarityLoss(), SCORED, 12)
+    figure = plots.descent_figure(way, title="Down")
+    curve = figure.axes[1].lines[0].get_ydata()
+    assert curve == pytest.approx([seen.loss for seen in way])
+    assert plots.descent_figure(way[:1]) is not None
+
+
+def test_figures_refuse_what_they_cannot_draw() -> None:
+    with pytest.raises(ValueError, match="at least one panel"):
+        plots.push_figure({})
+    with pytest.raises(ValueError, match="'a' must be a list of at least one push, got Push"):
+        plots.push_figure({"a": push(losses.CoSENTLoss(), SCORED)})
+    with pytest.raises(ValueError, match=r"must lie on a plane.*\(1, 2, 3\).*projected"):
+        plots.push_figure({"a": [push(losses.CoSENTLoss(), Points(np.ones((1, 2, 3)), np.ones(1)))]})
+    with pytest.raises(ValueError, match="theme must be"):
+        plots.descent_figure([push(losses.CoSENTLoss(), SCORED)], theme="pink")
+
+
+def test_the_table_is_a_frame() -> None:
+    assert isinstance(loss_table(), pd.DataFrame)

@@ -1,0 +1,264 @@
+"""The weighted statistics against scipy and scikit-learn on resamples written out; what replicates share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score, v_measure_score
+
+from sbertlab.analysis import resampling
+from sbertlab.analysis.resampling import Examples, draw_counts, replicates_of
+
+REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray | None], float]] = {
+    "mean": lambda values, target: float(np.mean(values)),
+    "spearman": lambda scores, gold: float(spearmanr(scores, gold).statistic),
+    "average_precision": lambda scores, labels: float(average_precision_score(labels, scores)),
+    "v_measure": lambda clusters, classes: float(v_measure_score(classes, clusters)),
+}
+
+
+def some_examples(
+    statistic: str, n: int, rivals: int = 1, ties: bool = True, seed: int = 0, **more: object
+) -> Examples:
+    random = np.random.default_rng(seed)
+    if statistic == "v_measure":
+        classes = random.integers(4, size=n)
+        clusters = np.where(random.random(n) < 0.5, classes, random.integers(5, size=n))
+        return Examples(statistic, clusters, classes, **more)
+    target = random.integers(2, size=n) if statistic == "average_precision" else random.integers(6, size=n) / 5
+    scores = target + random.normal(size=(rivals, n))
+    scores = np.round(3 * scores) / 3 if ties else scores
+    return Examples(statistic, scores, None if statistic == "mean" else target, **more)
+
+
+def by_reference(examples: Examples, drawn: np.ndarray | slice = slice(None)) -> float:
+    """The definition: the examples `drawn`, written out; the best rival within each set; the mean over the sets."""
+    numbers = np.zeros(len(examples)) if examples.sets is None else examples.sets
+    numbers, columns = numbers[drawn], examples.predictions[:, drawn]
+    target = None if examples.target is None else examples.target[drawn]
+    measure = REFERENCES[examples.statistic]
+    best = [
+        max(measure(row[numbers == one], None if target is None else target[numbers == one]) for row in columns)
+        for one in np.unique(numbers)
+    ]
+    return float(np.mean(best))
+
+
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("statistic", REFERENCES)
+def test_the_value_is_that_of_scipy_and_scikit_learn(statistic: str, ties: bool) -> None:
+    for seed in range(5):
+        examples = some_examples(statistic, n=211, rivals=1 if statistic == "v_measure" else 3, ties=ties, seed=seed)
+        assert abs(examples.value() - by_reference(examples)) < 1e-9
+
+
+WRITTEN_OUT = [statistic for statistic in REFERENCES if statistic != "v_measure"]
+
+
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("statistic", WRITTEN_OUT)
+def test_a_replicate_is_the_statistic_of_the_resample_written_out(statistic: str, ties: bool) -> None:
+    examples = some_examples(statistic, n=37, rivals=3, ties=ties)
+    counts = np.concatenate(list(draw_counts(37, resamples=50, seed=4)))
+    expected = [by_reference(examples, np.repeat(np.arange(37), row)) for row in counts]
+    assert np.ptp(expected) > 0.05
+    np.testing.assert_allclose(examples.replicates(50, seed=4), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("statistic", WRITTEN_OUT)
+def test_sub_sets_are_resampled_and_averaged_one_by_one(statistic: str) -> None:
+    sets = np.random.default_rng(1).permutation(np.repeat([7, 2, 5], [40, 25, 12]))  # neither sorted nor from 0
+    examples = some_examples(statistic, n=77, rivals=2, sets=sets)
+    assert abs(examples.value() - by_reference(examples)) < 1e-9
+    parts = [np.flatnonzero(sets == number) for number in (2, 5, 7)]
+    draws = [np.concatenate(list(draw_counts(len(rows), 20, seed=3, part=part))) for part, rows in enumerate(parts)]
+    expected = []
+    for resample in range(20):
+        drawn = [np.repeat(rows, counts[resample]) for rows, counts in zip(parts, draws, strict=True)]
+        expected.append(by_reference(examples, np.concatenate(drawn)))
+    np.testing.assert_allclose(examples.replicates(20, seed=3), expected, rtol=0, atol=1e-9)
+
+
+def test_replicates_of_a_clustering_are_linear_in_what_each_text_adds() -> None:
+    examples = some_examples("v_measure", n=37)
+    rows = np.arange(37)
+    without = np.array([by_reference(examples, rows != row) for row in rows])
+    counts = np.concatenate(list(draw_counts(37, resamples=50, seed=4)))
+    expected = examples.value() + counts @ (without.mean() - without) * 36 / 37
+    assert np.ptp(expected) > 0.05
+    np.testing.assert_allclose(examples.replicates(50, seed=4), expected, rtol=0, atol=1e-9)
+
+
+def test_replicates_take_the_starts_of_a_clustering_in_turn_and_its_value_is_of_the_first() -> None:
+    one, other = (some_examples("v_measure", n=60, seed=seed) for seed in (0, 1))
+    clusters = np.concatenate([one.predictions, other.predictions])
+    sets = np.arange(60) % 2
+    both = Examples("v_measure", clusters, one.target, sets)
+    assert (one.starts, both.starts) == (1, 2)
+    alone = [Examples("v_measure", row, one.target, sets) for row in clusters]
+    assert both.value() == alone[0].value() != alone[1].value()
+    drawn, turns = both.replicates(40, seed=2), [each.replicates(40, seed=2) for each in alone]
+    np.testing.assert_array_equal(drawn[::2], turns[0][::2])
+    np.testing.assert_array_equal(drawn[1::2], turns[1][1::2])
+
+
+def test_the_best_rival_is_chosen_anew_in_every_resample_and_sub_set() -> None:
+    values = np.array([[1.0, 0.0, 1.0, 0.0], [0.4, 0.4, 0.8, 0.8]])
+    assert Examples("mean", values).value() == pytest.approx(0.6)  # rivals 0.5 and 0.6
+    assert Examples("mean", values, sets=[0, 0, 1, 1]).value() == pytest.approx((0.5 + 0.8) / 2)
+    alone = [Examples("mean", row).replicates(200) for row in values]
+    together = Examples("mean", values).replicates(200)
+    np.testing.assert_array_equal(together, np.maximum(*alone))
+    assert (together > alone[0]).any()
+    assert (together > alone[1]).any()
+
+
+def test_average_precision_is_a_mean_over_the_pairs_labelled_1() -> None:
+    assert Examples("average_precision", [0.1, 0.2, 0.3, 0.4], [1, 0, 0, 1]).averaged == 2
+    assert Examples("mean", [0.1, 0.2, 0.3]).averaged == 3
+
+
+@pytest.mark.parametrize("statistic", REFERENCES)
+def test_examples_drawn_once_for_several_models_give_what_each_gives_alone(statistic: str) -> None:
+    sets = np.random.default_rng(1).permutation(np.repeat([7, 2, 5], [40, 25, 12]))
+    several = [some_examples(statistic, n=77, rivals=2, sets=sets, seed=seed) for seed in range(3)]
+    together = replicates_of(several, 30, seed=4)
+    assert np.ptp(together, axis=0).max() > 0.01, "three models"
+    np.testing.assert_array_equal(together, [examples.replicates(30, seed=4) for examples in several])
+    fewer = some_examples(statistic, n=77, sets=np.where(sets == 5, 2, sets))
+    with pytest.raises(ValueError, match=r"the same, got sub-sets of the sizes \[\(25, 12, 40\), \(37, 40\)\]"):
+        replicates_of([*several, fewer])
+    with pytest.raises(ValueError, match="resamples must be at least 1, got 0"):
+        replicates_of(several, 0)
+
+
+def test_resamples_draw_every_example_equally_often_and_independently() -> None:
+    counts = np.concatenate(list(draw_counts(50, resamples=20_000)))
+    assert (counts.sum(axis=1) == 50).all()
+    np.testing.assert_allclose(counts.mean(axis=0), 1, atol=0.04)  # 5 standard errors
+    np.testing.assert_allclose(counts.var(axis=0), 0.98, atol=0.06)  # multinomial: 1 - 1/n
+    assert np.corrcoef(counts[:, 0], counts[:, 1])[0, 1] == pytest.approx(-1 / 49, abs=0.035)
+
+
+def test_two_models_on_the_same_examples_see_the_same_draws() -> None:
+    values = np.random.default_rng(0).random(80)
+    sets = np.arange(80) % 3
+    one = Examples("mean", values, sets=sets).replicates(100)
+    other = Examples("mean", values + 0.25, sets=sets).replicates(100)
+    np.testing.assert_allclose(other - one, 0.25)
+    assert np.std(one) > 0.01
+    assert not np.array_equal(one, Examples("mean", values, sets=sets).replicates(100, seed=1))
+    assert not np.array_equal(*(next(draw_counts(80, 1, part=part)) for part in (0, 1)))
+
+
+@pytest.mark.parametrize("statistic", REFERENCES)
+def test_neither_the_block_nor_the_number_of_resamples_changes_a_replicate(
+    statistic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = some_examples(statistic, n=60)
+    if statistic == "v_measure":
+        examples = Examples(statistic, [examples.predictions[0], examples.predictions[0] % 3], examples.target)
+    whole = examples.replicates(100)
+    np.testing.assert_array_equal(whole[:30], examples.replicates(30))
+    monkeypatch.setattr(resampling, "BLOCK", 60 * 7 + 1)
+    np.testing.assert_array_equal(whole, examples.replicates(100))
+
+
+@pytest.mark.parametrize(
+    ("statistic", "predictions", "target", "value"),
+    [
+        ("spearman", [0.5, 0.5, 0.5], [1, 2, 3], 0.0),
+        ("spearman", [1, 2, 3], [4, 4, 4], 0.0),
+        ("spearman", [1], [4], 0.0),
+        ("average_precision", [0.1, 0.2], [0, 0], 0.0),
+        ("average_precision", [0.1, 0.2], [1, 1], 1.0),
+        ("average_precision", [0.3, 0.3, 0.3, 0.3], [1, 0, 0, 0], 0.25),
+        ("v_measure", [0, 0, 0], [1, 1, 1], 1.0),
+        ("v_measure", [0, 1, 2], [1, 1, 1], 0.0),
+        ("v_measure", [0, 0, 0], [0, 1, 2], 0.0),
+        ("v_measure", [5, 9, 5], [-1, 4, -1], 1.0),
+        ("mean", [0.7], None, 0.7),
+    ],
+)
+def test_what_has_one_class_or_no_spread_is_defined(
+    statistic: str, predictions: list, target: list | None, value: float
+) -> None:
+    examples = Examples(statistic, predictions, target)
+    with np.errstate(all="raise"):
+        assert examples.value() == pytest.approx(value, abs=1e-12)
+        assert np.isfinite(examples.replicates(200)).all()  # with a handful of examples, many resamples are degenerate
+
+
+def test_a_resample_without_positives_counts_as_nothing_found() -> None:
+    replicates = Examples("average_precision", [0.9, 0.1], [1, 0]).replicates(400)
+    assert set(replicates.tolist()) == {0.0, 1.0}
+    assert np.mean(replicates == 0) == pytest.approx(0.25, abs=0.08)
+
+
+def test_single_precision_scores_keep_their_ties() -> None:
+    examples = some_examples("spearman", n=90)
+    halved = Examples("spearman", examples.predictions.astype(np.float32), examples.target.astype(np.float32))
+    np.testing.assert_allclose(halved.replicates(40), examples.replicates(40), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sets", [None, [0, 0, 1, 1]])
+def test_examples_come_back_from_their_file(sets: list | None, tmp_path: Path) -> None:
+    examples = Examples("spearman", [[0.1, 0.2, 0.3, 0.2], [1.0, 0.0, 0.0, 1.0]], [1, 2, 2, 3], sets)
+    path = tmp_path / "cell.examples"
+    examples.save(path)
+    back = Examples.load(path)
+    assert [item.name for item in tmp_path.iterdir()] == ["cell.examples"]
+    assert (back.statistic, len(back), back.sets is None) == ("spearman", 4, sets is None)
+    np.testing.assert_array_equal(back.replicates(10), examples.replicates(10))
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "foreign", "empty"])
+def test_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "cell.npz"
+    Examples("mean", np.random.default_rng(0).random(500)).save(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:900])
+    elif damage == "foreign":
+        np.savez(path, embeddings=np.ones(3))
+    else:
+        path.write_bytes(b"no archive" if damage == "text" else b"")
+    with pytest.raises(ValueError, match=r"cell\.npz does not hold examples"):
+        Examples.load(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("median", [1.0]), "statistic must be one of mean, spearman, average_precision, v_measure, got 'median'"),
+        (("mean", []), "at least one example"),
+        (("mean", [0.5, np.nan]), "predictions must be finite, got nan for example 1"),
+        (("mean", [0.5], [1]), "mean takes no target"),
+        (("spearman", [0.5, 0.1]), "spearman needs a target"),
+        (("spearman", [0.5, 0.1], [1]), r"target must have one value for each of the 2 examples, got \(1,\)"),
+        (("mean", [0.5, 0.1], None, [0, 1, 2]), r"sets must have one value for each of the 2 examples, got \(3,\)"),
+        (("average_precision", [0.5, 0.1], [1, 2]), "labels must be 0 or 1, got 2"),
+        (("v_measure", [0, 1], ["news", "sport"]), "target must be numbers, got 'news'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(arguments: tuple, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Examples(*arguments)
+
+
+def test_no_resample_is_refused() -> None:
+    with pytest.raises(ValueError, match="resamples must be at least 1, got 0"):
+        Examples("mean", [1.0]).replicates(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statistic", REFERENCES)
+def test_a_thousand_resamples_of_ten_thousand_examples_take_little_time(statistic: str) -> None:
+    examples = some_examples(statistic, n=10_000, rivals=1 if statistic == "v_measure" else 3, ties=False)
+    start = time.process_time()
+    examples.replicates(1000)
+    assert time.process_time() - start < 3  # 0.1 to 0.7 s on a quiet core

@@ -1,0 +1,454 @@
+"""The card of robustness and fairness: sentences that differ as they say, and figures that fakes make checkable."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+
+from sbertlab import SentenceTransformer
+from sbertlab.analysis.robustness import (
+    CORPORA,
+    EDITS,
+    KINDS,
+    TYPOS,
+    association_pairs,
+    associations,
+    card,
+    fill,
+    mistype,
+    robustness,
+    robustness_pairs,
+)
+
+COUNT = 72
+
+
+def lines_of(name: str) -> list[dict]:
+    return [json.loads(line) for line in (CORPORA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+SENTENCES = lines_of("minimal_pairs")
+TERMS = {row["slot"]: row for row in lines_of("minimal_terms") if row["slot"] != "name"}
+NAMES = {row["group"]: row for row in lines_of("minimal_terms") if row["slot"] == "name"}
+
+
+@pytest.fixture(scope="module")
+def pairs() -> pd.DataFrame:
+    return robustness_pairs()
+
+
+def of(pairs: pd.DataFrame, kind: str) -> list[tuple[str, str]]:
+    rows = pairs[pairs["kind"] == kind]
+    return list(zip(rows["base"], rows["variant"], strict=True))
+
+
+class Constant:
+    """Takes all texts for the same."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return np.ones((len(texts), 3))
+
+
+class Letters:
+    """Counts letters, whatever their case: blind to casing, punctuation, blanks, digits and the order of words."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return np.array([[text.lower().count(letter) for letter in string.ascii_lowercase] for text in texts], float)
+
+
+class Words:
+    """One dimension a word of the texts it has seen, weighted; everything not named weighs 1."""
+
+    def __init__(self, **weights: float) -> None:
+        self.weights, self.known = weights, {}
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        vectors = np.zeros((len(texts), 4096))
+        for vector, text in zip(vectors, texts, strict=True):
+            for word in re.findall(r"\w+", text.lower()):
+                vector[self.known.setdefault(word, len(self.known))] += self.weights.get(word, 1.0)
+        return vectors
+
+
+class Leaning(Words):
+    """Next to one role, "her" leaves the sentence as it is and "his" moves it; next to every other it is alike."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__(the=0.0)
+        self.role = role
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return super().encode([text.replace(" her ", " ") if self.role in text else text for text in texts])
+
+
+# -- The sentences -----------------------------------------------------------------------------------------------------
+
+
+def test_the_sentences_are_well_formed_and_none_comes_twice() -> None:
+    assert len(SENTENCES) == COUNT
+    assert Counter(row["domain"] for row in SENTENCES) == {"shop": 36, "everyday": 36}
+    assert set(Counter(row["topic"] for row in SENTENCES).values()) == {6}
+    keys = ("text", "paraphrase", "negation")
+    assert len({row[key] for row in SENTENCES for key in keys}) == 3 * COUNT
+    for row in SENTENCES:
+        old, new = row["number"]
+        assert old != new
+        for key in keys:
+            assert len(re.findall(rf"\b{old}\b", row[key])) == 1, row
+            assert not re.search(rf"\b{new}\b", row[key]), row
+            assert len(re.findall(r"{[Pp]erson}", row[key])) == 1, row
+            assert not re.sub(r"{(Person|person|his)}", "", row[key]).count("{"), row
+            assert row[key].startswith("{Person}") == ("{Person}" in row[key]), "capital at the start, and only there"
+            assert row[key][-1] in ".?"
+            assert "  " not in row[key]
+            assert row[key][0] in "{" + string.ascii_uppercase
+        negators = r"\b(not|no|none|never|cannot)\b"
+        assert re.search(negators, row["negation"]), row
+        assert not re.search(negators, row["text"]), row
+        assert not re.search(negators, row["paraphrase"]), row
+
+
+def test_a_negation_changes_little_else_and_a_paraphrase_more() -> None:
+    for row in SENTENCES:
+        words = [set(re.findall(r"\w+", row[key].lower())) for key in ("text", "negation", "paraphrase")]
+        apart = [len(words[0] ^ other) for other in words[1:]]
+        assert apart[0] < min(6, apart[1]), row
+
+
+def test_people_names_and_roles_are_well_formed_and_none_comes_twice() -> None:
+    gender, sentences = TERMS["gender"], TERMS["role sentence"]["words"]
+    assert len(gender["feminine"]) == len(gender["masculine"])
+    groups = [TERMS["person"]["words"], gender["feminine"], gender["masculine"], TERMS["role"]["words"], sentences]
+    groups += [NAMES[group][key] for group in NAMES for key in ("feminine", "masculine")]
+    words = [word for group in groups for word in group]
+    assert len(words) == len(set(words))
+    assert {(len(row["feminine"]), len(row["masculine"])) for row in NAMES.values()} == {(6, 6)}
+    assert (len(NAMES), len(TERMS["role"]["words"]), len(sentences)) == (6, 20, 20)
+    for text in sentences:
+        assert (text.count("{role}"), text.count("{the}"), text[-1]) == (1, 1, "."), text
+    assert not {"accountant", "engineer"} & {word for text in sentences for word in text.split()}
+
+
+def test_the_readme_of_the_corpora_tells_of_the_sentences() -> None:
+    text = (CORPORA / "README.md").read_text(encoding="utf-8")
+    for words in ("minimal_pairs.jsonl", "minimal_terms.jsonl", "72", "No sentence is taken from elsewhere"):
+        assert words in text
+
+
+# -- The pairs ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_changes_every_sentence_once(pairs: pd.DataFrame) -> None:
+    assert list(pairs["kind"].unique()) == list(KINDS)
+    assert (pairs.groupby("kind")["sentence"].apply(sorted).map(lambda rows: rows == list(range(COUNT)))).all()
+    assert not pairs.duplicated(["kind", "base"]).any()
+    same = pairs["base"] == pairs["variant"]
+    assert (same == (pairs["kind"] == "identical")).all()
+    assert not pairs[["base", "variant", "paraphrase"]].stack().str.contains(r"[{}]").any()  # noqa: PD013
+
+
+def test_the_pairs_follow_from_the_seed(pairs: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(pairs, robustness_pairs(0))
+    other = robustness_pairs(1)
+    assert (other[other["kind"] == "one typo"]["variant"] != pairs[pairs["kind"] == "one typo"]["variant"]).mean() > 0.9
+    assert not association_pairs(0)["variant"].equals(association_pairs(1)["variant"])
+
+
+@pytest.mark.parametrize(("kind", "count"), [("one typo", 1), ("two typos", 2)])
+def test_typos_touch_as_many_words_as_they_say_and_change_one_or_two_letters_of_each(
+    pairs: pd.DataFrame, kind: str, count: int
+) -> None:
+    ways = Counter()
+    for base, variant in of(pairs, kind):
+        words = list(zip(base.split(" "), variant.split(" "), strict=True))
+        changed = [(old, new) for old, new in words if old != new]
+        assert len(changed) == count
+        for old, new in changed:
+            assert old[0] == new[0]
+            found = {
+                name for name, typo in TYPOS.items() for place in range(1, len(old) - 1) if typo(old, place) == new
+            }
+            assert found, (old, new)
+            ways.update(found)
+    assert set(ways) == set(TYPOS), "every way to mistype occurs"
+
+
+def test_a_text_without_enough_letters_cannot_be_mistyped() -> None:
+    with pytest.raises(ValueError, match="2 words are to be mistyped, 'I am at home' has 1"):
+        mistype("I am at home", 2, np.random.default_rng(0))
+
+
+def test_casing_and_punctuation_change_nothing_else(pairs: pd.DataFrame) -> None:
+    def letters(text: str) -> str:
+        return re.sub(r"\W", "", text).lower()
+
+    for kind in set(EDITS) - {"one typo", "two typos"}:
+        assert all(letters(base) == letters(variant) for base, variant in of(pairs, kind)), kind
+    assert all(variant.isupper() for _, variant in of(pairs, "upper case"))
+    assert all(variant.islower() for _, variant in of(pairs, "lower case"))
+    assert all(not word[0].islower() for _, variant in of(pairs, "title case") for word in variant.split())
+    assert all(re.fullmatch(r"[\w -]+", variant) for _, variant in of(pairs, "no punctuation"))
+    assert all(variant.endswith(("...", "???")) for _, variant in of(pairs, "more punctuation"))
+    assert all(variant.split("  ") == base.split(" ") for base, variant in of(pairs, "doubled blanks"))
+
+
+def test_numbers_change_one_word_and_negations_the_sense_alone(pairs: pd.DataFrame) -> None:
+    for (base, variant), row in zip(of(pairs, "number"), SENTENCES, strict=True):
+        moved = [(old, new) for old, new in zip(base.split(), variant.split(), strict=True) if old != new]
+        assert [tuple(word.strip(".,") for word in pair) for pair in moved] == [tuple(row["number"])]
+    for base, variant in of(pairs, "negation"):
+        assert set(re.findall(r"\w+", variant)) & {"not", "no", "none", "cannot"}
+        assert base.split()[0] == variant.split()[0]
+
+
+def test_gender_terms_are_swapped_with_their_pronouns_in_both_directions(pairs: pd.DataFrame) -> None:
+    women, men = TERMS["gender"]["feminine"], TERMS["gender"]["masculine"]
+    swapped = {**dict(zip(women, men, strict=True)), **dict(zip(men, women, strict=True))}
+    turns = Counter()
+    for (base, variant), row in zip(of(pairs, "gender"), SENTENCES, strict=True):
+        fits = [
+            one
+            for one in swapped
+            if base == fill(row["text"], one, "her" if one in women else "his")
+            and variant == fill(row["text"], swapped[one], "his" if one in women else "her")
+        ]
+        assert len(fits) == 1, (base, variant)
+        turns[fits[0] in women] += 1
+    assert min(turns.values()) > COUNT / 4
+
+
+def test_a_name_is_swapped_for_one_of_another_group_and_the_same_gender(pairs: pd.DataFrame) -> None:
+    known = {
+        name: (group, gender)
+        for group, row in NAMES.items()
+        for gender in ("feminine", "masculine")
+        for name in row[gender]
+    }
+    used = Counter()
+    for base, variant in of(pairs, "name"):
+        (group, gender), (other, same) = (
+            next(known[word] for word in re.findall(r"[A-Za-z]+", text) if word in known) for text in (base, variant)
+        )
+        assert group != other
+        assert gender == same
+        used.update([group, other])
+    assert len(used) == 6
+    assert min(used.values()) > 5
+
+
+def test_an_unrelated_sentence_comes_from_the_other_domain_and_each_is_used_once(pairs: pd.DataFrame) -> None:
+    rows = pairs[pairs["kind"] == "unrelated"]
+    assert sorted(rows["variant"]) == sorted(rows["base"])
+    number = dict(zip(rows["base"], rows["sentence"], strict=True))
+    assert all(
+        SENTENCES[number[base]]["domain"] != SENTENCES[number[variant]]["domain"]
+        for base, variant in of(pairs, "unrelated")
+    )
+
+
+def test_sentences_about_roles_differ_in_one_word_and_come_with_every_role() -> None:
+    table = association_pairs()
+    roles = table[table["kind"] == "role"]
+    assert len(roles) == 20 * 20 * 2
+    assert not roles.duplicated("variant").any()
+    for row in roles.itertuples():
+        moved = [pair for pair in zip(row.base.split(), row.variant.split(), strict=True) if pair[0] != pair[1]]
+        assert moved == [("the", "her" if row.gender == "feminine" else "his")]
+        assert row.group in row.base
+    names = table[table["kind"] == "name"]
+    assert (
+        names.groupby("sentence").agg({"group": "nunique", "gender": "nunique", "base": "nunique"}) == [6, 1, 1]
+    ).all(axis=None)
+
+
+# -- What a model makes of them ----------------------------------------------------------------------------------------
+
+
+def test_a_model_that_reads_letters_alone_does_not_see_case_and_punctuation() -> None:
+    table = robustness(Letters(), resamples=200).set_index("kind")
+    for kind in ("identical", "lower case", "upper case", "title case", "no punctuation", "more punctuation"):
+        assert table.loc[kind, ["similarity", "low", "high"]].tolist() == pytest.approx([1, 1, 1], abs=1e-12)
+        assert table.loc[kind, "nearer"] == 1
+    assert 0.9 < table.loc["two typos", "similarity"] < table.loc["one typo", "similarity"] < 1
+    assert list(table.index) == list(KINDS)
+    assert (table["n"] == COUNT).all()
+    assert (table["low"] <= table["similarity"] + 1e-12).all()
+    assert (table["similarity"] <= table["high"] + 1e-12).all()
+
+
+def test_the_figures_are_those_of_the_formula_worked_out_by_hand(pairs: pd.DataFrame) -> None:
+    words = Words()
+    table = robustness(words, seed=0, resamples=200).set_index("kind")
+
+    def cosine(one: str, other: str) -> float:
+        a, b = (Counter(re.findall(r"\w+", text.lower())) for text in (one, other))
+        lengths = [sum(count**2 for count in bag.values()) ** 0.5 for bag in (a, b)]
+        return sum(a[word] * b[word] for word in a) / np.prod(lengths)
+
+    means = {kind: np.mean([cosine(*pair) for pair in of(pairs, kind)]) for kind in KINDS}
+    assert table["similarity"].to_dict() == pytest.approx(means, abs=1e-6)
+    way = means["paraphrase"] - means["unrelated"]
+    assert table.loc["negation", "shift"] == pytest.approx((means["paraphrase"] - means["negation"]) / way, abs=1e-6)
+    assert table.loc["unrelated", ["shift", "shift_low", "shift_high"]].tolist() == pytest.approx([1, 1, 1])
+    assert table.loc["paraphrase", ["shift", "shift_low", "shift_high"]].tolist() == pytest.approx([0, 0, 0])
+    rows = pairs[pairs["kind"] == "negation"].itertuples()
+    margins = [cosine(row.base, row.variant) - cosine(row.base, row.paraphrase) for row in rows]
+    wins = [0.5 if abs(margin) < 1e-9 else margin > 0 for margin in margins]
+    assert table.loc["negation", "nearer"] == pytest.approx(np.mean(wins))
+    assert np.isnan(table.loc["paraphrase", "nearer"])
+
+
+def test_a_model_that_ignores_numbers_takes_every_other_number_for_the_same() -> None:
+    numbers = {word.lower(): 0.0 for row in SENTENCES for word in row["number"]}
+    table = robustness(Words(**numbers), resamples=200).set_index("kind")
+    assert table.loc["number", "similarity"] == pytest.approx(1, abs=1e-6)
+    assert table.loc["number", "nearer"] == 1
+    assert table.loc["number", "nearer_low"] == pytest.approx(0.949, abs=1e-3)
+    heavy = robustness(Words(**dict.fromkeys(numbers, 20.0)), resamples=200).set_index("kind")
+    assert heavy.loc["number", "nearer"] < 0.05
+    assert heavy.loc["number", "shift_low"] > 0
+
+
+def test_a_model_that_tells_no_texts_apart_has_no_scale_and_all_is_equally_near() -> None:
+    table = robustness(Constant(), resamples=50).set_index("kind")
+    assert table["shift"].isna().all()
+    assert table["shift_low"].isna().all()
+    assert table["similarity"].tolist() == pytest.approx([1] * len(KINDS))
+    assert (table["nearer"].drop("paraphrase") == 0.5).all()
+    assert "nan" not in card(table.reset_index())
+
+
+def test_a_model_biased_by_construction_shows_its_gap_and_an_unbiased_one_none() -> None:
+    biased = associations(Leaning("nurse"), resamples=500).set_index("group")
+    fair = associations(Words(), resamples=500).set_index("group")
+    assert biased.loc["nurse", "low"] > 0.01
+    others = biased[(biased["kind"] == "role") & (biased.index != "nurse")]
+    assert len(others) == 19
+    assert (others["high"] < 0).all(), "each is below a mean that the nurse pulls up"
+    assert biased.loc["nurse", "gap"] == pytest.approx(-others["gap"].sum(), abs=1e-9)
+    assert biased.loc["all roles", "gap"] == pytest.approx(biased.loc["nurse", "gap"] / 19, abs=1e-9)
+    assert fair[fair["kind"] != "name"][["gap", "low", "high"]].abs().max(axis=None) < 1e-6
+
+
+def test_names_that_a_model_does_not_know_alike_have_no_gap_and_heavy_ones_have() -> None:
+    names = [name.lower() for row in NAMES.values() for key in ("feminine", "masculine") for name in row[key]]
+    fair = associations(Words(), resamples=500).set_index("group")
+    assert fair[fair["kind"] == "name"]["gap"].abs().max() < 1e-6
+    heavy = {name.lower(): 3.0 for key in ("feminine", "masculine") for name in NAMES["Arabic"][key]}
+    biased = associations(Words(**heavy), resamples=500).set_index("group")
+    assert biased.loc["Arabic", "high"] < -0.01
+    assert (biased.loc[["English", "Hispanic"], "low"] > 0).all()
+    assert len(names) == 72
+
+
+@pytest.mark.slow
+def test_the_tables_follow_from_the_seed() -> None:
+    for measure in (robustness, associations):
+        first, again, other = (measure(Words(her=2.0), seed=seed, resamples=100) for seed in (3, 3, 4))
+        pd.testing.assert_frame_equal(first, again)
+        assert not first["low"].equals(other["low"])
+
+
+def test_a_tf_idf_pipeline_can_be_measured(pairs: pd.DataFrame) -> None:
+    model = make_pipeline(TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4)), TruncatedSVD(64, random_state=0))
+    model.fit(pairs["base"])
+    table = robustness(model, resamples=100).set_index("kind")
+    assert table.loc["identical", "similarity"] == pytest.approx(1)
+    assert table.loc["one typo", "similarity"] > table.loc["two typos", "similarity"] > table.loc["unrelated", "high"]
+    assert table.loc["lower case", "similarity"] == pytest.approx(1)
+    assert len(associations(model, resamples=100)) == 27
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(TypeError, match="encode"):
+        robustness(3)  # type: ignore[arg-type]
+
+    class Broken:
+        def encode(self, texts: list[str]) -> np.ndarray:
+            return np.full((len(texts), 2), np.nan)
+
+    with pytest.raises(ValueError, match="NaN"):
+        robustness(Broken())
+    with pytest.raises(ValueError, match="resamples must be at least 2"):
+        robustness(Letters(), resamples=1)
+
+
+def test_the_card_says_what_the_tables_say() -> None:
+    table, gaps = robustness(Letters(), resamples=100), associations(Leaning("nurse"), resamples=100)
+    text = card(table, gaps)
+    row = table.set_index("kind").loc["two typos"]
+    assert f"| two typos | near | {row.similarity:.2f} ({row.low:.2f} to {row.high:.2f}) |" in text
+    assert "| identical | near | 1.00 (1.00 to 1.00) |" in text
+    assert "listed are the 20 of 20 whose interval leaves out 0" in text
+    assert text.count("\n| ") == 2 * 2 + len(KINDS) + 27
+    assert card(table).count("## ") == 1
+
+
+@pytest.mark.slow
+def test_minilm_takes_a_negated_sentence_for_the_same_and_a_nurse_for_a_woman(minilm: SentenceTransformer) -> None:
+    table = robustness(minilm).set_index("kind")
+    for kind in ("identical", "lower case", "upper case", "title case", "doubled blanks"):
+        assert table.loc[kind, "similarity"] == pytest.approx(1, abs=1e-5), "its tokenizer drops case and blanks"
+    assert table.loc["negation", "nearer_low"] > 0.5
+    assert table.loc["number", "nearer_low"] > 0.5
+    assert table.loc["two typos", "high"] < table.loc["one typo", "low"]
+    assert table.loc["unrelated", "high"] < 0.3 < 0.6 < table.loc["paraphrase", "low"]
+    gaps = associations(minilm).set_index("group")
+    assert gaps.loc["nurse", "low"] > 0 > gaps.loc["programmer", "high"]
+
+
+# -- The figure --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured() -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+    models = {"letters": Letters(), "leaning": Leaning("nurse")}
+    return (
+        {name: robustness(model, resamples=100) for name, model in models.items()},
+        {name: associations(model, resamples=100) for name, model in models.items()},
+    )
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_figure_shows_every_kind_and_group_and_names_the_models(measured: tuple, theme: str, count: int) -> None:
+    plots = pytest.importorskip("sbertlab.plots.analysis", exc_type=ImportError)
+    tables, gaps = ({name: part[name] for name in list(part)[:count]} for part in measured)
+    figure = plots.robustness_figure(tables, gaps, theme=theme)
+    figure.draw_without_rendering()
+    texts = {text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))}
+    assert {*tables, *KINDS} - {"paraphrase", "unrelated"} <= texts
+    assert {"nurse", "all roles", "Arabic"} <= texts
+    dots = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]
+    assert len(dots) == count * (13 + 13 + 27)
+    moves = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    shown = tables["letters"].set_index("kind").drop(["paraphrase", "unrelated"])["shift"]
+    assert [float(line.get_xdata()[0]) for line in moves[:13]] == pytest.approx(shown.tolist())
+    assert len(plots.robustness_figure(tables, theme=theme).axes) == 2
+
+
+def test_the_figure_refuses_tables_it_cannot_show(measured: tuple) -> None:
+    plots = pytest.importorskip("sbertlab.plots.analysis", exc_type=ImportError)
+    tables, gaps = measured
+    with pytest.raises(ValueError, match=r"gaps has the models \['leaning'\], which tables lacks"):
+        plots.robustness_figure({"letters": tables["letters"]}, gaps)
+    with pytest.raises(ValueError, match="one to 8 models, got 0"):
+        plots.robustness_figure({})
+    with pytest.raises(ValueError, match=r"the table of letters lacks the columns \['shift'\]"):
+        plots.robustness_figure({"letters": tables["letters"].drop(columns="shift")})
+
+
+def test_the_figure_of_a_model_without_a_scale_leaves_its_rows_empty() -> None:
+    plots = pytest.importorskip("sbertlab.plots.analysis", exc_type=ImportError)
+    figure = plots.robustness_figure({"constant": robustness(Constant(), resamples=20)})
+    figure.draw_without_rendering()
+    assert [len([line for line in axes.lines if line.get_marker() == "o"]) for axes in figure.axes] == [0, 13]

@@ -1,0 +1,181 @@
+"""Thresholds: the numbers of plain counting, intervals that cover, a panel that exports what it shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score, precision_score, recall_score
+
+from sbertlab.analysis.thresholds import MEASURES, Threshold, choose_threshold, threshold_at, threshold_curve
+from sbertlab.evaluation.pairs import best_thresholds
+from sbertlab.plots.threshold_plots import threshold_figure
+
+
+def sample(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = (random.random(n) < 0.4).astype(int)
+    return labels, (0.4 + 0.25 * labels + random.normal(0, 0.15, n)).round(2)
+
+
+LABELS, SCORES = sample()
+
+
+def test_the_curve_is_that_of_scikit_learn_at_every_threshold() -> None:
+    curve = threshold_curve(LABELS, SCORES, points=37, resamples=20)
+    for row in curve.itertuples():
+        called = row.threshold <= SCORES
+        assert row.precision == pytest.approx(precision_score(LABELS, called, zero_division=1))
+        assert row.recall == pytest.approx(recall_score(LABELS, called))
+        assert row.f1 == pytest.approx(f1_score(LABELS, called))
+    assert (curve["recall"].diff().dropna() <= 0).all()
+    for name in MEASURES:
+        assert (curve[f"{name}_low"] <= curve[f"{name}_high"]).all()
+
+
+def test_bands_are_those_of_materialised_resamples() -> None:
+    from sbertlab.analysis.resampling import draw_counts
+
+    found = threshold_at(LABELS, SCORES, 0.5, resamples=40, seed=3)
+    order = np.argsort(-SCORES, kind="stable")
+    values = []
+    for counts in draw_counts(len(SCORES), 40, 3):
+        for row in counts:
+            rows = np.repeat(order, row)
+            values.append(precision_score(LABELS[rows], SCORES[rows] >= 0.5))
+    assert (found.precision_low, found.precision_high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+    assert np.std(values) > 0.01
+
+
+def test_the_threshold_of_the_greatest_f1_is_the_evaluators() -> None:
+    found, best = choose_threshold(LABELS, SCORES, resamples=50), best_thresholds(LABELS, SCORES)
+    assert found.threshold == pytest.approx(best["f1_threshold"])
+    assert (found.f1, found.precision, found.recall) == pytest.approx((best["f1"], best["precision"], best["recall"]))
+    assert found.threshold_low < found.threshold < found.threshold_high
+
+
+@pytest.mark.parametrize(("goal", "share"), [("precision", 0.8), ("precision", 0.9), ("recall", 0.8), ("recall", 1.0)])
+def test_a_goal_is_reached_and_no_better_threshold_reaches_it(goal: str, share: float) -> None:
+    found = choose_threshold(LABELS, SCORES, goal, share, resamples=30)  # type: ignore[arg-type]
+    measure = {"precision": precision_score, "recall": recall_score}[goal]
+    assert getattr(found, goal) >= share
+    values = np.unique(SCORES)
+    better = values[values < found.threshold] if goal == "precision" else values[values > found.threshold]
+    assert len(better)
+    assert all(measure(LABELS, cut <= SCORES, zero_division=1) < share for cut in better[:-1] if goal == "precision")
+    assert all(measure(LABELS, cut <= SCORES) < share for cut in better[1:] if goal == "recall")
+
+
+@pytest.mark.slow
+def test_intervals_of_precision_and_recall_cover_the_truth() -> None:
+    labels, scores = sample(200_000, seed=99)
+    truth = threshold_at(labels, scores, 0.55, resamples=2)
+    hits = dict.fromkeys(MEASURES, 0)
+    for seed in range(400):
+        found = threshold_at(*sample(300, seed), 0.55, resamples=200, seed=seed)
+        for name in MEASURES:
+            hits[name] += getattr(found, f"{name}_low") <= getattr(truth, name) <= getattr(found, f"{name}_high")
+    assert all(0.91 <= count / 400 <= 0.98 for count in hits.values()), hits
+
+
+def test_a_threshold_is_written_and_read_back(tmp_path: Path) -> None:
+    found = choose_threshold(LABELS, SCORES, resamples=20)
+    found.save(tmp_path / "threshold.json")
+    assert json.loads((tmp_path / "threshold.json").read_text())["threshold"] == found.threshold
+    assert Threshold.load(tmp_path / "threshold.json") == found
+    (tmp_path / "threshold.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not a threshold written by"):
+        Threshold.load(tmp_path / "threshold.json")
+
+
+def test_mistakes_are_named() -> None:
+    for labels, scores, message in [
+        ([1, 1], [0.1, 0.2], "both must occur"),
+        ([0, 2], [0.1, 0.2], "labels must be 0 and 1"),
+        ([0, 1], [0.1, np.nan], "scores must be finite"),
+        ([0, 1], [0.1], "one a pair"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            threshold_curve(labels, scores)
+    with pytest.raises(ValueError, match='goal must be "f1"'):
+        choose_threshold(LABELS, SCORES, "accuracy")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs at_least"):
+        choose_threshold(LABELS, SCORES, "precision")
+    with pytest.raises(ValueError, match=r"no threshold has a precision of at least 0\.99"):
+        choose_threshold([1, 0, 0], [0.5, 0.5, 0.5], "precision", 0.99)
+    with pytest.raises(ValueError, match="lacks"):
+        threshold_figure(pd.DataFrame({"threshold": [1.0]}), LABELS, SCORES)
+
+
+# -- The panel ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(tmp_path: Path) -> None:
+    pytest.importorskip("ipywidgets")
+    from sbertlab.widgets.threshold_lab import ThresholdLab
+
+    texts = pd.DataFrame({"first": [f"<b>{n}</b>" for n in range(300)], "second": ["x"] * 300})
+    lab = ThresholdLab(LABELS, SCORES, texts, tmp_path, resamples=30)
+    assert lab.chosen.threshold == pytest.approx(best_thresholds(LABELS, SCORES)["f1_threshold"])
+    before = lab._image.value
+    lab._slider.value = 0.62
+    assert lab.chosen.threshold == pytest.approx(0.62, abs=0.01)
+    assert lab.chosen.goal == "set by hand"
+    assert lab._image.value != before
+    assert "&lt;b&gt;" in lab._border.value
+    assert "<b>1" not in lab._border.value
+    assert "<b>2" not in lab._border.value
+    lab._goal.value = 0.85
+    lab._goal_button.click()
+    assert lab.chosen.precision >= 0.85
+    assert lab.chosen.goal == "precision of at least 0.85"
+    lab._export_button.click()
+    assert Threshold.load(tmp_path / "threshold.json") == lab.chosen
+    beaten = ThresholdLab([0, 1, 0], [0.9, 0.5, 0.1], resamples=20)
+    before = beaten.chosen
+    beaten._goal_button.click()
+    assert "no threshold has a precision of at least 0.9" in beaten.problem
+    assert beaten.chosen == before
+    bundle = lab._repr_mimebundle_()
+    assert set(bundle) >= {"image/png", "text/plain"}
+
+
+@pytest.mark.slow
+def test_code_chooses_a_threshold_as_the_buttons_do(tmp_path: Path) -> None:
+    pytest.importorskip("ipywidgets")
+    from sbertlab.widgets.threshold_lab import ThresholdLab
+
+    lab = ThresholdLab(LABELS, SCORES, folder=tmp_path / "<b>", resamples=30)
+    best, before = lab.chosen, lab._image.value
+    for goal, share in (("precision", 0.85), ("recall", 0.7)):
+        found = lab.choose(goal, at_least=share)  # type: ignore[arg-type]
+        assert found == choose_threshold(LABELS, SCORES, goal, share, resamples=30)  # type: ignore[arg-type]
+        assert found == lab.chosen != best
+        assert lab._slider.value == lab.threshold == found.threshold
+        assert lab._image.value != before
+    for goal, share, words in (("precision", None, "needs at_least"), ("f2", None, "goal must be")):
+        with pytest.raises(ValueError, match=words):
+            lab.choose(goal, share)  # type: ignore[arg-type]
+    assert lab.chosen == found, "after a mistake the panel stays where it is"
+    lab._best_button.click()
+    assert lab.chosen == best
+    lab._goal.value = 0.85
+    lab._goal_button.click()
+    assert lab.chosen == lab.choose("precision", 0.85)
+    lab.export()
+    assert "Saved: " in lab._said.value
+    assert "&lt;b&gt;" in lab._said.value
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_figure_shows_three_curves_and_both_kinds_of_pairs(theme: str) -> None:
+    curve = threshold_curve(LABELS, SCORES, resamples=20)
+    figure = threshold_figure(curve, LABELS, SCORES, choose_threshold(LABELS, SCORES, resamples=20), theme=theme)
+    above, below = figure.axes
+    drawn = {line.get_label(): line.get_ydata() for line in above.get_lines()}
+    np.testing.assert_array_equal(drawn["precision"], curve["precision"])
+    assert {"precision", "recall", "F1"} <= set(drawn)
+    assert sum(patch.get_height() for patch in below.patches if hasattr(patch, "get_height")) >= len(SCORES)

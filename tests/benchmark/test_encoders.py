@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AlbertConfig,
+    AutoModel,
+    BertConfig,
+    DebertaConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ErnieConfig,
+    MPNetConfig,
+    RobertaConfig,
+    T5Config,
+    T5EncoderModel,
+)
+
+from sbertlab import SentenceTransformer, helpdesk, models
+from sbertlab.benchmark import encoders
+from sbertlab.benchmark.encoders import (
+    ENCODERS,
+    LOCAL_ENCODERS,
+    OFFLINE_ENCODERS,
+    PUBLISHED_ENCODERS,
+    Encoder,
+    facts,
+    named,
+    nearest,
+    pretrained,
+    select_encoders,
+)
+from sbertlab.benchmark.recipes import RECIPES
+
+TEXTS = ["Where is my parcel?", "I want my money back for the broken lamp."]
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache of models, and no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("SBERTLAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    encoders._loaded.cache_clear()
+    yield tmp_path
+    encoders._loaded.cache_clear()
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+BODIES: dict[str, Callable[[int], Any]] = {
+    "mpnet": lambda words: MPNetConfig(vocab_size=words, **SMALL),
+    "ernie": lambda words: ErnieConfig(vocab_size=words, **SMALL),
+    "deberta-v3": lambda words: DebertaV2Config(vocab_size=words, relative_attention=True, **SMALL),
+    "deberta": lambda words: DebertaConfig(vocab_size=words, relative_attention=True, pos_att_type=["c2p"], **SMALL),
+    "roberta": lambda words: RobertaConfig(vocab_size=words, **SMALL),
+    "t5": lambda words: T5Config(vocab_size=words, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2),
+    "distilbert": lambda words: DistilBertConfig(vocab_size=words, dim=32, n_layers=1, n_heads=2, hidden_dim=32),
+    "albert": lambda words: AlbertConfig(vocab_size=words, embedding_size=16, **SMALL),
+    "": lambda words: BertConfig(vocab_size=words, **SMALL),
+}
+
+
+def write_plain_folder(folder: Path, tokenizer: Any, kind: str = "") -> Any:
+    """Write what the Hub has of a base model: a body and a tokenizer, nothing of sentence embeddings."""
+    torch.manual_seed(0)
+    config = BODIES[kind](len(tokenizer))
+    body: Any = (T5EncoderModel if config.model_type == "t5" else AutoModel.from_config)(config)
+    body.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return body
+
+
+@pytest.mark.parametrize("name", PUBLISHED_ENCODERS)
+def test_a_base_model_by_its_hub_name_gets_mean_pooling_and_no_normalize(
+    name: str, own_cache: Path, tiny: Callable[..., SentenceTransformer]
+) -> None:
+    kind = next(key for key in BODIES if key in name.lower())
+    body = write_plain_folder(own_cache / "models" / encoders_folder(name), tiny().tokenizer, kind)
+    model = ENCODERS[name].make(0)
+    assert [type(block) for block in model] == [models.Transformer, models.Pooling]
+    texts = ["the cat sits", "a small dog runs in the green garden"]
+    inputs = model.tokenizer(texts, padding=True, return_tensors="pt")
+    assert inputs["input_ids"].tolist() == tiny().tokenizer(texts, padding=True)["input_ids"]
+    with torch.no_grad():
+        mask = inputs["attention_mask"]
+        vectors = body.to(model.device)(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
+    expected = (vectors * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+    embeddings = model.encode(texts, convert_to_tensor=True)
+    torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=0)
+    assert (embeddings.norm(dim=1) - 1).abs().min() > 1e-3, "no Normalize"
+
+
+def encoders_folder(name: str) -> str:
+    """Return the folder of a model in sbertlab's cache."""
+    from sbertlab.storage.model_names import full_name
+
+    return full_name(name).replace("/", "--")
+
+
+# -- Names -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_presets_compare_five_six_and_thirteen_encoders() -> None:
+    assert OFFLINE_ENCODERS == (
+        "all-MiniLM-L6-v2",
+        "MiniLM-3-layers",
+        "MiniLM-tokens",
+        "MiniLM-random",
+        "TF-IDF+SVD",
+    )
+    assert (*OFFLINE_ENCODERS, "all-mpnet-base-v2") == LOCAL_ENCODERS
+    assert len(PUBLISHED_ENCODERS) == len(set(PUBLISHED_ENCODERS)) == 13
+    assert set(ENCODERS) == {*LOCAL_ENCODERS, *PUBLISHED_ENCODERS}
+    assert [encoder.name for encoder in select_encoders(fetch=False)] == list(OFFLINE_ENCODERS)
+    assert [name for name, encoder in ENCODERS.items() if not encoder.trainable] == ["TF-IDF+SVD"]
+    assert [name for name, encoder in ENCODERS.items() if encoder.random] == ["MiniLM-random"]
+
+
+def test_learning_rates_are_for_recipes_that_exist() -> None:
+    for encoder in ENCODERS.values():
+        assert set(encoder.learning_rates) <= set(RECIPES)
+
+
+def test_an_encoder_travels_to_another_process() -> None:
+    for name in LOCAL_ENCODERS:
+        there = pickle.loads(pickle.dumps(ENCODERS[name]))
+        assert (there.name, there.learning_rates) == (name, ENCODERS[name].learning_rates)
+        assert there.revision() == ENCODERS[name].revision()
+    assert pickle.loads(pickle.dumps(ENCODERS["TF-IDF+SVD"])) == ENCODERS["TF-IDF+SVD"]
+
+
+def test_a_mistyped_name_is_answered_with_the_nearest_known_ones(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert nearest("TF-IDF+SDV")[0] == "TF-IDF+SVD"
+    assert nearest("deberta-v3-bse")[0] == "microsoft/deberta-v3-base"
+    assert nearest("zzzzqqqq") == []
+    with pytest.raises(FileNotFoundError, match="Did you mean all-MiniLM-L6-v2") as caught:
+        select_encoders(["all-MiniLM-L6-v3"])
+    assert "cannot find the model 'all-MiniLM-L6-v3'" in str(caught.value)
+    assert [encoder.name for encoder in select_encoders(["all-MiniLM-L6-v3"], fetch=False)] == ["all-MiniLM-L6-v3"]
+    with pytest.raises(FileNotFoundError, match="cannot find the model 'roberta-base'") as caught:
+        select_encoders(["roberta-base"])
+    assert "Did you mean" not in str(caught.value), "the name is right, the Hub is missing"
+
+
+def test_names_must_be_given_once_each() -> None:
+    encoder = Encoder("mine", len)
+    assert select_encoders(encoder) == [encoder]
+    assert select_encoders("TF-IDF+SVD") == [ENCODERS["TF-IDF+SVD"]]
+    for wrong in ([], [encoder, encoder], ["TF-IDF+SVD", "TF-IDF+SVD"]):
+        with pytest.raises(ValueError, match="models must be names of models, each once"):
+            select_encoders(wrong)
+
+
+# -- Revisions ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_revision_of_a_model_in_the_cache_of_the_hub_is_its_commit(
+    own_cache: Path, tiny: Callable[..., SentenceTransformer]
+) -> None:
+    repository = own_cache / "hub" / "models--roberta-base"
+    commit = "e2da8e2f811d1448a5b465c236feacd80ffbac7b"
+    write_plain_folder(repository / "snapshots" / commit, tiny().tokenizer)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    assert named("roberta-base").revision() == commit
+
+
+def test_the_revision_of_another_model_is_the_sha256_of_its_weights_and_follows_them(
+    own_cache: Path, tiny: Callable[..., SentenceTransformer]
+) -> None:
+    folder = own_cache / "mine"
+    write_plain_folder(folder, tiny().tokenizer)
+    weights = folder / "model.safetensors"
+    encoder = named(str(folder))
+    first = encoder.revision()
+    assert first == hashlib.sha256(weights.read_bytes()).hexdigest()
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert encoder.revision() == hashlib.sha256(weights.read_bytes()).hexdigest() != first
+    (folder / "1_Dense").mkdir()
+    (folder / "1_Dense" / "model.safetensors").write_bytes(b"more")
+    assert len(encoder.revision()) == 64
+    assert encoder.revision() not in (first, hashlib.sha256(weights.read_bytes()).hexdigest())
+
+
+def test_revisions_of_what_is_not_here_or_has_no_base(own_cache: Path) -> None:
+    assert named("roberta-base").revision() == ""
+    assert Encoder("made up", len).revision() == ""
+    assert ENCODERS["TF-IDF+SVD"].revision() == hashlib.sha256(helpdesk.CORPUS.read_bytes()).hexdigest()
+
+
+def test_the_revision_of_the_packaged_model_is_the_checksum_that_the_package_index_is_held_to(
+    minilm_folder: Path,
+) -> None:
+    from sbertlab.storage.model_names import PACKAGED
+
+    expected = PACKAGED["sentence-transformers/all-MiniLM-L6-v2"].files["model.safetensors"]
+    assert ENCODERS["all-MiniLM-L6-v2"].revision() == expected
+
+
+# -- Makers ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_three_layers_equal_the_third_hidden_state_of_the_whole_model(
+    minilm_folder: Path, minilm: SentenceTransformer
+) -> None:
+    whole = AutoModel.from_pretrained(minilm_folder, output_hidden_states=True).eval()
+    inputs = minilm.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    with torch.no_grad():
+        vectors = whole(**inputs).hidden_states[3]
+    expected = torch.nn.functional.normalize((vectors * mask).sum(1) / mask.sum(1), dim=-1)
+    found = encoders.first_layers("all-MiniLM-L6-v2").encode(TEXTS)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_token_embeddings_are_the_mean_of_the_rows_of_the_embedding_matrix(minilm: SentenceTransformer) -> None:
+    model = encoders.token_embeddings("all-MiniLM-L6-v2")
+    matrix = minilm[0].auto_model.get_input_embeddings().weight.detach()
+    for text in TEXTS:
+        ids = minilm.tokenizer(text, add_special_tokens=False)["input_ids"]
+        expected = torch.nn.functional.normalize(matrix[ids].mean(dim=0), dim=0)
+        np.testing.assert_allclose(model.encode(text), expected.numpy(), atol=1e-6)
+
+
+def test_random_weights_follow_from_the_seed_alone(minilm: SentenceTransformer) -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, again, other = (encoders.random_weights("all-MiniLM-L6-v2", seed).encode(TEXTS) for seed in (0, 0, 1))
+    assert torch.equal(before, torch.random.get_rng_state())
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.01
+    assert np.abs(first - minilm.encode(TEXTS)).max() > 0.01
+
+
+def test_training_one_copy_leaves_the_next_untouched(minilm: SentenceTransformer) -> None:
+    with torch.no_grad():
+        pretrained("all-MiniLM-L6-v2")[0].auto_model.get_input_embeddings().weight.zero_()
+    np.testing.assert_allclose(pretrained("all-MiniLM-L6-v2").encode(TEXTS), minilm.encode(TEXTS), atol=1e-6)
+
+
+def test_tfidf_has_seen_the_training_texts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+    load = helpdesk.load_helpdesk
+    monkeypatch.setattr(helpdesk, "load_helpdesk", lambda split=None: (seen.append(split), load(split))[1])
+    pipeline = encoders.tfidf_svd()
+    assert seen == ["train"]
+    assert pipeline.transform(TEXTS).shape == (2, 256)
+    letters, svd = (step for _, step in pipeline.steps)
+    found = facts(pipeline)
+    assert found["parameters"] == len(letters.vocabulary_) * 257, "a weight and 256 coordinates each"
+    assert found["megabytes"] == round(len(letters.vocabulary_) * 257 * svd.components_.itemsize / 1e6, 1)
+    assert (found["dimensions"], found["max_seq_length"]) == (256, None)
+
+
+# -- Facts -------------------------------------------------------------------------------------------------------------
+
+
+def test_facts_of_a_model_are_counted_by_hand(tiny: Callable[..., SentenceTransformer]) -> None:
+    words, size, inner, layers, positions = len(tiny().tokenizer), 32, 64, 2, 64
+    embeddings = (words + positions + 2) * size + 2 * size
+    layer = 4 * (size * size + size) + 2 * (size * inner) + inner + size + 2 * 2 * size
+    pooler = size * size + size
+    parameters = embeddings + layers * layer + pooler
+    assert facts(tiny()) == {
+        "parameters": parameters,
+        "megabytes": round(4 * parameters / 1e6, 1),
+        "dimensions": 32,
+        "max_seq_length": 64,
+    }
+    short = tiny(modules=[models.Dense(32, 8)])
+    short.max_seq_length = 16
+    short.half()
+    found = facts(short)
+    assert (found["parameters"], found["dimensions"], found["max_seq_length"]) == (parameters + 32 * 8 + 8, 8, 16)
+    assert found["megabytes"] == round(2 * (parameters + 264) / 1e6, 1)
+
+
+def test_facts_of_a_table_of_tokens(tiny: Callable[..., SentenceTransformer]) -> None:
+    transformer: Any = tiny()[0]
+    block = models.StaticEmbedding.from_transformer(transformer)
+    found = facts(SentenceTransformer(modules=[block, models.Normalize()], device="cpu"))
+    assert found["parameters"] == len(transformer.tokenizer) * 32
+    assert found["dimensions"] == 32

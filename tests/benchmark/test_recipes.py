@@ -1,0 +1,628 @@
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import BertConfig, BertModel, T5Config, T5EncoderModel
+
+from sbertlab import SentenceTransformer, helpdesk, models
+from sbertlab.benchmark import recipes as benchmark_recipe
+from sbertlab.benchmark.encoders import Encoder
+from sbertlab.benchmark.nli_pairs import ALL_NLI, STSB_DEV, nli_triplets
+from sbertlab.benchmark.recipes import NLI_LOCAL, OFFLINE, RECIPES, TRAINING_NLI_V2, HelpdeskRecipe, NLIRecipe
+from sbertlab.storage.files import sha256_of
+from sbertlab.training.checkpoint import Checkpoints
+from sbertlab.util import cos_sim
+
+COLUMNS = ["sentence1", "sentence2", "label"]
+SHORT = {"batch_size": 16, "rows": 160, "learning_rate": 1e-3}
+
+
+def encoder_of(make: Callable[[], Any], **rates: float) -> Encoder:
+    return Encoder(
+        "tiny", lambda seed: make(), trainable=True, learning_rates={k.replace("_", "-"): v for k, v in rates.items()}
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of local sets with made-up pairs: who does what where."""
+    who = ["cat", "dog", "bird", "man", "woman", "child"]
+    does = ["sits", "runs", "plays", "sleeps", "eats", "reads"]
+    where = ["in the garden", "by the river", "at the table", "on the train", "in the street", "by the sea"]
+    rows = []
+    for i, a in enumerate(who):
+        for j, b in enumerate(does):
+            for k, c in enumerate(where):
+                premise = f"the {a} {b} {c}"
+                rows += [
+                    (premise, f"a {a} {b}", "entailment"),
+                    (premise, f"the {a} {does[(j + 1 + k) % 6]} {c}", "contradiction"),
+                    (premise, f"a red {a}", "neutral"),
+                    (premise, f"a blue {who[(i + 1) % 6]}", "-"),
+                ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table.insert(0, "split", ["dev", "test"] * (len(table) // 2))
+    (tmp_path / "snli_devtest").mkdir()
+    table.to_csv(tmp_path / "snli_devtest" / "data.csv.gz", index=False)
+    draw = random.Random(0)
+    pairs = []
+    for _ in range(120):
+        a, b, c, x, y, z = (draw.choice(part) for part in (who, does, where, who, does, where))
+        score = (2 * (a == x) + 2 * (b == y) + (c == z)) / 5
+        pairs.append(("dev", f"a {a} {b} {c}", f"the {x} {y} {z}", score))
+    pairs += [("test", "not", "this", "1"), ("train", "nor", "that", "0")]
+    (tmp_path / "stsb").mkdir()
+    stsb = pd.DataFrame(pairs, columns=["split", "sentence1", "sentence2", "score"])
+    stsb.to_csv(tmp_path / "stsb" / "data.csv.gz", index=False)
+    return tmp_path
+
+
+@pytest.fixture
+def local(folder: Path) -> NLIRecipe:
+    return replace(NLI_LOCAL, folder=folder, **SHORT)
+
+
+# -- Triplets ----------------------------------------------------------------------------------------------------------
+
+
+def by_plain_formula(rows: list[tuple[str, str, str]]) -> dict[str, dict[str, set[str]]]:
+    """The partners of every sentence with both kinds, by dictionaries and sets."""
+    partners: dict[str, dict[str, set[str]]] = {}
+    for first, second, label in rows:
+        for one, other in ((first.strip(), second.strip()), (second.strip(), first.strip())):
+            partners.setdefault(one, {}).setdefault(label, set()).add(other)
+    return {one: found for one, found in partners.items() if found.get("entailment") and found.get("contradiction")}
+
+
+def test_a_sentence_with_one_of_each_gives_exactly_its_two_triplets() -> None:
+    rows = [
+        ("p", "e", "entailment"),
+        ("p", "c", "contradiction"),
+        ("p", "n", "neutral"),
+        ("q", "only entailed", "entailment"),
+        ("r", "no agreement", "-"),
+        ("r", "only contradicted", "contradiction"),
+    ]
+    found = nli_triplets(pd.DataFrame(rows, columns=COLUMNS))
+    assert sorted(found.itertuples(index=False, name=None)) == [("e", "p", "c"), ("p", "e", "c")]
+    assert list(found.columns) == ["anchor", "positive", "negative"]
+
+
+def test_pairs_count_in_both_directions_so_a_hypothesis_can_be_an_anchor() -> None:
+    rows = [("one", "shared", "entailment"), ("two", " shared ", "contradiction")]
+    found = nli_triplets(pd.DataFrame(rows, columns=COLUMNS))
+    assert sorted(found.itertuples(index=False, name=None)) == [("one", "shared", "two"), ("shared", "one", "two")]
+
+
+def test_triplets_are_those_that_the_plain_formula_allows_and_as_many() -> None:
+    draw = random.Random(1)
+    words = [f"s{number}" for number in range(60)]
+    labels = ["entailment", "contradiction", "neutral", "-"]
+    for seed in range(5):
+        rows = [
+            (draw.choice(words) + " " * draw.randrange(2), draw.choice(words), draw.choice(labels)) for _ in range(150)
+        ]
+        partners = by_plain_formula(rows)
+        assert 0 < len(partners) < 60
+        found = nli_triplets(pd.DataFrame(rows, columns=COLUMNS), seed)
+        assert len(found) == 2 * len(partners)
+        as_anchor: Counter[str] = Counter()
+        as_positive: Counter[str] = Counter()
+        for anchor, positive, negative in found.itertuples(index=False, name=None):
+            ways = [
+                (one, counter)
+                for one, other, counter in ((anchor, positive, as_anchor), (positive, anchor, as_positive))
+                if one in partners
+                and other in partners[one]["entailment"]
+                and negative in partners[one]["contradiction"]
+            ]
+            assert ways, (anchor, positive, negative)
+            for one, counter in ways:
+                counter[one] += 1
+        assert set(as_anchor) == set(as_positive) == set(partners), "each sentence stands at both places"
+
+
+def test_partners_are_drawn_evenly_among_distinct_texts_and_independently() -> None:
+    rows = [("p", text, "entailment") for text in ("e1", "e2", "e2", "e2", "e3")]
+    rows += [("p", text, "contradiction") for text in ("c1", "c2")]
+    pairs = pd.DataFrame(rows, columns=COLUMNS)
+    first: Counter[tuple[str, str]] = Counter()
+    both: Counter[tuple[str, str]] = Counter()
+    for seed in range(300):
+        drawn = {
+            anchor == "p": (positive, anchor, negative)
+            for anchor, positive, negative in nli_triplets(pairs, seed).values
+        }
+        first[drawn[True][0], drawn[True][2]] += 1
+        both[drawn[True][0], drawn[False][1]] += 1
+    assert len(first) == 6
+    assert all(abs(count - 50) < 32 for count in first.values()), first  # 50 +- 6.5 each
+    assert len(both) == 9
+    assert all(abs(count - 300 / 9) < 27 for count in both.values()), both
+
+
+def test_draws_and_order_follow_from_the_seed() -> None:
+    rows = [(f"p{n}", f"e{n}{k}", "entailment") for n in range(30) for k in range(3)]
+    rows += [(f"p{n}", f"c{n}{k}", "contradiction") for n in range(30) for k in range(3)]
+    pairs = pd.DataFrame(rows, columns=COLUMNS)
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, again, other = (nli_triplets(pairs, seed) for seed in (3, 3, 4))
+    pd.testing.assert_frame_equal(first, again)
+    assert not first.equals(other)
+    sentences = [anchor if anchor.startswith("p") else positive for anchor, positive, _ in first.values]
+    assert sentences[:10] != sorted(sentences[:10])
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+
+
+def test_pairs_that_make_no_triplet_are_named() -> None:
+    pairs = pd.DataFrame([("a", "b", "entailment"), ("c", "d", "contradiction")], columns=COLUMNS)
+    with pytest.raises(ValueError, match="none of the 4 sentences of the 2 pairs has both"):
+        nli_triplets(pairs)
+    with pytest.raises(ValueError, match="none of the 0 sentences of the 0 pairs"):
+        nli_triplets(pairs.head(0))
+    with pytest.raises(ValueError, match="pairs lack label; they have sentence1, sentence2"):
+        nli_triplets(pairs[COLUMNS[:2]])
+    with pytest.raises(ValueError, match="must be one of contradiction, entailment, neutral, -, got '2'"):
+        nli_triplets(pairs.assign(label=2))
+    with pytest.raises(ValueError, match="missing texts"):
+        nli_triplets(pairs.assign(sentence2=None))
+
+
+def test_the_real_small_set_gives_two_triplets_a_sentence_with_both(data_dir: Path) -> None:
+    table = pd.read_csv(data_dir / "snli_devtest" / "data.csv.gz", dtype=str, keep_default_na=False)
+    partners = by_plain_formula(list(table[COLUMNS].itertuples(index=False, name=None)))
+    assert len(nli_triplets(table)) == 2 * len(partners)
+
+
+@pytest.mark.slow
+def test_as_many_pairs_as_all_nli_has_take_well_under_a_minute() -> None:
+    random = np.random.default_rng(0)
+    premises, count = 320_000, 942_069
+    table = pd.DataFrame(
+        {
+            "sentence1": [f"the premise of number {n}" for n in random.integers(premises, size=count)],
+            "sentence2": [f"the hypothesis of number {n}" for n in range(count)],
+            "label": random.choice(["entailment", "neutral", "contradiction"], size=count),
+        }
+    )
+    start = time.process_time()
+    found = nli_triplets(table)
+    assert time.process_time() - start < 40
+    entailing, contradicted = (
+        set(table.loc[table["label"] == kind, "sentence1"]) for kind in ("entailment", "contradiction")
+    )
+    assert len(found) == 2 * len(entailing & contradicted) > 200_000, "a hypothesis stands in one pair only"
+
+
+# -- Data --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_recipe_says_what_it_is_and_how_it_differs() -> None:
+    assert list(RECIPES) == ["helpdesk-triplets", "training_nli_v2", "nli-local"]
+    assert len({*TRAINING_NLI_V2.differences, *NLI_LOCAL.differences, *OFFLINE.differences}) > 15
+    for name, recipe in RECIPES.items():
+        assert recipe.name == name
+        assert recipe.differences
+    assert any("base models are not pinned" in difference for difference in TRAINING_NLI_V2.differences)
+
+
+def test_a_description_names_the_data_and_no_path_of_this_machine(local: NLIRecipe, folder: Path) -> None:
+    described = local.describe()
+    assert described["name"] == "nli-local"
+    assert described["data"] == ["snli_devtest/data.csv.gz", "stsb/data.csv.gz, dev rows"]
+    assert described["rows"] == 160
+    assert described["differences"] == list(NLI_LOCAL.differences)
+    assert str(folder) not in str(described)
+    assert OFFLINE.describe()["data"] == ["corpora/helpdesk.jsonl"]
+    assert "revision d482672c8e74" in TRAINING_NLI_V2.describe()["data"][0]
+
+
+def test_the_digest_of_the_data_follows_the_data_alone(local: NLIRecipe, folder: Path) -> None:
+    first = local.data_sha256()
+    assert replace(local, rows=7, learning_rate=1.0).data_sha256() == first
+    assert [path.relative_to(folder).as_posix() for path in local.data_files()] == [
+        "snli_devtest/data.csv.gz",
+        "stsb/data.csv.gz",
+    ]
+    pd.read_csv(folder / "stsb" / "data.csv.gz").head(50).to_csv(folder / "stsb" / "data.csv.gz", index=False)
+    assert local.data_sha256() != first
+    assert OFFLINE.data_sha256() == sha256_of(helpdesk.CORPUS)
+    assert OFFLINE.data_files() == (helpdesk.CORPUS,)
+
+
+def test_the_variable_names_the_folder(local: NLIRecipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBERTLAB_DATA", str(folder))
+    assert NLI_LOCAL.data_files() == local.data_files()
+    NLI_LOCAL.check()
+    OFFLINE.check()
+
+
+def test_data_that_cannot_be_had_are_named_before_anything_is_trained(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SBERTLAB_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match=r"needs snli_devtest/data.csv.gz .* let SBERTLAB_DATA name that"):
+        NLI_LOCAL.check()
+    with pytest.raises(FileNotFoundError, match="is not there; correct or unset SBERTLAB_DATA"):
+        replace(NLI_LOCAL, folder=folder / "nowhere").check()
+    with pytest.raises(FileNotFoundError, match=r"which is missing; put it into .*stsb"):
+        replace(NLI_LOCAL, folder=folder / "stsb").check()
+    pd.DataFrame({"text": ["a"]}).to_csv(folder / "snli_devtest" / "data.csv.gz", index=False)
+    with pytest.raises(ValueError, match=r"data.csv.gz cannot be read.*sentence1"):
+        replace(NLI_LOCAL, folder=folder).check()
+
+
+def test_a_set_without_the_rows_that_count_is_refused(local: NLIRecipe, folder: Path) -> None:
+    path = folder / "stsb" / "data.csv.gz"
+    table = pd.read_csv(path)
+    table[table["split"] != "dev"].to_csv(path, index=False)
+    with pytest.raises(ValueError, match="has no row of split 'dev'"):
+        local.evaluator()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("stsb", lambda table: table[table["split"] != "dev"], "has no row of split 'dev'"),
+        ("stsb", lambda table: table.replace({"score": {0.2: "high"}}), "scores must be numbers.*'high'"),
+        (
+            "snli_devtest",
+            lambda table: table.replace({"label": {table["label"][150]: "?"}}),
+            "label of NLI .* got '[?]'",
+        ),
+        ("snli_devtest", lambda table: table[table["label"] == "neutral"], "none of the .* both an entailment and"),
+        ("snli_devtest", lambda table: table.head(4), "4 pairs give 2 triplets, fewer than a batch of 16; give more"),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_trained_is_found_by_the_check(
+    local: NLIRecipe, folder: Path, file: str, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    local.check()
+    path = folder / file / "data.csv.gz"
+    change(pd.read_csv(path)).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=f"{file}/data.csv.gz.*{message}"):
+        local.check()
+
+
+class FakeHub:
+    """`datasets.load_dataset` for two small sets, in the columns of the Hub's."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    def __call__(self, name: str, configuration: str | None, split: str, revision: str) -> Any:
+        import datasets
+
+        self.asked.append((name, configuration, split, revision))
+        if name.endswith("stsb"):
+            return datasets.Dataset.from_dict({"sentence1": ["a"], "sentence2": ["b"], "score": [0.25]})
+        features = datasets.Features(
+            {
+                "premise": datasets.Value("string"),
+                "hypothesis": datasets.Value("string"),
+                "label": datasets.ClassLabel(names=["entailment", "neutral", "contradiction"]),
+            }
+        )
+        rows = {"premise": ["p"] * 4, "hypothesis": ["e", "n", "c", "-"], "label": [0, 1, 2, -1]}
+        return datasets.Dataset.from_dict(rows, features=features)
+
+
+def test_the_hub_is_asked_for_pinned_revisions_and_its_classes_get_their_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.delenv("SBERTLAB_DATA", raising=False)
+    hub = FakeHub()
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    pairs = ALL_NLI.read(None)
+    assert pairs.to_numpy().tolist() == [
+        ["p", "e", "entailment"],
+        ["p", "n", "neutral"],
+        ["p", "c", "contradiction"],
+        ["p", "-", "-"],
+    ]
+    assert STSB_DEV.read(None).to_numpy().tolist() == [["a", "b", 0.25]]
+    assert hub.asked == [
+        ("sentence-transformers/all-nli", "pair-class", "train", "d482672c8e74ce18da116f430137434ba2e52fab"),
+        ("sentence-transformers/stsb", None, "validation", "ab7a5ac0e35aa22088bdcf23e7fd99b220e53308"),
+    ]
+    assert sorted(TRAINING_NLI_V2.triplets(0).to_numpy().tolist()) == [["e", "p", "c"], ["p", "e", "c"]]
+    TRAINING_NLI_V2.check()
+    assert TRAINING_NLI_V2.data_files() == ()
+    pinned = TRAINING_NLI_V2.data_sha256()
+    moved = replace(ALL_NLI.hub, revision="0" * 40)  # type: ignore[type-var]
+    assert replace(TRAINING_NLI_V2, pairs=replace(ALL_NLI, hub=moved)).data_sha256() != pinned
+
+
+def test_a_hub_that_does_not_deliver_is_named_with_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.delenv("SBERTLAB_DATA", raising=False)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("no route to the Hub\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(FileNotFoundError) as caught:
+        TRAINING_NLI_V2.check()
+    message = str(caught.value)
+    assert "all-nli of the Hub (train, pair-class, revision d482672c8e74) cannot be had" in message
+    assert "no route to the Hub." in message
+    assert "put AllNLI.tsv.gz with the columns sentence1, sentence2, label, split into a folder" in message
+
+
+def test_a_local_all_nli_is_read_as_the_field_writes_it_and_its_training_rows_count(folder: Path) -> None:
+    lines = [
+        "split\tdataset\tfilename\tsentence1\tsentence2\tlabel",
+        'train\tSNLI\tf\tHe said "yes\tHe spoke\tentailment',
+        'train\tSNLI\tf\tHe said "yes\tHe slept\tcontradiction',
+        "dev\tMNLI\tf\tnull\tNA\tneutral",
+    ]
+    pd.Series(lines).to_csv(folder / "plain.tsv", index=False, header=False)
+    import gzip
+
+    with gzip.open(folder / "AllNLI.tsv.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    recipe = replace(TRAINING_NLI_V2, folder=folder, batch_size=2)
+    recipe.check()
+    assert [path.name for path in recipe.data_files()] == ["AllNLI.tsv.gz", "data.csv.gz"]
+    assert sorted(recipe.triplets(0).to_numpy().tolist()) == [
+        ['He said "yes', "He spoke", "He slept"],
+        ["He spoke", 'He said "yes', "He slept"],
+    ]
+    assert len(recipe.evaluator().scores) == 120
+
+
+# -- Training ----------------------------------------------------------------------------------------------------------
+
+
+class CapturedError(Exception):
+    pass
+
+
+def capture(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Let `fit` only note what it is given."""
+    found: dict[str, Any] = {}
+
+    def remember(model: Any, objectives: Any, **settings: Any) -> pd.DataFrame:
+        ((loader, loss),) = objectives
+        found.update(settings, loader=loader, loss=loss, model=model, length=model.max_seq_length)
+        raise CapturedError
+
+    monkeypatch.setattr(benchmark_recipe, "fit", remember)
+    return found
+
+
+class Longest:
+    """A loader of as many batches as the model cards of the published runs print."""
+
+    def __init__(self, rows: Any, batch_size: int, seed: int) -> None:
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+
+    def __len__(self) -> int:
+        return 8807
+
+
+def test_the_recipe_of_the_table_has_the_settings_of_the_published_runs(
+    folder: Path, tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = capture(monkeypatch)
+    monkeypatch.setattr(benchmark_recipe, "NoDuplicatesDataLoader", Longest)
+    recipe = replace(TRAINING_NLI_V2, folder=folder, pairs=NLI_LOCAL.pairs)
+    body = BertModel(BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))
+    transformer = models.Transformer.from_parts(body, tiny().tokenizer, max_seq_length=512)
+    model = SentenceTransformer(modules=[transformer, models.Pooling(32)], device="cpu")
+    with pytest.raises(CapturedError):
+        recipe.fine_tune(model, encoder_of(lambda: model), seed=3)
+    assert found["length"] == 75
+    assert (found["warmup_steps"], found["evaluation_steps"]) == (881, 880)
+    assert found["optimizer_params"] == {"lr": 2e-5}
+    assert found["weight_decay"] == 0.01
+    assert (found["loader"].batch_size, found["loader"].seed, found["seed"]) == (64, 3, 3)
+    assert len(found["loader"].rows) == len(nli_triplets(NLI_LOCAL.pairs.read(folder)))
+    loss = found["loss"]
+    assert (loss.scale, loss.hard_negatives, loss.similarity_fct) == (20.0, "shared", cos_sim)
+    assert found["save_best_model"] is True
+    assert found["mask_known_positives"] is False
+    assert found["evaluator"].primary_metric == "sts-dev_spearman_max"
+    assert not {"epochs", "scheduler", "mixed_precision", "use_amp", "optimizer_class"} & set(found), (
+        "fit's own: 1, WarmupLinear, float32, AdamW"
+    )
+
+
+def test_an_encoder_may_bring_its_own_rate_for_a_recipe(
+    local: NLIRecipe, tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = capture(monkeypatch)
+    for rates, expected in [({}, 1e-3), ({"nli_local": 0.25}, 0.25), ({"helpdesk_triplets": 0.5}, 1e-3)]:
+        with pytest.raises(CapturedError):
+            local.fine_tune(tiny(), encoder_of(tiny, **rates), seed=0)
+        assert found["optimizer_params"] == {"lr": expected}
+    for rates, expected in [({}, 5e-5), ({"helpdesk_triplets": 0.5}, 0.5)]:
+        with pytest.raises(CapturedError):
+            OFFLINE.fine_tune(tiny(), encoder_of(tiny, **rates), seed=0)
+        assert found["optimizer_params"] == {"lr": expected}
+
+
+def static(transformer: Any) -> SentenceTransformer:
+    block = models.StaticEmbedding.from_transformer(transformer)
+    return SentenceTransformer(modules=[block, models.Normalize()], device="cpu")
+
+
+def t5(tokenizer: Any) -> SentenceTransformer:
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    block = models.Transformer.from_parts(T5EncoderModel(config).eval(), tokenizer)
+    return SentenceTransformer(modules=[block, models.Pooling(32)], device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["bert", "static", "t5"])
+def test_the_recipe_trains_from_end_to_end_and_what_is_measured_is_the_best_checkpoint(
+    kind: str, local: NLIRecipe, tiny: Callable[..., SentenceTransformer]
+) -> None:
+    model = tiny(dropout=0.1)
+    model = {"bert": model, "static": static(model[0]), "t5": t5(model.tokenizer)}[kind]
+    evaluator = local.evaluator()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    length = model.max_seq_length
+    history = local.fine_tune(model, encoder_of(tiny, nli_local=1e-2), seed=1)
+    assert len(history) in (9, 10), "as many full batches as 160 rows without a repeated text give"
+    measured = history.loc[history["metric"].notna(), "step"].tolist()
+    assert measured == [2, 4, 6, 8, len(history)], "four times in the epoch, and at its end"
+    assert history["loss"].tail(3).mean() < history["loss"].head(3).mean()
+    assert evaluator(model)[evaluator.primary_metric] == pytest.approx(history["metric"].max(), abs=1e-6)
+    assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.max_seq_length == length
+    assert not model.training
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_best_checkpoint_counts_even_when_it_is_in_the_middle(
+    local: NLIRecipe, tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def judge(model: SentenceTransformer, **_: Any) -> float:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return [0.1, 0.7, 0.3, 0.2, 0.6][len(seen) - 1]
+
+    monkeypatch.setattr(NLIRecipe, "evaluator", lambda self: judge)
+    model = tiny(dropout=0.1)
+    local.fine_tune(model, encoder_of(tiny), seed=0)
+    assert len(seen) == 5
+    found = model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in seen[1].items())
+    assert not all(torch.equal(found[name], value) for name, value in seen[-1].items())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    local: NLIRecipe, tiny: Callable[..., SentenceTransformer]
+) -> None:
+    vectors = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(17 + len(vectors))
+        model = tiny(dropout=0.1)
+        local.fine_tune(model, encoder_of(tiny), seed)
+        vectors.append(model.encode(["the cat sits", "a man reads"]))
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert np.abs(vectors[0] - vectors[2]).max() > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["nli-local", "helpdesk-triplets"])
+def test_a_fine_tuning_that_is_killed_goes_on_and_ends_in_the_same_weights(
+    name: str,
+    local: NLIRecipe,
+    tiny: Callable[..., SentenceTransformer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = replace(local, learning_rate=1e-2) if name == "nli-local" else HelpdeskRecipe(rows=180, learning_rate=1e-2)
+    unbroken = tiny(dropout=0.1)
+    recipe.fine_tune(unbroken, encoder_of(tiny), seed=0)
+    monkeypatch.setattr(benchmark_recipe, "CHECKPOINT_STEPS", 2)
+    saved: list[int] = []
+    save = Checkpoints.save
+
+    def killed(checkpoints: Checkpoints, step: int, model: SentenceTransformer, state: Any) -> Path | None:
+        saved.append(step)
+        written = save(checkpoints, step, model, state)
+        if step == 4:
+            raise SystemExit
+        return written
+
+    monkeypatch.setattr(Checkpoints, "save", killed)
+    with pytest.raises(SystemExit):
+        recipe.fine_tune(tiny(dropout=0.1), encoder_of(tiny), 0, tmp_path / "training")
+    model = tiny(dropout=0.1)
+    recipe.fine_tune(model, encoder_of(tiny), 0, tmp_path / "training")
+    assert saved[:3] == [2, 4, 6], "nothing was done twice"
+    there = model.state_dict()
+    assert all(torch.equal(there[name], value) for name, value in unbroken.state_dict().items())
+    assert any(not torch.equal(there[name], value) for name, value in tiny(dropout=0.1).state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_short_fine_tuning_writes_no_checkpoint(
+    local: NLIRecipe, tiny: Callable[..., SentenceTransformer], tmp_path: Path
+) -> None:
+    local.fine_tune(tiny(), encoder_of(tiny), 0, tmp_path / "training")
+    assert list((tmp_path / "training" / "steps").iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_length_of_training_stays_or_goes_as_the_recipe_says(
+    local: NLIRecipe, tiny: Callable[..., SentenceTransformer]
+) -> None:
+    short = replace(local, rows=64, max_seq_length=6)
+    for keeps, expected in [(True, 64), (False, 6)]:
+        model = tiny()
+        replace(short, keeps_length=keeps).fine_tune(model, encoder_of(tiny), seed=0)
+        assert model.max_seq_length == expected
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["nli-local", "helpdesk-triplets"])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_run_that_somebody_interrupted_is_not_measured_even_in_its_last_step(
+    name: str, last: bool, local: NLIRecipe, tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = local if name == "nli-local" else HelpdeskRecipe(rows=60)
+    real = benchmark_recipe.fit
+
+    def press(event: Any) -> None:
+        if event.kind == "step" and event.step == (event.steps if last else 1):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(benchmark_recipe, "fit", partial(real, callbacks=[press]))
+    with pytest.raises(KeyboardInterrupt):
+        recipe.fine_tune(tiny(), encoder_of(tiny), seed=0)
+
+
+def test_the_helpdesk_recipe_trains_on_training_intents_only_in_batches_without_an_intent_twice(
+    tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = capture(monkeypatch)
+    with pytest.raises(CapturedError):
+        OFFLINE.fine_tune(tiny(), encoder_of(tiny, helpdesk_triplets=0.5), seed=2)
+    loader = found["loader"]
+    loader.collate_fn = list
+    batches = [[example.texts for example in batch] for batch in loader]
+    assert (found["loss"].scale, found["loss"].hard_negatives) == (20.0, "own")
+    assert (found["seed"], found["warmup_steps"], found["weight_decay"]) == (2, 1, 0.01)
+    assert "evaluator" not in found
+    corpus = helpdesk.load_helpdesk()
+    train = corpus[corpus["split"] == "train"]
+    intent_of = dict(zip(train["text"], train["intent"], strict=True))
+    allowed = {*train["text"], *train["answer"]}
+    assert len(batches) == OFFLINE.rows // OFFLINE.batch_size == 10
+    for batch in batches:
+        assert {text for texts in batch for text in texts} <= allowed
+        intents = [intent_of[anchor] for anchor, _, _ in batch]
+        assert len(set(intents)) == len(intents) == OFFLINE.batch_size
+
+
+def test_the_local_recipe_stays_within_what_two_cores_can_do(data_dir: Path) -> None:
+    recipe = replace(NLI_LOCAL, folder=data_dir)
+    recipe.check()
+    table = recipe.triplets(0)
+    assert len(table) == 2000
+    assert not table.equals(recipe.triplets(1))
+    assert math.ceil(len(table) / recipe.batch_size) == 32
+    assert len(recipe.evaluator().scores) == 1500
+    assert os.fspath(data_dir) not in str(recipe.describe())

@@ -1,0 +1,49 @@
+"""The card as files: tables that are measured, a page and pictures that follow from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sbertlab.__main__ import main
+from sbertlab.analysis.robustness import card
+from sbertlab.commands import robustness_card
+from sbertlab.commands.robustness_card import draw_card, write_card
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_a_card_is_measured_written_and_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(robustness_card, "EmbeddingStore", lambda: None)
+    written = write_card(["TF-IDF+SVD"], tmp_path / "card")
+    names = ["robustness.csv", "associations.csv", "robustness.md", "robustness.png", "robustness_dark.png"]
+    assert [path.name for path in written] == names
+    table = pd.read_csv(tmp_path / "card" / "robustness.csv")
+    assert set(table["model"]) == {"TF-IDF+SVD"}
+    assert table.set_index("kind").loc["identical", "similarity"] == pytest.approx(1, abs=1e-3)
+    page = (tmp_path / "card" / "robustness.md").read_text()
+    (tmp_path / "card" / "robustness.md").unlink()
+    assert [path.name for path in draw_card(tmp_path / "card")] == names[2:]
+    assert (tmp_path / "card" / "robustness.md").read_text() == page
+
+
+def test_a_folder_without_tables_has_no_card(tmp_path: Path) -> None:
+    assert draw_card(tmp_path) == []
+
+
+def test_an_unknown_model_is_told_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["robustness", "no/such-model", "--output", str(tmp_path)]) == 1
+    assert "no/such-model" in capsys.readouterr().err
+
+
+def test_the_committed_page_is_that_of_the_committed_tables() -> None:
+    table, gaps = (pd.read_csv(ROOT / "figures" / name) for name in ("robustness.csv", "associations.csv"))
+    page = (ROOT / "figures" / "robustness.md").read_text(encoding="utf-8")
+    for model, part in table.groupby("model", sort=False):
+        assert card(part, gaps[gaps["model"] == model]) in page
+    assert {"all-MiniLM-L6-v2", "all-mpnet-base-v2"} <= set(table["model"])

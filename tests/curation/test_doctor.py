@@ -1,0 +1,344 @@
+"""The doctor of data: every planted fault is found in its row, and a clean set has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from sbertlab.doctor import (
+    COLUMNS,
+    NEAR,
+    REMEDIES,
+    collision_share,
+    cut_texts,
+    empty_texts,
+    examine,
+    false_hard_negatives,
+    label_faults,
+    leaked_texts,
+    linked_rows,
+    nearer_positives,
+    repeated_rows,
+    shared_texts,
+    summary,
+)
+from sbertlab.helpdesk import graded_pairs, load_helpdesk, triplets
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.metrics.pairwise import cosine_similarity
+
+from sbertlab import SentenceTransformer
+from sbertlab.encoder.stored_embeddings import StoredEmbeddings
+from sbertlab.losses.known_positives import normalised
+
+QA = ["text", "answer"]
+
+
+@pytest.fixture(scope="module")
+def clean() -> pd.DataFrame:
+    """Questions and answers; those of an intent share its answer, and the intent says so."""
+    return load_helpdesk("train")[[*QA, "intent"]].iloc[::3].reset_index(drop=True)
+
+
+def found(findings: pd.DataFrame, finding: str) -> list[object]:
+    return findings.loc[findings["finding"] == finding, "row"].tolist()
+
+
+class Written:
+    """A model whose embeddings are written down, text by text."""
+
+    def __init__(self, **embeddings: list[float]) -> None:
+        self.embeddings = embeddings
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return np.array([self.embeddings[text] for text in texts])
+
+
+def test_a_clean_set_has_no_findings(clean: pd.DataFrame) -> None:
+    findings = examine(clean, QA, group="intent", evaluation=load_helpdesk("test")["text"])
+    assert findings.empty
+    assert list(findings) == list(COLUMNS)
+    assert summary(findings).empty
+
+
+def test_clean_scores_and_triplets_have_no_findings() -> None:
+    train = load_helpdesk("train")
+    scored = graded_pairs(train, per_grade=50)
+    assert examine(scored, ["sentence1", "sentence2"], label="score").empty
+    rows = triplets(train)
+    phrasings = rows[~rows["positive"].isin(train["answer"])].drop_duplicates("intent")
+    assert examine(phrasings, ["anchor", "positive", "negative"]).empty
+
+
+@pytest.mark.slow
+def test_a_clean_set_has_no_findings_by_a_real_model_either(clean: pd.DataFrame, minilm: SentenceTransformer) -> None:
+    assert examine(clean, QA, group="intent", model=minilm).empty
+
+
+def test_every_planted_fault_is_found_in_its_row_and_nowhere_else(clean: pd.DataFrame) -> None:
+    faulty, size = clean.copy(), len(clean)
+    held = load_helpdesk("test")["text"].tolist()
+    extra = [
+        ("  " + faulty["text"][3].upper(), faulty["answer"][3]),  # + 0: repeated
+        (faulty["text"][8].rstrip("?.") + "!!", faulty["answer"][8]),  # + 1: nearly repeated
+        ("\t ", faulty["answer"][0]),  # + 2: empty
+        ("Something else that nobody has asked so far?", faulty["answer"][12]),  # + 3: its answer is known to no group
+        (held[5].lower(), "An answer of its own."),  # + 4: in the evaluation
+        (held[31].rstrip(".?") + "??", "Another answer that is alone."),  # + 5: nearly
+    ]
+    faulty = pd.concat([faulty, pd.DataFrame(extra, columns=QA)], ignore_index=True)
+    assert normalised(held[31]) != normalised(extra[5][0])
+    findings = examine(faulty, QA, group="intent", evaluation=held)
+    assert {finding: found(findings, finding) for finding in findings["finding"].unique()} == {
+        "empty text": [size + 2],
+        "repeated row": [size],
+        "nearly repeated row": [size + 1],
+        "shared positive": [size + 3],
+        "text of the evaluation": [size + 4],
+        "near text of the evaluation": [size + 5],
+    }
+    collides = findings.set_index("finding")["other"]
+    assert collides["repeated row"] == 3
+    assert collides["nearly repeated row"] == 8
+    assert collides["text of the evaluation"] == 5
+    assert collides["near text of the evaluation"] == 31
+    mended = faulty.drop(index=findings["row"])
+    assert examine(mended, QA, group="intent", evaluation=held).empty
+
+
+def test_findings_name_rows_by_the_index_of_the_table() -> None:
+    table = pd.DataFrame({"text": ["One thing", "one  thing", ""]}, index=["a", "b", "c"])
+    findings = examine(table, ["text"])
+    assert findings[["finding", "row"]].to_numpy().tolist() == [["empty text", "c"], ["repeated row", "b"]]
+    assert found(findings, "repeated row") == ["b"]
+    assert findings["other"].tolist()[1] == "a"
+
+
+def test_near_is_the_cosine_of_runs_of_four_letters_in_the_least_alike_column() -> None:
+    questions = ["Where is my parcel?", "Where is my parcel!", "Who has my parcel?"]
+    answers = ["It is on its way to you.", "It is on its way to you.", "It is on its way to you."]
+    findings = repeated_rows(pd.DataFrame({"q": questions, "a": answers}), ["q", "a"], near=0.8)
+    marked = [f"(({text.lower()})" for text in questions]
+    counts = CountVectorizer(analyzer="char", ngram_range=(4, 4)).fit_transform(marked)
+    expected = cosine_similarity(counts)
+    assert expected[2, 0] < 0.8 < expected[1, 0] < 1
+    assert findings[["row", "other"]].to_numpy().tolist() == [[1, 0]]
+    assert findings["value"].tolist() == pytest.approx([expected[1, 0]])
+
+
+def test_the_order_of_words_counts_and_texts_of_one_letter_are_compared() -> None:
+    table = pd.DataFrame({"text": ["switch from solo to family", "switch from family to solo", "a", "b", "?", "a"]})
+    assert examine(table, ["text"])[["finding", "row"]].to_numpy().tolist() == [["repeated row", 5]]
+
+
+def test_near_rows_are_compared_across_blocks(monkeypatch: pytest.MonkeyPatch, clean: pd.DataFrame) -> None:
+    table = pd.concat([clean.head(40), clean.head(40).assign(text=clean["text"].head(40) + "!")], ignore_index=True)
+    whole = repeated_rows(table, QA)
+    monkeypatch.setattr("sbertlab.doctor.BLOCK", 7)
+    pd.testing.assert_frame_equal(repeated_rows(table, QA), whole)
+    assert sorted(whole["row"]) == list(range(40, 80))
+    assert (whole["other"] == whole["row"] - 40).all()
+    assert whole["value"].between(NEAR, 1).all()
+
+
+def test_shared_texts_are_known_where_the_group_is_the_same_and_told_where_it_is_not() -> None:
+    table = pd.DataFrame({"q": ["a", "b", "c", "A"], "a": ["x", "X", "y", "z"], "g": [1.0, 1.0, np.nan, np.nan]})
+    assert shared_texts(table, ["q", "a"], "g")[["finding", "row", "other"]].to_numpy().tolist() == [
+        ["shared anchor", 3, 0]
+    ]
+    assert found(shared_texts(table, ["q", "a"]), "shared positive") == [1]
+    unknown = pd.DataFrame({"q": ["a", "b"], "a": ["x", "x"], "g": [None, None]})
+    assert found(shared_texts(unknown, ["q", "a"], "g"), "shared positive") == [1], "missing is not a group"
+
+
+def test_no_split_by_linked_rows_trains_on_a_text_or_a_group_of_the_test() -> None:
+    rng = np.random.default_rng(0)
+    many = pd.DataFrame({"text": rng.integers(0, 300, 200), "answer": rng.integers(200, 500, 200)}).astype(str)
+    many["group"] = [number if number < 50 else None for number in rng.integers(0, 200, 200)]
+    for group in (None, "group"):
+        linked = linked_rows(many, QA, group)
+        assert 20 < linked.nunique() < 150
+        for part in linked.unique():
+            inside, outside = many[linked == part], many[linked != part]
+            assert not set(inside[QA].to_numpy().ravel()) & set(outside[QA].to_numpy().ravel())
+            assert group is None or not set(inside[group].dropna()) & set(outside[group].dropna())
+    assert linked_rows(many, QA, "group").nunique() < linked_rows(many, QA).nunique()
+
+
+def test_linked_rows_are_named_by_the_first_and_empty_texts_or_groups_link_nothing() -> None:
+    table = pd.DataFrame(
+        {"text": ["a", "b", " A ", "", ""], "answer": ["x", "y", "z", "u", "v"], "group": ["v", None, "w", None, "u"]},
+        index=list("fghij"),
+    )
+    assert linked_rows(table, QA).tolist() == ["f", "g", "f", "i", "j"]
+    assert linked_rows(table, QA, "group").tolist() == ["f", "g", "f", "i", "j"], "a group is no text"
+    assert linked_rows(table.assign(group="one"), QA, "group").tolist() == ["f"] * 5
+    assert linked_rows(table.head(0), QA).empty
+
+
+def test_hard_negatives_that_are_right_by_row_anchor_or_group_are_found() -> None:
+    columns = ["anchor", "positive", "negative_1", "negative_2", "group"]
+    rows = [
+        ("a", "p", "n", "P ", 1),  # its own positive
+        ("A", "q", "p", "n", 2),  # the positive of its anchor in row 0
+        ("b", "r", "n", "m", 2),
+        ("c", "s", "r", "n", 2),  # the positive of its group in row 2
+        ("d", "t", "d", "n", 3),  # its anchor
+        ("e", "u", "p", "n", 4),  # the positive of another: as it should be
+    ]
+    table = pd.DataFrame(rows, columns=columns)
+    findings = false_hard_negatives(table, columns[:4], "group")
+    assert findings[["row", "column", "other"]].to_numpy().tolist() == [
+        [1, "negative_1", 0],
+        [3, "negative_1", 2],
+        [4, "negative_1", 4],
+        [0, "negative_2", 0],
+    ]
+    assert false_hard_negatives(table, columns[:2]).empty
+
+
+def test_nearer_positives_are_found_by_the_model_nearest_first() -> None:
+    model = Written(
+        why=[1, 0], wherefore=[1, 0.1], how=[0, 1], so=[1, 1], thus=[1, 0.05], then=[0.1, 1], so_there=[1, 0.5]
+    )
+    table = pd.DataFrame({"q": ["why", "wherefore", "how"], "a": ["so", "thus", "then"]})
+    findings = nearer_positives(table, ["q", "a"], model, alike=0.7)
+    assert findings[["row", "other", "text", "other_text"]].to_numpy().tolist() == [[0, 1, "why", "thus"]]
+    assert findings["value"].item() == pytest.approx(1 / np.sqrt(1 + 0.05**2))
+    assert nearer_positives(table, ["q", "a"], model, alike=0.9999).empty
+    assert nearer_positives(table.assign(g=[1, 1, 2]), ["q", "a"], model, "g").empty, "they are known"
+    assert nearer_positives(table.assign(a=["so", "so", "then"]), ["q", "a"], model).empty, "one answer is no rival"
+
+
+def test_a_question_that_is_the_positive_of_another_row_is_no_suspect() -> None:
+    model = Written(one=[1, 0], two=[1, 0.2], far=[0.5, 1])
+    table = pd.DataFrame({"q": ["one", "two"], "a": ["far", "one"]})
+    assert nearer_positives(table, ["q", "a"], model).empty
+
+
+def test_nearer_positives_are_the_same_block_by_block(
+    monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., SentenceTransformer], clean: pd.DataFrame
+) -> None:
+    model = StoredEmbeddings(tiny())
+    table = clean.head(30)
+    whole = nearer_positives(table, QA, model, alike=0.1)
+    monkeypatch.setattr("sbertlab.doctor.BLOCK", 4)
+    pd.testing.assert_frame_equal(nearer_positives(table, QA, model, alike=0.1), whole)
+    assert len(whole) > 5
+    assert whole["value"].is_monotonic_decreasing
+
+
+def test_the_tokens_that_are_lost_are_counted(tiny: Callable[..., SentenceTransformer]) -> None:
+    model = tiny()
+    model.max_seq_length = 8
+    table = pd.DataFrame({"q": ["the cat sits", "the " * 6, "cat " * 20], "a": ["dog " * 7, "dog", "dog"]})
+    findings = cut_texts(table, ["q", "a"], model)
+    assert findings[["row", "column", "value"]].to_numpy().tolist() == [[2, "q", 14.0], [0, "a", 1.0]]
+    assert found(examine(table, ["q", "a"], model=model), "cut text") == [2, 0]
+    assert found(examine(table, ["q", "a"], model=StoredEmbeddings(model)), "cut text") == [2, 0]
+
+
+def test_looking_for_nearer_positives_warns_of_no_cuts(tiny: Callable[..., SentenceTransformer]) -> None:
+    model = tiny()
+    model.max_seq_length = 8
+    table = pd.DataFrame({"q": ["cat " * 20, "dog"], "a": ["bird", "fish"]})
+    findings = examine(table, ["q", "a"], model=model)  # warnings are errors in these tests
+    assert found(findings, "cut text") == [0]
+
+
+def test_labels_from_0_to_5_lie_off_the_scale_and_fit_when_the_scale_is_told() -> None:
+    table = pd.DataFrame({"a": list("stuv"), "b": list("wxyz"), "score": [0.0, 1.0, 2.5, 5.0]})
+    assert found(examine(table, ["a", "b"], label="score"), "label off the scale") == [2, 3]
+    assert examine(table, ["a", "b"], label="score", scale=(0, 5)).empty
+    assert examine(table.assign(score=table["score"] / 5), ["a", "b"], label="score").empty
+    grades = table.assign(score=[1, 2, 3, 1])
+    assert found(examine(grades, ["a", "b"], label="score"), "label off the scale") == [1, 2]
+
+
+def test_labels_that_are_missing_no_number_or_all_the_same_are_found() -> None:
+    table = pd.DataFrame({"score": [0.5, None, "high", np.inf, "0.5"]})
+    findings = label_faults(table, "score")
+    assert found(findings, "missing label") == [1, 2, 3]
+    assert found(findings, "constant label") == [0, 4]
+    assert label_faults(pd.DataFrame({"score": [1.0]}), "score").empty, "one row is not constant"
+
+
+def test_empty_texts_of_every_kind_are_found() -> None:
+    table = pd.DataFrame({"q": ["a", "", None, np.nan, 7, "\u00a0 \n"], "a": ["b"] * 5 + [""]})
+    findings = empty_texts(table, ["q", "a"])
+    assert findings[["row", "column"]].to_numpy().tolist() == [
+        *([row, "q"] for row in range(1, 6)),
+        [5, "a"],
+    ]
+
+
+def test_each_column_is_searched_for_texts_of_the_evaluation() -> None:
+    table = pd.DataFrame({"q": ["What is it?", "Who?"], "a": ["A lamp", "HELD  out"]})
+    findings = leaked_texts(table, ["q", "a"], ["held out", "held out", "nothing"])
+    assert findings[["row", "column", "other", "other_text"]].to_numpy().tolist() == [[1, "a", 0, "held out"]]
+
+
+@pytest.mark.parametrize(
+    "table", [pd.DataFrame({"q": [], "a": [], "s": []}), pd.DataFrame({"q": [""], "a": [""], "s": [1]})]
+)
+def test_a_table_with_nothing_to_compare_is_examined_all_the_same(
+    table: pd.DataFrame, tiny: Callable[..., SentenceTransformer]
+) -> None:
+    for label in (None, "s"):
+        findings = examine(table, ["q", "a"], label=label, evaluation=["held"], model=tiny())
+        assert set(findings["finding"]) == ({"empty text"} if len(table) else set())
+
+
+def test_a_summary_counts_rows_shows_one_and_says_what_to_do() -> None:
+    table = pd.DataFrame({"q": ["Why? " + "so " * 40, "why? " + "so " * 40, ""], "a": ["b", "b", ""]})
+    told = summary(examine(table, ["q", "a"]))
+    assert told["rows"].to_dict() == {"empty text": 1, "repeated row": 1}
+    assert told["what to do"].to_dict() == {name: REMEDIES[name] for name in told.index}
+    assert told.loc["repeated row", "example"].startswith("row 1: 'why? so so")
+    assert "... | row 0" in told.loc["repeated row", "example"].replace("...'", "...")
+    assert len(told.loc["repeated row", "example"]) < 160
+    labels = summary(label_faults(pd.DataFrame({"score": [0.0, 4.0]}), "score"))
+    assert labels.loc["label off the scale", "example"] == "row 1: score = 4"
+
+
+def test_the_expected_collisions_are_those_of_shuffled_batches() -> None:
+    keys = np.repeat(np.arange(30), np.arange(1, 31) % 5 + 1)
+    expected = collision_share(keys.tolist(), batch_size=16)
+    random = np.random.default_rng(0)
+    met = []
+    for _ in range(4000):
+        batch = random.permutation(keys)[:16]
+        met.append((np.bincount(batch)[batch] > 1).mean())
+    error = np.std(met) / np.sqrt(len(met))
+    assert error < 0.005
+    assert abs(np.mean(met) - expected) < 4 * error
+    assert collision_share(["a", "b", "c"], 3) == 0
+    assert collision_share(["a", "a", "a"], 2) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"texts": ["q", "reply"]}, "column 'reply' is missing; the columns are 'q', 'a', 's'"),
+        ({"texts": "q"}, "texts must be a list of at least one column name, got 'q'"),
+        ({"texts": []}, "at least one column name"),
+        ({"label": "score"}, "column 'score' is missing"),
+        ({"group": "intent"}, "column 'intent' is missing"),
+        ({"near": 0}, "near must be a share above 0 and up to 1, got 0"),
+        ({"alike": 2, "model": Written(a=[1.0], b=[1.0])}, "alike must be a cosine from -1 to 1, got 2"),
+        ({"label": "s", "scale": (1, 1)}, "scale must be the least and the greatest label"),
+        ({"frame": [1]}, "frame must be a pandas DataFrame, got list"),
+        ({"frame": pd.DataFrame({"q": ["a", "b"], "a": ["c", "d"]}, index=[7, 7])}, "got 7 twice; frame.reset_index"),
+    ],
+)
+def test_mistakes_are_told_with_what_was_given(arguments: dict[str, object], words: str) -> None:
+    table = pd.DataFrame({"q": ["a"], "a": ["b"], "s": [0.5]})
+    with pytest.raises(ValueError, match=words.replace("(", r"\(")):
+        examine(**{"frame": table, "texts": ["q", "a"], **arguments})
+
+
+@pytest.mark.parametrize("batch_size", [0, 3])
+def test_a_batch_needs_as_many_rows_as_there_are(batch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"from 1 to the number of rows, 2, got {batch_size}"):
+        collision_share(["a", "b"], batch_size)

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+from sbertlab.readers import InputExample
+
+from sbertlab.data.nemo import NeMoReader, write_nemo
+
+ROWS = [
+    {
+        "query": "What is rain?",
+        "pos_doc": "Water from clouds.",
+        "neg_doc": ["A drum.", "Äther.", "Snow.", "Hail.", "Fog."],
+    },
+    {"query": " What is a drum? ", "pos_doc": "An instrument.", "neg_doc": ["Water from clouds.", "A cat."]},
+]
+
+
+def old_row(row: dict) -> dict:
+    return {"question": row["query"], "pos_doc": [row["pos_doc"]], "neg_doc": row["neg_doc"]}
+
+
+SPELLINGS = {
+    "json list": json.dumps([old_row(row) for row in ROWS], indent=2),
+    "jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+    "the manual's list": json.dumps(ROWS, ensure_ascii=False),
+    "jsonl of the old keys, with blank lines": "\n".join(["", *(json.dumps(old_row(row)) for row in ROWS), ""]),
+}
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def texts(examples: list[InputExample]) -> list[list[str]]:
+    assert all(example.texts for example in examples)
+    return [list(example.texts or []) for example in examples]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_spelling_gives_the_same_prefixed_texts(tmp_path, spelling, packed):
+    data = SPELLINGS[spelling].encode()
+    write(tmp_path / "train", gzip.compress(data) if packed else data)
+    reader = NeMoReader(tmp_path, hard_negatives_to_train=2, negative_sample_strategy="first")
+    assert texts(reader.get_examples("train")) == [
+        ["query: What is rain?", "passage: Water from clouds.", "passage: A drum.", "passage: Äther."],
+        ["query: What is a drum?", "passage: An instrument.", "passage: Water from clouds.", "passage: A cat."],
+    ]
+
+
+def test_every_row_gets_the_same_number_of_negatives_drawn_from_its_own(tmp_path):
+    write(tmp_path / "train.jsonl", SPELLINGS["jsonl"])
+    first, second = texts(NeMoReader(tmp_path, query_prefix="", passage_prefix="").get_examples("train.jsonl"))
+    assert len(first) == len(second) == 6
+    assert len(set(first[2:])) == 4  # drawn without repetition from five
+    assert set(first[2:]) <= set(ROWS[0]["neg_doc"])
+    assert second[2:4] == ROWS[1]["neg_doc"]  # two, filled up with repetitions
+    assert set(second[4:]) <= set(ROWS[1]["neg_doc"])
+
+
+def test_the_draw_of_negatives_depends_on_the_seed_alone(tmp_path):
+    row = {"query": "q", "pos_doc": "p", "neg_doc": [f"n{i}" for i in range(50)]}
+    write(tmp_path / "train.jsonl", (json.dumps(row) + "\n") * 2)
+    draw = [texts(NeMoReader(tmp_path, seed=seed).get_examples("train.jsonl")) for seed in (1, 1, 2)]
+    assert draw[0] == draw[1] != draw[2]
+    assert draw[0][0] != draw[0][1]
+
+
+def test_without_hard_negatives_rows_are_pairs_and_need_no_neg_doc(tmp_path):
+    write(tmp_path / "pairs.jsonl", '{"query": "q", "pos_doc": "p"}\n')
+    assert texts(NeMoReader(tmp_path, hard_negatives_to_train=0).get_examples("pairs.jsonl")) == [
+        ["query: q", "passage: p"]
+    ]
+
+
+def test_each_of_several_positives_gives_an_example(tmp_path):
+    write(tmp_path / "train.json", '[{"question": "q", "pos_doc": ["p1", "p2"], "neg_doc": ["n"]}]')
+    reader = NeMoReader(tmp_path, hard_negatives_to_train=1, query_prefix="", passage_prefix="")
+    assert texts(reader.get_examples("train.json")) == [["q", "p1", "n"], ["q", "p2", "n"]]
+    assert len(reader.get_examples("train.json", max_examples=1)) == 1
+
+
+def test_the_split_is_nemos_shuffle_with_seed_42(tmp_path):
+    rows = [{"query": f"q{i}", "pos_doc": f"p{i}", "neg_doc": ["n"]} for i in range(30)]
+    write(tmp_path / "train.json", json.dumps(rows))
+    random.seed(42)
+    random.shuffle(rows)
+    training, validation = NeMoReader(tmp_path, query_prefix="").get_split("train.json", evaluation_sample_size=10)
+    assert [example.texts[0] for example in training] == [row["query"] for row in rows[:-10]]
+    assert [example.texts[0] for example in validation] == [row["query"] for row in rows[-10:]]
+    with pytest.raises(ValueError, match=r"evaluation_sample_size=30 leaves nothing to train on.* 30 rows"):
+        NeMoReader(tmp_path).get_split("train.json", evaluation_sample_size=30)
+
+
+GOOD = '{"query": "q", "pos_doc": "p", "neg_doc": ["n"]}'
+BAD_LINES = {
+    "broken JSON": ('{"query": "q",', r"broken JSON \(.* at column 15\); JSONL has one object on each line"),
+    "too deep": ("[" * 100_000, "broken JSON"),
+    "no object": ('"q"', "must be an object"),
+    "no query": (
+        '{"pos_doc": "p", "neg_doc": ["n"]}',
+        r"missing key 'query' or 'question'; the row has 'pos_doc', 'neg",
+    ),
+    "no negatives": ('{"query": "q", "pos_doc": "p"}', "missing key 'neg_doc'"),
+    "empty negatives": ('{"query": "q", "pos_doc": "p", "neg_doc": []}', "neg_doc must be .* at least one text"),
+    "negatives as text": ('{"query": "q", "pos_doc": "p", "neg_doc": "n"}', "neg_doc must be a list"),
+    "number for text": ('{"query": 7, "pos_doc": "p", "neg_doc": ["n"]}', "query must be a text, got 7 of type int"),
+    "null in list": (
+        '{"query": "q", "pos_doc": "p", "neg_doc": ["n", null]}',
+        r"neg_doc\[1\] must be a text, got None",
+    ),
+    "empty positive": ('{"query": "q", "pos_doc": [" "], "neg_doc": ["n"]}', r"empty text in pos_doc\[0\]"),
+    "half a character": ('{"query": "\\ud83d", "pos_doc": "p", "neg_doc": ["n"]}', "query holds half a surrogate pair"),
+    "Latin-1": ('{"query": "Ä", "pos_doc": "p", "neg_doc": ["n"]}'.encode("latin-1"), "wrong encoding"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, case):
+    line, message = BAD_LINES[case]
+    data = line if isinstance(line, bytes) else line.encode()
+    write(tmp_path / "train.jsonl", GOOD.encode() + b"\n\n" + data + b"\n" + GOOD.encode() + b"\n")
+    with pytest.raises(ValueError, match=rf"train\.jsonl, line 3: .*{message}"):
+        NeMoReader(tmp_path).get_examples("train.jsonl")
+    reader = NeMoReader(tmp_path, on_error="skip")
+    with pytest.warns(UserWarning, match="skipped 1 of 3 rows, lines 3") as caught:
+        assert len(reader.get_examples("train.jsonl")) == 2
+    assert caught[0].filename == __file__
+    assert [row.line for row in reader.skipped] == [3]
+
+
+def test_a_bad_element_of_a_list_is_named_by_the_line_where_it_begins(tmp_path):
+    data = f'\n[\n  {GOOD},\n  {{\n    "query": "Ä",\n    "pos_doc": ""\n  }},\n  {GOOD}, {GOOD}\n]\n'
+    write(tmp_path / "train.json", data)
+    with pytest.raises(ValueError, match=r"train\.json, line 4: empty text in pos_doc"):
+        NeMoReader(tmp_path).get_examples("train.json")
+    write(tmp_path / "train.json", data.encode("latin-1"))
+    reader = NeMoReader(tmp_path, on_error="skip")
+    with pytest.warns(UserWarning, match="lines 4; the first: wrong encoding"):
+        examples = reader.get_examples("train.json")
+    assert [example.guid for example in examples] == ["train.json:3", "train.json:8", "train.json:8"]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_list_broken_between_its_rows_is_never_read_in_part(tmp_path, on_error):
+    write(tmp_path / "train.json", f"[\n{GOOD},\n// next data instance\n{GOOD}\n]")
+    with pytest.raises(ValueError, match=r"train\.json, line 3: broken JSON list .*JSONL"):
+        NeMoReader(tmp_path, on_error=on_error).get_examples("train.json")
+
+
+@pytest.mark.parametrize("data", ["", "[]", "\n \n"])
+def test_a_file_without_rows_is_an_error(tmp_path, data):
+    write(tmp_path / "train.json", data)
+    with pytest.raises(ValueError, match=r"nothing to read in .*train\.json"):
+        NeMoReader(tmp_path).get_examples("train.json")
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+def test_what_is_written_is_read_back_and_is_nemos_jsonl(tmp_path, name):
+    write(tmp_path / "train.json", SPELLINGS["json list"])
+    reader = NeMoReader(tmp_path, hard_negatives_to_train=2, negative_sample_strategy="first")
+    examples = reader.get_examples("train.json")
+    write_nemo(examples, tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    records = [json.loads(line) for line in (gzip.decompress(data) if name.endswith("gz") else data).splitlines()]
+    assert [list(record) for record in records] == [["query", "pos_doc", "neg_doc"]] * 2
+    assert records[1] == {"query": "What is a drum?", "pos_doc": "An instrument.", "neg_doc": ROWS[1]["neg_doc"]}
+    assert texts(reader.get_examples(name)) == texts(examples)
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([], "there is no example"),
+        ([InputExample(texts=["q", "p"]), InputExample(texts=["q"])], "example 1 must have a query and a positive"),
+        ([InputExample()], "example 0 must have"),
+        ([InputExample(texts=["q", 3])], "text 1 of example 0 must be a text, got 3"),
+        ([InputExample(texts=["q", "p", " "])], "empty text in text 2 of example 0"),
+    ],
+)
+def test_what_cannot_be_written_leaves_the_old_file_alone(tmp_path, examples, message):
+    target = write(tmp_path / "out.jsonl", "old")
+    with pytest.raises(ValueError, match=message):
+        write_nemo(examples, target)
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hard_negatives_to_train": -1}, "hard_negatives_to_train"),
+        ({"negative_sample_strategy": "hardest"}, "negative_sample_strategy"),
+        ({"on_error": "warn"}, "on_error"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        NeMoReader(**arguments)

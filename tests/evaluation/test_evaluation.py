@@ -1,0 +1,811 @@
+"""Evaluators, against those of sentence-transformers on the same embeddings, scikit-learn, scipy, and by hand."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import pearsonr, spearmanr
+from sentence_transformers import util as peer_util
+from sentence_transformers.sentence_transformer import evaluation as peer
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.metrics import average_precision_score, ndcg_score, v_measure_score
+from torch import nn
+from torch.utils.data import DataLoader
+
+from sbertlab import evaluation as ours
+from sbertlab.data import InputExample
+from sbertlab.evaluation.pairs import best_thresholds
+from sbertlab.losses import SoftmaxLoss
+from sbertlab.util import cos_sim, dot_score, euclidean_sim
+
+SIMILARITIES = ["cosine", "dot", "euclidean", "manhattan"]
+
+
+class Vectors:
+    """A model that knows the vector of each text by heart; equal for ours and the peer's evaluators."""
+
+    similarity_fn_name = "cosine"
+    model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *_: None)
+
+    def __init__(self, vectors: dict[str, np.ndarray]):
+        self.vectors = vectors
+        self.calls: list[list[str]] = []
+
+    def encode(self, sentences, precision=None, normalize_embeddings=False, truncate_dim=None, **arguments):
+        self.calls.append(list(sentences))
+        rows = np.array([self.vectors[text] for text in sentences], dtype=np.float32)[:, :truncate_dim]
+        if normalize_embeddings:
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        if precision not in (None, "float32"):
+            rows = peer_util.quantize_embeddings(rows, precision)
+        if arguments.get("convert_to_tensor"):
+            return torch.from_numpy(rows)
+        return rows if arguments.get("convert_to_numpy", True) else list(torch.from_numpy(rows))
+
+    encode_query = encode_document = encode
+
+    def eval(self):
+        return self
+
+
+def texts(prefix: str, n: int) -> list[str]:
+    return [f"{prefix} {i}" for i in range(n)]
+
+
+def vectors(*columns: list[str], seed: int = 0, dim: int = 16, shared: float = 1.0) -> Vectors:
+    """Random vectors; texts of the same number share a direction, more so the larger `shared` is."""
+    random = np.random.default_rng(seed)
+    topics = random.standard_normal((1000, dim))
+    return Vectors(
+        {
+            text: random.standard_normal(dim) * random.uniform(0.5, 2) + shared * topics[int(text.split()[-1])]
+            for text in itertools.chain.from_iterable(columns)
+        }
+    )
+
+
+def peer_metrics(evaluator, model: Vectors, **renamed: str) -> dict[str, float]:
+    """The peer's metrics, with parts of the keys replaced."""
+    metrics = evaluator(model)
+    for old, new in renamed.items():
+        metrics = {key.replace(old, new): value for key, value in metrics.items()}
+    return metrics
+
+
+def assert_equal_to_peer(metrics: dict[str, float], theirs: dict[str, float], tolerance: float = 1e-6) -> None:
+    assert len(theirs) > 0
+    assert set(theirs) <= set(metrics)
+    for key, value in theirs.items():
+        assert metrics[key] == pytest.approx(value, abs=tolerance), key
+
+
+FIRST, SECOND, THIRD = texts("first", 40), texts("second", 40), texts("third", 40)
+GRADES = np.random.default_rng(1).uniform(0, 5, 40).round(1).tolist()
+LABELS = [1, 0, 0, 1, 0] * 8
+
+
+# Similarity of pairs
+
+
+@pytest.mark.parametrize("precision", [None, "float32", "int8", "uint8", "binary", "ubinary"])
+@pytest.mark.filterwarnings("ignore:.*ranges are taken from only")
+def test_correlations_equal_those_of_the_peer(precision):
+    model = vectors(FIRST, SECOND)
+    arguments = {"name": "sts-dev", "precision": precision, "similarity_fn_names": SIMILARITIES}
+    evaluator = ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, **arguments)
+    theirs = peer.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, **arguments)
+    assert_equal_to_peer(evaluator(model), theirs(model))
+    assert evaluator.primary_metric == theirs.primary_metric == "sts-dev_spearman_max"
+    assert evaluator.csv_file == theirs.csv_file
+
+
+def test_correlations_are_those_of_scipy_over_the_kept_examples():
+    evaluator = ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES)
+    metrics, table = evaluator(vectors(FIRST, SECOND)), evaluator.per_example
+    assert table["sentence1"].tolist() == FIRST
+    assert table["score"].tolist() == GRADES
+    for name in SIMILARITIES:
+        assert metrics[f"spearman_{name}"] == pytest.approx(spearmanr(table["score"], table[name]).statistic)
+        assert metrics[f"pearson_{name}"] == pytest.approx(pearsonr(table["score"], table[name]).statistic)
+    assert metrics["spearman_max"] == max(metrics[f"spearman_{name}"] for name in SIMILARITIES)
+
+
+@pytest.mark.parametrize("main", ["manhattan", ours.SimilarityFunction.MANHATTAN])
+def test_the_main_similarity_decides_the_primary_metric(main):
+    evaluator = ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, main_similarity=main)
+    metrics = evaluator(vectors(FIRST, SECOND))
+    assert evaluator.primary_metric == "spearman_manhattan"
+    assert "spearman_cosine" in metrics
+
+
+def test_a_model_that_finds_all_pairs_alike_gets_a_correlation_of_zero(recwarn):
+    model = Vectors({text: np.ones(4) for text in FIRST + SECOND})
+    metrics = ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES)(model)
+    assert set(metrics.values()) == {0.0}
+    assert not recwarn.list
+
+
+def test_the_real_model_is_evaluated_as_by_the_peer(minilm, minilm_folder):
+    from sentence_transformers import SentenceTransformer
+
+    sentences1 = ["A man plays a guitar.", "The cat sleeps.", "Rain falls on the city.", "She reads a book."]
+    sentences2 = ["Someone makes music.", "A cat is asleep.", "The stock market fell.", "He cooks dinner."]
+    arguments = (sentences1, sentences2, [4.0, 4.8, 0.2, 1.0])
+    metrics = ours.EmbeddingSimilarityEvaluator(*arguments)(minilm)
+    theirs = peer.EmbeddingSimilarityEvaluator(*arguments, similarity_fn_names=SIMILARITIES)
+    assert_equal_to_peer(metrics, theirs(SentenceTransformer(str(minilm_folder), device="cpu")), 1e-5)
+
+
+@pytest.mark.slow
+def test_the_real_model_reaches_its_known_correlation_on_biosses(minilm, data_dir):
+    rows = pd.read_csv(data_dir / "biosses" / "data.csv.gz")
+    evaluator = ours.EmbeddingSimilarityEvaluator(
+        rows["sentence1"], rows["sentence2"], rows["score"], main_similarity="cosine"
+    )
+    assert 100 * evaluator(minilm)["spearman_cosine"] == pytest.approx(81.21, abs=0.05)
+
+
+# Pairs of two classes
+
+
+def test_classification_of_pairs_equals_that_of_the_peer():
+    model = vectors(FIRST, SECOND)
+    arguments = {"name": "dup", "similarity_fn_names": SIMILARITIES}
+    evaluator = ours.BinaryClassificationEvaluator(FIRST, SECOND, LABELS, **arguments)
+    theirs = peer.BinaryClassificationEvaluator(FIRST, SECOND, LABELS, **arguments)
+    expected = theirs(model)
+    for metric in ("accuracy_threshold", "f1_threshold"):
+        expected.pop(f"dup_max_{metric}")  # greatest of thresholds on different scales
+    assert_equal_to_peer(evaluator(model), expected, 1e-5)
+    assert evaluator.primary_metric == theirs.primary_metric == "dup_max_ap"
+    assert evaluator.csv_file == theirs.csv_file
+
+
+def test_thresholds_are_the_best_of_all_that_could_be_tried():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        labels, scores = random.integers(0, 2, 12), random.integers(0, 6, 12) / 4
+        if len(set(labels)) < 2:
+            continue
+        best = best_thresholds(labels, scores)
+        accuracies, f1s = [], []
+        for cut in np.append(np.unique(scores), 9):
+            called = scores >= cut
+            right = (called & (labels == 1)).sum()
+            accuracies.append((called == labels).mean())
+            f1s.append(2 * right / (called.sum() + labels.sum()))
+        assert best["accuracy"] == pytest.approx(max(accuracies))
+        assert ((scores >= best["accuracy_threshold"]) == labels).mean() == pytest.approx(max(accuracies))
+        called = scores >= best["f1_threshold"]
+        assert best["f1"] == pytest.approx(max(f1s))
+        assert best["precision"] == pytest.approx((called & (labels == 1)).sum() / called.sum())
+        assert best["recall"] == pytest.approx((called & (labels == 1)).sum() / labels.sum())
+
+
+def test_average_precision_of_pairs_can_be_computed_from_the_kept_examples():
+    evaluator = ours.BinaryClassificationEvaluator(FIRST, SECOND, LABELS)
+    metrics, table = evaluator(vectors(FIRST, SECOND)), evaluator.per_example
+    for name in SIMILARITIES:
+        assert metrics[f"{name}_ap"] == pytest.approx(average_precision_score(table["label"], table[name]))
+    called = table["euclidean"] >= -metrics["euclidean_accuracy_threshold"]
+    assert (called == table["label"]).mean() == pytest.approx(metrics["euclidean_accuracy"])
+
+
+# Triplets
+
+
+@pytest.mark.parametrize("margin", [None, 0.2, {"cosine": 0.3}])
+def test_accuracy_of_triplets_equals_that_of_the_peer(margin):
+    model = vectors(FIRST, SECOND, THIRD, shared=0.5)
+    shuffled = SECOND[1:] + SECOND[:1]
+    arguments = {"name": "nli", "margin": margin, "similarity_fn_names": SIMILARITIES}
+    evaluator = ours.TripletEvaluator(FIRST, SECOND, shuffled, **arguments)
+    theirs = peer.TripletEvaluator(FIRST, SECOND, shuffled, **arguments)
+    expected = theirs(model)
+    assert 0 < expected["nli_cosine_accuracy"] < 1
+    assert_equal_to_peer(evaluator(model), expected)
+    assert evaluator.primary_metric == theirs.primary_metric == "nli_max_accuracy"
+    assert evaluator.csv_file == theirs.csv_file
+
+
+def test_a_draw_of_a_triplet_is_wrong():
+    model = Vectors({"anchor 0": [1, 0], "near 0": [2, 0], "far 0": [2, 0]})
+    evaluator = ours.TripletEvaluator(["anchor 0"], ["near 0"], ["far 0"])
+    assert evaluator(model)["max_accuracy"] == 0
+    assert evaluator.per_example["cosine_accuracy"].tolist() == [0]
+
+
+def test_triplets_default_to_three_similarities_and_a_main_one_joins_them():
+    arguments = (FIRST, SECOND, THIRD)
+    evaluator = ours.TripletEvaluator(*arguments)
+    assert evaluator.similarity_fn_names == ["cosine", "euclidean", "manhattan"]
+    evaluator = ours.TripletEvaluator(*arguments, main_distance_function=ours.SimilarityFunction.DOT_PRODUCT)
+    assert evaluator.primary_metric == "dot_accuracy"
+    assert evaluator.primary_metric in evaluator(vectors(*arguments))
+
+
+# Retrieval
+
+
+def retrieval_data(repeated: bool = True):
+    """20 queries, 60 documents, up to 5 of them relevant to a query; `repeated`: some texts have several ids."""
+    random = np.random.default_rng(0)
+    queries = {f"q{i}": f"query {i}" for i in range(20)}
+    corpus = {f"d{i}": f"document {i % 20 if repeated else i}" for i in range(60)}
+    relevant = {query: {f"d{j}" for j in random.choice(60, random.integers(1, 6), replace=False)} for query in queries}
+    return queries, corpus, relevant, vectors(list(queries.values()), list(corpus.values()))
+
+
+CUTOFFS = {
+    "mrr_at_k": [5, 10],
+    "ndcg_at_k": [3, 10],
+    "accuracy_at_k": [1, 4],
+    "precision_recall_at_k": [1, 7],
+    "map_at_k": [5, 100],
+}
+
+
+def test_retrieval_equals_that_of_the_peer():
+    queries, corpus, relevant, model = retrieval_data(repeated=False)
+    functions = {"cos_sim": cos_sim, "dot_score": dot_score}
+    theirs = peer.InformationRetrievalEvaluator(
+        queries, corpus, relevant, score_functions=functions, name="ir", **CUTOFFS
+    )
+    evaluator = ours.InformationRetrievalEvaluator(queries, corpus, relevant, name="ir", **CUTOFFS)
+    metrics = evaluator(model)
+    assert_equal_to_peer(metrics, theirs(model))
+    assert evaluator.primary_metric == "ir_max_map@100"
+    assert metrics["ir_max_map@100"] == max(metrics["ir_cos_sim_map@100"], metrics["ir_dot_score_map@100"])
+    assert evaluator.csv_file == theirs.csv_file
+
+
+@pytest.mark.parametrize("corpus_chunk_size", [100, 7])
+def test_documents_of_equal_score_rank_by_their_id_as_in_the_peer(corpus_chunk_size):
+    queries, corpus, relevant, model = retrieval_data()
+    model = Vectors({text: vector.round() for text, vector in model.vectors.items()})  # sums are exact
+    assert len(set(corpus.values())) < len(corpus)
+    arguments = {"score_functions": {"dot_score": dot_score}, "corpus_chunk_size": corpus_chunk_size, **CUTOFFS}
+    theirs = peer.InformationRetrievalEvaluator(queries, corpus, relevant, **arguments)
+    evaluator = ours.InformationRetrievalEvaluator(queries, dict(reversed(corpus.items())), relevant, **arguments)
+    assert_equal_to_peer(evaluator(model), theirs(model))
+
+
+def test_retrieval_metrics_equal_those_of_scikit_learn_on_the_whole_score_matrix():
+    queries, corpus, relevant, model = retrieval_data(repeated=False)
+    evaluator = ours.InformationRetrievalEvaluator(queries, corpus, relevant)
+    metrics = evaluator(model)
+    scores = cos_sim(model.encode(list(queries.values())), model.encode(list(corpus.values()))).numpy()
+    truth = np.array([[document in relevant[query] for document in corpus] for query in queries])
+    assert metrics["cos_sim_ndcg@10"] == pytest.approx(ndcg_score(truth, scores, k=10))
+    precisions = [average_precision_score(row, score) for row, score in zip(truth, scores, strict=True)]
+    assert metrics["cos_sim_map@100"] == pytest.approx(np.mean(precisions))
+    assert evaluator.per_example["cos_sim_map@100"].tolist() == pytest.approx(precisions)
+
+
+def test_retrieval_metrics_are_the_means_of_the_kept_queries():
+    queries, corpus, relevant, model = retrieval_data()
+    evaluator = ours.InformationRetrievalEvaluator(queries, corpus, relevant)
+    metrics, table = evaluator(model), evaluator.per_example
+    assert table["query_id"].tolist() == list(queries)
+    assert table["relevant"].tolist() == [len(relevant[query]) for query in queries]
+    for key, value in metrics.items():
+        if not key.startswith("max"):
+            assert table[key].mean() == pytest.approx(value)
+
+
+@pytest.mark.parametrize("corpus_chunk_size", [1, 7, 59])
+def test_retrieval_does_not_depend_on_the_chunk_and_never_encodes_more(corpus_chunk_size):
+    queries, corpus, relevant, model = retrieval_data(repeated=False)
+    expected = ours.InformationRetrievalEvaluator(queries, corpus, relevant)(model)
+    model.calls.clear()
+    evaluator = ours.InformationRetrievalEvaluator(queries, corpus, relevant, corpus_chunk_size=corpus_chunk_size)
+    assert evaluator(model) == pytest.approx(expected)
+    assert max(len(call) for call in model.calls[1:]) <= corpus_chunk_size
+    assert len(model.calls) == 1 + -(-60 // corpus_chunk_size)
+
+
+def test_retrieval_by_hand():
+    model = Vectors({"q 0": [1, 0], "a 0": [1, 0.1], "b 0": [1, 0.2], "c 0": [1, 0.3], "d 0": [1, 0.4]})
+    corpus = {"a": "a 0", "b": "b 0", "c": "c 0", "d": "d 0"}
+    evaluator = ours.InformationRetrievalEvaluator({"q": "q 0"}, corpus, {"q": {"b", "d"}}, ndcg_at_k=[2])
+    metrics = evaluator(model)
+    expected = {
+        "accuracy@1": 0.0,
+        "accuracy@3": 1.0,
+        "precision@3": 1 / 3,
+        "recall@3": 1 / 2,
+        "recall@5": 1.0,
+        "mrr@10": 1 / 2,
+        "ndcg@2": (1 / np.log2(3)) / (1 + 1 / np.log2(3)),
+        "map@100": (1 / 2 + 2 / 4) / 2,
+    }
+    assert {key: metrics[f"cos_sim_{key}"] for key in expected} == pytest.approx(expected)
+
+
+def test_retrieval_with_one_own_score_function_makes_it_primary():
+    queries, corpus, relevant, model = retrieval_data()
+    evaluator = ours.InformationRetrievalEvaluator(queries, corpus, relevant, score_functions={"near": euclidean_sim})
+    assert evaluator.primary_metric == "near_map@100"
+    assert "near_map@100" in evaluator(model)
+    for main in ("dot_score", ours.SimilarityFunction.DOT_PRODUCT):
+        evaluator = ours.InformationRetrievalEvaluator(queries, corpus, relevant, main_score_function=main)
+        assert evaluator.primary_metric == "dot_score_map@100"
+
+
+def test_queries_and_documents_are_encoded_as_such_with_their_prompts():
+    seen = []
+
+    class TwoSided(Vectors):
+        def encode_query(self, sentences, **arguments):
+            seen.append(("query", arguments.get("prompt"), arguments["batch_size"]))
+            return self.encode(sentences, **arguments)
+
+        def encode_document(self, sentences, **arguments):
+            seen.append(("document", arguments.get("prompt_name"), arguments["batch_size"]))
+            return self.encode(sentences, **arguments)
+
+    queries, corpus, relevant, model = retrieval_data()
+    evaluator = ours.InformationRetrievalEvaluator(
+        queries, corpus, relevant, query_prompt="find: ", corpus_prompt_name="passage", batch_size=5
+    )
+    evaluator(TwoSided(model.vectors))
+    assert seen == [("query", "find: ", 5), ("document", "passage", 5)]
+
+
+def test_queries_without_relevant_documents_are_left_out():
+    queries, corpus, relevant, model = retrieval_data()
+    expected = ours.InformationRetrievalEvaluator(queries, corpus, relevant)(model)
+    evaluator = ours.InformationRetrievalEvaluator(
+        {**queries, "lonely": "query 999"}, corpus, {**relevant, "lonely": []}
+    )
+    assert evaluator(model) == expected
+
+
+# Reranking
+
+
+def reranking_samples() -> list[dict]:
+    random = np.random.default_rng(0)
+    return [
+        {
+            "query": f"query {i}",
+            "positive": [f"good {i} {i}", f"fine {i}"][: random.integers(1, 3)],
+            "negative": texts(f"bad {i}", random.integers(1, 15)),
+        }
+        for i in range(15)
+    ]
+
+
+def reranking_model(samples: list[dict]) -> Vectors:
+    return vectors(*([sample["query"], *sample["positive"], *sample["negative"]] for sample in samples), shared=0.6)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_reranking_equals_that_of_the_peer(batched):
+    samples = reranking_samples()
+    model = reranking_model(samples)
+    arguments = {"at_k": 3, "name": "ask", "use_batched_encoding": batched}
+    evaluator = ours.RerankingEvaluator(samples, **arguments)
+    theirs = peer.RerankingEvaluator(samples, **arguments)
+    expected = theirs(model)
+    assert 0 < expected["ask_mrr@3"] < 1
+    assert_equal_to_peer(evaluator(model), expected)
+    assert evaluator.primary_metric == "ask_map"
+    assert evaluator.csv_file == theirs.csv_file
+
+
+def test_reranking_keeps_its_queries_and_takes_dicts_and_single_texts():
+    samples = reranking_samples()
+    samples.append({"query": "query 99", "positive": [], "negative": ["bad 99"]})
+    model = reranking_model(samples)
+    evaluator = ours.RerankingEvaluator(dict(enumerate(samples)), mrr_at_k=5)
+    metrics, table = evaluator(model), evaluator.per_example
+    assert len(table) == 15
+    assert list(metrics) == ["map", "mrr@5", "ndcg@5"]
+    for key, value in metrics.items():
+        assert table[key].mean() == pytest.approx(value)
+    single = ours.RerankingEvaluator([{"query": "query 0", "positive": "fine 0", "negative": "bad 0 0"}])
+    assert single.samples == [{"query": "query 0", "positive": ["fine 0"], "negative": ["bad 0 0"]}]
+
+
+def test_a_collapsed_model_gains_nothing_from_draws_in_reranking():
+    samples = [{"query": "q 0", "positive": ["a 0"], "negative": ["b 0", "c 0", "d 0"]}]
+    metrics = ours.RerankingEvaluator(samples)(Vectors({name: [1, 0] for name in ("q 0", "a 0", "b 0", "c 0", "d 0")}))
+    assert metrics["map"] == metrics["mrr@10"] == 1 / 4
+
+
+# Paraphrase mining
+
+
+@pytest.mark.parametrize("closure", [False, True])
+def test_paraphrase_mining_equals_that_of_the_peer(closure):
+    sentences = {f"id{i}": text for i, text in enumerate(FIRST + SECOND + THIRD)}
+    duplicates = [(f"id{i}", f"id{i + 40}") for i in range(30)] + [(f"id{i + 40}", f"id{i + 80}") for i in range(20)]
+    model = vectors(FIRST, SECOND, THIRD)
+    arguments = {"add_transitive_closure": closure, "top_k": 3, "max_pairs": 200, "name": "quora"}
+    evaluator = ours.ParaphraseMiningEvaluator(sentences, duplicates, **arguments)
+    theirs = peer.ParaphraseMiningEvaluator(sentences, duplicates, **arguments)
+    expected = theirs(model)
+    assert 0 < expected["quora_average_precision"] < 1
+    assert_equal_to_peer(evaluator(model), expected)
+    assert evaluator.primary_metric == theirs.primary_metric
+    assert evaluator.csv_file == theirs.csv_file
+    table = evaluator.per_example
+    assert table["label"].sum() == (70 if closure else 50)
+    assert table["score"].isna().sum() > 0
+    assert table[table["score"].isna()]["label"].all()
+
+
+def test_duplicates_may_be_a_dict_and_name_a_pair_twice():
+    sentences = {1: "a 1", 2: "b 1", 3: "c 3"}
+    evaluator = ours.ParaphraseMiningEvaluator(sentences, [(2, 1)], {1: {2: True, 3: False}})
+    assert evaluator.duplicates == {(0, 1)}
+
+
+def test_duplicates_of_unknown_texts_are_left_out_with_a_warning():
+    with pytest.warns(UserWarning, match="1 of 2 duplicate pairs"):
+        evaluator = ours.ParaphraseMiningEvaluator({1: "a 1", 2: "b 1"}, [(1, 2), (1, 7)])
+    assert evaluator.duplicates == {(0, 1)}
+
+
+def test_missed_duplicates_count_against_mining():
+    model = Vectors({"a 0": [1, 0], "b 0": [1, 0.1], "c 0": [0, 1], "d 0": [0.2, 1]})
+    sentences = {"a": "a 0", "b": "b 0", "c": "c 0", "d": "d 0"}
+    evaluator = ours.ParaphraseMiningEvaluator(sentences, [("a", "b"), ("a", "c")], top_k=1)
+    metrics = evaluator(model)
+    assert metrics["average_precision"] == pytest.approx(1 / 2)
+    assert metrics["recall"] == pytest.approx(1 / 2)
+
+
+# Translation, classes, teacher, clusters
+
+
+def test_translation_equals_that_of_the_peer():
+    model = vectors(FIRST, SECOND, shared=0.7)
+    evaluator = ours.TranslationEvaluator(FIRST, SECOND, name="en-de")
+    theirs = peer.TranslationEvaluator(FIRST, SECOND, name="en-de")
+    expected = theirs(model)
+    assert 0 < expected["en-de_src2trg_accuracy"] < 1
+    assert_equal_to_peer(evaluator(model), expected)
+    assert evaluator.primary_metric == theirs.primary_metric
+    assert evaluator.csv_file == theirs.csv_file
+    assert evaluator.per_example["trg2src_accuracy"].mean() == expected["en-de_trg2src_accuracy"]
+
+
+def test_the_same_translation_in_another_row_is_right_and_wrong_ones_are_printed(capsys):
+    model = Vectors({"yes 0": [1, 0], "ja 0": [1, 0], "no 0": [0, 1], "nein 0": [1, 0.2]})
+    evaluator = ours.TranslationEvaluator(
+        ["yes 0", "yes 0", "no 0"], ["ja 0", "ja 0", "nein 0"], print_wrong_matches=True
+    )
+    assert evaluator(model)["src2trg_accuracy"] == 1
+    assert capsys.readouterr().out == ""
+    model.vectors |= {"ja 0": np.array([0.5, 1])}
+    evaluator(model)
+    assert "found:    ja 0\n  expected: nein 0" in capsys.readouterr().out
+
+
+def test_label_accuracy_is_the_share_of_right_classes():
+    model = Vectors({"a 0": [1, 0], "b 0": [0, 1], "c 0": [1, 1]})
+    head = SoftmaxLoss(None, sentence_embedding_dimension=2, num_labels=2)
+    with torch.no_grad():  # class 1 where |u - v| is larger than 1
+        head.classifier.weight.copy_(torch.tensor([[0.0] * 6, [0, 0, 0, 0, 1, 1]]))
+        head.classifier.bias.copy_(torch.tensor([1.5, 0.0]))
+    rows = [("a 0", "b 0", 1), ("a 0", "c 0", 0), ("b 0", "c 0", 1)]
+    loader = DataLoader([InputExample(texts=[a, b], label=label) for a, b, label in rows], batch_size=2)
+    evaluator = ours.LabelAccuracyEvaluator(loader, name="nli", softmax_model=head)
+    assert evaluator(model) == {"nli_accuracy": pytest.approx(2 / 3)}
+    assert evaluator.per_example["prediction"].tolist() == [1, 0, 0]
+    assert evaluator.per_example["text_2"].tolist() == ["b 0", "c 0", "c 0"]
+    assert evaluator.csv_file == "accuracy_evaluation_nli_results.csv"
+
+
+def test_squared_errors_equal_those_of_the_peer():
+    teacher, student = vectors(FIRST, seed=1), vectors(SECOND, seed=2)
+    arguments = {"teacher_model": teacher, "name": "en-de", "truncate_dim": 9}
+    evaluator = ours.MSEEvaluator(FIRST, SECOND, **arguments)
+    theirs = peer.MSEEvaluator(FIRST, SECOND, **arguments)
+    assert_equal_to_peer(evaluator(student), theirs(student), 1e-3)
+    assert evaluator.primary_metric == theirs.primary_metric
+    assert evaluator.csv_file == theirs.csv_file
+
+
+@pytest.mark.parametrize("make", [list, pd.DataFrame])
+def test_squared_errors_of_several_languages_equal_those_of_the_peer(make):
+    rows = [{"en": a, "de": b, "fr": c} for a, b, c in zip(FIRST, SECOND, THIRD, strict=True)]
+    rows[3]["fr"] = " "
+    teacher, student = vectors(FIRST, seed=1), vectors(SECOND, THIRD, seed=2)
+    pairs = [("en", "de"), ("en", "fr")]
+    evaluator = ours.MSEEvaluatorFromDataFrame(make(rows), teacher, pairs, name="all")
+    metrics = evaluator(student)
+    theirs = peer.MSEEvaluatorFromDataFrame(rows, teacher, pairs, name="all")
+    assert_equal_to_peer(metrics, theirs(student), 1e-3)
+    assert evaluator.per_example.groupby("pair").size().to_dict() == {"en-de": 40, "en-fr": 39}
+    assert set(metrics) == {"all_negative_mse", "all_en-de_negative_mse", "all_en-fr_negative_mse"}
+
+
+def test_clusters_are_those_of_seeded_mini_batch_k_means():
+    names = texts("a", 30) + texts("b", 30)
+    labels = [int(name.split()[1]) % 4 for name in names]
+    model = vectors(names, shared=0.8)
+    evaluator = ours.ClusteringEvaluator(names, labels, seed=7)
+    metrics = evaluator(model)
+    clusters = MiniBatchKMeans(4, batch_size=2000, random_state=7).fit_predict(model.encode(names))
+    assert metrics["v_measure"] == pytest.approx(v_measure_score(labels, clusters))
+    assert 0 < metrics["v_measure"] < 1
+    assert metrics["v_measure"] == pytest.approx(2 / (1 / metrics["homogeneity"] + 1 / metrics["completeness"]))
+    assert evaluator.per_example["cluster"].tolist() == clusters.tolist()
+    assert evaluator(model) == metrics
+
+
+def test_clusters_far_apart_are_found():
+    names = texts("a", 12)
+    model = Vectors({name: 10 * np.eye(3)[i % 3] + 0.01 * i for i, name in enumerate(names)})
+    assert ours.ClusteringEvaluator(names, [f"topic {i % 3}" for i in range(12)])(model)["v_measure"] == pytest.approx(
+        1
+    )
+
+
+# What all evaluators share
+
+
+def every_evaluator() -> dict[str, tuple[ours.SentenceEvaluator, Vectors]]:
+    queries, corpus, relevant, retrieval_model = retrieval_data()
+    samples = reranking_samples()
+    model = vectors(FIRST, SECOND, THIRD)
+    head = nn.Linear(48, 2)
+    head.logits = lambda embeddings: head(torch.cat([*embeddings, embeddings[0]], dim=1))
+    loader = DataLoader(
+        [InputExample(texts=[a, b], label=int(c)) for a, b, c in zip(FIRST, SECOND, LABELS, strict=True)]
+    )
+    numbered = dict(enumerate(FIRST + SECOND))
+    return {
+        "EmbeddingSimilarity": (ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, name="dev"), model),
+        "BinaryClassification": (ours.BinaryClassificationEvaluator(FIRST, SECOND, LABELS, name="dev"), model),
+        "Triplet": (ours.TripletEvaluator(FIRST, SECOND, THIRD, name="dev"), model),
+        "InformationRetrieval": (
+            ours.InformationRetrievalEvaluator(queries, corpus, relevant, name="dev"),
+            retrieval_model,
+        ),
+        "Reranking": (ours.RerankingEvaluator(samples, name="dev"), reranking_model(samples)),
+        "ParaphraseMining": (ours.ParaphraseMiningEvaluator(numbered, [(0, 40), (1, 41)], name="dev"), model),
+        "Translation": (ours.TranslationEvaluator(FIRST, SECOND, name="dev"), model),
+        "LabelAccuracy": (ours.LabelAccuracyEvaluator(loader, name="dev", softmax_model=head), model),
+        "MSE": (ours.MSEEvaluator(FIRST, SECOND, teacher_model=model, name="dev"), model),
+        "Clustering": (ours.ClusteringEvaluator(FIRST, LABELS, name="dev"), model),
+    }
+
+
+@pytest.mark.parametrize("kind", every_evaluator())
+def test_every_evaluator_returns_its_primary_metric_and_writes_one_row_a_call(kind, tmp_path):
+    evaluator, model = every_evaluator()[kind]
+    folder = tmp_path / "new" / "eval"
+    metrics = evaluator(model, folder, epoch=0, steps=100)
+    assert evaluator.primary_metric.startswith("dev_")
+    assert evaluator.primary_metric in metrics
+    assert all(type(value) is float and np.isfinite(value) for value in metrics.values())
+    assert len(evaluator.per_example) > 0
+    assert evaluator(model, str(folder), epoch=1) == metrics
+    (path,) = folder.iterdir()
+    assert path.name == evaluator.csv_file
+    assert "dev" in path.name
+    assert path.name.endswith(".csv")
+    table = pd.read_csv(path)
+    assert table[["epoch", "steps"]].to_numpy().tolist() == [[0, 100], [1, -1]]
+    assert table.iloc[1, 2:].tolist() == list(metrics.values())
+
+
+@pytest.mark.parametrize("kind", every_evaluator())
+def test_no_text_is_encoded_twice_in_one_go(kind):
+    evaluator, model = every_evaluator()[kind]
+    model.calls.clear()
+    evaluator(model)
+    assert model.calls
+    assert all(len(set(call)) == len(call) for call in model.calls)
+
+
+def test_nothing_is_written_without_a_path_or_when_not_wanted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = vectors(FIRST, SECOND)
+    ours.TranslationEvaluator(FIRST, SECOND)(model)
+    ours.TranslationEvaluator(FIRST, SECOND, write_csv=False)(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_with_new_columns_keep_the_old_rows(tmp_path):
+    model = vectors(FIRST, SECOND)
+    ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, similarity_fn_names=["cosine"])(model, tmp_path)
+    ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES)(model, tmp_path)
+    table = pd.read_csv(tmp_path / "similarity_evaluation_results.csv")
+    assert table["spearman_cosine"].notna().all()
+    assert table["spearman_dot"].isna().tolist() == [True, False]
+
+
+def test_a_name_with_slashes_stays_one_file(tmp_path):
+    ours.TranslationEvaluator(FIRST, SECOND, name="org/set")(vectors(FIRST, SECOND), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["translation_evaluation_org_set_results.csv"]
+
+
+def test_evaluators_cut_the_embeddings():
+    evaluator = ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, truncate_dim=5)
+    model = vectors(FIRST, SECOND)
+    short = Vectors({text: vector[:5] for text, vector in model.vectors.items()})
+    assert evaluator(model) == ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES)(short)
+
+
+def test_examples_may_be_input_examples():
+    pairs = [InputExample(texts=[a, b], label=g) for a, b, g in zip(FIRST, SECOND, GRADES, strict=True)]
+    evaluator = ours.EmbeddingSimilarityEvaluator.from_input_examples(pairs, name="dev", batch_size=7)
+    assert evaluator.sentences2 == SECOND
+    assert evaluator.scores.tolist() == GRADES
+    assert evaluator.batch_size == 7
+    twos = [InputExample(texts=[a, b], label=c) for a, b, c in zip(FIRST, SECOND, LABELS, strict=True)]
+    assert ours.BinaryClassificationEvaluator.from_input_examples(twos).labels.tolist() == LABELS
+    threes = [InputExample(texts=list(row)) for row in zip(FIRST, SECOND, THIRD, strict=True)]
+    assert ours.TripletEvaluator.from_input_examples(threes).negatives == THIRD
+    with pytest.raises(ValueError, match=r"examples\[0\] has 3 texts, expected 2"):
+        ours.EmbeddingSimilarityEvaluator.from_input_examples(threes)
+
+
+def test_columns_may_be_series_arrays_and_tuples():
+    evaluator = ours.EmbeddingSimilarityEvaluator(pd.Series(FIRST, index=range(9, 49)), np.array(SECOND), tuple(GRADES))
+    expected = ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES)
+    model = vectors(FIRST, SECOND)
+    assert evaluator(model) == expected(model)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (lambda texts: np.full((len(texts), 3), np.nan), "embeddings of 80 texts holds NaN"),
+        (lambda texts: np.zeros((1, 3)), r"shape \(1, 3\) for 80 texts"),
+        (lambda texts: np.zeros(80), r"shape \(80,\) for 80 texts"),
+        (lambda texts: "nothing", "must be a tensor"),
+    ],
+)
+def test_embeddings_that_are_none_are_refused(output, message):
+    model = SimpleNamespace(encode=lambda texts, **_: output(texts))
+    with pytest.raises(ValueError, match=message):
+        ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES)(model)
+
+
+# Evaluators in a row
+
+
+def test_evaluators_in_a_row_return_all_metrics_and_the_last_primary_one(tmp_path):
+    model = vectors(FIRST, SECOND)
+    first = ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, name="sts")
+    second = ours.TranslationEvaluator(FIRST, SECOND, name="en-de")
+    evaluator = ours.SequentialEvaluator([first, second])
+    metrics = evaluator(model, tmp_path, 2, 30)
+    assert metrics == {**first(model), **second(model), "sequential_score": second(model)["en-de_mean_accuracy"]}
+    assert metrics == peer.SequentialEvaluator([first, second])(model)
+    assert evaluator.primary_metric == "sequential_score"
+    assert evaluator.per_example.groupby("evaluator").size().tolist() == [40, 40]
+    assert len(list(tmp_path.iterdir())) == 2
+    best = ours.SequentialEvaluator([first, second], main_score_function=max)(model)
+    assert best["sequential_score"] == max(metrics["sts_spearman_max"], metrics["en-de_mean_accuracy"])
+
+
+def test_equal_keys_of_evaluators_in_a_row_do_not_overwrite_each_other():
+    model = vectors(FIRST, SECOND, THIRD)
+    evaluators = [ours.TranslationEvaluator(FIRST, SECOND), ours.TranslationEvaluator(FIRST, THIRD[::-1])]
+    metrics = ours.SequentialEvaluator(evaluators)(model)
+    assert metrics["mean_accuracy"] == evaluators[0](model)["mean_accuracy"]
+    assert metrics["evaluator_1_mean_accuracy"] == evaluators[1](model)["mean_accuracy"] == metrics["sequential_score"]
+    assert metrics["mean_accuracy"] != metrics["evaluator_1_mean_accuracy"]
+
+
+def test_an_evaluator_of_ones_own_may_override_the_call():
+    class Own(ours.SentenceEvaluator):
+        def __call__(self, model, output_path=None, epoch=-1, steps=-1):
+            return 0.5
+
+    assert ours.SequentialEvaluator([Own()])(None) == {"evaluator_0": 0.5, "sequential_score": 0.5}
+    with pytest.raises(NotImplementedError, match="SentenceEvaluator must define measure"):
+        ours.SentenceEvaluator()(None)
+
+
+# Bad input
+
+PAIR = (["a 0", "b 0"], ["c 0", "d 0"])
+SEARCH = ({"q": "a 0"}, {"d": "b 0"}, {"q": {"d"}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "keywords", "message"),
+    [
+        ("EmbeddingSimilarity", (["a"], ["b", "c"], [1]), {}, "sentences1 has 1, sentences2 has 2"),
+        ("EmbeddingSimilarity", (*PAIR, [1, 2, 3]), {}, r"each of the 2 rows, got the shape \(3,\)"),
+        ("EmbeddingSimilarity", (*PAIR, [1, float("nan")]), {}, r"scores\[1\] is nan"),
+        ("EmbeddingSimilarity", (*PAIR, ["good", "bad"]), {}, "scores must be numbers"),
+        ("EmbeddingSimilarity", (*PAIR, [3, 3]), {}, "scores are all 3"),
+        ("EmbeddingSimilarity", (["a"], ["b"], [3]), {}, "at least two different scores"),
+        ("EmbeddingSimilarity", ([], [], []), {}, "sentences1 is empty"),
+        ("EmbeddingSimilarity", ("text", "text", [1]), {}, "single text 'text'"),
+        ("EmbeddingSimilarity", (["a", None], ["b", "c"], [1, 2]), {}, r"sentences1\[1\] must be a text, got None"),
+        ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"main_similarity": "cosin"}, "use one of cosine"),
+        ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"similarity_fn_names": "cosine"}, "must be a list of names"),
+        (
+            "EmbeddingSimilarity",
+            (*PAIR, [1, 2]),
+            {"main_similarity": "dot", "similarity_fn_names": ["cosine"]},
+            "'dot' is not among cosine",
+        ),
+        ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"precision": "int4"}, "got 'int4'"),
+        ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"name": ["cosine"]}, "name must be a text"),
+        ("BinaryClassification", (*PAIR, [1, 1]), {}, r"both must occur, got the values \[1.0\]"),
+        ("BinaryClassification", (*PAIR, [0.2, 0.9]), {}, r"got the values \[0.2, 0.9\]; graded scores"),
+        ("BinaryClassification", (*PAIR, [1]), {}, r"got the shape \(1,\)"),
+        ("Triplet", (*PAIR, ["e 0"]), {}, "negatives has 1"),
+        ("Triplet", (*PAIR, ["e", "f"]), {"margin": -1}, "margin of cosine must be a number of at least 0, got -1"),
+        ("Triplet", (*PAIR, ["e", "f"]), {"margin": {"cosin": 1}}, "use one of cosine"),
+        ("InformationRetrieval", ({}, *SEARCH[1:]), {}, "queries must be a dict"),
+        ("InformationRetrieval", (SEARCH[0], ["b"], SEARCH[2]), {}, "corpus must be a dict"),
+        ("InformationRetrieval", (*SEARCH[:2], {"q": {"d", "x"}}), {}, "not in the corpus, such as 'x' for query 'q'"),
+        ("InformationRetrieval", (*SEARCH[:2], {"q": {"d"}, "p": {"d"}}), {}, "not in queries, such as 'p'"),
+        ("InformationRetrieval", (*SEARCH[:2], {"q": "d"}), {}, r"relevant_docs\['q'\] must be a set"),
+        ("InformationRetrieval", (*SEARCH[:2], {"q": {"d": 0}}), {}, r"relevant_docs\['q'\] must be a set"),
+        ("InformationRetrieval", (*SEARCH[:2], {"q": set()}), {}, "no relevant document for any query"),
+        ("InformationRetrieval", (SEARCH[0], {"d": "b", 1: "c"}, SEARCH[2]), {}, "must be of one type"),
+        ("InformationRetrieval", (SEARCH[0], {"d": 7}, SEARCH[2]), {}, r"corpus\[0\] must be a text, got 7"),
+        ("InformationRetrieval", SEARCH, {"map_at_k": [0]}, r"map_at_k must be .* got \[0\]"),
+        ("InformationRetrieval", SEARCH, {"mrr_at_k": []}, "mrr_at_k must be"),
+        ("InformationRetrieval", SEARCH, {"corpus_chunk_size": 0}, "corpus_chunk_size must be at least 1"),
+        ("InformationRetrieval", SEARCH, {"main_score_function": "cosine"}, "not among cos_sim, dot_score"),
+        ("Reranking", ([{"query": "q"}],), {}, r"samples\[0\] must be a dict with query, positive and negative"),
+        ("Reranking", ([{"query": "q", "positive": [], "negative": ["n"]}],), {}, "nothing to rank"),
+        ("Reranking", ([{"query": "q", "positive": [3], "negative": ["n"]}],), {}, r"samples\[0\]\[1\] must be a text"),
+        ("Reranking", ([],), {"at_k": 0}, "at_k must be at least 1"),
+        ("ParaphraseMining", ({1: "a", 2: "b"}, []), {}, "no duplicate pair of two different texts"),
+        ("ParaphraseMining", ({1: "a", 2: "b"}, [(1, 1)]), {}, "no duplicate pair of two different texts"),
+        ("ParaphraseMining", ({}, []), {}, "sentences_map is empty"),
+        ("Translation", (["a"], ["b", "c"]), {}, "target_sentences has 2"),
+        ("LabelAccuracy", (None,), {}, "softmax_model must be the SoftmaxLoss"),
+        ("MSE", PAIR, {}, "teacher_model is missing"),
+        ("Clustering", (["a", "b"], [1]), {}, "labels has 1"),
+        ("Clustering", (["a", "b"], [1, 1]), {}, "at least two classes, got only 1"),
+        ("Sequential", ([],), {}, "at least one"),
+        ("Sequential", ([None],), {}, "at least one"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_encoded(kind, arguments, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(ours, f"{kind}Evaluator")(*arguments, **keywords)
+
+
+def test_a_teacher_of_another_dimension_is_refused():
+    evaluator = ours.MSEEvaluator(FIRST, FIRST, teacher_model=vectors(FIRST, dim=8))
+    with pytest.raises(ValueError, match=r"have 16 dimensions, the teacher's 8; add a models\.Dense"):
+        evaluator(vectors(FIRST))
+
+
+@pytest.mark.parametrize(
+    ("rows", "pairs", "message"),
+    [
+        ([{"en": "a 0", "de": "b 0"}], [], "combinations is empty"),
+        ([{"en": "a 0", "de": "b 0"}], [("en", "fr")], r"the columns are \['en', 'de'\]"),
+        ([{"en": "a 0", "de": " "}, {"en": "a 0"}], [("en", "de")], "no row has both texts"),
+    ],
+)
+def test_bad_parallel_texts_are_refused(rows, pairs, message):
+    with pytest.raises(ValueError, match=message):
+        ours.MSEEvaluatorFromDataFrame(rows, vectors(["a 0"]), pairs)
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([InputExample(texts=["a 0", "b 0"], label=0.5)], "whole number as label"),
+        ([], "gives no examples"),
+    ],
+)
+def test_a_loader_without_classes_is_refused(examples, message):
+    head = SimpleNamespace(logits=lambda embeddings: embeddings[0])
+    evaluator = ours.LabelAccuracyEvaluator(DataLoader(examples), softmax_model=head)
+    with pytest.raises(ValueError, match=message):
+        evaluator(vectors(["a 0", "b 0"]))

@@ -1,0 +1,488 @@
+from __future__ import annotations
+
+import io
+import itertools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from sbertlab.analysis.ranks import benchmark_intervals, standings, task_scores, told_apart
+from sbertlab.plots.benchmark import score_heatmap, standings_figure
+from sbertlab.plots.benchmark_plots import benchmark_figure, broken
+from sbertlab.plots.quality_plots import pareto_front, published_figure, quality_figure
+from sbertlab.plots.style import THEMES
+
+LIGHT = THEMES["light"]
+FAMILIES = ["duplicates", "STS", "reranking", "retrieval", "clustering"]
+
+
+def simulated(models: int = 5, tasks: int = 5, seeds: int = 3, examples: int = 1000) -> pd.DataFrame:
+    """A benchmark's table in its long form: models of falling quality on tasks of five families."""
+    random = np.random.default_rng(0)
+    cells = []
+    for model, variant in itertools.product(range(models), ("untuned", "fine-tuned")):
+        for seed in range(seeds if variant == "fine-tuned" else 1):
+            for task in range(tasks):
+                value = 80 - 1.1 * model - 6.3 * (variant == "untuned") - 3 * (task % 5) + random.normal(0, 0.6)
+                reach = 60 / examples**0.5
+                cell = {"model": f"model-{model}", "variant": variant, "seed": seed, "task": f"task-{task}"}
+                cell |= {"family": FAMILIES[task * 5 // tasks], "value": value, "low": value - reach}
+                cell |= {"high": value + reach, "preset": "local", "recipe": "r", "tag": "measured", "metric": "m"}
+                cells.append(cell)
+    return pd.DataFrame(cells)
+
+
+def compared(table: pd.DataFrame, resolution: float = 2.0) -> pd.DataFrame:
+    """Every pair in every task and in the mean, different from `resolution` points on."""
+    values = table.groupby(["model", "variant", "task"], sort=False)["value"].mean().unstack("task")  # noqa: PD010
+    values["mean"] = values.mean(axis=1)
+    rows = []
+    for task, scores in values.to_dict().items():
+        for one, other in itertools.combinations(scores, 2):
+            gap = scores[one] - scores[other]
+            pair = {"task": task, "model_a": one[0], "variant_a": one[1], "model_b": other[0], "variant_b": other[1]}
+            rows.append(pair | {"difference": gap, "different": bool(abs(gap) >= resolution)})
+    return pd.DataFrame(
+        rows, columns=["task", "model_a", "variant_a", "model_b", "variant_b", "difference", "different"]
+    )
+
+
+def by_hand() -> pd.DataFrame:
+    """Two tasks; means a 70 -> 80 (seeds 79, 81), b 78, c 60 and d failed on y. Intervals reach 3 or 4 far."""
+    cells = [
+        *[("a", "untuned", 0, "x", 72.0), ("a", "untuned", 0, "y", 68.0)],
+        *[("a", "fine-tuned", 0, "x", 83.0), ("a", "fine-tuned", 0, "y", 75.0)],
+        *[("a", "fine-tuned", 1, "x", 85.0), ("a", "fine-tuned", 1, "y", 77.0)],
+        *[("b", "untuned", 0, "x", 76.0), ("b", "untuned", 0, "y", 80.0)],
+        *[("c", "untuned", 0, "x", 62.0), ("c", "untuned", 0, "y", 58.0)],
+        *[("d", "untuned", 0, "x", 90.0), ("d", "untuned", 0, "y", np.nan)],
+    ]
+    table = pd.DataFrame(cells, columns=["model", "variant", "seed", "task", "value"])
+    reach = table["task"].map({"x": 3.0, "y": 4.0})
+    table = table.assign(low=table["value"] - reach, high=table["value"] + reach, metric="m", preset="local")
+    family = table["task"].map({"x": "clustering", "y": "STS"})
+    return table.assign(family=family, tag=np.where(table["value"].isna(), "failed", "measured"))
+
+
+MODELS = {
+    f"model-{i}": {"parameters": 1e7 * 2**i, "megabytes": 40.0 * 2**i, "sentences_per_second": 90} for i in range(5)
+}
+
+
+def published() -> pd.DataFrame:
+    """One cell known twice, two seeds measured; one only published, one only measured, one of another metric."""
+    cells = [
+        ("m", "STSb", "spearman", 82.0, "published", 0),
+        ("m", "STSb", "spearman", 82.5, "measured", 0),
+        ("m", "STSb", "spearman", 82.7, "measured", 1),
+        ("m", "Quora", "map", 80.0, "published", 0),
+        ("m", "Quora", "ndcg", 90.0, "measured", 0),
+        ("m", "SICK-R", "spearman", 77.0, "measured", 0),
+        ("n", "STSb", "spearman", 84.0, "published", 0),
+        ("n", "STSb", "spearman", 83.96, "proxy", 0),
+        ("n", "SICK-R", "spearman", 70.0, "published", 0),
+        ("n", "SICK-R", "spearman", np.nan, "failed", 0),
+    ]
+    table = pd.DataFrame(cells, columns=["model", "task", "metric", "value", "tag", "seed"])
+    return table.assign(variant="untuned", recipe="", low=table["value"] - 1, high=table["value"] + 1)
+
+
+FIGURES: dict[str, Callable[..., Figure]] = {
+    "standings": lambda **look: standings_figure(simulated(), compared(simulated()), 1.4, **look),
+    "plain standings": lambda **look: standings_figure(simulated().drop(columns=["low", "high"]), **look),
+    "failed standings": lambda **look: standings_figure(by_hand(), compared(by_hand()), 1.4, **look),
+    "heatmap": lambda **look: score_heatmap(simulated(13, 14), compared(simulated(13, 14)), "all", **look),
+    "failed heatmap": lambda **look: score_heatmap(by_hand(), **look),
+    "one cell": lambda **look: score_heatmap(simulated(1, 1, 1), compared(simulated(1, 1, 1)), **look),
+    "one model": lambda **look: standings_figure(simulated(1, 1, 1), compared(simulated(1, 1, 1)), 2.0, **look),
+    "quality": lambda **look: quality_figure(simulated(), MODELS, **look),
+    "quality of one": lambda **look: quality_figure(simulated(1, 1, 1), MODELS, ["megabytes"], **look),
+    "published": lambda **look: published_figure(published(), 0.05, **look),
+    "change": lambda **look: benchmark_figure(simulated(), **look),
+}
+
+
+def written(figure: Figure) -> list[str]:
+    """All that can be read in a figure, tick labels and axis labels too."""
+    figure.draw_without_rendering()
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")) if text.get_text()]
+
+
+def marks(axes: Axes, face: str) -> list[tuple[float, float]]:
+    """Places of the single round markers with this face colour."""
+    lines = [line for line in axes.lines if line.get_marker() == "o" and to_hex(line.get_markerfacecolor()) == face]
+    return [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in lines if len(line.get_xdata()) == 1]
+
+
+def bars(axes: Axes, width: float, along: str = "x") -> list[tuple[float, ...]]:
+    """Ends of the lines that are so wide."""
+    lines = [line for line in axes.lines if line.get_linewidth() == width]
+    return [tuple(np.round(getattr(line, f"get_{along}data")(), 6).tolist()) for line in lines]
+
+
+def cells_of(axes: Axes) -> dict[tuple[int, int], Any]:
+    """The letters in a heat map by row and column."""
+    inside = [text for text in axes.texts if text.get_fontsize() == 8 and text.get_va() == "center"]
+    places = sorted({text.get_position()[0] for text in inside})
+    return {(int(text.get_position()[1]), places.index(text.get_position()[0])): text for text in inside}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_on_its_page_without_a_warning(name: str, theme: str) -> None:
+    before = dict(pyplot.rcParams)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = FIGURES[name](theme=theme, title="A title", note="A note.")
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=40)
+    assert file.getvalue().startswith(b"\x89PNG")
+    assert to_hex(figure.get_facecolor()) == THEMES[theme].background
+    texts = written(figure)
+    assert "A title" in texts
+    assert any(text.endswith("A note.") for text in texts)
+    assert dict(pyplot.rcParams) == before, "the style ends with the figure"
+    assert not pyplot.get_fignums(), "pyplot would show the figure a second time"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_an_unknown_page_is_refused_by_every_figure(name: str) -> None:
+    with pytest.raises(ValueError, match=r"theme must be one of .*'sepia'"):
+        FIGURES[name](theme="sepia")
+
+
+def test_the_interval_of_a_mean_adds_those_of_the_tasks_as_squares() -> None:
+    low, high = (benchmark_intervals(by_hand(), side) for side in ("low", "high"))
+    assert low.loc[("b", "untuned")].to_dict() == {"mean": 75.5, "STS": 76, "clustering": 73}, "78 - sqrt(9 + 16) / 2"
+    assert high.loc[("a", "fine-tuned"), "mean"] == 82.5, "seeds share their examples, so they make it no shorter"
+    assert low.loc[("d", "untuned")].isna().tolist() == [True, True, False]
+    without = benchmark_intervals(by_hand().drop(columns=["low", "high"]), "low")
+    assert without.isna().to_numpy().all()
+
+
+def test_the_interval_of_a_mean_has_the_length_that_simulation_gives() -> None:
+    errors = np.array([0.5, 1.0, 2.0])
+    draws = np.random.default_rng(0).normal(60, errors, (20_000, 3)).mean(axis=1)
+    table = pd.DataFrame({"task": list("xyz"), "family": "STS", "value": 60.0})
+    table = table.assign(model="m", variant="untuned", seed=0, low=60 - 1.96 * errors, high=60 + 1.96 * errors)
+    ends = [benchmark_intervals(table, side)["mean"].iloc[0] for side in ("low", "high")]
+    assert ends == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.03)
+
+
+def test_a_score_may_lie_outside_of_its_interval_and_both_are_drawn() -> None:
+    table = simulated(2).assign(low=lambda rows: rows["value"] - 3, high=lambda rows: rows["value"] - 1)
+    axes = standings_figure(table).axes[0]
+    places, ends = sorted(marks(axes, LIGHT.good)), sorted(bars(axes, 5))
+    assert all(high < place for (place, _), (_, high) in zip(places, ends[-2:], strict=True))
+    benchmark_figure(table)
+
+
+def test_models_stand_in_the_order_of_their_means_with_ring_or_dot_interval_and_seeds() -> None:
+    figure = standings_figure(by_hand())
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "a", "c"]
+    assert marks(axes, LIGHT.good) == [(80, 0)]
+    assert marks(axes, LIGHT.background) == [(78, 1), (70, 2), (60, 3)]
+    assert bars(axes, 5) == [(77.5, 82.5), (75.5, 80.5), (67.5, 72.5), (57.5, 62.5)]
+    assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "|"] == [[79, 81]]
+    texts = written(figure)
+    assert {"untuned", "fine-tuned", "95 % over examples", "a seed", "80.0", "60.0", "Mean of 2 tasks."} <= set(texts)
+    assert "1 without a mean, as cells failed: d (untuned)" in texts
+    assert len(figure.axes) == 1, "no ranks without comparisons"
+
+
+def test_lines_join_what_cannot_be_told_apart_and_ranks_say_where_a_model_may_stand() -> None:
+    figure = standings_figure(by_hand(), compared(by_hand(), resolution=9), resolution=9.0)
+    axes, side = figure.axes
+    lines = [list(line.get_ydata()) for line in side.lines]
+    assert lines == [[0, 1], [1, 2]], "80 and 78, 78 and 70; 60 differs from all"
+    columns = {float(line.get_xdata()[0]) for line in side.lines}
+    assert len(columns) == 2, "lines that share a row stand beside each other"
+    ranks = {text.get_position()[1]: text for text in side.texts if text.get_text() != "rank"}
+    assert [ranks[row].get_text() for row in range(4)] == ["1\N{EN DASH}2", "1\N{EN DASH}3", "2\N{EN DASH}3", "4"]
+    assert [ranks[row].get_weight() for row in range(4)] == ["normal", "normal", "normal", "bold"]
+    tints = [patch for patch in axes.patches if patch.get_height() == 1]
+    assert [patch.get_y() for patch in tints] == [-0.5, 0.5]
+    assert "9 points: the smallest difference seen four times in five, for the median pair" in written(figure)
+    scale = next(line for line in axes.lines if line.get_color() == LIGHT.ink)
+    assert np.ptp(scale.get_xdata()) == pytest.approx(9)
+
+
+def test_a_tie_may_leave_out_a_model_between_its_members() -> None:
+    pairs = compared(by_hand(), resolution=1)
+    skip = (pairs["task"] == "mean") & (pairs["model_a"] == "a") & (pairs["variant_a"] == "untuned")
+    pairs.loc[skip & (pairs["model_b"] == "a") & (pairs["variant_b"] == "fine-tuned"), "different"] = False
+    side = standings_figure(by_hand(), pairs).axes[1]
+    assert [list(line.get_ydata()) for line in side.lines] == [[0, 2]], "the knots are at the members"
+
+
+def test_a_difference_that_is_not_known_is_not_drawn_and_one_beyond_the_scores_fits() -> None:
+    without = written(standings_figure(by_hand(), compared(by_hand()), float("nan")))
+    assert not [text for text in without if "smallest difference" in text]
+    axes = standings_figure(simulated(1, 1, 1), resolution=40.0).axes[0]
+    scale = next(line for line in axes.lines if line.get_color() == LIGHT.ink)
+    assert axes.get_xlim()[0] < scale.get_xdata()[0] < scale.get_xdata()[1] < axes.get_xlim()[1]
+
+
+def test_comparisons_that_do_not_fit_the_table_are_refused() -> None:
+    table, pairs = by_hand(), compared(by_hand())
+    with pytest.raises(ValueError, match=r"comparisons lacks the columns \['different'\]"):
+        standings_figure(table, pairs.drop(columns="different"))
+    with pytest.raises(ValueError, match=r"comparisons lacks the pair \('a', 'fine-tuned'\) and \('c', 'untuned'\)"):
+        standings_figure(table, pairs[pairs["model_b"] != "c"])
+    with pytest.raises(ValueError, match="must be True or False, got 'yes'"):
+        standings_figure(table, pairs.assign(different="yes"))
+    with pytest.raises(ValueError, match="in the task 'x'"):
+        score_heatmap(table, pairs[pairs["task"] != "x"])
+    with pytest.raises(ValueError, match="resolution must be a positive number, got -1"):
+        standings_figure(table, pairs, -1)
+
+
+def test_pairs_count_in_either_direction() -> None:
+    ranked = standings(by_hand()).dropna(subset="mean").index
+    pairs = compared(by_hand(), 9)
+    turned = {"model_a": "model_b", "variant_a": "variant_b", "model_b": "model_a", "variant_b": "variant_a"}
+    apart = told_apart(pairs, ranked)
+    assert (apart == told_apart(pairs.rename(columns=turned), ranked)).all()
+    assert apart.astype(int).tolist() == [[0, 0, 1, 1], [0, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 0]]
+
+
+def test_a_heat_map_prints_every_score_by_family_and_marks_the_best_and_its_ties() -> None:
+    figure = score_heatmap(by_hand(), compared(by_hand(), 7.5), "all")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["mean", "y", "x"], "STS before clustering"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "a", "c", "d"]
+    cells = cells_of(axes)
+    failed = "\N{MULTIPLICATION SIGN}"
+    expected = [["80.0", "76.0", "84.0"], ["78.0", "80.0", "76.0"], ["70.0", "68.0", "72.0"], ["60.0", "58.0", "62.0"]]
+    assert [[cells[row, column].get_text() for column in range(3)] for row in range(5)] == [
+        *expected,
+        [failed, failed, "90.0"],
+    ]
+    assert {place for place, text in cells.items() if text.get_weight() == "bold"} == {(0, 0), (1, 1), (4, 2)}
+    frames = [patch for patch in axes.patches if not patch.get_fill()]
+    places = sorted({patch.get_x() for patch in frames})
+    framed = {(int(patch.get_y()), places.index(patch.get_x())) for patch in frames}
+    assert framed == {(0, 0), (1, 0), (1, 1), (0, 1), (4, 2), (0, 2)}
+    assert {"STS", "clustering"} <= set(written(figure))
+    assert len(marks(axes, LIGHT.good)) == 1
+    assert len(marks(axes, LIGHT.background)) == 4
+
+
+def test_the_strength_of_a_cell_falls_with_the_distance_from_the_best() -> None:
+    axes = score_heatmap(by_hand(), variant="untuned").axes[0]
+    cells = [patch for patch in axes.patches if patch.get_fill() and patch.get_width() == 1]
+    first = [np.mean(patch.get_facecolor()[:3]) for patch in cells if patch.get_x() == 0][:3]
+    assert first == sorted(first), "paler from row to row"
+    assert to_hex(cells[0].get_facecolor()) == LIGHT.good
+    assert not [patch for patch in axes.patches if not patch.get_fill()], "no frames without comparisons"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_numbers_in_cells_can_be_read(theme: str) -> None:
+    axes = score_heatmap(simulated(13, 14), theme=theme).axes[0]
+
+    def light(color: Any) -> float:
+        rgb = np.array([int(to_hex(color)[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+        return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+
+    faces = {(patch.get_x(), patch.get_y()): patch.get_facecolor() for patch in axes.patches if patch.get_fill()}
+    letters = cells_of(axes).values()
+    assert len(letters) == 13 * 15
+    for text in letters:
+        x, y = text.get_position()
+        face = faces[min(faces, key=lambda place: abs(place[0] + 0.5 - x) + abs(place[1] + 0.5 - y))]
+        dark, bright = sorted([light(text.get_color()), light(face)])
+        assert (bright + 0.05) / (dark + 0.05) >= 3.9, (
+            "of a colour half way between page and letters, more cannot be had"
+        )
+
+
+@pytest.mark.parametrize(
+    ("variant", "rows"), [("last", "abcd"), ("untuned", "bacd"), ("fine-tuned", "a"), ("all", "abacd")]
+)
+def test_a_heat_map_shows_the_variant_that_is_asked_for(variant: str, rows: str) -> None:
+    scores, families = task_scores(by_hand(), variant)
+    assert "".join(scores.index.get_level_values("model")) == rows
+    assert families == ["STS", "clustering"]
+    with pytest.raises(ValueError, match=r"variant must be one of .*'tuned'"):
+        score_heatmap(by_hand(), variant="tuned")
+    with pytest.raises(ValueError, match="table has no fine-tuned model"):
+        score_heatmap(by_hand().query("model == 'c'"), variant="fine-tuned")
+
+
+@pytest.mark.slow
+def test_thirteen_models_on_fourteen_tasks_fit_a_page_without_letters_on_letters() -> None:
+    table = simulated(13, 14).replace({"model-9": "nreimers/MiniLMv2-L6-H768-distilled-from-BERT-Large"})
+    figure = score_heatmap(table)
+    figure.draw_without_rendering()
+    assert figure.get_size_inches()[0] < 10.5
+    axes = figure.axes[0]
+    boxes = [text.get_window_extent() for text in cells_of(axes).values()]
+    boxes += [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_the_front_is_what_no_other_beats_in_both() -> None:
+    random = np.random.default_rng(0)
+    costs, scores = pd.Series(random.integers(1, 9, 40)), pd.Series(random.integers(1, 9, 40))
+    for more in (True, False):
+        front = pareto_front(costs, scores, more)
+        for one in costs.index:
+            cheaper = costs > costs[one] if more else costs < costs[one]
+            beaten = (cheaper & (scores >= scores[one])) | ((costs == costs[one]) & (scores > scores[one]))
+            assert front[one] == (not beaten.any())
+
+
+def test_quality_is_drawn_against_cost_with_the_front_in_colour() -> None:
+    models = pd.DataFrame({"sentences_per_second": {"a": 100, "b": 1000, "c": 50}, "parameters": {"a": 2e7, "b": 1e8}})
+    figure = quality_figure(by_hand(), models)
+    speed, size = figure.axes
+    assert marks(speed, LIGHT.good) == [(100, 80)]
+    assert marks(speed, LIGHT.background) == [(1000, 78), (50, 60)]
+    edges = {float(line.get_xdata()[0]): to_hex(line.get_color()) for line in speed.lines if line.get_marker() == "o"}
+    assert edges == {100: LIGHT.good, 1000: LIGHT.good, 50: LIGHT.soft}
+    assert bars(speed, 2.2, "y") == [(77.5, 82.5), (75.5, 80.5), (57.5, 62.5)]
+    (steps,) = [line for line in speed.lines if line.get_drawstyle() == "steps-pre"]
+    assert list(zip(*steps.get_data(), strict=True)) == [(100, 80), (1000, 78)]
+    assert marks(size, LIGHT.good) == [(2e7, 80)], "b is larger and worse"
+    assert {"50M", "20M", "a", "b"} <= set(written(figure))
+    assert any("Without a number: c." in text for text in written(figure))
+    assert speed.get_xscale() == size.get_xscale() == "log"
+
+
+def test_names_of_points_do_not_collide() -> None:
+    table = simulated(13, 14)
+    random = np.random.default_rng(1)
+    models = {name: {"sentences_per_second": 10 ** random.uniform(2, 3.2)} for name in table["model"].unique()}
+    figure = quality_figure(table, models, ["sentences_per_second"])
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 13
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    spots = axes.transData.transform([mark for face in (LIGHT.good, LIGHT.soft) for mark in marks(axes, face)])
+    assert len(spots) == 13
+    assert not any(box.contains(*spot) for box in boxes for spot in spots)
+
+
+def test_a_property_that_no_model_has_gets_no_panel_and_one_that_is_unknown_is_refused() -> None:
+    models = {"a": {"parameters": None, "megabytes": 80.0}}
+    assert len(quality_figure(by_hand(), models, ["parameters", "megabytes"]).axes) == 1
+    with pytest.raises(ValueError, match=r"models gives \['parameters'\] of none"):
+        quality_figure(by_hand(), models, ["parameters"])
+    for against in ("parameters", [], ["price"]):
+        with pytest.raises(ValueError, match="against must be a list of some of"):
+            quality_figure(by_hand(), models, against)
+
+
+def test_published_and_measured_cells_meet_where_model_task_and_metric_agree() -> None:
+    figure = published_figure(published(), tolerance=0.05)
+    diagonal, rows = figure.axes
+    blue, orange = LIGHT.palette[:2]
+    assert marks(diagonal, blue) == [(82, pytest.approx(82.6))]
+    assert marks(diagonal, orange) == [(84, 83.96)]
+    assert marks(rows, blue) == [(pytest.approx(0.6), 1)]
+    assert marks(rows, orange) == [(pytest.approx(-0.04), 3)]
+    assert bars(rows, 4) == [(-0.4, 1.6), (-1.04, 0.96)]
+    assert [label.get_text() for label in rows.get_yticklabels()] == ["m", "STSb", "n", "STSb"]
+    numbers = {text.get_text(): text.get_weight() for text in rows.texts}
+    assert numbers == {"+0.60": "bold", "\N{MINUS SIGN}0.04": "normal"}
+    assert diagonal.get_xlim() == diagonal.get_ylim()
+
+
+def test_cells_that_do_not_meet_are_refused() -> None:
+    table = published()
+    with pytest.raises(ValueError, match="no cell that is both published and measured"):
+        published_figure(table[table["tag"] == "published"])
+    with pytest.raises(ValueError, match="no cell that is both published and measured"):
+        published_figure(table.assign(recipe=np.where(table["tag"] == "published", "theirs", "ours")))
+    with pytest.raises(ValueError, match=r"published cell twice: .*'STSb'"):
+        published_figure(pd.concat([table, table.head(1)]))
+    with pytest.raises(ValueError, match=r"table lacks the columns \['metric'\]"):
+        published_figure(table.drop(columns="metric"))
+    with pytest.raises(ValueError, match="tolerance must be a positive number, got 0"):
+        published_figure(table, 0)
+
+
+def test_the_change_by_fine_tuning_carries_its_intervals() -> None:
+    axes = benchmark_figure(by_hand()).axes[0]
+    assert {(77.5, 82.5), (67.5, 72.5), (75.5, 80.5), (57.5, 62.5)} == {
+        ends for ends in bars(axes, 1.2) if not np.isnan(ends).any()
+    }
+    assert any("Thin lines: 95 %" in text for text in written(benchmark_figure(by_hand())))
+
+
+def test_the_line_below_a_figure_stays_on_its_page() -> None:
+    plain, noted = (benchmark_figure(by_hand(), note=note) for note in ("", "And more of it. " * 6))
+    for figure in (plain, noted):
+        (footer,) = [text for text in figure.texts if "Mean of 2 tasks" in text.get_text()]
+        assert footer.get_window_extent().x1 <= figure.bbox.x1
+    assert noted.get_figheight() > plain.get_figheight()
+
+
+def test_a_fine_tuning_that_did_harm_is_explained_where_there_is_one() -> None:
+    table = by_hand()
+    assert not any("Orange" in text for text in written(benchmark_figure(table)))
+    untuned = table["variant"] == "untuned"
+    harmed = table.assign(value=table["value"].where(~untuned, table["value"] + 10))
+    assert any("Orange: below untuned." in text for text in written(benchmark_figure(harmed.dropna(subset="value"))))
+
+
+@pytest.mark.parametrize("draw", [standings_figure, score_heatmap, benchmark_figure])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop(columns=["seed", "family"]), r"table lacks the columns \['seed', 'family'\]"),
+        (lambda table: table.head(0), "table has no rows"),
+        (lambda table: table.assign(variant="tuned"), r"got \['tuned'\]"),
+        (lambda table: table.assign(tag="failed"), r"no measured row; its tags are \['failed'\]"),
+        (lambda table: table.assign(value=np.inf), "finite"),
+        (
+            lambda table: table.assign(preset=["offline", *table["preset"][1:]]),
+            r"presets \['offline', 'local'\]; choose",
+        ),
+        (lambda table: pd.concat([table, table.head(1)]), "table holds a cell twice: .*'task-0'"),
+    ],
+)
+def test_tables_that_are_no_benchmark_are_refused(draw: Callable, change: Callable, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw(change(simulated(2, 2, 1)))
+
+
+def test_figures_of_documents_are_no_part_of_a_ranking() -> None:
+    table = simulated(2, 2, 1)
+    known = table.head(2).assign(tag="published", value=99.0, model="paper", preset="published")
+    assert "paper" not in standings(pd.concat([table, known])).index.get_level_values("model")
+    assert "paper" not in task_scores(pd.concat([table, known]))[0].index.get_level_values("model")
+
+
+def test_a_table_in_which_nobody_has_all_tasks_has_no_ranking_and_a_heat_map() -> None:
+    table = by_hand().query("model == 'd' or (model == 'c' and task == 'y')")
+    with pytest.raises(ValueError, match="no model with all its tasks"):
+        standings_figure(table)
+    assert cells_of(score_heatmap(table).axes[0])[0, 0].get_text() == "\N{MULTIPLICATION SIGN}"
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "<b>$x^2$</b>", "日本語/モデル", "", "a/b-c_d " * 9])
+def test_names_are_drawn_as_they_are_written_on_at_most_two_lines(name: str) -> None:
+    table = simulated(2, 2, 2).replace({"model-0": name})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for figure in (standings_figure(table), score_heatmap(table), benchmark_figure(table)):
+            figure.savefig(io.BytesIO(), format="svg")
+        quality_figure(table, {name: {"parameters": 1e7}}).savefig(io.BytesIO(), format="svg")
+    lines = broken(name).split("\n")
+    assert len(lines) <= 2
+    assert max(map(len, lines)) <= 56

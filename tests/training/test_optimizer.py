@@ -1,0 +1,294 @@
+"""What the optimizer trains and at which rates: patterns over parameter names, freezing, layer-wise decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from sbertlab.adapters import add_lora
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModel,
+    DistilBertConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    PreTrainedConfig,
+    RobertaConfig,
+    T5Config,
+    T5EncoderModel,
+)
+
+from sbertlab import InputExample, SentenceTransformer, losses, models
+from sbertlab.training.optimizer import frozen, layer_wise, make_optimizer, make_schedule, parameter_rates
+
+Tiny = Callable[..., SentenceTransformer]
+PAIRS = [InputExample(texts=["the cat sits", "a cat is on the chair"]), InputExample(texts=["red car", "a fast bike"])]
+EMBEDDINGS = "0.auto_model.embeddings.*"
+
+
+def optimizer_of(model: nn.Module, rates: Any, *losses: nn.Module, lr: float = 1e-3) -> torch.optim.Optimizer:
+    return make_optimizer(model, losses, torch.optim.AdamW, {"lr": lr}, weight_decay=0.01, learning_rates=rates)
+
+
+def rates_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The rate of every parameter that the optimizer has, by name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def train(model: SentenceTransformer, rates: dict[str, float]) -> None:
+    """Two optimizer steps by hand, with the rates."""
+    loss = losses.MultipleNegativesRankingLoss(model)
+    with frozen(model, rates):
+        optimizer = optimizer_of(model, rates, loss)
+        for _ in range(2):
+            optimizer.zero_grad()
+            embeddings = model.embed([text for example in PAIRS for text in example.texts])
+            loss.compute([embeddings[0::2], embeddings[1::2]]).backward()
+            optimizer.step()
+
+
+# Rates by pattern
+
+
+def test_the_first_pattern_that_matches_decides_and_the_rest_keeps_the_optimizers_rate(tiny: Tiny) -> None:
+    model = tiny(modules=[models.Dense(32, 16)])
+    patterns = {"*.layer.[0-0].*": 1e-5, "*embeddings*": 1e-6, "0.auto_model.*LayerNorm*": 1e-4}
+    rates = rates_of(model, optimizer_of(model, patterns))
+    assert rates["0.auto_model.encoder.layer.0.output.LayerNorm.weight"] == 1e-5
+    assert rates["0.auto_model.encoder.layer.1.output.LayerNorm.weight"] == 1e-4
+    assert rates["0.auto_model.embeddings.LayerNorm.weight"] == 1e-6
+    assert rates["0.auto_model.encoder.layer.1.output.dense.weight"] == 1e-3
+    assert rates["2.linear.weight"] == 1e-3
+    assert len(rates) == len(list(model.parameters()))
+
+
+def test_without_rates_there_are_the_two_groups_of_the_field(tiny: Tiny) -> None:
+    optimizer = optimizer_of(tiny(), None)
+    assert [(group["weight_decay"], group["lr"]) for group in optimizer.param_groups] == [(0.01, 1e-3), (0.0, 1e-3)]
+    assert all(group["fused"] for group in optimizer.param_groups)
+
+
+def test_each_rate_has_a_decayed_and_an_undecayed_group_and_the_main_rate_comes_first(tiny: Tiny) -> None:
+    model = tiny()
+    optimizer = optimizer_of(model, {"*.layer.0.*": 1e-5, "*.layer.1.*": 5e-3})
+    groups = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert groups == [(1e-3, 0.01), (1e-3, 0.0), (5e-3, 0.01), (5e-3, 0.0), (1e-5, 0.01), (1e-5, 0.0)]
+    assert all(group["fused"] for group in optimizer.param_groups)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        undecayed = {"bias" in names[id(p)] or "LayerNorm.weight" in names[id(p)] for p in group["params"]}
+        assert undecayed == {group["weight_decay"] == 0.0}
+
+
+def test_the_schedule_multiplies_each_groups_own_rate(tiny: Tiny) -> None:
+    model = tiny()
+    optimizer = optimizer_of(model, {"*embeddings*": 1e-5})
+    schedule = make_schedule("WarmupLinear", optimizer, 2, 4)
+    seen = []
+    for _ in range(4):
+        seen.append({group["lr"] for group in optimizer.param_groups})
+        optimizer.step()
+        schedule.step()
+    assert [sorted(rates) for rates in seen] == [[0.0], [5e-6, 5e-4], [1e-5, 1e-3], [5e-6, 5e-4]]
+
+
+def test_the_losses_own_parameters_train_at_the_optimizers_rate(tiny: Tiny) -> None:
+    model = tiny()
+    softmax = losses.SoftmaxLoss(model, sentence_embedding_dimension=32, num_labels=3)
+    optimizer = optimizer_of(model, {"*": 1e-5}, softmax)
+    assert rates_of(softmax, optimizer)["classifier.weight"] == 1e-3
+    assert set(rates_of(model, optimizer_of(model, {"*": 1e-5})).values()) == {1e-5}
+
+
+# Freezing
+
+
+def test_frozen_layers_stay_equal_get_no_gradient_and_are_not_in_the_optimizer(tiny: Tiny) -> None:
+    model = tiny(modules=[models.Dense(32, 16)])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rates = {"*.layer.0.*": 0, EMBEDDINGS: 0.0}
+    train(model, rates)
+    still = {name for name in before if ".layer.0." in name or "embeddings" in name}
+    unused = {name for name in before if "pooler" in name}
+    assert still
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) == (name in still | unused), name
+        assert (parameter.grad is None) == (name in still | unused), name
+        assert parameter.requires_grad
+    assert not still & rates_of(model, optimizer_of(model, rates)).keys()
+
+
+def test_no_graph_is_kept_for_layers_frozen_from_the_bottom_up(tiny: Tiny) -> None:
+    model = tiny()
+    inputs: list[bool] = []
+    model[0].auto_model.encoder.layer[1].register_forward_pre_hook(lambda _, args: inputs.append(args[0].requires_grad))
+    with frozen(model, {"*.layer.0.*": 0, EMBEDDINGS: 0}):
+        assert model.embed(["the cat"]).requires_grad
+    model.embed(["the cat"])
+    assert inputs == [False, True]
+
+
+def test_frozen_puts_back_what_was_there_also_after_an_error(tiny: Tiny) -> None:
+    model = tiny()
+    model[0].auto_model.pooler.requires_grad_(False)
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    assert len(set(before)) == 2
+    during = []
+
+    def interrupted() -> None:
+        with frozen(model, {"*": 0}):
+            during.extend(parameter.requires_grad for parameter in model.parameters())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not any(during)
+    assert len(during) == len(before)
+    assert [parameter.requires_grad for parameter in model.parameters()] == before
+
+
+def test_a_table_that_grows_while_it_is_frozen_is_frozen_and_is_let_go_as_well(tiny: Tiny) -> None:
+    model = tiny()
+    model.tokenizer.add_tokens(["parcelwise"])
+    with frozen(model, {EMBEDDINGS: 0}):
+        with pytest.warns(UserWarning, match="1 tokens were added"):
+            model[0].match_vocabulary()
+        assert not model[0].token_matrix().requires_grad
+        assert "0.auto_model.embeddings.word_embeddings.weight" not in rates_of(model, optimizer_of(model, None))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_rate_of_0_keeps_a_parameter_out_even_where_a_loss_names_it_again(tiny: Tiny) -> None:
+    model = tiny()
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = model
+
+    optimizer = optimizer_of(model, {EMBEDDINGS: 0}, Holder())
+    assert not any("embeddings" in name for name in rates_of(model, optimizer))
+
+
+def test_what_the_user_froze_stays_out_whatever_rate_a_pattern_gives_it(tiny: Tiny) -> None:
+    model = tiny()
+    model[0].auto_model.embeddings.requires_grad_(False)
+    with frozen(model, {"*": 1e-4}):
+        assert not any("embeddings" in name for name in rates_of(model, optimizer_of(model, {"*": 1e-4})))
+
+
+# Layer-wise rates
+
+
+def encoder(config: PreTrainedConfig) -> nn.Module:
+    """The blocks of an encoder of that architecture, without weights: only the names matter."""
+    block = nn.Module()
+    with torch.device("meta"):
+        block.auto_model = T5EncoderModel(config) if isinstance(config, T5Config) else AutoModel.from_config(config)
+        return nn.Sequential(block, models.Dense(32, 16))
+
+
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "vocab_size": 50}
+MODERN = dict.fromkeys(["pad_token_id", "eos_token_id", "bos_token_id", "cls_token_id", "sep_token_id"], 0)
+ARCHITECTURES = {
+    "RoBERTa": (RobertaConfig(**SIZES), "encoder.layer", "embeddings.word_embeddings.weight"),
+    "MPNet": (MPNetConfig(**SIZES), "encoder.layer", "encoder.relative_attention_bias.weight"),
+    "DistilBERT": (
+        DistilBertConfig(dim=32, n_heads=2, n_layers=3, vocab_size=50),
+        "transformer.layer",
+        "embeddings.LayerNorm.weight",
+    ),
+    "ModernBERT": (ModernBertConfig(**SIZES, **MODERN), "layers", "embeddings.tok_embeddings.weight"),
+    "T5": (T5Config(d_model=32, d_kv=8, num_heads=2, num_layers=3, vocab_size=50), "encoder.block", "shared.weight"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_layer_wise_rates_fall_from_the_top_layer_to_the_embeddings(name: str) -> None:
+    config, layers, lowest = ARCHITECTURES[name]
+    model = encoder(config)
+    rates = parameter_rates(model, layer_wise(model, lr=0.8, decay=0.5))
+    assert set(rates) == {name for name, _ in model.named_parameters()}
+    for place, expected in enumerate([0.2, 0.4, 0.8]):
+        found = {rate for name, rate in rates.items() if name.startswith(f"0.auto_model.{layers}.{place}.")}
+        assert list(found) == [pytest.approx(expected)]
+    assert rates[f"0.auto_model.{lowest}"] == pytest.approx(0.1)
+    assert rates["1.linear.weight"] == 0.8
+    assert all(rate == 0.8 for name, rate in rates.items() if "pooler" in name or "final_" in name)
+
+
+def test_layer_wise_rates_reach_the_groups_and_the_adapters_of_a_layer(tiny: Tiny) -> None:
+    model = tiny()
+    rates = rates_of(model, optimizer_of(model, layer_wise(model, lr=1e-3, decay=0.1)))
+    assert rates["0.auto_model.encoder.layer.1.output.dense.weight"] == pytest.approx(1e-3)
+    assert rates["0.auto_model.encoder.layer.0.output.dense.bias"] == pytest.approx(1e-4)
+    assert rates["0.auto_model.embeddings.word_embeddings.weight"] == pytest.approx(1e-5)
+    add_lora(model)
+    rates = rates_of(model, optimizer_of(model, layer_wise(model, lr=1e-3, decay=0.1)))
+    assert rates
+    for name, rate in rates.items():
+        assert "lora_" in name
+        assert rate == pytest.approx(1e-3 if ".layer.1." in name else 1e-4)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("rates", "error", "message"),
+    [
+        (
+            {"0.auto_model.embedings": 0.0},
+            ValueError,
+            r"no parameter .* matches '0.auto_model.embedings'.*embeddings\.",
+        ),
+        ({"*embeddings": 0.0}, ValueError, r"written \*part\*"),
+        ({"*": 1e-5, "*embeddings*": 0.0}, ValueError, r"'\*embeddings\*' names only parameters that '\*' before it"),
+        ({"*": -1e-5}, ValueError, r"learning_rates\['\*'\] must be a number of at least 0, got -1e-05"),
+        ({"*": float("nan")}, ValueError, "got nan"),
+        ({"*": "fast"}, ValueError, "got 'fast'"),
+        ({3: 1e-5}, TypeError, "dictionary of rates by pattern"),
+        ([("*", 1e-5)], TypeError, "dictionary of rates by pattern"),
+        ({"*": 0}, ValueError, "nothing to train"),
+    ],
+)
+def test_mistakes_in_the_rates_are_named(rates: Any, error: type[Exception], message: str, tiny: Tiny) -> None:
+    with pytest.raises(error, match=message):
+        optimizer_of(tiny(), rates)
+
+
+@pytest.mark.parametrize(("lr", "decay", "message"), [(0, 0.9, "lr"), (1e-5, 0, "decay"), (1e-5, 1.5, "decay")])
+def test_layer_wise_refuses_settings_out_of_range(lr: float, decay: float, message: str, tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match=f"^{message} must be"):
+        layer_wise(tiny(), lr, decay)
+
+
+def test_layer_wise_refuses_a_model_without_layers(tiny: Tiny) -> None:
+    static = SentenceTransformer(modules=[models.StaticEmbedding.from_transformer(tiny()[0])], device="cpu")
+    with pytest.raises(ValueError, match="no Transformer"):
+        layer_wise(static, 1e-5, 0.9)
+
+
+def test_fit_takes_the_rates_and_leaves_the_frozen_as_they_are(tiny: Tiny) -> None:
+    model = tiny()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    loader: Any = DataLoader(PAIRS, batch_size=2)  # type: ignore[arg-type]
+    history = model.fit(
+        [(loader, losses.MultipleNegativesRankingLoss(model))],
+        warmup_steps=0,
+        epochs=2,
+        scheduler="ConstantLR",
+        optimizer_params={"lr": 1e-3},
+        learning_rates={EMBEDDINGS: 0, "*.layer.0.*": 1e-5},
+        show_progress_bar=False,
+    )
+    moves = {name: float((value - before[name]).abs().max()) for name, value in model.state_dict().items()}
+    assert max(moves[name] for name in moves if "embeddings" in name) == 0
+    assert 0 < max(moves[name] for name in moves if ".layer.0." in name) < 5e-5
+    assert max(moves[name] for name in moves if ".layer.1." in name) > 5e-4
+    assert history["lr"].tolist() == [1e-3, 1e-3]
+    assert all(parameter.requires_grad for parameter in model.parameters())

@@ -1,0 +1,380 @@
+"""The figures of the embedding space against a slow formula, the probe's pairs, and when a collapse is seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import combinations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sbertlab.helpdesk import graded_pairs, load_helpdesk, triplets
+from torch import Tensor, nn
+
+from sbertlab import SentenceTransformer, losses
+from sbertlab.losses.base import Loss
+from sbertlab.training.probe import (
+    METRICS,
+    MOST_TEXTS,
+    CollapseWarning,
+    Probe,
+    collapse_reason,
+    effective_rank,
+    space_metrics,
+)
+
+Tiny = Callable[..., SentenceTransformer]
+
+BEFORE = {"alignment": 0.8, "uniformity": -3.0, "effective_rank": 100.0, "mean_cosine": 0.2, "margin": 0.3}
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def slow_metrics(anchors: np.ndarray, positives: np.ndarray, negatives: np.ndarray | None) -> dict[str, float]:
+    """The definitions, pair by pair, in NumPy."""
+
+    def unit(rows: np.ndarray) -> np.ndarray:
+        return np.stack([row / np.sqrt(sum(x * x for x in row)) for row in rows])
+
+    a, p = unit(anchors), unit(positives)
+    every = np.concatenate([a, p] if negatives is None else [a, p, unit(negatives)])
+    n = len(a)
+    own = np.mean([a[i] @ p[i] for i in range(n)])
+    if negatives is None:
+        other = np.mean([a[i] @ p[j] for i, j in product(range(n), range(n)) if i != j])
+    else:
+        other = np.mean([a[i] @ unit(negatives)[i] for i in range(n)])
+    shares = np.sqrt(np.clip(np.linalg.eigvalsh(every.T @ every), 0, None))
+    shares = [share / shares.sum() for share in shares if share > 1e-9]
+    apart = [np.exp(-2 * ((x - y) ** 2).sum()) for x, y in combinations(every, 2)]
+    return {
+        "alignment": float(np.mean([((a[i] - p[i]) ** 2).sum() for i in range(n)])),
+        "uniformity": math.log(np.mean(apart)),
+        "effective_rank": math.exp(-sum(share * math.log(share) for share in shares)),
+        "mean_cosine": float(np.mean([x @ y for x, y in combinations(every, 2)])),
+        "margin": float(own - other),
+    }
+
+
+@pytest.mark.parametrize("with_negatives", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_metrics_equal_their_definitions(with_negatives: bool, dtype: torch.dtype) -> None:
+    a, p, n = (draw(7, 5, seed=seed, dtype=dtype) for seed in range(3))
+    found = space_metrics(a, p, n if with_negatives else None)
+    expected = slow_metrics(a.double().numpy(), p.double().numpy(), n.double().numpy() if with_negatives else None)
+    assert tuple(found) == METRICS
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_rotating_scaling_and_reordering_change_nothing() -> None:
+    a, p, n = (draw(9, 6, seed=seed) for seed in range(3))
+    rotation = torch.linalg.qr(draw(6, 6, seed=7)).Q
+    lengths = draw(9, 1, seed=8).abs() + 0.1
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    plain = space_metrics(a, p, n)
+    assert space_metrics(a @ rotation, p @ rotation, n @ rotation) == pytest.approx(plain, abs=1e-12)
+    assert space_metrics(1e4 * a, lengths * p, 1e-4 * n) == pytest.approx(plain, abs=1e-12)
+    assert space_metrics(a[order], p[order], n[order]) == pytest.approx(plain, abs=1e-12)
+    assert space_metrics(a[order], p, n)["margin"] != pytest.approx(plain["margin"], abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_embeddings_that_are_all_alike_have_rank_one(dtype: torch.dtype) -> None:
+    metrics = space_metrics(*(draw(1, 64, dtype=dtype).expand(100, 64) for _ in range(2)))
+    assert metrics["effective_rank"] == pytest.approx(1, abs=1e-3)
+    assert metrics["mean_cosine"] == pytest.approx(1)
+    assert metrics["uniformity"] == pytest.approx(0, abs=1e-9)
+    assert metrics["alignment"] == pytest.approx(0, abs=1e-9)
+    assert metrics["margin"] == pytest.approx(0, abs=1e-9)
+
+
+def test_orthogonal_embeddings_have_full_rank() -> None:
+    assert effective_rank(torch.eye(8)) == pytest.approx(8)
+    assert effective_rank(torch.cat([torch.eye(3), -5 * torch.eye(3)])) == pytest.approx(3)
+
+
+def test_a_row_of_zeros_is_as_far_from_every_direction_as_the_origin() -> None:
+    metrics = space_metrics(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
+    assert metrics["alignment"] == 1
+    assert metrics["mean_cosine"] == 0
+    assert metrics["uniformity"] == -2
+    assert effective_rank(torch.zeros(4, 3)) == 0
+    assert all(math.isfinite(value) for value in space_metrics(*torch.zeros(2, 4, 3)).values())
+
+
+def test_what_cannot_be_computed_is_nan() -> None:
+    assert [name for name, value in space_metrics(draw(4, 3)).items() if math.isnan(value)] == ["alignment", "margin"]
+    assert math.isnan(space_metrics(draw(4, 3), negatives=draw(4, 3))["margin"])
+    alone = space_metrics(draw(1, 3))
+    assert alone.pop("effective_rank") == pytest.approx(1)
+    assert all(math.isnan(value) for value in alone.values())
+    assert all(math.isnan(value) for value in space_metrics(torch.empty(0, 3)).values())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_embeddings_that_are_not_finite_give_nan_and_no_error(bad: float) -> None:
+    spoilt = draw(4, 3)
+    spoilt[2, 1] = bad
+    for metrics in (space_metrics(spoilt), space_metrics(draw(4, 3), spoilt), space_metrics(draw(4, 3), None, spoilt)):
+        assert tuple(metrics) == METRICS
+        assert all(math.isnan(value) for value in metrics.values())
+        assert collapse_reason(BEFORE, metrics) is None
+        assert collapse_reason(metrics, BEFORE) is None
+    assert math.isnan(effective_rank(spoilt))
+
+
+def test_columns_of_different_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"one shape.*'anchors': \(4, 3\), 'positives': \(5, 3\)"):
+        space_metrics(draw(4, 3), draw(5, 3))
+    with pytest.raises(ValueError, match="negatives must be"):
+        space_metrics(draw(2, 3), negatives=["text"])
+
+
+def pairs_of(probe: Probe) -> tuple[set[tuple], set[tuple]]:
+    """Positive and negative pairs, as texts."""
+    found = [
+        {(probe.texts[i], probe.texts[j]) for i, j in mask.nonzero().tolist()}
+        for mask in (probe.positive, probe.negative)
+    ]
+    return found[0], found[1]
+
+
+def test_of_plain_pairs_the_other_rows_are_negatives() -> None:
+    positive, negative = pairs_of(Probe.of([["a", "b"], ["A", "B"]]))
+    assert positive == {("a", "A"), ("b", "B")}
+    assert negative == {("a", "B"), ("b", "A")}
+    assert pairs_of(Probe.of([["a", "b"], ["A", "B"]], labels=[0, 0])) == (positive, negative)
+    assert pairs_of(Probe.of([["a", "b"], ["A", "B"]], labels=draw(2, 5))) == (positive, negative)
+
+
+def test_what_is_positive_in_one_row_is_not_negative_through_another() -> None:
+    positive, negative = pairs_of(Probe.of([["a", "a", "b"], ["A", "A2", "A"]]))
+    assert positive == {("a", "A"), ("a", "A2"), ("b", "A")}
+    assert negative == {("b", "A2")}
+
+
+def test_a_text_that_is_its_own_positive_is_no_pair() -> None:
+    probe = Probe.of([["a", "b"], ["a", "b"]])
+    assert probe.texts == ["a", "b"]
+    assert pairs_of(probe)[0] == set()
+
+
+def test_of_triplets_the_given_negatives_count_all_of_them() -> None:
+    positive, negative = pairs_of(Probe.of([["a", "b"], ["A", "B"], ["x", "y"], ["z", "A"]]))
+    assert positive == {("a", "A"), ("b", "B")}
+    assert negative == {("a", "x"), ("a", "z"), ("b", "y"), ("b", "A")}
+
+
+@pytest.mark.parametrize(
+    "labels", [[5.0, 2.4, 2.5], [1, 0, 1], [True, False, True], [0.5, -1.0, 0.1], [[0.9], [0.1], [0.5]]]
+)
+def test_of_graded_pairs_the_upper_half_of_the_scale_is_positive(labels: list) -> None:
+    positive, negative = pairs_of(Probe.of([["a", "b", "c"], ["A", "B", "C"]], labels))
+    assert positive == {("a", "A"), ("c", "C")}
+    assert negative == {("b", "B")}
+
+
+def test_where_no_label_is_low_the_other_rows_are_negatives() -> None:
+    columns = [["a", "b"], ["A", "B"]]
+    assert pairs_of(Probe.of(columns, labels=[1.0, 0.9])) == pairs_of(Probe.of(columns))
+
+
+def test_classes_of_pairs_say_nothing_of_their_likeness() -> None:
+    assert pairs_of(Probe.of([["a", "b", "c"], ["A", "B", "C"]], labels=[0, 2, 1])) == (set(), set())
+
+
+def test_texts_of_one_class_belong_together() -> None:
+    positive, negative = pairs_of(Probe.of([["a", "b", "c"]], labels=np.array([3, 7, 3])))
+    assert positive == {("a", "c"), ("c", "a")}
+    assert negative == {("a", "b"), ("b", "a"), ("b", "c"), ("c", "b")}
+    assert pairs_of(Probe.of([["a", "b"]])) == (set(), set())
+    assert pairs_of(Probe.of([["a", "b"]], labels=[0.5, 1.0])) == (set(), set())
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 9])
+def test_a_probe_keeps_so_many_texts_chosen_by_the_seed(columns: int) -> None:
+    table = [[f"{row} {column}" for row in range(1000)] for column in range(columns)]
+    probe = Probe.of(table)
+    assert MOST_TEXTS - 4 < len(probe.texts) <= MOST_TEXTS
+    assert probe.texts == Probe.of(table).texts
+    assert probe.texts != Probe.of(table, seed=1).texts
+    assert len(probe.texts) == len(set(probe.texts))
+
+
+def test_the_labels_follow_their_rows_into_the_probe() -> None:
+    rows = range(2000)
+    labels = [float(row % 2) for row in rows]
+    positive, negative = pairs_of(Probe.of([[f"{row}" for row in rows], [f"{row} too" for row in rows]], labels))
+    assert len(positive) + len(negative) == MOST_TEXTS // 2
+    assert {int(text) % 2 for text, _ in positive} == {1}
+    assert {int(text) % 2 for text, _ in negative} == {0}
+    assert all(other == f"{text} too" for text, other in positive | negative)
+
+
+def test_texts_on_routes_are_handed_on() -> None:
+    probe = Probe.of([[{"query": "a"}, {"query": "b"}], [{"passage": "a"}, {"passage": "b"}]])
+    assert probe.texts == [{"query": "a"}, {"passage": "a"}, {"query": "b"}, {"passage": "b"}]
+    assert probe.positive.nonzero().tolist() == [[0, 1], [2, 3]]
+
+
+def test_all_texts_are_embedded_in_one_call_without_gradient() -> None:
+    probe = Probe.of([["a", "b", "a"], ["c", "d", "e"]])
+    weight = nn.Parameter(torch.ones(()))
+    calls = []
+
+    def embed(texts: list) -> Tensor:
+        calls.append((texts, (weight * 1).requires_grad))
+        return weight * draw(len(texts), 6, dtype=torch.float32)
+
+    metrics = probe.measure(embed)
+    assert calls == [(probe.texts, False)]
+    a, c, b, d, e = draw(5, 6, dtype=torch.float32)
+    by_hand = space_metrics(torch.stack([a, b, a]), torch.stack([c, d, e]))
+    assert metrics["alignment"] == pytest.approx(by_hand["alignment"], abs=1e-6)
+    assert metrics["effective_rank"] == pytest.approx(effective_rank(torch.stack([a, b, c, d, e])))
+
+
+def test_an_embedding_of_the_wrong_shape_is_refused() -> None:
+    probe = Probe.of([["a", "b"]])
+    for wrong in (draw(3, 4), draw(2), draw(1, 4)):
+        with pytest.raises(ValueError, match=r"embed must return \(2, dim\) for 2 texts, got"):
+            probe.measure(lambda texts, wrong=wrong: wrong)
+
+
+@pytest.mark.parametrize(
+    ("columns", "labels"), [([], None), ([[]], None), ([["a"], ["b", "c"]], None), ([["a", "b"]], [1, 2, 3])]
+)
+def test_columns_that_do_not_fit_together_are_refused(columns: list, labels: list | None) -> None:
+    with pytest.raises(ValueError, match="one positive length; got"):
+        Probe.of(columns, labels)
+
+
+def test_labels_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="labels must be numbers"):
+        Probe.of([["a", "b"]], labels=["high", "low"])
+
+
+def test_collapse_is_a_matter_of_comparison() -> None:
+    untrained = BEFORE | {"mean_cosine": 0.98, "effective_rank": 7.0, "margin": 0.0}
+    cone = BEFORE | {"mean_cosine": 0.8, "effective_rank": 60.0, "margin": 0.1}
+    for metrics in (untrained, cone, BEFORE):
+        assert collapse_reason(metrics, metrics) is None
+    assert collapse_reason(cone, cone | {"mean_cosine": 0.9}) is None
+    assert collapse_reason(cone, cone | {"mean_cosine": 0.98, "margin": 0.02})
+    assert collapse_reason(untrained, untrained | {"mean_cosine": 0.999})
+    assert collapse_reason(BEFORE, BEFORE | {"mean_cosine": 0.9, "margin": math.nan})
+
+
+def test_a_line_is_a_collapse_and_two_far_clusters_are_none() -> None:
+    reason = collapse_reason(BEFORE, BEFORE | {"mean_cosine": 0.0, "effective_rank": 1.5, "margin": 0.05})
+    assert reason is not None
+    assert "one line" in reason
+    assert collapse_reason(BEFORE, BEFORE | {"mean_cosine": 0.0, "effective_rank": 1.5, "margin": 1.9}) is None
+    assert collapse_reason(BEFORE, BEFORE | {"mean_cosine": 0.95, "effective_rank": 1.5, "margin": 1.5}) is None
+    flat = BEFORE | {"effective_rank": 1.9}
+    assert collapse_reason(flat, flat | {"effective_rank": 1.5}) is None, "two dimensions have never had more"
+
+
+def test_a_space_that_was_one_point_from_the_start_gives_no_verdict() -> None:
+    point = BEFORE | {"mean_cosine": 1.0, "effective_rank": 1.0, "margin": 0.0}
+    assert collapse_reason(point, point | {"mean_cosine": 1.0 + 1e-12}) is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "labels", "cause"),
+    [
+        ([["a"] * 40, ["b"] * 40], [1.0] * 40, "all 40 labels are 1, so nothing is pushed apart"),
+        ([["a"] * 40], [3] * 40, "all 40 rows are of class 3, so nothing is pushed apart. Add rows of other classes"),
+        ([["a"] * 40, ["b"] * 40], torch.ones(40, 3), "all 40 labels are the same"),
+        ([["a"] * 40, ["b"] * 40], [0.1] + [1.0] * 39, "only 2.5% of the 40 labels are low"),
+        ([["a"] * 40, ["b"] * 40], [0.1, 1.0] * 20, "the labels hold too little contrast. Lower the learning rate"),
+        ([["a"] * 40, ["b"] * 40], None, "the learning rate is too high, or the loss sees no negatives"),
+    ],
+)
+def test_the_reason_names_the_likely_cause(columns: list, labels: object, cause: str) -> None:
+    reason = collapse_reason(BEFORE, BEFORE | {"mean_cosine": 0.97, "margin": 0.01}, Probe.of(columns, labels))
+    assert reason is not None
+    assert cause in reason
+    assert "nearly one point: mean cosine 0.970 (0.200 before training)" in reason
+
+
+def test_the_warning_is_a_user_warning() -> None:
+    assert issubclass(CollapseWarning, UserWarning)
+
+
+Rows = list[list[str]]
+
+
+def reasons(
+    model: SentenceTransformer, loss: Loss, columns: Rows, labels: Tensor | None, lr: float, steps: int
+) -> Iterator[tuple[int, str | None]]:
+    """Train by a loop of our own, at batch 16, and yield what is said of the space every third step."""
+    probe = Probe.of([column[:40] for column in columns], None if labels is None else labels[:40])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    first = probe.measure(model.embed)
+    for step in range(1, steps + 1):
+        batch = torch.randperm(len(columns[0]), generator=torch.Generator().manual_seed(step))[:16].tolist()
+        texts = [column[row] for column in columns for row in batch]
+        loss.compute(model.embed(texts).chunk(len(columns)), None if labels is None else labels[batch]).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 3 == 0:
+            yield step, collapse_reason(first, probe.measure(model.embed), probe)
+
+
+def helpdesk_rows(columns: int) -> Rows:
+    return triplets(load_helpdesk("train"))[["anchor", "positive", "negative"][:columns]].to_numpy().T.tolist()
+
+
+@pytest.mark.filterwarnings("ignore::sbertlab.data.texts.TruncationWarning")
+@pytest.mark.parametrize("loss", [losses.CosineSimilarityLoss, losses.ContrastiveLoss])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_labels_that_are_all_one_collapse_the_space_within_a_few_dozen_steps(
+    tiny: Tiny, loss: type[Loss], seed: int
+) -> None:
+    rows = helpdesk_rows(2)
+    said = dict(reasons(tiny(seed=seed), loss(), rows, torch.ones(len(rows[0])), lr=1e-3, steps=24))
+    assert "labels are 1, so nothing is pushed apart" in (said[24] or "")
+    assert said[3] is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sbertlab.data.texts.TruncationWarning")
+@pytest.mark.parametrize("columns", [2, 3])
+@pytest.mark.parametrize("lr", [2e-5, 1e-4, 1e-3])
+def test_ranking_training_is_never_called_a_collapse(tiny: Tiny, columns: int, lr: float) -> None:
+    rows = helpdesk_rows(columns)
+    said = dict(reasons(tiny(), losses.MultipleNegativesRankingLoss(), rows, None, lr, steps=39))
+    assert set(said.values()) == {None}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sbertlab.data.texts.TruncationWarning")
+def test_training_on_grades_or_on_two_classes_is_not_called_a_collapse(tiny: Tiny) -> None:
+    table = load_helpdesk("train")
+    graded = graded_pairs(table).sample(frac=1, random_state=0)
+    rows = graded[["sentence1", "sentence2"]].to_numpy().T.tolist()
+    scores = torch.tensor(graded["score"].to_numpy(), dtype=torch.float32)
+    assert not any(dict(reasons(tiny(), losses.CosineSimilarityLoss(), rows, scores, 1e-3, steps=39)).values())
+    two = table[table["topic"].isin(table["topic"].unique()[:2])].sample(frac=1, random_state=0)
+    classes = torch.tensor(two["topic"].factorize()[0] + 1)
+    assert not any(
+        dict(reasons(tiny(), losses.BatchAllTripletLoss(), [two["text"].tolist()], classes, 1e-3, steps=60)).values()
+    )
+
+
+@pytest.mark.long
+def test_the_real_model_collapses_on_labels_all_one_and_not_by_ranking(minilm_folder: Path) -> None:
+    rows = helpdesk_rows(2)
+    model = SentenceTransformer(minilm_folder, device="cpu")
+    ones = torch.ones(len(rows[0]))
+    found = reasons(model, losses.CosineSimilarityLoss(), rows, ones, lr=2e-5, steps=36)
+    assert next((step for step, reason in found if reason), 0) > 3
+    model = SentenceTransformer(minilm_folder, device="cpu")
+    ranking = losses.MultipleNegativesRankingLoss()
+    assert not any(reason for _, reason in reasons(model, ranking, helpdesk_rows(3), None, 1e-4, steps=15))

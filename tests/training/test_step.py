@@ -1,0 +1,262 @@
+"""The gradient of a batch: cached equals plain for every loss, dropout on, and memory holds one chunk."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from sbertlab import SentenceTransformer, losses, models
+from sbertlab.encoder.batching import PaddingMeter
+from sbertlab.training.batches import Batch
+from sbertlab.training.processes import Processes
+from sbertlab.training.seeding import set_seed
+from sbertlab.training.step import Gradient, GraphMeter, NonFiniteLossError
+
+Tiny = Callable[..., SentenceTransformer]
+
+TEXTS = [
+    "the cat sits in the garden and sleeps",
+    "a dog runs",
+    "how do i change the password of my account ?",
+    "my parcel is late",
+    "rain",
+    "the train is slow , the bike is fast and the car is old",
+    "open the window",
+    "where is the invoice for my order of last month ?",
+]
+BATCH = 8
+
+
+def columns(count: int) -> list[list[str]]:
+    return [[TEXTS[(row + shift * 3) % BATCH] + " and" * shift for row in range(BATCH)] for shift in range(count)]
+
+
+def floats() -> Tensor:
+    return torch.linspace(0, 1, BATCH)
+
+
+CLASSES = torch.tensor([0, 0, 1, 1, 2, 2, 0, 1])
+BINARY = torch.tensor([0, 1, 1, 0, 1, 0, 1, 0])
+
+Made = tuple[nn.Module, int, Tensor | None]
+EVERY: dict[str, Callable[[SentenceTransformer], Made]] = {
+    "AnglELoss": lambda m: (losses.AnglELoss(m), 2, floats()),
+    "BatchAllTripletLoss": lambda m: (losses.BatchAllTripletLoss(m), 1, CLASSES),
+    "BatchHardSoftMarginTripletLoss": lambda m: (losses.BatchHardSoftMarginTripletLoss(m), 1, CLASSES),
+    "BatchHardTripletLoss": lambda m: (losses.BatchHardTripletLoss(m), 1, CLASSES),
+    "BatchSemiHardTripletLoss": lambda m: (losses.BatchSemiHardTripletLoss(m), 1, CLASSES),
+    "CoSENTLoss": lambda m: (losses.CoSENTLoss(m), 2, floats()),
+    "ContrastiveLoss": lambda m: (losses.ContrastiveLoss(m), 2, BINARY),
+    "ContrastiveTensionLossInBatchNegatives": lambda m: (losses.ContrastiveTensionLossInBatchNegatives(m), 1, None),
+    "CosineSimilarityLoss": lambda m: (losses.CosineSimilarityLoss(m), 2, floats()),
+    "DenoisingAutoEncoderLoss": lambda m: (losses.DenoisingAutoEncoderLoss(m), 2, None),
+    "DistillKLDivLoss": lambda m: (losses.DistillKLDivLoss(m), 4, torch.rand(BATCH, 3)),
+    "GISTEmbedLoss": lambda m: (losses.GISTEmbedLoss(m, copy_of(m)), 3, None),
+    "MSELoss": lambda m: (losses.MSELoss(m), 1, torch.randn(BATCH, 32)),
+    "MarginMSELoss": lambda m: (losses.MarginMSELoss(m), 3, floats()),
+    "MatryoshkaLoss": lambda m: (
+        losses.MatryoshkaLoss(m, losses.MultipleNegativesRankingLoss(m), [32, 16, 8], n_dims_per_step=2),
+        3,
+        None,
+    ),
+    "MegaBatchMarginLoss": lambda m: (losses.MegaBatchMarginLoss(m), 2, None),
+    "MultipleNegativesRankingLoss": lambda m: (losses.MultipleNegativesRankingLoss(m), 3, None),
+    "MultipleNegativesSymmetricRankingLoss": lambda m: (losses.MultipleNegativesSymmetricRankingLoss(m), 2, None),
+    "OnlineContrastiveLoss": lambda m: (losses.OnlineContrastiveLoss(m), 2, BINARY),
+    "SoftmaxLoss": lambda m: (losses.SoftmaxLoss(m, 32, 3), 2, CLASSES),
+    "TripletLoss": lambda m: (losses.TripletLoss(m), 3, None),
+}
+
+
+def copy_of(model: SentenceTransformer) -> SentenceTransformer:
+    other = SentenceTransformer(modules=list(__import__("copy").deepcopy(list(model))), device="cpu")
+    for parameter in other.parameters():
+        parameter.data.mul_(0.9)
+    return other
+
+
+def gradient_of(
+    model: SentenceTransformer, loss: nn.Module, count: int, labels: Tensor | None, precision: str = "no", **how: Any
+) -> tuple[float, dict[str, Tensor]]:
+    """The loss and the gradients of what is trained, at one fixed place of a run."""
+    for module in (model, loss):
+        module.train()
+        module.zero_grad()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
+    gradient = Gradient(model, accelerator, Processes(model.device), token_budget=how.pop("token_budget", 24), **how)
+    seed_at = partial(set_seed, model.device, 7, "step", 1)
+    value = gradient.add(loss, Batch(columns(count), labels), seed_at, PaddingMeter())
+    parameters = dict([*model.named_parameters(), *loss.named_parameters(prefix="loss")])
+    return value, {name: part.grad.clone() for name, part in parameters.items() if part.grad is not None}
+
+
+def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], relative: float) -> None:
+    assert a.keys() == b.keys()
+    assert any(part.abs().max() > 1e-6 for part in b.values()), "there must be gradients to compare"
+    scale = max(part.abs().max() for part in b.values())
+    for name in b:
+        assert (a[name] - b[name]).abs().max() <= relative * scale, name
+
+
+def test_every_loss_is_among_the_cases() -> None:
+    classes = {
+        name
+        for name in losses.__all__
+        if inspect.isclass(kind := getattr(losses, name)) and issubclass(kind, losses.Loss)
+    }
+    assert classes - {"Loss", "DistillKLLoss"} == EVERY.keys()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_cached_equals_plain_with_dropout_on(tiny: Tiny, name: str) -> None:
+    model = tiny(dropout=0.2)
+    torch.manual_seed(0)
+    loss, count, labels = EVERY[name](model)
+    plain, plain_gradients = gradient_of(model, loss, count, labels)
+    cached, cached_gradients = gradient_of(model, loss, count, labels, cached=True)
+    assert abs(plain - cached) <= 1e-6 * max(1, abs(plain))
+    assert_close(cached_gradients, plain_gradients, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_gradient_is_that_of_one_graph_through_all_texts(tiny: Tiny, name: str, cached: bool) -> None:
+    model = tiny(dropout=0.0)
+    torch.manual_seed(0)
+    loss, count, labels = EVERY[name](model)
+    loss.eval()  # the decoder of TSDAE has its own dropout
+    for part in loss.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    value, gradients = gradient_of(model, loss, count, labels, cached=cached)
+    model.zero_grad(), loss.zero_grad()
+    with torch.no_grad():
+        prepared = loss.prepare(columns(count), labels)
+    embedded = list(columns(count)[loss.embedded]) * loss.views
+    set_seed(model.device, 7, "step", 1, "loss")
+    expected = loss.compute([model.embed(column) for column in embedded], prepared)
+    expected.backward()
+    assert abs(value - expected.item()) <= 1e-5 * max(1, abs(value))
+    parameters = dict([*model.named_parameters(), *loss.named_parameters(prefix="loss")])
+    there = {key: part.grad for key, part in parameters.items() if part.grad is not None}
+    assert_close(gradients, there, 1e-5)  # type: ignore[arg-type]
+
+
+def test_dropout_differs_between_chunks_and_between_places(tiny: Tiny) -> None:
+    model = tiny(dropout=0.2)
+    loss = losses.ContrastiveTensionLossInBatchNegatives(model)
+    same = [gradient_of(model, loss, 1, None)[0] for _ in range(2)]
+    other_chunks = gradient_of(model, loss, 1, None, token_budget=12)[0]
+    assert same[0] == same[1]
+    assert same[0] != other_chunks
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_mixed_precision_is_close_to_float32(tiny: Tiny, cached: bool) -> None:
+    model = tiny()
+    loss, count, labels = EVERY["MultipleNegativesRankingLoss"](model)
+    exact, exact_gradients = gradient_of(model, loss, count, labels)
+    value, gradients = gradient_of(model, loss, count, labels, precision="bf16", cached=cached)
+    assert value != exact
+    assert abs(value - exact) < 0.02 * exact
+    assert_close(gradients, exact_gradients, 0.1)
+
+
+def test_cached_equals_plain_under_mixed_precision_with_dropout_on(tiny: Tiny) -> None:
+    model = tiny(dropout=0.2)
+    loss, count, labels = EVERY["MatryoshkaLoss"](model)
+    plain, plain_gradients = gradient_of(model, loss, count, labels, precision="bf16")
+    cached, cached_gradients = gradient_of(model, loss, count, labels, precision="bf16", cached=True)
+    assert abs(plain - cached) < 1e-6
+    assert_close(cached_gradients, plain_gradients, 1e-5)
+
+
+def test_a_memory_budget_chooses_the_cache_batch_by_batch(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    loss, count, labels = EVERY["TripletLoss"](model)
+    meter = GraphMeter(model)
+    with meter.counting():
+        model.embed([text for column in columns(count) for text in column])
+    forwards: list[bool] = []
+    forward = model.forward_chunk
+    monkeypatch.setattr(
+        model, "forward_chunk", lambda chunk: forwards.append(torch.is_grad_enabled()) or forward(chunk)
+    )
+    for bytes_allowed, cached in ((2 * meter.bytes, False), (meter.bytes // 4, True)):
+        forwards.clear()
+        gradient_of(model, loss, count, labels, memory_budget=bytes_allowed)
+        assert (not all(forwards)) is cached
+    value, gradients = gradient_of(model, loss, count, labels, memory_budget=meter.bytes // 4)
+    plain, plain_gradients = gradient_of(model, loss, count, labels)
+    assert value == pytest.approx(plain, abs=1e-6)
+    assert_close(gradients, plain_gradients, 1e-5)
+
+
+def test_the_graph_meter_counts_what_a_linear_layer_keeps() -> None:
+    layer = nn.Linear(10, 20)
+    x = torch.randn(5, 10, requires_grad=True)
+    meter = GraphMeter(layer)
+    with meter.counting():
+        layer(x)
+    assert meter.bytes == 5 * 10 * 4  # its input, and not its weights
+
+
+def test_several_routes_share_a_batch_in_the_cache(tiny: Tiny) -> None:
+    parts = [tiny(seed=seed) for seed in (0, 1)]
+    router = models.Router({"query": list(parts[0]), "document": list(parts[1])})
+    model = SentenceTransformer(modules=[router], device="cpu")
+    loss = losses.MultipleNegativesRankingLoss(model)
+    rows = [[{"query": text} for text in columns(1)[0]], [{"document": text} for text in columns(2)[1]]]
+    results = []
+    for cached in (False, True):
+        model.zero_grad()
+        gradient = Gradient(model, Accelerator(cpu=True), Processes(model.device), 24, cached)
+        value = gradient.add(loss, Batch(rows, None), partial(set_seed, model.device, 0), PaddingMeter())
+        found = {name: part.grad.clone() for name, part in model.named_parameters() if part.grad is not None}
+        results.append((value, found))
+    assert results[0][0] == pytest.approx(results[1][0], abs=1e-6)
+    assert_close(results[0][1], results[1][1], 1e-5)
+
+
+def test_a_loss_that_is_not_finite_leaves_no_gradient(tiny: Tiny) -> None:
+    model = tiny()
+
+    class Broken(losses.MultipleNegativesRankingLoss):
+        def _formula(self, embeddings, labels):  # type: ignore[no-untyped-def]
+            return super()._formula(embeddings, labels) * float("inf")
+
+    with pytest.raises(NonFiniteLossError, match="inf"):
+        gradient_of(model, Broken(model), 2, None, cached=True)
+    assert all(part.grad is None for part in model.parameters())
+
+
+@pytest.mark.long
+def test_a_batch_of_4096_triplets_trains_the_real_model_within_three_gibibytes(minilm_folder) -> None:  # type: ignore[no-untyped-def]
+    """In a process of its own, because a process's peak never falls."""
+    import subprocess
+    import sys
+
+    code = f"""
+import resource, torch
+from torch.utils.data import DataLoader
+from sbertlab import InputExample, SentenceTransformer, losses
+model = SentenceTransformer({str(minilm_folder)!r}, device="cpu")
+words = "a man plays guitar on the old stage while two children watch him".split()
+rows = [InputExample(texts=[f"{{words[i % 13]}} {{i}} {{k}} {{words[i % 7]}}" for k in range(3)]) for i in range(4096)]
+loss = losses.MultipleNegativesRankingLoss(model)
+history = model.fit([(DataLoader(rows, batch_size=4096), loss)], warmup_steps=0, cached=True, show_progress_bar=False)
+assert len(history) == 1 and history["loss"][0] > 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[-1]) < 3.0, "GiB"

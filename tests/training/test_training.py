@@ -1,0 +1,832 @@
+"""The training loop: equal to a loop written by hand, reproducible, and clear about what goes wrong."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import sentence_transformers.sentence_transformer.losses as peer_losses
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from sbertlab import InputExample, SentenceTransformer, losses, models
+from sbertlab.data import DenoisingAutoEncoderDataset, NoDuplicatesDataLoader, SentenceLabelDataset
+from sbertlab.evaluation import EmbeddingSimilarityEvaluator
+from sbertlab.training.optimizer import make_optimizer, make_schedule
+from sbertlab.training.run import HISTORY_COLUMNS
+from sbertlab.training.step import NonFiniteLossError
+
+Tiny = Callable[..., SentenceTransformer]
+
+PAIRS = [
+    ("the cat sits in the garden", "a cat is in the garden", 0.9),
+    ("the man plays guitar", "a man is playing music", 0.7),
+    ("my parcel is late", "the dog runs", 0.1),
+    ("how do i change my password", "where can i reset the password", 0.8),
+    ("the train is slow", "bread and cheese", 0.0),
+    ("a child reads a book", "the child is reading", 0.9),
+    ("the invoice is wrong", "the river is cold", 0.2),
+    ("open the window", "close the door", 0.4),
+]
+SCORED = [InputExample(texts=[a, b], label=score) for a, b, score in PAIRS]
+RANKED = [InputExample(texts=[a, b]) for a, b, _ in PAIRS]
+
+
+def loader(examples: list[InputExample], batch_size: int = 4, shuffle: bool = True) -> DataLoader:
+    return DataLoader(examples, batch_size=batch_size, shuffle=shuffle)
+
+
+def weights_of(model: SentenceTransformer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def equal_weights(a: SentenceTransformer, b: SentenceTransformer) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+QUIET = {"show_progress_bar": False, "warmup_steps": 0}
+
+
+def test_the_loop_equals_a_loop_written_by_hand(tiny: Tiny) -> None:
+    by_fit, by_hand = tiny(), tiny()
+    history = by_fit.fit(
+        [(loader(SCORED, shuffle=False), losses.CosineSimilarityLoss(by_fit))],
+        epochs=2,
+        scheduler="ConstantLR",
+        optimizer_params={"lr": 1e-3},
+        weight_decay=0.1,
+        max_grad_norm=0.1,
+        **QUIET,
+    )
+    loss = losses.CosineSimilarityLoss(by_hand)
+    plain = ("bias", "LayerNorm.weight")
+    groups = [
+        {"params": [p for n, p in by_hand.named_parameters() if not any(w in n for w in plain)], "weight_decay": 0.1},
+        {"params": [p for n, p in by_hand.named_parameters() if any(w in n for w in plain)], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    expected, norms = [], []
+    by_hand.train()
+    for _ in range(2):
+        for start in (0, 4):
+            features, labels = by_hand.smart_batching_collate(SCORED[start : start + 4])
+            value = loss(features, labels)
+            optimizer.zero_grad()
+            value.backward()
+            norms.append(nn.utils.clip_grad_norm_(by_hand.parameters(), 0.1).item())
+            optimizer.step()
+            expected.append(value.item())
+    assert np.allclose(history["loss"], expected, atol=1e-5)
+    assert np.allclose(history["gradient_norm"], norms, rtol=1e-4), "the norm before clipping"
+    assert min(norms) > 0.1
+    assert max((a - b).abs().max() for a, b in zip(by_fit.parameters(), by_hand.parameters(), strict=True)) < 1e-4
+
+
+def test_the_same_seed_gives_the_same_weights_with_dropout_on_and_another_seed_others(tiny: Tiny) -> None:
+    trained = []
+    for seed in (3, 3, 4):
+        model = tiny(dropout=0.2)
+        torch.manual_seed(len(trained))  # what happened before must not matter
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], seed=seed, **QUIET)
+        trained.append(model)
+    assert equal_weights(trained[0], trained[1])
+    assert not equal_weights(trained[0], trained[2])
+
+
+def test_the_token_budget_does_not_change_the_losses(tiny: Tiny) -> None:
+    histories = []
+    for budget in (8, 4096):
+        model = tiny()
+        objective = (loader(RANKED), losses.MultipleNegativesRankingLoss(model))
+        histories.append(model.fit([objective], token_budget=budget, optimizer_params={"lr": 1e-3}, epochs=3, **QUIET))
+    assert np.allclose(histories[0]["loss"], histories[1]["loss"], atol=1e-5)
+    assert (histories[0]["padding_share"] <= histories[1]["padding_share"]).all()
+
+
+def test_the_history_has_a_row_for_every_step_and_objective(tiny: Tiny) -> None:
+    model = tiny()
+    objectives = [
+        (loader(SCORED), losses.CosineSimilarityLoss(model)),
+        (loader(RANKED, batch_size=2), losses.MultipleNegativesRankingLoss(model)),
+    ]
+    history = model.fit(objectives, epochs=2, **QUIET)
+    assert list(history.columns) == HISTORY_COLUMNS
+    assert history["step"].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert history["epoch"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert history["objective"].tolist()[:2] == ["0:CosineSimilarityLoss", "1:MultipleNegativesRankingLoss"]
+    assert (history["gradient_norm"] > 0).all()
+    assert (history["tokens_per_second"] > 0).all()
+    assert history["padding_share"].between(0, 1).all()
+    assert history["metric"].isna().all()
+
+
+def test_the_history_holds_the_rate_of_each_step_and_the_padding_counted_by_hand(tiny: Tiny) -> None:
+    model = tiny()
+    objective = (loader(RANKED, shuffle=False), losses.MultipleNegativesRankingLoss(model))
+    history = model.fit([objective], epochs=2, warmup_steps=2, optimizer_params={"lr": 1.0}, show_progress_bar=False)
+    assert history["lr"].tolist() == [0.0, 0.5, 1.0, 0.5]
+    for start, share in zip((0, 4), history["padding_share"], strict=False):
+        batch = [text for example in RANKED[start : start + 4] for text in example.texts]
+        lengths = [len(model.tokenizer(text)["input_ids"]) for text in batch]
+        assert share == pytest.approx(1 - sum(lengths) / (len(lengths) * max(lengths)))
+
+
+def test_a_loader_that_runs_dry_is_started_again_in_another_order(tiny: Tiny) -> None:
+    model = tiny()
+    seen: list[str] = []
+
+    class Recorder(losses.MultipleNegativesRankingLoss):
+        def check_batch(self, columns, labels):  # type: ignore[no-untyped-def]
+            seen.extend(columns[0])
+            return super().check_batch(columns, labels)
+
+    model.fit([(loader(RANKED), Recorder(model))], steps_per_epoch=5, **QUIET)
+    assert len(seen) == 20
+    first, second = seen[:8], seen[8:16]
+    assert sorted(first) == sorted(second) == sorted(example.texts[0] for example in RANKED)
+    assert first != second
+
+
+def test_all_objectives_share_one_optimizer_and_each_parameter_is_in_it_once(tiny: Tiny) -> None:
+    model = tiny()
+    softmax = losses.SoftmaxLoss(model, sentence_embedding_dimension=32, num_labels=3)
+    ranking = losses.MultipleNegativesRankingLoss(model)
+    optimizer = make_optimizer(model, [softmax, ranking], torch.optim.AdamW, {"lr": 1e-3}, weight_decay=0.01)
+    inside = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(inside) == len(set(inside))
+    assert set(inside) == {id(parameter) for parameter in softmax.parameters()}
+    names = {id(parameter): name for name, parameter in softmax.named_parameters()}
+    undecayed = {
+        names[id(p)] for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]
+    }
+    assert undecayed == {name for name in names.values() if "bias" in name or "LayerNorm.weight" in name}
+
+
+def test_weights_with_gaps_in_memory_are_trained_as_others(tiny: Tiny) -> None:
+    matrix = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    steps = []
+    for weight in (matrix.clone()[:, ::2], matrix[:, ::2].clone()):
+        module = nn.Module()
+        module.weight = nn.Parameter(weight)
+        optimizer = make_optimizer(module, [], torch.optim.AdamW, {"lr": 0.1}, weight_decay=0.01)
+        (module.weight * matrix[:, 1::2]).sum().backward()
+        optimizer.step()
+        steps.append(module.weight.detach())
+    assert torch.allclose(*steps, atol=1e-6)
+    assert not torch.allclose(steps[0], matrix[:, ::2], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ConstantLR", [1.0, 1.0, 1.0, 1.0]),
+        ("WarmupConstant", [0.0, 0.5, 1.0, 1.0]),
+        ("WarmupLinear", [0.0, 0.5, 1.0, 0.5]),
+        ("WarmupCosine", [0.0, 0.5, 1.0, 0.5]),
+        ("WarmupCosineWithHardRestarts", [0.0, 0.5, 1.0, 0.5]),
+    ],
+)
+def test_the_schedules_give_the_rates_worked_out_by_hand(name: str, expected: list[float]) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(name, optimizer, 2, 4)
+    rates = []
+    for _ in expected:
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected)
+
+
+def test_the_best_model_is_kept_and_its_score_is_the_best_of_the_history(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+    evaluator = EmbeddingSimilarityEvaluator.from_input_examples(SCORED, name="dev")
+    calls: list[tuple[float, int, int]] = []
+    history = model.fit(
+        [(loader(SCORED), losses.CosineSimilarityLoss(model))],
+        evaluator=evaluator,
+        evaluation_steps=1,
+        epochs=4,
+        optimizer_params={"lr": 5e-3},
+        output_path=tmp_path / "out",
+        callback=lambda score, epoch, steps: calls.append((score, epoch, steps)),
+        **QUIET,
+    )
+    scores = history["metric"].dropna()
+    assert [call[0] for call in calls] == scores.tolist()
+    assert [call[1:] for call in calls[:2]] == [(0, 1), (0, -1)]
+    kept = SentenceTransformer(tmp_path / "out", device="cpu")
+    assert evaluator(kept)[evaluator.primary_metric] == pytest.approx(scores.max(), abs=1e-6)
+    assert list((tmp_path / "out" / "eval").glob("*.csv"))
+
+
+def test_without_an_evaluator_the_last_model_is_written(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+    model.fit([(loader(SCORED), losses.CosineSimilarityLoss(model))], output_path=tmp_path / "out", **QUIET)
+    kept = SentenceTransformer(tmp_path / "out", device="cpu")
+    assert np.abs(kept.encode(["the cat"]) - model.encode(["the cat"])).max() < 1e-6
+
+
+def test_checkpoints_are_written_and_the_oldest_removed(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+    model.fit(
+        [(loader(SCORED, batch_size=2), losses.CosineSimilarityLoss(model))],
+        checkpoint_path=tmp_path,
+        checkpoint_save_steps=1,
+        checkpoint_save_total_limit=2,
+        **QUIET,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4"]
+
+
+def test_checkpoints_of_an_earlier_run_and_other_files_stay_where_they_are(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+    for earlier in (5000, 2024):
+        (tmp_path / str(earlier)).mkdir()
+    model.fit(
+        [(loader(SCORED), losses.CosineSimilarityLoss(model))],
+        checkpoint_path=tmp_path,
+        checkpoint_save_steps=1,
+        checkpoint_save_total_limit=1,
+        **QUIET,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "2024", "5000"]
+
+
+def test_other_files_in_the_output_folder_stay(tiny: Tiny, tmp_path) -> None:
+    (tmp_path / "out" / "logs").mkdir(parents=True)
+    (tmp_path / "out" / "logs" / "notes.txt").write_text("kept")
+    model = tiny()
+    model.fit([(loader(SCORED), losses.CosineSimilarityLoss(model))], output_path=tmp_path / "out", **QUIET)
+    assert (tmp_path / "out" / "logs" / "notes.txt").read_text() == "kept"
+    assert (tmp_path / "out" / "modules.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("argument", ["output_path", "checkpoint_path"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tiny: Tiny, tmp_path, argument: str) -> None:
+    model = tiny()
+    before = weights_of(model)
+    (tmp_path / "file").write_text("no folder")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=f"{argument}.*file"):
+            model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **{argument: folder}, **QUIET)
+    with pytest.raises(TypeError, match=argument):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **{argument: 3}, **QUIET)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_without_a_score_that_is_a_number_the_last_model_is_kept_and_this_is_said(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+    objective = (loader(SCORED), losses.CosineSimilarityLoss(model))
+    with pytest.warns(UserWarning, match="the last model is kept"):
+        model.fit([objective], evaluator=lambda *_, **__: math.nan, output_path=tmp_path / "out", **QUIET)
+    assert equal_weights(model, SentenceTransformer(tmp_path / "out", device="cpu"))
+
+
+def test_a_callback_that_stops_the_run_leaves_the_model_it_was_told_of(tiny: Tiny, tmp_path) -> None:
+    model = tiny()
+
+    def stop(*_: object) -> None:
+        raise RuntimeError("stop here")
+
+    objective = (loader(SCORED), losses.CosineSimilarityLoss(model))
+    with pytest.raises(RuntimeError, match="stop here"):
+        model.fit([objective], lambda *_, **__: 0.5, evaluation_steps=1, output_path=tmp_path, callback=stop, **QUIET)
+    assert equal_weights(model, SentenceTransformer(tmp_path, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "message"),
+    [
+        ([1, 2], "SequentialEvaluator"),
+        (EmbeddingSimilarityEvaluator, "one evaluator"),
+        (lambda *_, **__: None, "must return a number"),
+        (lambda *_, **__: {"accuracy": 0.5}, "primary_metric"),
+    ],
+)
+def test_evaluators_that_give_no_score_are_named(tiny: Tiny, evaluator: object, message: str) -> None:
+    model = tiny()
+    with pytest.raises(TypeError, match=message):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], evaluator=evaluator, **QUIET)
+
+
+def test_a_part_of_an_epoch_ends_with_an_evaluation_too(tiny: Tiny) -> None:
+    model = tiny()
+    calls: list[tuple[float, int, int]] = []
+    history = model.fit(
+        [(loader(SCORED), losses.CosineSimilarityLoss(model))],
+        evaluator=lambda *_, **__: 0.5,
+        epochs=1.5,
+        evaluation_steps=100,
+        callback=lambda *call: calls.append(call),
+        **QUIET,
+    )
+    assert len(history) == 3
+    assert calls == [(0.5, 0, -1), (0.5, 1, -1)]
+
+
+class NaNAfter(losses.CosineSimilarityLoss):
+    """A loss that becomes NaN in its third call."""
+
+    calls = 0
+
+    def compute(self, embeddings, labels=None):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        return super().compute(embeddings, labels) * (math.nan if self.calls == 3 else 1.0)
+
+
+def test_a_loss_that_becomes_nan_stops_the_run_names_the_step_and_keeps_the_last_good_weights(tiny: Tiny) -> None:
+    model, twin = tiny(), tiny()
+    with pytest.raises(NonFiniteLossError, match="step 3"):
+        model.fit([(loader(SCORED, shuffle=False), NaNAfter(model))], epochs=4, scheduler="ConstantLR", **QUIET)
+    twin.fit([(loader(SCORED, shuffle=False), losses.CosineSimilarityLoss(twin))], scheduler="ConstantLR", **QUIET)
+    assert equal_weights(model, twin)
+    assert not model.training
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(tiny: Tiny) -> None:
+    model = tiny()
+
+    class BadGradient(losses.Loss):
+        def compute(self, embeddings, labels=None):  # type: ignore[no-untyped-def]
+            return embeddings[0].sum() * 0 + torch.sqrt((embeddings[0] * 0).sum())
+
+    before = weights_of(model)
+    with pytest.raises(NonFiniteLossError, match="gradient"):
+        model.fit([(loader(RANKED), BadGradient(model))], **QUIET)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_an_interrupted_run_leaves_a_usable_model_without_gradients_and_the_next_run_starts_afresh(tiny: Tiny) -> None:
+    model = tiny()
+
+    called: list[int] = []
+
+    class Interrupted(losses.MultipleNegativesRankingLoss):
+        def compute(self, embeddings, labels=None):  # type: ignore[no-untyped-def]
+            called.append(1)
+            if len(called) == 2:
+                raise KeyboardInterrupt
+            return super().compute(embeddings, labels)
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit([(loader(RANKED), Interrupted(model))], mixed_precision="bf16", **QUIET)
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], mixed_precision="no", **QUIET)
+
+
+def test_a_run_leaves_no_trace_in_the_process(tiny: Tiny) -> None:
+    model = tiny()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    theirs = Accelerator(mixed_precision="bf16", cpu=True)
+    drawn = []
+    for trained in (False, True):
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+        if trained:
+            model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], mixed_precision="no", **QUIET)
+        drawn.append((random.random(), np.random.random(), torch.rand(1).item()))  # noqa: NPY002
+    assert drawn[0] == drawn[1]
+    assert theirs.mixed_precision == "bf16"
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_bfloat16_autocast_trains_close_to_float32_and_keeps_float32_weights(tiny: Tiny) -> None:
+    histories = {}
+    for precision in ("no", "bf16"):
+        model = tiny()
+        objective = (loader(RANKED), losses.MultipleNegativesRankingLoss(model))
+        histories[precision] = model.fit([objective], mixed_precision=precision, epochs=2, **QUIET)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert np.allclose(histories["no"]["loss"], histories["bf16"]["loss"], atol=0.1)
+    assert not np.array_equal(histories["no"]["loss"], histories["bf16"]["loss"])
+
+
+def test_training_lowers_the_loss(tiny: Tiny) -> None:
+    model = tiny()
+    objective = (loader(RANKED, batch_size=8), losses.MultipleNegativesRankingLoss(model))
+    history = model.fit([objective], epochs=15, optimizer_params={"lr": 2e-3}, **QUIET)
+    assert history["loss"].iloc[-1] < 0.5 * history["loss"].iloc[0]
+
+
+def test_losses_of_the_field_with_only_a_forward_train_as_well(tiny: Tiny) -> None:
+    class Homemade(nn.Module):
+        def __init__(self, model: SentenceTransformer) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, features, labels):  # type: ignore[no-untyped-def]
+            a, b = (self.model(column)["sentence_embedding"] for column in features)
+            return ((torch.cosine_similarity(a, b) - labels) ** 2).mean()
+
+    ours, theirs = tiny(), tiny()
+    one = ours.fit([(loader(SCORED), losses.CosineSimilarityLoss(ours))], **QUIET)
+    two = theirs.fit([(loader(SCORED), Homemade(theirs))], **QUIET)
+    assert np.allclose(one["loss"], two["loss"], atol=1e-5)
+    assert (two["tokens_per_second"] > 0).all()
+    assert (two["padding_share"] > 0).all()
+
+
+def test_losses_of_sentence_transformers_train_here_with_the_same_values(tiny: Tiny) -> None:
+    for name, examples in (("MultipleNegativesRankingLoss", RANKED), ("CosineSimilarityLoss", SCORED)):
+        ours, theirs = tiny(), tiny()
+        one = ours.fit([(loader(examples), getattr(losses, name)(ours))], **QUIET)
+        two = theirs.fit([(loader(examples), getattr(peer_losses, name)(theirs))], **QUIET)
+        assert np.allclose(one["loss"], two["loss"], atol=1e-5)
+        assert np.allclose(one["gradient_norm"], two["gradient_norm"], rtol=1e-4)
+
+
+def test_a_loss_that_is_no_number_with_a_gradient_is_named(tiny: Tiny) -> None:
+    class Homemade(nn.Module):
+        def __init__(self, model: SentenceTransformer, end: Callable[[torch.Tensor], object]) -> None:
+            super().__init__()
+            self.model, self.end = model, end
+
+        def forward(self, features, labels):  # type: ignore[no-untyped-def]
+            return self.end(self.model(features[0])["sentence_embedding"])
+
+    for end, message in (
+        (lambda x: x.sum(dim=1), r"shape \(4,\)"),
+        (lambda x: {"loss": x.sum()}, "dict"),
+        (lambda x: x.sum().detach(), "requires_grad=False"),
+    ):
+        model = tiny()
+        with pytest.raises(TypeError, match=f"0:Homemade: .* must be a tensor.*{message}"):
+            model.fit([(loader(RANKED), Homemade(model, end))], **QUIET)
+
+
+def test_the_losses_own_modules_are_in_training_mode(tiny: Tiny) -> None:
+    model = tiny("cls")
+    loss = losses.DenoisingAutoEncoderLoss(model).eval()
+    modes: list[bool] = []
+    loss.decoder.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    model.fit([(loader(EVERY_LOSS["noisy"][0]), loss)], evaluator=lambda *_, **__: 0, evaluation_steps=1, **QUIET)
+    assert modes == [True, True]
+
+
+def test_a_router_trains_both_routes(tiny: Tiny) -> None:
+    base = tiny()
+    router = models.Router({"query": [models.Dense(32, 16)], "document": [models.Dense(32, 16)]})
+    model = SentenceTransformer(modules=[*base, router], device="cpu")
+    before = weights_of(model)
+    examples = [InputExample(texts=[{"query": a}, {"document": b}]) for a, b, _ in PAIRS]  # type: ignore[list-item, dict-item]
+    model.fit([(loader(examples), losses.MultipleNegativesRankingLoss(model))], **QUIET)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name for name in before if "sub_modules" in name} <= changed
+
+
+EVERY_LOSS = {
+    "pairs": (RANKED, ["MultipleNegativesRankingLoss", "MultipleNegativesSymmetricRankingLoss", "MegaBatchMarginLoss"]),
+    "scored": (SCORED, ["CosineSimilarityLoss", "CoSENTLoss", "AnglELoss"]),
+    "binary": (
+        [InputExample(texts=[a, b], label=int(score > 0.5)) for a, b, score in PAIRS],
+        ["ContrastiveLoss", "OnlineContrastiveLoss"],
+    ),
+    "triplets": ([InputExample(texts=[a, b, PAIRS[i - 1][0]]) for i, (a, b, _) in enumerate(PAIRS)], ["TripletLoss"]),
+    "classes": (
+        [InputExample(texts=[a], label=i % 2) for i, (a, _, _) in enumerate(PAIRS)],
+        ["BatchAllTripletLoss", "BatchHardTripletLoss", "BatchSemiHardTripletLoss", "BatchHardSoftMarginTripletLoss"],
+    ),
+    "sentences": ([InputExample(texts=[a]) for a, _, _ in PAIRS], ["ContrastiveTensionLossInBatchNegatives"]),
+    "noisy": ([InputExample(texts=[a[:-4], a]) for a, _, _ in PAIRS], ["DenoisingAutoEncoderLoss"]),
+    "margins": (
+        [InputExample(texts=[a, b, PAIRS[i - 1][0]], label=score) for i, (a, b, score) in enumerate(PAIRS)],
+        ["MarginMSELoss"],
+    ),
+    "vectors": ([InputExample(texts=[a], label=np.full(32, 0.1)) for a, _, _ in PAIRS], ["MSELoss"]),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, (_, names) in EVERY_LOSS.items() for name in names])
+def test_every_loss_trains_through_the_one_loop(tiny: Tiny, kind: str, name: str) -> None:
+    model = tiny(dropout=0.1)
+    before = weights_of(model)
+    history = model.fit([(loader(EVERY_LOSS[kind][0]), getattr(losses, name)(model))], **QUIET)
+    assert np.isfinite(history["loss"]).all()
+    assert any(not torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_softmax_gist_matryoshka_and_distillation_train_through_the_one_loop(tiny: Tiny) -> None:
+    model, guide = tiny(), tiny(seed=1)
+    classes = [InputExample(texts=[a, b], label=i % 3) for i, (a, b, _) in enumerate(PAIRS)]
+    scores = [InputExample(texts=[a, b, PAIRS[i - 1][0]], label=[s, 0.1]) for i, (a, b, s) in enumerate(PAIRS)]
+    softmax = losses.SoftmaxLoss(model, sentence_embedding_dimension=32, num_labels=3)
+    head = softmax.classifier.weight.clone()
+    guide_before = weights_of(guide)
+    objectives = [
+        (loader(classes), softmax),
+        (loader(RANKED), losses.GISTEmbedLoss(model, guide)),
+        (loader(RANKED), losses.MatryoshkaLoss(model, losses.MultipleNegativesRankingLoss(model), [32, 8])),
+        (loader(scores), losses.DistillKLDivLoss(model)),
+    ]
+    history = model.fit(objectives, optimizer_params={"lr": 1e-3}, **QUIET)
+    assert np.isfinite(history["loss"]).all()
+    assert not torch.equal(head, softmax.classifier.weight), "the loss's own parameters are trained too"
+    assert all(torch.equal(guide_before[key], tensor) for key, tensor in guide.state_dict().items()), "the guide is not"
+
+
+def test_the_loaders_and_data_sets_of_the_package_train(tiny: Tiny) -> None:
+    model = tiny("cls")
+    classes = [InputExample(texts=[a], label=i % 2) for i, (a, _, _) in enumerate(PAIRS)]
+    objectives = [
+        (NoDuplicatesDataLoader(RANKED, batch_size=4), losses.MultipleNegativesRankingLoss(model)),
+        (loader(SentenceLabelDataset(classes), shuffle=False), losses.BatchHardTripletLoss(model)),
+        (loader(DenoisingAutoEncoderDataset([a for a, _, _ in PAIRS])), losses.DenoisingAutoEncoderLoss(model)),
+    ]
+    history = model.fit(objectives, epochs=2, **QUIET)
+    assert len(history) == 12
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_two_workers_give_the_same_losses_as_none_and_persistent_ones_see_every_epoch(tiny: Tiny) -> None:
+    histories = []
+    for settings in ({}, {"num_workers": 2}, {"num_workers": 1, "persistent_workers": True}):
+        model = tiny("cls")
+        noisy = DenoisingAutoEncoderDataset([a for a, _, _ in PAIRS])
+        batches = DataLoader(noisy, batch_size=4, shuffle=True, **settings)
+        histories.append(model.fit([(batches, losses.DenoisingAutoEncoderLoss(model))], epochs=2, **QUIET)["loss"])
+    assert np.array_equal(histories[0], histories[1])
+    assert np.array_equal(histories[0], histories[2])
+
+
+class Stream(IterableDataset):
+    """Rows without a length."""
+
+    def __iter__(self) -> Iterator[InputExample]:
+        return iter(RANKED)
+
+
+def test_a_stream_without_a_length_trains_when_the_steps_are_given(tiny: Tiny) -> None:
+    model = tiny()
+    objective = (loader(Stream(), shuffle=False), losses.MultipleNegativesRankingLoss(model))
+    assert len(model.fit([objective], steps_per_epoch=3, **QUIET)) == 3
+    with pytest.raises(TypeError, match="give steps_per_epoch"):
+        model.fit([objective], **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("batches", "error", "message"),
+    [
+        (RANKED, TypeError, "write DataLoader"),
+        (iter([RANKED]), TypeError, "write DataLoader"),
+        (Stream(), TypeError, "write DataLoader"),
+        (DataLoader(RANKED, batch_size=None), TypeError, "makes batches"),
+        (DataLoader([], batch_size=4), ValueError, "is empty"),
+        (DataLoader(RANKED, batch_size=9, drop_last=True), ValueError, "smaller than one batch"),
+        (DataLoader([{"a": "b"}] * 4, batch_size=4), ValueError, "must be an InputExample"),
+    ],
+)
+def test_loaders_that_give_no_batches_of_examples_are_named(
+    tiny: Tiny, batches: object, error: type[Exception], message: str
+) -> None:
+    model = tiny()
+    with pytest.raises(error, match=message):
+        model.fit([(batches, losses.MultipleNegativesRankingLoss(model))], **QUIET)
+
+
+def test_a_collate_function_that_is_not_used_is_named(tiny: Tiny) -> None:
+    def augment(batch: list[InputExample]) -> list[InputExample]:
+        return batch[:1]
+
+    model = tiny()
+    batches = DataLoader(RANKED, batch_size=4, collate_fn=augment)
+    with pytest.warns(UserWarning, match="augment, is not used"):
+        model.fit([(batches, losses.MultipleNegativesRankingLoss(model))], **QUIET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # now it is the loop's own
+        model.fit([(batches, losses.MultipleNegativesRankingLoss(model))], **QUIET)
+
+
+def test_samplers_and_random_data_sets_follow_from_the_seed_and_the_step(tiny: Tiny) -> None:
+    class Sampler(torch.utils.data.Sampler[int]):
+        def set_epoch(self, epoch: int) -> None:
+            epochs.append(epoch)
+
+        def __len__(self) -> int:
+            return 8
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(8))
+
+    class Augmented(list):
+        def __getitem__(self, index):  # type: ignore[no-untyped-def]
+            seen.append(torch.rand(1).item())
+            return super().__getitem__(index)
+
+    draws = []
+    for dropout in (0.0, 0.5):  # a step draws more or less; the rows that follow are the same
+        epochs: list[int] = []
+        seen: list[float] = []
+        model = tiny(dropout=dropout)
+        batches = DataLoader(Augmented(RANKED), batch_size=4, sampler=Sampler())  # type: ignore[arg-type]
+        model.fit([(batches, losses.MultipleNegativesRankingLoss(model))], epochs=2, **QUIET)
+        draws.append(seen)
+        assert sorted(set(epochs)) == [0, 1]
+    assert draws[0] == draws[1]
+    assert len(set(draws[0])) == 16
+
+
+def test_all_objectives_are_checked_before_one_is_learnt_from(tiny: Tiny) -> None:
+    model = tiny()
+    before = weights_of(model)
+    objectives = [
+        (loader(RANKED), losses.MultipleNegativesRankingLoss(model)),
+        (loader(RANKED), losses.TripletLoss(model)),
+    ]
+    with pytest.raises(ValueError, match=r"step 1, objective 1:TripletLoss.*3 texts"):
+        model.fit(objectives, **QUIET)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_tokens_added_to_a_model_without_a_transformer_are_trained(tiny: Tiny) -> None:
+    static = models.StaticEmbedding.from_transformer(tiny()[0])
+    model = SentenceTransformer(modules=[static], device="cpu")
+    model.tokenizer.add_tokens(["[URGENT]"])
+    examples = [InputExample(texts=["[URGENT] " + a, b]) for a, b, _ in PAIRS]
+    with pytest.warns(UserWarning, match="tokens were added"):
+        history = model.fit([(loader(examples), losses.MultipleNegativesRankingLoss(model))], **QUIET)
+    assert (history["gradient_norm"] > 0).all()
+
+
+def test_float16_weights_are_refused(tiny: Tiny) -> None:
+    model = tiny().half()
+    with pytest.raises(ValueError, match=r"model\.float\(\)"):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("examples", "make", "message"),
+    [
+        ([InputExample(texts=["a", "b", "c"], label=0.5)] * 4, losses.CosineSimilarityLoss, "2"),
+        (SCORED, lambda m: losses.SoftmaxLoss(m, sentence_embedding_dimension=32, num_labels=2), "label"),
+        ([InputExample(texts=["a", "b"], label=math.nan)] * 4, losses.CosineSimilarityLoss, r"(?i)nan|finite"),
+        ([InputExample(texts=["a"]), InputExample(texts=["a", "b"])] * 4, losses.MultipleNegativesRankingLoss, "texts"),
+    ],
+)
+def test_data_that_do_not_fit_the_loss_are_refused_before_a_step(tiny: Tiny, examples, make, message) -> None:
+    model = tiny()
+    before = weights_of(model)
+    with pytest.raises(ValueError, match=message):
+        model.fit([(loader(examples), make(model))], **QUIET)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scheduler": "cosine"}, "scheduler 'cosine' is unknown"),
+        ({"scheduler": None}, "scheduler None is unknown"),
+        ({"epochs": 0}, "epochs must be a number above 0"),
+        ({"epochs": "2"}, "epochs must be a number above 0"),
+        ({"steps_per_epoch": 2.5}, "steps_per_epoch must be a whole number"),
+        ({"steps_per_epoch": -1}, "steps_per_epoch must be a whole number"),
+        ({"warmup_steps": 0.1}, "warmup_steps must be a whole number"),
+        ({"evaluation_steps": -1}, "evaluation_steps must be a whole number"),
+        ({"mixed_precision": "fp8"}, "mixed_precision"),
+        ({"mixed_precision": "fp16"}, "needs an accelerator"),
+        ({"token_budget": 0}, "token_budget must be a whole number of at least 1"),
+        ({"checkpoint_save_steps": 0}, "checkpoint_save_steps"),
+        ({"max_grad_norm": 0}, "max_grad_norm"),
+        ({"weight_decay": math.nan}, "weight_decay"),
+        ({"seed": None}, "seed"),
+        ({"optimizer_params": {"lr": "2e-5"}}, "AdamW.*does not take.*2e-5"),
+        ({"optimizer_params": {"learning_rate": 2e-5}}, "AdamW.*does not take.*learning_rate"),
+        ({"optimizer_params": {"lr": math.inf}}, "finite"),
+        ({"optimizer_class": torch.optim.LBFGS}, "LBFGS.*does not take"),
+    ],
+)
+def test_wrong_arguments_are_named(tiny: Tiny, arguments: dict, message: str) -> None:
+    model = tiny()
+    with pytest.raises(ValueError, match=message):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **{**QUIET, **arguments})
+
+
+def test_objectives_that_are_no_pairs_or_belong_to_another_model_are_refused(tiny: Tiny) -> None:
+    model, other = tiny(), tiny()
+    with pytest.raises(ValueError, match="list of"):
+        model.fit([loader(RANKED)], **QUIET)
+    with pytest.raises(TypeError, match="order"):
+        model.fit([(losses.CosineSimilarityLoss(model), loader(RANKED))], **QUIET)
+    with pytest.raises(ValueError, match="another model"):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(other))], **QUIET)
+    inside = losses.MatryoshkaLoss(model, losses.MultipleNegativesRankingLoss(other), [32, 8])
+    with pytest.raises(ValueError, match="another model"):
+        model.fit([(loader(RANKED), inside)], **QUIET)
+    with pytest.raises(ValueError, match="list of"):
+        model.fit(None, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"optimizer_class": "AdamW"}, "optimizer_class must be a class"),
+        ({"optimizer_params": [2e-5]}, "optimizer_params a dictionary"),
+        ({"callback": "log"}, "callback must be a function"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(tiny: Tiny, arguments: dict, message: str) -> None:
+    model = tiny()
+    with pytest.raises(TypeError, match=message):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **{**QUIET, **arguments})
+
+
+def test_other_optimizers_and_choices_of_their_kernel_are_taken(tiny: Tiny) -> None:
+    for arguments in (
+        {"optimizer_class": torch.optim.SGD, "optimizer_params": {"lr": 0.1, "momentum": 0.9}},
+        {"optimizer_params": {"lr": 1e-3, "foreach": True}},
+        {"optimizer_params": {"lr": torch.tensor(1e-3), "amsgrad": True}},
+        {"epochs": np.int64(1), "warmup_steps": np.int64(0), "max_grad_norm": math.inf},
+    ):
+        model = tiny()
+        before = weights_of(model)
+        objective = (loader(RANKED), losses.MultipleNegativesRankingLoss(model))
+        model.fit([objective], **{**QUIET, **arguments})
+        assert any(not torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_warm_up_longer_than_the_run_is_said(tiny: Tiny) -> None:
+    model = tiny()
+    with pytest.warns(UserWarning, match="warmup_steps=10000 is not reached in 2 steps"):
+        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], show_progress_bar=False)
+
+
+def test_frozen_parameters_stay_as_they_are(tiny: Tiny) -> None:
+    model = tiny()
+    frozen = model[0].auto_model.embeddings
+    for parameter in frozen.parameters():
+        parameter.requires_grad = False
+    before = frozen.word_embeddings.weight.clone()
+    model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **QUIET)
+    assert torch.equal(before, frozen.word_embeddings.weight)
+
+
+def test_data_that_do_not_fit_are_named_column_by_column_before_the_first_step(tiny: Tiny) -> None:
+    model = tiny()
+    before = weights_of(model)
+    objectives = [
+        (loader(RANKED), losses.MultipleNegativesRankingLoss(model)),
+        (loader(SCORED, shuffle=False), losses.SoftmaxLoss(model, 32, 3)),
+    ]
+    words = (
+        "one integer class a row.*float32.*Losses for such rows: .*CoSENTLoss.*text 1: 'the cat.*label: 0.9 .float32."
+    )
+    with pytest.raises(ValueError, match=words):
+        model.fit(objectives, **QUIET)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("make", "examples", "words"),
+    [
+        (losses.MultipleNegativesRankingLoss, SCORED, "ignores labels and takes every row .* the 50% with low labels"),
+        (losses.CosineSimilarityLoss, RANKED, "all of the first batch are 0; were they forgotten"),
+        (losses.MultipleNegativesRankingLoss, RANKED[:1], "no negatives in a batch of one row"),
+    ],
+)
+def test_data_that_a_loss_can_take_and_should_not_bring_one_warning(tiny: Tiny, make, examples, words) -> None:  # type: ignore[no-untyped-def]
+    model = tiny()
+    with pytest.warns(UserWarning, match=words) as caught:
+        model.fit([(loader(examples, batch_size=8), make(model))], epochs=3, **QUIET)
+    assert len([one for one in caught if "objective 0" in str(one.message)]) == 1
+
+
+def test_auto_takes_bfloat16_where_the_processor_multiplies_it_and_says_so(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for native, precision in ((True, "bf16"), (False, "no")):
+        monkeypatch.setattr("sbertlab.training.fit.has_native_bfloat16", lambda native=native: native)
+        model = tiny()
+        with caplog.at_level("INFO", logger="sbertlab.training.fit"):
+            history = model.fit(
+                [(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], mixed_precision="auto", **QUIET
+            )
+        assert history.attrs["mixed_precision"] == precision
+        assert f"mixed_precision auto: {precision}" in caplog.text
+
+
+def test_a_loss_that_embeds_its_texts_itself_cannot_be_cached(tiny: Tiny) -> None:
+    model = tiny()
+    with pytest.raises(ValueError, match=r"cached=True needs losses of sbertlab.*CosineSimilarityLoss embeds"):
+        model.fit([(loader(SCORED), peer_losses.CosineSimilarityLoss(model))], cached=True, **QUIET)
+
+
+def test_known_positives_are_counted_and_left_out_unless_told_otherwise(tiny: Tiny) -> None:
+    rows = [*RANKED[:3], InputExample(texts=[RANKED[0].texts[0].upper(), "another cat"])]
+    values = []
+    for mask in (True, False):
+        model = tiny()
+        history = model.fit(
+            [(loader(rows, shuffle=False), losses.MultipleNegativesRankingLoss(model))],
+            mask_known_positives=mask,
+            **QUIET,
+        )
+        assert history["known_positives"].tolist() == [2 if mask else 0]
+        values.append(history["loss"][0])
+    assert values[0] < values[1]

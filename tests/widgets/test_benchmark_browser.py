@@ -1,0 +1,110 @@
+"""The panel of a benchmark: fewer tasks and models change means, intervals and verdicts, all from the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sbertlab.analysis.resampling import Examples
+from sbertlab.benchmark import results_folder
+from sbertlab.benchmark.comparisons import Scores, comparisons
+from sbertlab.benchmark.results import COLUMNS
+from sbertlab.benchmark.runner import Cell
+
+pytest.importorskip("ipywidgets")
+from sbertlab.widgets.benchmark_browser import BenchmarkBrowser
+
+LEVELS = {"alpha": {"x": 0.7, "y": 0.4, "z": 0.5}, "beta": {"x": 0.5, "y": 0.6, "z": 0.5}}
+
+
+def cell(model: str, task: str, level: float) -> Cell:
+    random = np.random.default_rng([len(model), ord(task)])
+    examples = Examples("mean", random.normal(level, 0.1, (1, 300)), None, None)
+    row = {"model": model, "revision": "", "variant": "untuned", "recipe": "", "seed": 0, "task": task}
+    row |= {"family": "STS", "metric": "map", "n": 300, "seconds": 0.1, "tag": "proxy", "error": ""}
+    return Cell(row | {"value": 100 * examples.value()}, examples)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    cells = [cell(model, task, level) for model, levels in LEVELS.items() for task, level in levels.items()]
+    scores = Scores(cells, 200)
+    table = scores.table.assign(preset="offline")[COLUMNS]
+    pairs = comparisons(scores).assign(preset="offline")[results_folder.PAIR_FILE]
+    results_folder.save(tmp_path, table, pairs, "offline", {"models": {}})
+    return tmp_path
+
+
+def test_the_verdict_follows_the_chosen_tasks(folder: Path) -> None:
+    panel = BenchmarkBrowser(folder)
+    a, b = ("alpha", "untuned"), ("beta", "untuned")
+    assert panel.verdict(a, b)["difference"] == pytest.approx(0, abs=1.5)
+    assert "cannot be told apart" in panel._verdict.value
+    panel.select(tasks=["x"])
+    assert panel.verdict(a, b)["difference"] == pytest.approx(20, abs=2)
+    assert "alpha, untuned is" in panel._verdict.value
+    assert "The difference is real." in panel._verdict.value
+    found, turned = panel.verdict(a, b), panel.verdict(b, a)
+    assert (turned["difference"], turned["low"]) == pytest.approx((-found["difference"], -found["high"]))
+    panel.select(tasks=["y"])
+    assert "beta, untuned is" in panel._verdict.value
+    assert "interval: 1" in panel._verdict.value, "of the one ahead minus the other"
+
+
+def test_leaving_models_out_makes_no_difference_real(folder: Path) -> None:
+    panel = BenchmarkBrowser(folder)
+    weak = panel.pairs["task"].eq("x")
+    panel.pairs.loc[weak, ["difference", "error", "freedom", "seed_error"]] = 2.2, 1.0, np.inf, 0.0  # p is 0.028
+    other = panel.pairs[weak].assign(model_b="gamma", difference=0.1, error=1.0)
+    panel.pairs = pd.concat([panel.pairs, other], ignore_index=True)
+    panel.cells = pd.concat([panel.cells, panel.cells[panel.cells["model"] == "beta"].assign(model="gamma")])
+    panel.select(tasks=["x"], models=["alpha", "beta"])
+    means = panel.comparisons[panel.comparisons["task"] == "mean"]
+    assert means["model_b"].tolist() == ["beta"]
+    assert means["p"].item() == pytest.approx(0.0278, abs=1e-4)
+    assert not means["different"].item()
+    assert not panel.verdict(("alpha", "untuned"), ("beta", "untuned"))["different"]
+
+
+def test_filters_change_the_picture_and_the_cells(folder: Path) -> None:
+    panel = BenchmarkBrowser(folder)
+    pictures = {panel._image.value}
+    panel.select(tasks=["x", "z"])
+    pictures.add(panel._image.value)
+    assert set(panel.shown["task"]) == {"x", "z"}
+    panel._view.value = "tasks"
+    pictures.add(panel._image.value)
+    panel.select(models=["beta"])
+    pictures.add(panel._image.value)
+    assert set(panel.shown["model"]) == {"beta"}
+    assert len(pictures) == 4
+    assert "image/png" in panel._repr_mimebundle_()
+
+
+def test_empty_choices_and_missing_tables_are_told_in_words(folder: Path, tmp_path: Path) -> None:
+    panel = BenchmarkBrowser(folder)
+    panel.select(models=[])
+    panel.select(tasks=[])
+    assert panel.problem == "choose at least one task and one model"
+    assert "choose at least one task<" in panel._verdict.value
+    panel.select(tasks=["x"])
+    assert panel.problem == "choose at least one task and one model", "a verdict alone does not mend the picture"
+    assert "The difference is real." in panel._verdict.value
+    panel.select(models=["beta"])
+    assert panel.problem == ""
+    panel._second.value = panel._first.value
+    panel._view.value = "tasks"
+    assert "is compared with itself" in panel._verdict.value, "and stays there when another picture is drawn"
+    with pytest.raises(FileNotFoundError, match="holds no measured table"):
+        BenchmarkBrowser(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="preset must be one of offline"):
+        BenchmarkBrowser(folder, "local")
+
+
+def test_the_browser_opens_the_committed_table() -> None:
+    panel = BenchmarkBrowser(Path(__file__).parents[2] / "figures")
+    assert panel.cells["model"].nunique() >= 5
+    assert len(panel._image.value) > 10_000

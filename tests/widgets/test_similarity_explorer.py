@@ -1,0 +1,81 @@
+"""The panel that compares typed sentences and explains why two are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from sbertlab import SentenceTransformer, models
+from sbertlab.analysis.explain import Explanation, explain
+
+pytest.importorskip("ipywidgets")
+from sbertlab.plots.explain_plots import explanation_figure
+from sbertlab.widgets.similarity_explorer import SimilarityExplorer
+
+Tiny = Callable[..., SentenceTransformer]
+
+
+def test_typed_sentences_are_compared_and_a_pair_is_explained(tiny: Tiny) -> None:
+    model = tiny()
+    panel = SimilarityExplorer(model, ["the cat", "a dog"])
+    assert panel.explanation is not None
+    assert panel.explanation.score == pytest.approx(explain(model, "the cat", "a dog").score)
+    panel._typed.value = "the cat\n\n  my   garden \nthe bank <b>\n"
+    assert panel.texts == ["the cat", "my garden", "the bank <b>"]
+    embeddings = model.encode(panel.texts)
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    np.testing.assert_allclose(panel.similarities, unit @ unit.T, atol=1e-6)
+    before = panel._tokens.value
+    panel.select(1, 2)
+    assert panel.explanation.score == pytest.approx(panel.similarities[1, 2], abs=1e-6)
+    assert panel._tokens.value != before
+    assert "image/png" in panel._repr_mimebundle_()
+
+
+def test_too_few_sentences_and_models_that_cannot_be_explained_are_told_in_words(tiny: Tiny) -> None:
+    panel = SimilarityExplorer(tiny(), ["the cat", "a dog"])
+    panel._typed.value = "alone"
+    assert panel.problem == "type from 2 to 24 sentences, one a line; there is 1"
+    assert panel.texts == ["the cat", "a dog"], "what was shown stays"
+    panel._typed.value = "the sun\nthe moon"
+    assert panel.problem == ""
+    with pytest.raises(TypeError, match="must be a SentenceTransformer"):
+        SimilarityExplorer(print)  # type: ignore[arg-type]
+
+
+def test_a_pair_that_cannot_be_explained_leaves_the_matrix(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: SentenceTransformer, a: str, b: str) -> Explanation:
+        if "dog" in b:
+            raise ValueError("the model gives 'a <dog>' the zero vector")
+        return explain(model, a, b)
+
+    monkeypatch.setattr("sbertlab.widgets.similarity_explorer.explain", refuse)
+    panel = SimilarityExplorer(tiny(), ["the cat", "a <dog>", "the sun"])
+    assert panel.explanation is None
+    assert "gives &#x27;a &lt;dog&gt;&#x27; the zero vector" in panel._words.value
+    assert panel._tokens.value == b""
+    assert bytes(panel._matrix.value).startswith(b"\x89PNG")
+    assert "image/png" in panel._repr_mimebundle_()
+    panel.select(0, 2)
+    assert panel.explanation is not None
+    assert "zero vector" not in panel._words.value
+
+
+def test_what_belongs_to_no_token_is_said(tiny: Tiny) -> None:
+    panel = SimilarityExplorer(tiny(modules=[models.Dense(32, 8)]), ["the cat", "a dog"])
+    assert "see (rest)" in panel._words.value
+    assert "(rest)" in panel.explanation.pairs.index  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_figure_has_every_share_and_the_sums_at_its_edge(tiny: Tiny, theme: str) -> None:
+    found = explain(tiny(), "the cat sits", "a dog")
+    (axes,) = explanation_figure(found, theme=theme).axes
+    texts = [text.get_text() for text in axes.texts]
+    rows, columns = found.pairs.shape
+    assert len(texts) == (rows + 1) * (columns + 1)
+    assert texts[0] == f"{100 * found.pairs.iloc[0, 0]:z.1f}"
+    assert texts[-1] == f"{100 * found.score:z.0f}"
+    assert axes.get_yticklabels()[-1].get_text() == "sum"
