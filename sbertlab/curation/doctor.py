@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sbertlab.data.texts import TruncationWarning
+from sbertlab.data.texts import TruncationWarning, first_rows, normalised
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
-from sbertlab.losses.known_positives import first_rows, normalised
 from sbertlab.search import Encoder
 from sbertlab.similarity import as_tensor, normalize_embeddings
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from sbertlab.checks import check_same_length
 
 Text = str | Mapping[str, str]
 """A text, or `{route: text}` for a model with routes."""
@@ -49,6 +52,50 @@ def as_texts(sentences: Any) -> tuple[list[Text], bool]:
     return texts, single
 
 
+def checked_texts(**columns: Iterable[str]) -> list[list[str]]:
+    """Return columns of texts as lists.
+
+    Raises:
+        ValueError: a column is empty or holds something other than texts, or the lengths differ.
+    """
+    lists = {name: column if isinstance(column, str) else list(column) for name, column in columns.items()}
+    for name, column in lists.items():
+        if isinstance(column, str):
+            raise ValueError(f"{name} must be a list of texts, got the single text {column!r:.80}")
+        wrong = next((place for place, text in enumerate(column) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise ValueError(f"{name}[{wrong}] must be a text, got {column[wrong]!r:.80}")
+        if not column:
+            raise ValueError(f"{name} is empty")
+    check_same_length(**lists)
+    return [list(column) for column in lists.values()]
+
+
+def normalised(text: Text) -> str:
+    """Return a text for comparison: Unicode NFKC, lower case, single spaces, stripped.
+
+    Raises:
+        TypeError: neither a text nor `{route: text}`.
+
+    >>> normalised({"query": " ﬁne\\u00a0  WEATHER "})
+    'fine weather'
+    """
+    plain = next(iter(text.values()), None) if isinstance(text, Mapping) else text
+    if not isinstance(plain, str):
+        raise TypeError(f"expected a text, str or {{route: str}}, got {text!r:.60}")
+    return " ".join(unicodedata.normalize("NFKC", plain).lower().split())
+
+
+def first_rows(keys: Iterable[Hashable]) -> list[int]:
+    """Return for each row the first row with the same key.
+
+    >>> first_rows(["a", "b", "a"])
+    [0, 1, 0]
+    """
+    first: dict[Hashable, int] = {}
+    return [first.setdefault(key, row) for row, key in enumerate(keys)]
+
+
 def distinct_texts(texts: Sequence[Text], prompt: str) -> tuple[list[Text], list[int]]:
     """Return each distinct text once, with the prompt in front, and for every text its row among them.
 
@@ -77,13 +124,13 @@ def by_route(texts: Sequence[Text], task: str | None) -> Iterator[tuple[str | No
         yield route, positions, plains
 
 
-def warn_of_cuts(cut: np.ndarray, read: np.ndarray, limit: int | None) -> None:
-    """Say how many texts were longer than the limit, and by how much; nothing where none was.
+def warn_of_truncation(cut: np.ndarray, read: np.ndarray, limit: int | None) -> None:
+    """Warn how many texts were truncated, and by how many tokens.
 
     Args:
-        cut: tokens of each text that were not read.
-        read: tokens of each text that were.
-        limit: most tokens of a text that are read.
+        cut: number of tokens of each text that were not read.
+        read: number of tokens of each text that were read.
+        limit: maximum number of tokens read per text.
     """
     if not cut.any():
         return

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from sbertlab.checks import checked_number
 from sbertlab.encoder.save import adapted_layers, fold_adapters
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.losses.base import checked_number
 from sbertlab.models import Transformer
 from sbertlab.models.fast_cpu import use_fast_linear
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sbertlab.data.texts import Text, TruncationWarning, as_texts, by_route, distinct_texts, warn_of_cuts
+from sbertlab.data.texts import Text, TruncationWarning, as_texts, by_route, distinct_texts, warn_of_truncation
 from sbertlab.encoder.batching import PaddingMeter, default_token_budget, original_order, token_budget_chunks
 from sbertlab.encoder.load import SIZE_KEYS, load_modules, save_modules
 from sbertlab.encoder.model_card import model_card
@@ -335,7 +335,7 @@ class SentenceTransformer(nn.Sequential):
             found, order, cut, read = self._run(
                 distinct, budget, task, prompt, output_value, to_cpu, bool(show_progress_bar)
             )
-        warn_of_cuts(cut[rows], read[rows], self.max_seq_length)
+        warn_of_truncation(cut[rows], read[rows], self.max_seq_length)
         index = order[rows]
         if not isinstance(found, Tensor):
             results = [found[row] for row in index]

@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -195,42 +194,3 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
     partial = path.with_name(f"{path.name}.partial")
     table.to_csv(partial, index=False)
     partial.replace(path)
-
-
-def checked_texts(**columns: Iterable[str]) -> list[list[str]]:
-    """The columns as lists; refused when one is empty or holds anything but texts, or when their lengths differ."""
-    lists = {name: column if isinstance(column, str) else list(column) for name, column in columns.items()}
-    for name, column in lists.items():
-        if isinstance(column, str):
-            raise ValueError(f"{name} must be a list of texts, got the single text {column!r:.80}")
-        wrong = next((place for place, text in enumerate(column) if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise ValueError(f"{name}[{wrong}] must be a text, got {column[wrong]!r:.80}")
-        if not column:
-            raise ValueError(f"{name} is empty; there is nothing to evaluate")
-    check_same_length(**lists)
-    return [list(column) for column in lists.values()]
-
-
-def check_same_length(**columns: Sequence[Any]) -> None:
-    """Refuse columns of different lengths, naming each length."""
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"row i of each column belongs together, so their lengths must be equal: {found}")
-
-
-def checked_numbers(name: str, values: Sequence[float], length: int) -> np.ndarray:
-    """`values` as float64 `(length,)`, finite."""
-    try:
-        numbers = np.asarray(values, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be numbers, one a row: {error}") from error
-    if numbers.shape != (length,):
-        raise ValueError(f"{name} must be one number for each of the {length} rows, got the shape {numbers.shape}")
-    wrong = np.flatnonzero(~np.isfinite(numbers))
-    if len(wrong):
-        raise ValueError(
-            f"{name}[{wrong[0]}] is {numbers[wrong[0]]}, expected a finite number; remove or repair the row"
-        )
-    return numbers

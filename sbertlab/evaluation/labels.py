@@ -12,8 +12,10 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
+from sbertlab.checks import check_same_length
 from sbertlab.data import collate
-from sbertlab.evaluation.base import Measurement, SentenceEvaluator, check_same_length, checked_texts
+from sbertlab.data.texts import checked_texts
+from sbertlab.evaluation.base import Measurement, SentenceEvaluator
 from sbertlab.search import Encoder, top_matches
 
 

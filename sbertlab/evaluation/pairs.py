@@ -13,8 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sbertlab.checks import checked_numbers
 from sbertlab.data import InputExample
-from sbertlab.evaluation.base import Measurement, SentenceEvaluator, checked_numbers, checked_texts
+from sbertlab.data.texts import checked_texts
+from sbertlab.evaluation.base import Measurement, SentenceEvaluator
 from sbertlab.search import Encoder
 from sbertlab.similarity import SimilarityFunction, normalize_embeddings
 from sbertlab.util import quantize_embeddings
@@ -82,7 +84,7 @@ class EmbeddingSimilarityEvaluator(SentenceEvaluator):
             truncate_dim,
         )
         self.sentences1, self.sentences2 = checked_texts(sentences1=sentences1, sentences2=sentences2)
-        self.scores = checked_numbers("scores", scores, len(self.sentences1))
+        self.scores = checked_numbers("scores", scores, length=len(self.sentences1))
         if np.ptp(self.scores) == 0:
             raise ValueError(
                 f"scores are all {self.scores[0]:g} ({len(self.scores)} pairs): a correlation needs at least two "
@@ -164,7 +166,7 @@ class BinaryClassificationEvaluator(SentenceEvaluator):
         csv_file = "binary_classification_evaluation{}_results.csv"
         super().__init__(name, primary, csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
         self.sentences1, self.sentences2 = checked_texts(sentences1=sentences1, sentences2=sentences2)
-        numbers = checked_numbers("labels", labels, len(self.sentences1))
+        numbers = checked_numbers("labels", labels, length=len(self.sentences1))
         kinds = np.unique(numbers).tolist()
         if kinds != [0, 1]:
             raise ValueError(

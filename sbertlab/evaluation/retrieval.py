@@ -15,7 +15,8 @@ import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sbertlab.evaluation.base import Measurement, SentenceEvaluator, checked_texts
+from sbertlab.data.texts import checked_texts
+from sbertlab.evaluation.base import Measurement, SentenceEvaluator
 from sbertlab.evaluation.pairs import best_thresholds
 from sbertlab.search import (
     Encoder,

@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from sbertlab.losses.base import Loss, checked_number, fitting_losses, model_dimension, padded
+from sbertlab.checks import checked_number
+from sbertlab.losses.base import Loss, fitting_losses, model_dimension, padded
 from sbertlab.losses.distance import (
     BatchAllTripletLoss,
     BatchHardSoftMarginTripletLoss,

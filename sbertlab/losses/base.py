@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -203,22 +202,6 @@ def fitting_losses(texts: int, labels: Tensor | None) -> list[str]:
         and not _column_problem(loss, texts)
         and not _label_problem(loss, texts, rows, labels, values=True)
     ]
-
-
-def checked_number(
-    name: str, value: Any, low: float = 0, high: float = math.inf, *, above: bool = False, whole: bool = False
-) -> Any:
-    """Return a setting that must be a finite number from `low`, or above it, to `high`.
-
-    Raises:
-        ValueError: it is not.
-    """
-    number = float(value) if isinstance(value, Integral if whole else Real) else math.nan
-    if not math.isfinite(number) or not low <= number <= high or (above and number == low):
-        kind, lower = "a whole number" if whole else "a number", "above" if above else "of at least"
-        upper = f" and at most {high:g}" if high < math.inf else ""
-        raise ValueError(f"{name} must be {kind} {lower} {low:g}{upper}, got {value!r}")
-    return value
 
 
 def checked_function(name: str, value: Any) -> Any:

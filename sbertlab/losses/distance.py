@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sbertlab.losses.base import Loss, Metric, checked_function, checked_number
+from sbertlab.checks import checked_number
+from sbertlab.losses.base import Loss, Metric, checked_function
 from sbertlab.util import cos_sim, pairwise_cos_sim, pairwise_euclidean_sim, pairwise_manhattan_sim
 
 

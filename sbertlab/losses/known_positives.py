@@ -6,15 +6,14 @@ and the model is taught to push a text away from what it belongs to. Group ids s
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from sbertlab.data.texts import Text
+from sbertlab.data.texts import Text, first_rows, normalised
 
 
 def known_positives(
@@ -75,31 +74,6 @@ def known_positives(
     if anchors:
         mask[:, -batch:].fill_diagonal_(False)
     return mask if mask.any() else None
-
-
-def normalised(text: Text) -> str:
-    """Return a text as known positives compare it: Unicode NFKC, lower case, single spaces, none around it.
-
-    Raises:
-        TypeError: it is no text, nor `{route: text}`.
-
-    >>> normalised({"query": " ﬁne\\u00a0  WEATHER "})
-    'fine weather'
-    """
-    plain = next(iter(text.values()), None) if isinstance(text, Mapping) else text
-    if not isinstance(plain, str):
-        raise TypeError(f"known positives are found by texts, str or {{route: str}}, got {text!r:.60}")
-    return " ".join(unicodedata.normalize("NFKC", plain).lower().split())
-
-
-def first_rows(keys: Iterable[Hashable]) -> list[int]:
-    """Return for each row the first row with the same key.
-
-    >>> first_rows(["a", "b", "a"])
-    [0, 1, 0]
-    """
-    first: dict[Hashable, int] = {}
-    return [first.setdefault(key, row) for row, key in enumerate(keys)]
 
 
 def _group_keys(groups: Sequence[Any] | None, batch: int) -> list[Hashable]:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sbertlab.losses.base import Loss, Metric, checked_function, checked_number, model_dimension, padded
+from sbertlab.checks import checked_number
+from sbertlab.losses.base import Loss, Metric, checked_function, model_dimension, padded
 from sbertlab.util import pairwise_angle_sim, pairwise_cos_sim, pairwise_dot_score
 
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sbertlab.losses.base import Loss, Metric, checked_function, checked_number, own_rows, without_known
+from sbertlab.checks import checked_number
+from sbertlab.losses.base import Loss, Metric, checked_function, own_rows, without_known
 from sbertlab.losses.known_positives import known_positives
 from sbertlab.util import cos_sim
 

@@ -40,6 +40,22 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends without an error, it replaces `path` in one rename.
+
+    So `path` is at every moment the old file or the new one, whole. Folders on the way are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
 def staged_folder(target: Path, keep: Callable[[str], bool] = lambda entry: False) -> Iterator[Path]:
     """Give an empty folder to fill; when the block ends well, it takes the place of `target` by a rename.
 

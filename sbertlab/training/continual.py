@@ -25,11 +25,11 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from sbertlab.checks import checked_number
 from sbertlab.data import InputExample, collate
 from sbertlab.data.rows import check_whole
 from sbertlab.encoder.lora import has_adapters
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.losses.base import checked_number
 from sbertlab.models import Module, TokenizerModule
 from sbertlab.search import Encoder
 from sbertlab.training.best_model import score_of

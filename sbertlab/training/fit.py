@@ -30,8 +30,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from sbertlab.checks import checked_number
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.losses.base import Loss, checked_number
+from sbertlab.losses.base import Loss
 from sbertlab.models import Module, TokenizerModule
 from sbertlab.models.fast_cpu import has_native_bfloat16
 from sbertlab.training.batches import make_objectives

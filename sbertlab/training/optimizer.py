@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from sbertlab.checks import checked_number
 from sbertlab.encoder.lora import encoder_layers
-from sbertlab.losses.base import checked_number
 
 SCHEDULERS = {
     "ConstantLR": "constant",

@@ -29,8 +29,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
 from sbertlab import SentenceTransformer
+from sbertlab.data.texts import normalised
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
-from sbertlab.losses.known_positives import normalised
 
 QA = ["text", "answer"]
 

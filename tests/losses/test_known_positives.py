@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from sbertlab import losses
 from sbertlab.data import InputExample, collate, groups_of
-from sbertlab.losses.known_positives import known_positives, normalised
+from sbertlab.data.texts import normalised
+from sbertlab.losses.known_positives import known_positives
 
 BATCH, DIM = 8, 5
 POOL = ["Straße am Fluß", "ﬁne weather", "Kelvin", "a cat", "A dog sits", "rain", "snow  and\tice", "the sea"]
@@ -172,7 +173,7 @@ def test_a_large_batch_is_masked_in_little_time_and_a_distinct_one_in_less() -> 
         ([["a"], ["b", "c"]], None, ValueError, r"of one positive length, got \[1, 2\]"),
         ([["a", "b"]], [1], ValueError, "groups must be one a row, 2, got 1"),
         ([["a", "b"]], [1, [2]], ValueError, r"group of row 1 must be hashable, .* got \[2\]; a list can be a tuple"),
-        ([["a", 3]], None, TypeError, "found by texts, .* got 3"),
+        ([["a", 3]], None, TypeError, "expected a text, .* got 3"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(columns: Any, groups: Any, error: type, message: str) -> None:
