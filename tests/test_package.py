@@ -143,9 +143,18 @@ def test_the_readme_names_the_commands_that_the_makefile_has() -> None:
     assert {"benchmark", "test", "lab"} <= named <= targets
 
 
-def test_the_readme_tables_name_what_exists() -> None:
-    text = (ROOT / "README.md").read_text()
-    for module in (sbertlab.models, sbertlab.losses, sbertlab.evaluation):
-        section = text.split(f"<!-- {module.__name__} -->")[1].split("<!-- end -->")[0]
-        for name in re.findall(r"`(\w+)`", section):
-            assert hasattr(module, name), f"README names {module.__name__}.{name}, which does not exist"
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+)
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)\)|(?:src|srcset)=\"([^\"]+)\"", text)
+    missing = [link for pair in links for link in pair if link and not (ROOT / page).parent.joinpath(link).exists()]
+    assert not missing
+
+
+def test_the_tree_of_the_readme_lists_every_room_and_file_at_the_top() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("```\nsbertlab/\n")[1].split("```")[0]
+    listed = {line.split()[0].rstrip("/") for line in tree.splitlines()}
+    there = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"}
+    assert listed == {name for name in there if not name.startswith("_")}
