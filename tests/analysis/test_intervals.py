@@ -86,7 +86,7 @@ def test_what_moves_from_start_to_start_counts_once_however_many_resamples_there
     assert still.freedom > 1000, "where the start does not matter it is not counted"
     _, high = interval(0.0, a - 0.5, starts=10)
     assert np.arctanh(high) == pytest.approx(t.ppf(0.975, 9) * np.hypot(starts[0].std(ddof=1), 0.01), rel=0.05)
-    with pytest.raises(ValueError, match="at least 2 replicates of each of 10 starts"):
+    with pytest.raises(ValueError, match="at least 2 for each of 10 starts"):
         compare(0.5, 0.5, a[:19], b[:19], starts=10)
 
 
@@ -167,7 +167,7 @@ def test_the_mean_over_tasks_is_the_same_from_differences_and_from_replicates() 
 
 def test_the_seeds_of_a_mean_are_means_over_the_tasks() -> None:
     tasks = [Difference(value, 0.01, 99, 0.02, 2, value - 0.05, value + 0.05, 0.01) for value in (0.1, 0.2)]
-    with pytest.raises(ValueError, match="give seeds_a and seeds_b, means over the tasks"):
+    with pytest.raises(ValueError, match="give seeds_a and seeds_b"):
         mean_difference(tasks)
     seeds = [0.58, 0.6, 0.65]
     assert mean_difference(tasks, seeds).seed_error == pytest.approx(np.std(seeds, ddof=1) / 3**0.5)
@@ -187,7 +187,7 @@ def test_holm_rejects_step_by_step() -> None:
                 rejected.add(int(index))
             assert set(np.flatnonzero(holm(p) <= 0.05 + 1e-12).tolist()) == rejected
     assert holm([]).tolist() == []
-    with pytest.raises(ValueError, match="p must be a row of values from 0 to 1"):
+    with pytest.raises(ValueError, match=r"p must be .* from 0 to 1"):
         holm([0.1, np.nan])
 
 
@@ -199,7 +199,7 @@ def largest_sets_without_difference(different: np.ndarray) -> set[frozenset[int]
     return {one for one in alike if not any(one < other for other in alike)}
 
 
-def test_groups_are_the_largest_sets_that_cannot_be_told_apart() -> None:
+def test_groups_are_the_largest_sets_without_a_difference() -> None:
     random = np.random.default_rng(0)
     for size in (1, 2, 4, 6, 7):
         for share in (0.0, 0.2, 0.5, 0.8, 1.0):
@@ -241,12 +241,12 @@ def test_the_smallest_difference_is_seen_four_times_in_five() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: interval(0.5, [0.5]), r"at least 2 replicates in a row, got the shape \(1,\)"),
+        (lambda: interval(0.5, [0.5]), r"at least 2 .*, got the shape \(1,\)"),
         (lambda: interval(np.nan, [0.5, 0.6]), "value and replicates must be finite, got nan"),
         (lambda: interval(0.5, [0.5, 0.6], confidence=95), "must lie between 0 and 1, got 95"),
-        (lambda: compare(0.5, 0.5, [0.4, 0.6], [0.4, 0.5, 0.6]), "there are 2 of a and 3 of b"),
-        (lambda: tied_groups(np.ones((2, 2), dtype=bool)), "none different from itself"),
-        (lambda: smallest_difference(-1.0), "error must be a standard error, at least 0, got -1.0"),
+        (lambda: compare(0.5, 0.5, [0.4, 0.6], [0.4, 0.5, 0.6]), "a has 2 and b has 3"),
+        (lambda: tied_groups(np.ones((2, 2), dtype=bool)), "different must be symmetric"),
+        (lambda: smallest_difference(-1.0), "error must be .* at least 0, got -1.0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call: Callable[[], object], says: str) -> None:

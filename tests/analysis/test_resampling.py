@@ -76,7 +76,7 @@ def test_sub_sets_are_resampled_and_averaged_one_by_one(statistic: str) -> None:
     examples = some_examples(statistic, n=77, rivals=2, sets=sets)
     assert abs(examples.value() - by_reference(examples)) < 1e-9
     parts = [np.flatnonzero(sets == number) for number in (2, 5, 7)]
-    draws = [np.concatenate(list(draw_counts(len(rows), 20, seed=3, part=part))) for part, rows in enumerate(parts)]
+    draws = [np.concatenate(list(draw_counts(len(rows), 20, seed=3, subset=part))) for part, rows in enumerate(parts)]
     expected = []
     for resample in range(20):
         drawn = [np.repeat(rows, counts[resample]) for rows, counts in zip(parts, draws, strict=True)]
@@ -131,9 +131,9 @@ def test_examples_drawn_once_for_several_models_give_what_each_gives_alone(stati
     assert np.ptp(together, axis=0).max() > 0.01, "three models"
     np.testing.assert_array_equal(together, [examples.replicates(30, seed=4) for examples in several])
     fewer = some_examples(statistic, n=77, sets=np.where(sets == 5, 2, sets))
-    with pytest.raises(ValueError, match=r"the same, got sub-sets of the sizes \[\(25, 12, 40\), \(37, 40\)\]"):
+    with pytest.raises(ValueError, match=r"the same examples, got subsets of the sizes \[\(25, 12, 40\), \(37, 40\)\]"):
         replicates_of([*several, fewer])
-    with pytest.raises(ValueError, match="resamples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"resamples must be .* at least 1, got 0"):
         replicates_of(several, 0)
 
 
@@ -153,7 +153,7 @@ def test_two_models_on_the_same_examples_see_the_same_draws() -> None:
     np.testing.assert_allclose(other - one, 0.25)
     assert np.std(one) > 0.01
     assert not np.array_equal(one, Examples("mean", values, sets=sets).replicates(100, seed=1))
-    assert not np.array_equal(*(next(draw_counts(80, 1, part=part)) for part in (0, 1)))
+    assert not np.array_equal(*(next(draw_counts(80, 1, subset=part)) for part in (0, 1)))
 
 
 @pytest.mark.parametrize("statistic", REFERENCES)
@@ -234,7 +234,7 @@ def test_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("median", [1.0]), "statistic must be one of mean, spearman, average_precision, v_measure, got 'median'"),
+        (("median", [1.0]), "statistic must be one of .*'spearman'.*, got 'median'"),
         (("mean", []), "at least one example"),
         (("mean", [0.5, np.nan]), "predictions must be finite, got nan for example 1"),
         (("mean", [0.5], [1]), "mean takes no target"),
@@ -251,7 +251,7 @@ def test_what_cannot_be_measured_is_refused(arguments: tuple, says: str) -> None
 
 
 def test_no_resample_is_refused() -> None:
-    with pytest.raises(ValueError, match="resamples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"resamples must be .* at least 1, got 0"):
         Examples("mean", [1.0]).replicates(0)
 
 

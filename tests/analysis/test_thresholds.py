@@ -96,11 +96,11 @@ def test_mistakes_are_named() -> None:
         ([1, 1], [0.1, 0.2], "both must occur"),
         ([0, 2], [0.1, 0.2], "labels must be 0 and 1"),
         ([0, 1], [0.1, np.nan], "scores must be finite"),
-        ([0, 1], [0.1], "one a pair"),
+        ([0, 1], [0.1], "scores must have the shape"),
     ]:
         with pytest.raises(ValueError, match=message):
             threshold_curve(labels, scores)
-    with pytest.raises(ValueError, match='goal must be "f1"'):
+    with pytest.raises(ValueError, match="goal must be one of"):
         choose_threshold(LABELS, SCORES, "accuracy")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs at_least"):
         choose_threshold(LABELS, SCORES, "precision")
