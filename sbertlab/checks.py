@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
+
+Embeddings = Tensor | np.ndarray | Sequence[Any]
 
 
 def checked_number(
@@ -27,6 +31,12 @@ def checked_number(
         upper = f" and at most {high:g}" if high < math.inf else ""
         raise ValueError(f"{name} must be {article} {lower} {low:g}{upper}, got {value!r}")
     return value
+
+
+def check_sizes(**sizes: Any) -> None:
+    """Check that arguments are whole numbers of at least 1."""
+    for name, size in sizes.items():
+        checked_number(name, size, 1, whole=True)
 
 
 def checked_numbers(name: str, values: Any, *, length: int | None = None, dimensions: int = 1) -> np.ndarray:
@@ -77,3 +87,32 @@ def closest(word: str, known: Iterable[Any]) -> str:
     by_lower_case = {str(name).lower(): str(name) for name in known}
     found = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.5)
     return f" Did you mean {by_lower_case[found[0]]!r}?" if found else ""
+
+
+def as_tensor(embeddings: Embeddings, name: str = "embeddings", finite: bool = False) -> Tensor:
+    """Return embeddings as a dense tensor `(n, dim)` or `(dim,)` of float32 or float64; `finite` refuses NaN.
+
+    >>> as_tensor([[1, 2], [3, 4]])
+    tensor([[1., 2.],
+            [3., 4.]])
+    """
+    try:
+        rows = embeddings if isinstance(embeddings, (Tensor, np.ndarray)) else list(embeddings)
+        if isinstance(rows, list) and rows and isinstance(rows[0], Tensor):
+            rows = torch.stack(rows)
+        # torch shares memory with arrays that are contiguous and writeable; others are copied
+        tensor = rows if isinstance(rows, Tensor) else torch.from_numpy(np.require(np.asarray(rows), None, ["C", "W"]))
+        if isinstance(rows, list) and rows and not hasattr(rows[0], "dtype"):
+            tensor = tensor.float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be rows of numbers, all of one length: {error}") from error
+    tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    if tensor.dim() not in (1, 2) or tensor.shape[-1] == 0:
+        raise ValueError(f"{name} must have the shape (n, dim) or (dim,), got {tuple(tensor.shape)}")
+    if tensor.is_complex():
+        raise ValueError(f"{name} must hold real numbers, got {tensor.dtype}")
+    tensor = tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    if finite and not torch.isfinite(tensor).all():
+        bad = (~torch.isfinite(torch.atleast_2d(tensor))).any(dim=1).nonzero().flatten().tolist()
+        raise ValueError(f"{name} has NaN or infinite values in {len(bad)} rows, first in row {bad[0]}")
+    return tensor

@@ -17,7 +17,7 @@ PACKAGE = Path(sbertlab.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = [
-    {"util", "similarity", "search", "tables", "checks", "storage"},
+    {"util", "checks", "storage"},
     {"data", "models"},
     {"losses", "encoder"},
     {"evaluation"},

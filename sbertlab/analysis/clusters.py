@@ -12,7 +12,7 @@ from scipy import sparse
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.feature_extraction.text import CountVectorizer
 
-from sbertlab.similarity import Embeddings, as_tensor
+from sbertlab.util import Embeddings, as_tensor
 
 SMALLEST_CLUSTER = 5
 """So many texts a cluster on average at least: fewer have no words in common worth a name."""

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from sbertlab.analysis.maps import check_layout, map_quality, matrix, nearest, pca, umap_map
-from sbertlab.similarity import Embeddings
+from sbertlab.util import Embeddings
 
 METHODS = ("chained", "aligned", "pca", "independent")
 """Ways to make a film."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from sbertlab.similarity import Embeddings, as_tensor
 from sbertlab.storage.files import sha256_of
 from sbertlab.storage.find import cache_home
+from sbertlab.util import Embeddings, as_tensor
 
 PACKAGES = ("umap-learn", "numba", "pynndescent", "scikit-learn", "numpy")
 """Whose versions coordinates depend on."""

@@ -14,7 +14,7 @@ from sklearn import manifold
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from sbertlab.similarity import Embeddings, as_tensor
+from sbertlab.util import Embeddings, as_tensor
 
 METRICS = ("cosine", "euclidean")
 """Distances in the original space that maps and their quality know."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sbertlab.tables import check_columns, checked_numbers
+from sbertlab.checks import check_columns, checked_numbers
 
 FAMILIES = ("STS", "duplicates", "reranking", "retrieval", "clustering")
 """Families of tasks, in the order in which they are shown."""
@@ -39,7 +39,7 @@ def measured_cells(table: pd.DataFrame) -> pd.DataFrame:
         ValueError: columns are missing, no row that was measured, an unknown variant, a cell twice, several presets,
             values that are not finite.
     """
-    check_columns(table, [*KEY, "seed", "task", "family", "value"], "table")
+    check_columns("table", table, [*KEY, "seed", "task", "family", "value"])
     if unknown := set(table["variant"]) - set(VARIANTS):
         raise ValueError(f'variant must be "untuned" or "fine-tuned", got {sorted(map(str, unknown))}')
     tags = table["tag"] if "tag" in table else pd.Series("measured", table.index)
@@ -51,7 +51,7 @@ def measured_cells(table: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(
             f"table holds the presets {presets}; choose one, as in table[table['preset'] == {presets[0]!r}]"
         )
-    checked_numbers(rows.loc[~failed, "value"], "the column value")
+    checked_numbers("the column value", rows.loc[~failed, "value"])
     rows = rows.assign(seed=rows["seed"].fillna(0), value=rows["value"].mask(failed))
     cell = [*KEY, "seed", "task"]
     if (twice := rows.duplicated(cell)).any():

@@ -23,8 +23,7 @@ from sbertlab.analysis.intervals import interval
 from sbertlab.analysis.resampling import Examples
 from sbertlab.data.helpdesk import CORPUS
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
-from sbertlab.search import Encoder
-from sbertlab.similarity import as_tensor, pairwise_cos_sim
+from sbertlab.util import Encoder, as_tensor, pairwise_cos_sim
 
 CORPORA = CORPUS.parent
 PRONOUNS: Mapping[str, str] = {"feminine": "her", "masculine": "his"}

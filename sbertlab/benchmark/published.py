@@ -51,7 +51,7 @@ from sbertlab.evaluation import (
     SentenceEvaluator,
     SequentialEvaluator,
 )
-from sbertlab.search import Encoder, Matches
+from sbertlab.util import Encoder, Matches
 
 TIMEOUT = 5.0
 """Seconds to wait for the Hub to say whether it has a set."""

@@ -21,8 +21,7 @@ import pandas as pd
 from sbertlab.data.texts import TruncationWarning, first_rows, normalised
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
-from sbertlab.search import Encoder
-from sbertlab.similarity import as_tensor, normalize_embeddings
+from sbertlab.util import Encoder, as_tensor, normalize_embeddings
 
 COLUMNS = ("finding", "row", "column", "text", "other", "other_text", "value")
 

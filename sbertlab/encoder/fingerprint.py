@@ -24,12 +24,12 @@ FORMAT = 1
 """Part of every fingerprint: raised when the rules of this file change, so that nothing older is found."""
 KEY_BYTES = 16
 
-ENCODING = ("models", "encoder", "data/texts.py", "util.py", "similarity.py")
+ENCODING = ("models", "encoder", "data/texts.py", "util.py")
 """Parts of the package from which an embedding follows."""
 
 MEASURING = (
     *ENCODING,
-    *("data", "losses", "training", "evaluation", "analysis/resampling.py", "search.py"),
+    *("data", "losses", "training", "evaluation", "analysis/resampling.py"),
     *(
         f"benchmark/{name}.py"
         for name in ("tasks", "local_tasks", "published", "encoders", "nli_pairs", "recipes", "runner")

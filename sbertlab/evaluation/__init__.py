@@ -36,7 +36,7 @@ from sbertlab.evaluation.retrieval import (
     ParaphraseMiningEvaluator,
     RerankingEvaluator,
 )
-from sbertlab.similarity import SimilarityFunction
+from sbertlab.util import SimilarityFunction
 
 __all__ = [
     "BaseEvaluator",

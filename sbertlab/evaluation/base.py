@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from sbertlab.search import Encoder
-from sbertlab.similarity import as_tensor
+from sbertlab.util import Encoder, as_tensor
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from sbertlab.checks import check_same_length
 from sbertlab.data import collate
 from sbertlab.data.texts import checked_texts
 from sbertlab.evaluation.base import Measurement, SentenceEvaluator
-from sbertlab.search import Encoder, top_matches
+from sbertlab.util import Encoder, top_matches
 
 
 class TranslationEvaluator(SentenceEvaluator):

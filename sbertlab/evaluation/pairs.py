@@ -17,9 +17,7 @@ from sbertlab.checks import checked_numbers
 from sbertlab.data import InputExample
 from sbertlab.data.texts import checked_texts
 from sbertlab.evaluation.base import Measurement, SentenceEvaluator
-from sbertlab.search import Encoder
-from sbertlab.similarity import SimilarityFunction, normalize_embeddings
-from sbertlab.util import quantize_embeddings
+from sbertlab.util import Encoder, SimilarityFunction, normalize_embeddings, quantize_embeddings
 
 SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
 

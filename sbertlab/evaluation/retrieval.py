@@ -18,15 +18,17 @@ from tqdm.auto import tqdm
 from sbertlab.data.texts import checked_texts
 from sbertlab.evaluation.base import Measurement, SentenceEvaluator
 from sbertlab.evaluation.pairs import best_thresholds
-from sbertlab.search import (
+from sbertlab.util import (
     Encoder,
     Matches,
     ScoreFunction,
+    SimilarityFunction,
+    cos_sim,
+    dot_score,
     merge_matches,
     paraphrase_mining_embeddings,
     top_matches,
 )
-from sbertlab.similarity import SimilarityFunction, cos_sim, dot_score
 
 
 class InformationRetrievalEvaluator(SentenceEvaluator):

@@ -15,6 +15,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from sbertlab.analysis.ranks import benchmark_scores
+from sbertlab.checks import check_columns, checked_numbers
 from sbertlab.plots.benchmark_plots import benchmark_figure, ranking_figure
 from sbertlab.plots.maps import as_floats, embedding_map, is_continuous, map_comparison, place_labels
 from sbertlab.plots.style import (
@@ -34,7 +35,6 @@ from sbertlab.plots.style import (
     style,
     table_axes,
 )
-from sbertlab.tables import check_columns, checked_numbers
 
 __all__ = [
     "THEMES",
@@ -80,7 +80,7 @@ def similarity_heatmap(
     Raises:
         ValueError: a matrix that does not fit the texts, or NaN in it.
     """
-    matrix = checked_numbers(similarities, "similarities", dimensions=2)
+    matrix = checked_numbers("similarities", similarities, dimensions=2)
     names = list(texts) if columns is None else list(columns)
     if matrix.shape != (len(texts), len(names)):
         raise ValueError(
@@ -135,7 +135,7 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
         "tokens_per_second": "Tokens a second",
         "padding_share": "Padding",
     }
-    check_columns(history, ["step", "epoch", "objective", *panels], "history")
+    check_columns("history", history, ["step", "epoch", "objective", *panels])
     shown = [column for column in panels if history[column].notna().any()]
     if not shown:
         raise ValueError(f"history has no number in any of the columns {list(panels)}")
@@ -188,7 +188,7 @@ def token_lengths(lengths: Sequence[int], max_seq_length: int, *, title: str = "
     Raises:
         ValueError: no length, one below zero or not finite, or `max_seq_length` below 1.
     """
-    counts = checked_numbers(lengths, "lengths")
+    counts = checked_numbers("lengths", lengths)
     if counts.min() < 0 or max_seq_length < 1:
         raise ValueError(
             f"lengths must not be negative and max_seq_length at least 1, got {counts.min()}, {max_seq_length}"
@@ -249,7 +249,7 @@ def similarity_distributions(
     """
     shown = {"": (positive, negative)} if before is None else {"before": before, "after": (positive, negative)}
     pairs = {
-        name: (checked_numbers(first, f"positive {name}".strip()), checked_numbers(second, f"negative {name}".strip()))
+        name: (checked_numbers(f"positive {name}".strip(), first), checked_numbers(f"negative {name}".strip(), second))
         for name, (first, second) in shown.items()
     }
     everything = np.concatenate([values for pair in pairs.values() for values in pair])
@@ -367,7 +367,7 @@ def pooling_shares(token_embeddings: np.ndarray) -> pd.DataFrame:
     >>> pooling_shares(np.array([[1.0, 5.0], [2.0, 0.0]])).round(2).loc[["max", "weightedmean"]].values.tolist()
     [[0.5, 0.5], [0.33, 0.67]]
     """
-    rows = checked_numbers(token_embeddings, "token_embeddings", dimensions=2)
+    rows = checked_numbers("token_embeddings", token_embeddings, dimensions=2)
     count = len(rows)
     shares = {
         "cls": np.eye(count)[0],

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sbertlab.checks import check_columns
 from sbertlab.plots.style import Axes, Figure, Rectangle, Theme, canvas, drawable, style
-from sbertlab.tables import check_columns
 
 EXPECTATIONS: Mapping[str, str] = {"same": "should stay near", "different": "should move away"}
 GROUPS: Mapping[str, str] = {"pronoun": '"her" less "his"', "role": "by role, less all roles", "name": "names"}
@@ -49,9 +49,9 @@ def robustness_figure(
         raise ValueError(f"gaps has the models {unknown}, which tables lacks; it has {list(tables)}")
     needed = ["kind", "expectation", "shift", "shift_low", "shift_high", "nearer", "nearer_low", "nearer_high"]
     for name, table in tables.items():
-        check_columns(table, needed, f"the table of {name}")
+        check_columns(f"the table of {name}", table, needed)
     for name, table in gaps.items():
-        check_columns(table, ["kind", "group", "gap", "low", "high"], f"the gaps of {name}")
+        check_columns(f"the gaps of {name}", table, ["kind", "group", "gap", "low", "high"])
     with style(theme) as colors:
         if not 0 < len(tables) <= len(colors.palette):
             raise ValueError(f"tables must hold one to {len(colors.palette)} models, got {len(tables)}")

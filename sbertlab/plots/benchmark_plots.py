@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sbertlab.analysis.ranks import benchmark_intervals, benchmark_scores, mean_of, measured_cells
+from sbertlab.checks import checked_numbers
 from sbertlab.plots.style import (
     Axes,
     Figure,
@@ -19,7 +20,6 @@ from sbertlab.plots.style import (
     patheffects,
     style,
 )
-from sbertlab.tables import checked_numbers
 
 
 def benchmark_figure(
@@ -140,7 +140,7 @@ def ranking_figure(
     Raises:
         ValueError: no score, one that is not finite, or a resolution that is not positive.
     """
-    values = pd.Series(checked_numbers(scores, "scores"), index=pd.Index(scores.index, dtype=object))
+    values = pd.Series(checked_numbers("scores", scores), index=pd.Index(scores.index, dtype=object))
     values = values.sort_values(ascending=False, kind="stable")
     if not 0 < resolution < np.inf:
         raise ValueError(f"resolution must be a positive number, got {resolution!r}")

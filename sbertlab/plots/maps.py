@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sbertlab.checks import checked_numbers
 from sbertlab.plots.style import Axes, Figure, Theme, canvas, drawable, patheffects, sequential, style
-from sbertlab.tables import checked_numbers
 
 MARKERS = "o^s"
 """Shapes of points: the next one when the colours have all been used."""
@@ -280,7 +280,7 @@ def _point_size(count: int) -> float:
 
 def _places(xy: np.ndarray) -> np.ndarray:
     """Checked coordinates `(n, 2)`."""
-    places = checked_numbers(xy, "xy", dimensions=2)
+    places = checked_numbers("xy", xy, dimensions=2)
     if places.shape[1] != 2:
         raise ValueError(f"xy must have the shape (n, 2), got {places.shape}")
     return places

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sbertlab.analysis.ranks import mean_of, measured_cells, standings
+from sbertlab.checks import check_columns
 from sbertlab.plots.benchmark import mark_of
 from sbertlab.plots.benchmark_plots import broken
 from sbertlab.plots.maps import place_labels
@@ -23,7 +24,6 @@ from sbertlab.plots.style import (
     patheffects,
     style,
 )
-from sbertlab.tables import check_columns
 
 COSTS = {
     "sentences_per_second": ("Sentences a second (more is better)", True),
@@ -194,7 +194,7 @@ def published_and_measured(table: pd.DataFrame) -> pd.DataFrame:
     [['m', 'STS', 82.0, 82.5, nan, nan]]
     """
     key = ["model", "variant", "task", "metric"]
-    check_columns(table, [*key, "value", "tag"], "table")
+    check_columns("table", table, [*key, "value", "tag"])
     rows = table.assign(**{name: np.nan for name in ("low", "high") if name not in table})
     rows = rows.assign(**{name: rows[name].fillna("") if name in rows else "" for name in ("recipe", "preset")})
     key.insert(2, "recipe")

@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from sbertlab.analysis.thresholds import MEASURES, Threshold
+from sbertlab.checks import check_columns
 from sbertlab.plots.style import Figure, style
-from sbertlab.tables import check_columns
 
 
 def threshold_figure(
@@ -34,7 +34,7 @@ def threshold_figure(
         ValueError: columns are missing, labels and scores of different lengths, or an unknown theme.
     """
     needed = ["threshold", *(f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high"))]
-    check_columns(curve, needed, "curve")
+    check_columns("curve", curve, needed)
     alike, similar = np.asarray(labels).astype(bool), np.asarray(scores, dtype=float)
     if alike.shape != similar.shape:
         raise ValueError(f"labels and scores must be one a pair, got the shapes {alike.shape} and {similar.shape}")

@@ -31,8 +31,8 @@ from sbertlab.data.rows import check_whole
 from sbertlab.encoder.lora import has_adapters
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.models import Module, TokenizerModule
-from sbertlab.search import Encoder
 from sbertlab.training.best_model import score_of
+from sbertlab.util import Encoder
 
 Evaluator = Callable[..., Any]
 Evaluators = Evaluator | Sequence[Evaluator] | Mapping[str, Evaluator]

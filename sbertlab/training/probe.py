@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sbertlab.data.texts import Text, distinct_texts
-from sbertlab.similarity import Embeddings, as_tensor
+from sbertlab.util import Embeddings, as_tensor
 
 METRICS = ("alignment", "uniformity", "effective_rank", "mean_cosine", "margin")
 

@@ -15,8 +15,7 @@ from sbertlab import plots
 from sbertlab.analysis import maps
 from sbertlab.analysis.clusters import cluster_terms, find_clusters
 from sbertlab.plots.style import THEMES, Figure
-from sbertlab.search import Encoder, top_matches
-from sbertlab.similarity import Embeddings, as_tensor, cos_sim, euclidean_sim
+from sbertlab.util import Embeddings, Encoder, as_tensor, cos_sim, euclidean_sim, top_matches
 from sbertlab.widgets import map_scatter
 from sbertlab.widgets.map_frames import check_frame, color_columns, coordinates, frames_and_spaces
 from sbertlab.widgets.panel import Panel, control, escaped, new_file, row, table, words_figure

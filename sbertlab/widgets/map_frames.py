@@ -12,7 +12,7 @@ from torch import Tensor
 from sbertlab.analysis import maps
 from sbertlab.analysis.map_store import stored
 from sbertlab.plots.maps import as_floats, is_continuous
-from sbertlab.similarity import Embeddings, as_tensor
+from sbertlab.util import Embeddings, as_tensor
 
 MOST_GROUPS = 256
 """A column with more different names than this gives no colours: nobody can tell them apart."""
