@@ -52,7 +52,7 @@ def test_what_has_no_clusters_is_refused() -> None:
         find_clusters(np.eye(3), 0)
     with pytest.raises(ValueError, match="n at least 1"):
         find_clusters(np.zeros((0, 3)))
-    with pytest.raises(ValueError, match="holds NaN"):
+    with pytest.raises(ValueError, match="has NaN"):
         find_clusters(np.full((9, 3), np.nan))
     with pytest.raises(ValueError, match="got 1 for 2"):
         cluster_terms(["a", "b"], [1])

@@ -149,7 +149,7 @@ MAP = noise(points=20, dim=2, seed=1)
         (ROWS[:2], r"n at least 3, got \(2, 8\)"),
         (ROWS[0], r"got \(8,\)"),
         (np.ones((20, 8)), "all 20 embeddings are equal"),
-        ([["a", "b"]] * 3, "number rows"),
+        ([["a", "b"]] * 3, "rows of numbers"),
     ],
 )
 def test_embeddings_without_a_map_are_refused(embeddings: np.ndarray, message: str) -> None:
@@ -166,7 +166,7 @@ def test_embeddings_without_a_map_are_refused(embeddings: np.ndarray, message: s
     [
         (MAP[:19], r"shape \(20, 2\), a place for each embedding, got \(19, 2\)"),
         (noise(points=20, dim=3), r"got \(20, 3\)"),
-        (np.where(np.arange(20)[:, None] == 4, np.nan, MAP), "xy holds NaN .* row 4"),
+        (np.where(np.arange(20)[:, None] == 4, np.nan, MAP), "xy has NaN .* row 4"),
     ],
 )
 def test_coordinates_that_do_not_fit_are_refused(xy: np.ndarray, message: str) -> None:

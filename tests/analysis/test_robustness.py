@@ -443,7 +443,7 @@ def test_the_figure_refuses_tables_it_cannot_show(measured: tuple) -> None:
         plots.robustness_figure({"letters": tables["letters"]}, gaps)
     with pytest.raises(ValueError, match="one to 8 models, got 0"):
         plots.robustness_figure({})
-    with pytest.raises(ValueError, match=r"the table of letters lacks the columns \['shift'\]"):
+    with pytest.raises(ValueError, match=r"the table of letters is missing the columns \['shift'\]"):
         plots.robustness_figure({"letters": tables["letters"].drop(columns="shift")})
 
 

@@ -358,7 +358,7 @@ def test_embeddings_can_take_part_in_training_afterwards(tiny):
         ({"precision": "float16"}, "precision must be one of .* got 'float16'"),
         ({"truncate_dim": 0}, "truncate_dim must be a positive number of dimensions, got 0"),
         ({"truncate_dim": "8"}, "truncate_dim must be a positive number of dimensions, got '8'"),
-        ({"precision": "int8", "sentences": "one"}, "one embedding does not show"),
+        ({"precision": "int8", "sentences": "one"}, "more than 1 `calibration"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_by_name(tiny, arguments, message):
@@ -693,9 +693,9 @@ def test_similarities_equal_the_peers(tiny, tmp_path, name):
 
 
 def test_an_unknown_similarity_is_refused(tiny):
-    with pytest.raises(ValueError, match="unknown similarity function 'cosin'; use one of cosine, dot"):
+    with pytest.raises(ValueError, match=r"similarity function must be one of .* got 'cosin'"):
         tiny().similarity_fn_name = "cosin"
-    with pytest.raises(ValueError, match="unknown similarity function"):
+    with pytest.raises(ValueError, match="similarity function must be"):
         SentenceTransformer(modules=list(tiny()), similarity_fn_name="cosin")
 
 

@@ -661,10 +661,10 @@ def test_columns_may_be_series_arrays_and_tuples():
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (lambda texts: np.full((len(texts), 3), np.nan), "embeddings of 80 texts holds NaN"),
+        (lambda texts: np.full((len(texts), 3), np.nan), "embeddings of 80 texts has NaN"),
         (lambda texts: np.zeros((1, 3)), r"shape \(1, 3\) for 80 texts"),
         (lambda texts: np.zeros(80), r"shape \(80,\) for 80 texts"),
-        (lambda texts: "nothing", "must be a tensor"),
+        (lambda texts: "nothing", "must be rows of numbers"),
     ],
 )
 def test_embeddings_that_are_none_are_refused(output, message):
@@ -728,7 +728,7 @@ SEARCH = ({"q": "a 0"}, {"d": "b 0"}, {"q": {"d"}})
         ("EmbeddingSimilarity", ([], [], []), {}, "sentences1 is empty"),
         ("EmbeddingSimilarity", ("text", "text", [1]), {}, "single text 'text'"),
         ("EmbeddingSimilarity", (["a", None], ["b", "c"], [1, 2]), {}, r"sentences1\[1\] must be a text, got None"),
-        ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"main_similarity": "cosin"}, "use one of cosine"),
+        ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"main_similarity": "cosin"}, "must be one of"),
         ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"similarity_fn_names": "cosine"}, "must be a list of names"),
         (
             "EmbeddingSimilarity",
@@ -743,7 +743,7 @@ SEARCH = ({"q": "a 0"}, {"d": "b 0"}, {"q": {"d"}})
         ("BinaryClassification", (*PAIR, [1]), {}, r"got the shape \(1,\)"),
         ("Triplet", (*PAIR, ["e 0"]), {}, "negatives has 1"),
         ("Triplet", (*PAIR, ["e", "f"]), {"margin": -1}, "margin of cosine must be a number of at least 0, got -1"),
-        ("Triplet", (*PAIR, ["e", "f"]), {"margin": {"cosin": 1}}, "use one of cosine"),
+        ("Triplet", (*PAIR, ["e", "f"]), {"margin": {"cosin": 1}}, "must be one of"),
         ("InformationRetrieval", ({}, *SEARCH[1:]), {}, "queries must be a dict"),
         ("InformationRetrieval", (SEARCH[0], ["b"], SEARCH[2]), {}, "corpus must be a dict"),
         ("InformationRetrieval", (*SEARCH[:2], {"q": {"d", "x"}}), {}, "not in the corpus, such as 'x' for query 'q'"),

@@ -410,7 +410,7 @@ def test_cells_that_do_not_meet_are_refused() -> None:
         published_figure(table.assign(recipe=np.where(table["tag"] == "published", "theirs", "ours")))
     with pytest.raises(ValueError, match=r"published cell twice: .*'STSb'"):
         published_figure(pd.concat([table, table.head(1)]))
-    with pytest.raises(ValueError, match=r"table lacks the columns \['metric'\]"):
+    with pytest.raises(ValueError, match=r"table is missing the columns \['metric'\]"):
         published_figure(table.drop(columns="metric"))
     with pytest.raises(ValueError, match="tolerance must be a positive number, got 0"):
         published_figure(table, 0)
@@ -444,7 +444,7 @@ def test_a_fine_tuning_that_did_harm_is_explained_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table.drop(columns=["seed", "family"]), r"table lacks the columns \['seed', 'family'\]"),
+        (lambda table: table.drop(columns=["seed", "family"]), r"table is missing the columns \['seed', 'family'\]"),
         (lambda table: table.head(0), "table has no rows"),
         (lambda table: table.assign(variant="tuned"), r"got \['tuned'\]"),
         (lambda table: table.assign(tag="failed"), r"no measured row; its tags are \['failed'\]"),

@@ -262,8 +262,8 @@ def test_two_hundred_thousand_points_are_shown_in_seconds() -> None:
         ),
         ({"frame": texts(), "xy": PLANE[:3]}, ValueError, "xy must have a row for each row of frame, got 3 for 30"),
         ({"frame": texts(), "xy": EMBEDDINGS}, ValueError, r"xy must have the shape \(30, 2\), got \(30, 8\)"),
-        ({"frame": texts(), "xy": np.full((30, 2), np.nan)}, ValueError, "xy holds NaN"),
-        ({"frame": texts(), "embeddings": np.full((30, 8), np.nan)}, ValueError, "embeddings holds NaN .* row 0"),
+        ({"frame": texts(), "xy": np.full((30, 2), np.nan)}, ValueError, "xy has NaN"),
+        ({"frame": texts(), "embeddings": np.full((30, 8), np.nan)}, ValueError, "embeddings has NaN .* row 0"),
         ({"frame": texts(), "xy": PLANE, "frames": [PLANE]}, ValueError, "xy and frames are both given"),
         ({"frame": texts(), "frames": []}, ValueError, "at least one map, got none"),
         (
