@@ -1,4 +1,4 @@
-"""Losses on distances: triplets given or mined in the batch, and pairs that belong together or not."""
+"""Losses on distances: given or mined triplets, and pairs that belong together or not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def euclidean_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Return `|a_i - b_i|_2` of two `(n, dim)` tensors, `(n,)`; between equal rows the gradient is 0."""
+    """Return `|a_i - b_i|_2` of two `(n, dim)` tensors, `(n,)`; the gradient between equal rows is 0."""
     return -pairwise_euclidean_sim(a, b)
 
 
@@ -29,7 +29,7 @@ def manhattan_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 class TripletDistanceMetric:
-    """Distances for TripletLoss: functions of two `(n, dim)` tensors, row by row, `(n,)`."""
+    """Distances for TripletLoss."""
 
     COSINE = staticmethod(cosine_distance)
     EUCLIDEAN = staticmethod(euclidean_distance)
@@ -37,7 +37,7 @@ class TripletDistanceMetric:
 
 
 class SiameseDistanceMetric:
-    """Distances for the contrastive losses: functions of two `(n, dim)` tensors, row by row, `(n,)`."""
+    """Distances for the contrastive losses."""
 
     EUCLIDEAN = staticmethod(euclidean_distance)
     MANHATTAN = staticmethod(manhattan_distance)
@@ -45,7 +45,7 @@ class SiameseDistanceMetric:
 
 
 class BatchHardTripletLossDistanceFunction:
-    """Distances for the losses that mine triplets: functions of `(n, dim)`, every row with every row, `(n, n)`."""
+    """Distances for the losses that mine triplets: all pairs of `(n, dim)` embeddings, `(n, n)`."""
 
     @staticmethod
     def cosine_distance(embeddings: Tensor) -> Tensor:
@@ -54,11 +54,11 @@ class BatchHardTripletLossDistanceFunction:
 
     @staticmethod
     def euclidean_distance(embeddings: Tensor, squared: bool = False) -> Tensor:
-        """Return `|e_i - e_j|_2`, taken from the differences: dot products would lose the digits of small distances."""
+        """Return `|e_i - e_j|_2` from the differences: dot products would lose the digits of small distances."""
         distances = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
         return distances.square() if squared else distances
 
-    eucledian_distance = euclidean_distance  # spelt so in version 2.2 of the field
+    eucledian_distance = euclidean_distance  # the field's spelling in version 2.2
 
 
 class TripletLoss(Loss):
@@ -68,13 +68,12 @@ class TripletLoss(Loss):
     | ---------------------------- | ------ |
     | (anchor, positive, negative) | none   |
 
-    Relatives: MultipleNegativesRankingLoss takes the same rows, uses the whole batch and mostly does better;
-    the Batch...TripletLosses find triplets themselves.
+    Relatives: MultipleNegativesRankingLoss takes the same rows, uses the whole batch and usually does better;
+    BatchHardTripletLoss and its siblings mine triplets themselves.
     Source: Schroff et al., 2015, FaceNet (arXiv:1503.03832), equation 2.
 
     Args:
-        distance_metric: one of TripletDistanceMetric, or a function like them.
-        triplet_margin: margin, in the unit of the distance. 5 suits Euclidean, not cosine, which ends at 2.
+        triplet_margin: 5 suits Euclidean distance, but not cosine distance, which is at most 2.
 
     >>> anchor, positive, negative = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 6.0]])
     >>> TripletLoss().compute([anchor, positive, negative]).item()  # 5 - 6 + 5
@@ -100,21 +99,20 @@ class TripletLoss(Loss):
 
 
 class ContrastiveLoss(Loss):
-    """Pulls pairs labelled 1 together and pushes pairs labelled 0 beyond a margin.
+    """Pull pairs labelled 1 together and push pairs labelled 0 beyond a margin.
 
     `loss_i = (label_i * d_i^2 + (1 - label_i) * max(0, margin - d_i)^2) / 2`, d_i the distance between a_i and b_i.
 
-    | texts  | labels                           |
-    | ------ | -------------------------------- |
-    | (a, b) | 1 if they belong together, or 0  |
+    | texts  | labels                              |
+    | ------ | ----------------------------------- |
+    | (a, b) | 1 if they belong together, 0 if not |
 
-    Relatives: OnlineContrastiveLoss keeps to the hard pairs of the batch and mostly does better.
+    Relatives: OnlineContrastiveLoss uses only the hard pairs of the batch and usually does better.
     Source: Hadsell et al., 2006, Dimensionality Reduction by Learning an Invariant Mapping, equation 4.
 
     Args:
-        distance_metric: one of SiameseDistanceMetric, or a function like them.
-        margin: how far apart pairs labelled 0 must be.
-        size_average: mean over the batch if True, else the sum.
+        margin: distance that pairs labelled 0 must reach.
+        size_average: return the mean over the batch; False returns the sum.
 
     >>> a, b = torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]])  # cosine distances 1 and 0
     >>> ContrastiveLoss().compute([a, b], torch.tensor([1, 0])).item()  # mean of 1 / 2 and 0.5^2 / 2
@@ -141,30 +139,24 @@ class ContrastiveLoss(Loss):
         return losses.mean() if self.size_average else losses.sum()
 
 
-class OnlineContrastiveLoss(Loss):
+class OnlineContrastiveLoss(ContrastiveLoss):
     """Contrastive loss of the hard pairs of a batch, summed: `sum d^2 + sum max(0, margin - d)^2`.
 
     The first sum runs over the pairs labelled 1 that are farther apart than the nearest pair labelled 0, the second
-    over the pairs labelled 0 that are nearer than the farthest pair labelled 1. In a batch of one label, the mean
-    distance takes the place of what is missing.
+    over the pairs labelled 0 that are nearer than the farthest pair labelled 1. If one label does not occur in the
+    batch, the mean distance of the other takes its place.
 
-    | texts  | labels                           |
-    | ------ | -------------------------------- |
-    | (a, b) | 1 if they belong together, or 0  |
+    | texts  | labels                              |
+    | ------ | ----------------------------------- |
+    | (a, b) | 1 if they belong together, 0 if not |
 
-    Relatives: ContrastiveLoss uses all pairs and a mean; this sum, and so its gradient, grows with the batch.
+    Relatives: ContrastiveLoss averages over all pairs; this sum, and so its gradient, grows with the batch.
     Source: Hadsell et al., 2006 (as ContrastiveLoss); the choice of hard pairs is that of sentence-transformers.
-
-    Args:
-        distance_metric: one of SiameseDistanceMetric, or a function like them.
-        margin: how far apart pairs labelled 0 must be.
 
     >>> a, b = torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]])  # cosine distances 1 and 0: both are hard
     >>> OnlineContrastiveLoss().compute([a, b], torch.tensor([1, 0])).item()  # 1 + 0.5^2
     1.25
     """
-
-    label = "binary"
 
     def __init__(
         self,
@@ -172,9 +164,7 @@ class OnlineContrastiveLoss(Loss):
         distance_metric: Metric = SiameseDistanceMetric.COSINE_DISTANCE,
         margin: float = 0.5,
     ) -> None:
-        super().__init__(model)
-        self.distance_metric = checked_function("distance_metric", distance_metric)
-        self.margin = checked_number("margin", margin)
+        super().__init__(model, distance_metric, margin)
 
     def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
         distances = self.distance_metric(*embeddings)
@@ -190,20 +180,16 @@ class BatchHardTripletLoss(Loss):
     """Each text of the batch with its farthest positive and its nearest negative.
 
     `mean_a max(0, max_p d(a, p) - min_n d(a, n) + margin)`, p among the texts of a's class, n among the others. As in
-    the paper, a is one of its own positives, at distance 0. A batch without a triplet (one class only, or no class
+    the paper, a is one of its own positives, at distance 0. A batch without a triplet (a single class, or no class
     twice) gives 0.
 
-    | texts | labels          |
-    | ----- | --------------- |
-    | text  | int, its class  |
+    | texts | labels         |
+    | ----- | -------------- |
+    | text  | int, its class |
 
-    Relatives: BatchHardSoftMarginTripletLoss needs no margin; BatchSemiHardTripletLoss and BatchAllTripletLoss are less
-    at the mercy of wrong labels. All need batches with several texts a class (group-by-label loader).
+    Relatives: BatchHardSoftMarginTripletLoss needs no margin; BatchSemiHardTripletLoss and BatchAllTripletLoss suffer
+    less from wrong labels. All need batches with several texts per class (SentenceLabelDataset).
     Source: Hermans et al., 2017, In Defense of the Triplet Loss (arXiv:1703.07737), equation 5.
-
-    Args:
-        distance_metric: one of BatchHardTripletLossDistanceFunction, or a function like them.
-        margin: margin, in the unit of the distance.
 
     >>> texts, classes = torch.tensor([[0.0], [3.0], [7.0]]), torch.tensor([0, 0, 1])
     >>> BatchHardTripletLoss().compute([texts], classes).item()  # (3 - 7 + 5, 3 - 4 + 5, 0 - 4 + 5): mean of 1, 4, 1
@@ -234,27 +220,27 @@ class BatchHardTripletLoss(Loss):
         return (farthest_positive - nearest_negative).masked_fill(~positives.any(), -torch.inf)
 
     def _triplets(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return of each pair (anchor, positive) that has a negative: its distance `(pairs, 1)`, the anchor's distances
-        to the batch `(pairs, batch)`, and which of these are to negatives `(pairs, batch)`."""
+        """Return, for each pair (anchor, positive) that has a negative, its distance `(pairs, 1)`, the anchor's
+        distances to the batch `(pairs, batch)`, and which of these are to negatives `(pairs, batch)`."""
         distances, positives, negatives = self._batch(embeddings, labels)
         anchors, others = (positives & negatives.any(dim=1, keepdim=True)).nonzero(as_tuple=True)
         return distances[anchors, others].unsqueeze(1), distances[anchors], negatives[anchors]
 
     def _batch(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return distances, and who is whose positive and negative, each `(batch, batch)`."""
+        """Return distances, positives and negatives of each text, all `(batch, batch)`."""
         same_class = labels.unsqueeze(1) == labels.unsqueeze(0)
         itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         return self.distance_metric(embeddings), same_class & ~itself, ~same_class
 
 
 class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
-    """As BatchHardTripletLoss, with a soft margin: `mean_a log(1 + exp(max_p d(a, p) - min_n d(a, n)))`.
+    """BatchHardTripletLoss with a soft margin: `mean_a log(1 + exp(max_p d(a, p) - min_n d(a, n)))`.
 
-    | texts | labels          |
-    | ----- | --------------- |
-    | text  | int, its class  |
+    | texts | labels         |
+    | ----- | -------------- |
+    | text  | int, its class |
 
-    Relatives: BatchHardTripletLoss stops pulling once the margin is kept; this one never does and has nothing to tune.
+    Relatives: BatchHardTripletLoss stops once the margin is reached; this loss never stops and has nothing to tune.
     Source: Hermans et al., 2017, In Defense of the Triplet Loss (arXiv:1703.07737), section 2.
 
     >>> texts, classes = torch.tensor([[0.0], [3.0], [3.0], [0.0]]), torch.tensor([0, 0, 1, 1])
@@ -276,18 +262,18 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
 class BatchSemiHardTripletLoss(BatchHardTripletLoss):
     """Each pair (a, p) of a class with the nearest negative that is farther from a than p is.
 
-    `mean_(a, p) max(0, d(a, p) - d(a, n) + margin)`; where no negative is farther than p, n is the farthest there is. A
+    `mean_(a, p) max(0, d(a, p) - d(a, n) + margin)`; if no negative is farther than p, n is the farthest negative. A
     batch without a triplet gives 0.
 
-    | texts | labels          |
-    | ----- | --------------- |
-    | text  | int, its class  |
+    | texts | labels         |
+    | ----- | -------------- |
+    | text  | int, its class |
 
-    Relatives: BatchHardTripletLoss looks at the hardest negatives, among which are the mislabelled ones.
+    Relatives: BatchHardTripletLoss uses the hardest negatives, which include the mislabelled ones.
     Source: Schroff et al., 2015, FaceNet (arXiv:1503.03832), section 3.2.
 
     >>> texts, classes = torch.tensor([[0.0], [3.0], [2.0], [7.0]]), torch.tensor([0, 0, 1, 2])
-    >>> BatchSemiHardTripletLoss().compute([texts], classes).item()  # negative of 0 is 7, of 3 is 7: mean of 1 and 4
+    >>> BatchSemiHardTripletLoss().compute([texts], classes).item()  # the negative of 0 and of 3 is 7: mean of 1 and 4
     2.5
     """
 
@@ -301,20 +287,20 @@ class BatchSemiHardTripletLoss(BatchHardTripletLoss):
 
 
 class BatchAllTripletLoss(BatchHardTripletLoss):
-    """All triplets of the batch that break the margin: the mean of the positive `d(a, p) - d(a, n) + margin`.
+    """All triplets of the batch that violate the margin: the mean of the positive `d(a, p) - d(a, n) + margin`.
 
-    A batch without a triplet, or without a broken one, gives 0.
+    A batch without a triplet, or without a violated margin, gives 0.
 
-    | texts | labels          |
-    | ----- | --------------- |
-    | text  | int, its class  |
+    | texts | labels         |
+    | ----- | -------------- |
+    | text  | int, its class |
 
-    Relatives: BatchHardTripletLoss takes one triplet a text; this one is the gentlest of the four, and needs memory for
+    Relatives: BatchHardTripletLoss takes one triplet per text; this is the gentlest of the four, and needs memory for
     all pairs of a class times the batch.
     Source: Hermans et al., 2017, In Defense of the Triplet Loss (arXiv:1703.07737), equation 6 and section 2.
 
     >>> texts, classes = torch.tensor([[0.0], [3.0], [9.0]]), torch.tensor([0, 0, 1])
-    >>> BatchAllTripletLoss().compute([texts], classes).item()  # 3 - 9 + 5 keeps the margin, 3 - 6 + 5 breaks it
+    >>> BatchAllTripletLoss().compute([texts], classes).item()  # 3 - 9 + 5 keeps the margin, 3 - 6 + 5 violates it
     2.0
     """
 

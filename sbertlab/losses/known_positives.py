@@ -1,7 +1,7 @@
-"""Known positives: texts of a batch that it shows to be positives of a row, and that are no negatives of it then.
+"""Known positives: candidates that are not negatives of a row, because a batch repeats texts or groups.
 
-Repeated texts make false negatives: where two rows share a positive, each of them takes the other's for a negative,
-and the model is taught to push a text away from what it belongs to. Group ids say the same of rows whose texts differ.
+Where two rows share a positive, in-batch negatives would push each anchor away from its own positive. Group ids say
+which rows mean the same although their texts differ.
 """
 
 from __future__ import annotations
@@ -19,24 +19,20 @@ from sbertlab.data.texts import Text, first_rows, normalised
 def known_positives(
     columns: Sequence[Sequence[Text]], groups: Sequence[Hashable] | None = None, anchors: bool = False
 ) -> Tensor | None:
-    """Return which candidates are known to be positives of a row without being its own target.
+    """Return the mask `(batch, candidates)` of positives other than each row's own target; None if nothing is masked.
 
     Two rows are related if they share the anchor, the positive or the group. A candidate is known to row i if its text
     is i's anchor, or the positive of a row related to i (i itself is). Texts are compared as `normalised`.
 
     Args:
-        columns: anchors, positives, and hard negatives column by column, `batch` texts each. A single column holds
-            anchors that are their own positives.
-        groups: for each row an id that it shares with the rows that mean the same; None, or NaN, for none.
-        anchors: the anchors are candidates, too, each for the other rows; they come after the others.
-
-    Returns:
-        A mask `(batch, candidates)`, the positives first, then the hard negatives column by column; None if nothing is
-        masked. `int(mask.count_nonzero())` is the number of pairs masked.
+        columns: anchors, positives and each column of hard negatives, `batch` texts each; the candidates are all
+            columns but the first. A single column holds anchors that are their own positives.
+        groups: one id per row, equal for rows that mean the same; None or NaN for no group.
+        anchors: the anchors of the other rows are candidates, too, after all others.
 
     Raises:
-        TypeError: something that is no text.
-        ValueError: columns of different lengths, or none; groups that are not one a row, or not hashable.
+        TypeError: something that is not a text.
+        ValueError: columns of different lengths, or none; a wrong number of groups; a group that is not hashable.
 
     >>> known_positives([["a", "b", "c"], ["x", " X", "y"]])  # the first two rows share their positive
     tensor([[False,  True, False],
@@ -45,30 +41,27 @@ def known_positives(
     >>> known_positives([["a", "b"], ["x", "y"]], groups=["g", "g"])
     tensor([[False,  True],
             [ True, False]])
-    >>> known_positives([["a", "b"], ["x", "y"]]) is None
-    True
     """
     batch = len(columns[0]) if len(columns) else 0
     if any(len(column) != batch for column in columns) or not batch:
         raise ValueError(f"columns must be of one positive length, got {[len(column) for column in columns]}")
     texts = [[normalised(text) for text in column] for column in columns]
-    same_group = first_rows(_group_keys(groups, batch))
+    same_group = first_rows(group_keys(groups, batch))
     if len(set().union(*texts)) == batch * len(texts) and len(set(same_group)) == batch:
         return None
     own_anchors, own_positives = texts[0], texts[1 if len(texts) > 1 else 0]
     numbers = {text: number for number, text in enumerate(dict.fromkeys(own_anchors + own_positives))}
-    rows = torch.arange(batch)
-    # the last number stands for every text that is neither an anchor nor a positive: it is known to no row
+    # the last number stands for all texts that are neither anchor nor positive: they are known to no row
     anchor, positive, *_ = ids = [
         torch.tensor([numbers.get(text, len(numbers)) for text in column])
         for column in (own_anchors, own_positives, *texts[2:])
     ]
     known = torch.zeros(batch, len(numbers) + 1, dtype=torch.bool)  # (batch, texts)
-    for row_of_class in (torch.tensor(first_rows(own_anchors)), torch.tensor(same_group)):
+    for first_row in (torch.tensor(first_rows(own_anchors)), torch.tensor(same_group)):
         positives = torch.zeros_like(known)
-        positives[row_of_class, positive] = True  # of all rows of a class, at its first row
-        known |= positives[row_of_class]
-    known[rows, anchor] = True  # a row that shares the positive adds none: the positive is the row's own
+        positives[first_row, positive] = True  # all positives of related rows, collected in the first of them
+        known |= positives[first_row]
+    known[torch.arange(batch), anchor] = True  # rows that share the positive add nothing: it is the row's own
     mask = known[:, torch.cat([*ids[1:], ids[0]] if anchors else ids[1:])]  # (batch, candidates)
     mask.fill_diagonal_(False)
     if anchors:
@@ -76,20 +69,12 @@ def known_positives(
     return mask if mask.any() else None
 
 
-def _group_keys(groups: Sequence[Any] | None, batch: int) -> list[Hashable]:
-    """Return one key a row, equal for rows of a group; a row without one gets a key that no other has."""
+def group_keys(groups: Sequence[Any] | None, batch: int) -> list[Hashable]:
+    """Return one key per row, equal for the rows of a group and unique for a row without one (None or NaN)."""
     if groups is None:
         return list(range(batch))
     if len(groups) != batch:
-        raise ValueError(f"groups must be one a row, {batch}, got {len(groups)}")
-    keys: list[Hashable] = []
-    for row, group in enumerate(groups):
-        try:
-            hash(group)
-        except TypeError:
-            raise ValueError(
-                f"the group of row {row} must be hashable, such as a number or a text, got {group!r:.60}; "
-                "a list can be a tuple"
-            ) from None
-        keys.append(object() if pd.isna(group) is True else group)
-    return keys
+        raise ValueError(f"groups must hold one id per row, {batch}, got {len(groups)}")
+    if wrong := [group for group in groups if not isinstance(group, Hashable)]:
+        raise ValueError(f"a group must be hashable, such as a number or a text, got {wrong[0]!r:.60}")
+    return [object() if pd.isna(group) is True else group for group in groups]

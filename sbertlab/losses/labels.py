@@ -1,4 +1,4 @@
-"""Losses that learn what the labels say: similarity scores, classes of pairs, scores and vectors of a teacher."""
+"""Losses that fit labels: similarity scores, classes of pairs, a teacher's scores or vectors."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sbertlab.util import pairwise_angle_sim, pairwise_cos_sim, pairwise_dot_sco
 
 
 class CosineSimilarityLoss(Loss):
-    """The cosine of a pair must be its label: `mean (cos(a, b) - label)^2`.
+    """The cosine of a pair must equal its label: `mean (cos(a, b) - label)^2`.
 
-    | texts  | labels                                   |
-    | ------ | ---------------------------------------- |
-    | (a, b) | float, the cosine wanted, from -1 to 1   |
+    | texts  | labels                             |
+    | ------ | ---------------------------------- |
+    | (a, b) | float, target cosine, from -1 to 1 |
 
-    Relatives: CoSENTLoss and AnglELoss learn the order of the labels only, which is a stronger signal.
+    Relatives: CoSENTLoss and AnglELoss learn only the order of the labels, which is a stronger signal.
     Source: Reimers and Gurevych, 2019, Sentence-BERT (arXiv:1908.10084), section 3.
 
     Args:
         loss_fct: compares outputs and labels, both `(batch,)`; mean squared error by default.
-        cos_score_transformation: what is done to the cosines before; nothing by default.
+        cos_score_transformation: applied to the cosines first; the identity by default.
 
     >>> a, b = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 3.0]])  # cosines 1 and 0
     >>> CosineSimilarityLoss().compute([a, b], torch.tensor([1.0, 0.5])).item()  # mean of 0 and 0.25
@@ -51,13 +51,13 @@ class CosineSimilarityLoss(Loss):
         return self.loss_fct(self.cos_score_transformation(pairwise_cos_sim(*embeddings)), labels)
 
     def check_batch(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> None:
-        """Check the batch, and that a cosine can reach its labels."""
+        """Check the batch, and that cosines can reach its labels."""
         super().check_batch(columns, labels)
         outside = torch.empty(0) if labels is None else labels[labels.abs() > 1]
         if len(outside) and isinstance(self.cos_score_transformation, nn.Identity):
             raise ValueError(
                 f"CosineSimilarityLoss takes labels from -1 to 1, as cosines are, got {outside[0].item():g}; "
-                "divide scores by the top of their scale, those of 0-5 by 5"
+                "divide scores by the top of their scale, such as scores of 0-5 by 5"
             )
 
 
@@ -68,13 +68,9 @@ class CoSENTLoss(Loss):
     | ------ | ------------------------------ |
     | (a, b) | float; only their order counts |
 
-    Relatives: a stronger signal than CosineSimilarityLoss, since every two pairs of the batch are compared, more
-    of them in larger batches. AnglELoss has another similarity.
+    Relatives: a stronger signal than CosineSimilarityLoss, because all pairs of the batch are compared with each other,
+    more of them in larger batches. AnglELoss has another similarity.
     Source: Su, 2022, CoSENT (https://kexue.fm/archives/8847).
-
-    Args:
-        scale: inverse temperature.
-        similarity_fct: similarity s of two `(batch, dim)` tensors, row by row, `(batch,)`.
 
     >>> a, b = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # similarities 1 and 0, labels the other way round
     >>> round(CoSENTLoss(scale=1.0).compute([a, b], torch.tensor([0.0, 1.0])).item(), 4)  # log(1 + e)
@@ -107,11 +103,8 @@ class AnglELoss(CoSENTLoss):
     | ------ | ------------------------------ |
     | (a, b) | float; only their order counts |
 
-    Relatives: CoSENTLoss, whose cosine hardly has a gradient near 1 and -1, where the angle still has one.
+    Relatives: CoSENTLoss, whose cosine has almost no gradient near 1 and -1, where the angle still has one.
     Source: Li and Li, 2023, AnglE-optimized Text Embeddings (arXiv:2309.12871), equations 4 to 8.
-
-    Args:
-        scale: inverse temperature.
 
     >>> a, b = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # z = 1 and i: both similarities are 1
     >>> round(AnglELoss(scale=1.0).compute([a, b], torch.tensor([0.0, 1.0])).item(), 4)  # log(1 + e^0)
@@ -123,22 +116,21 @@ class AnglELoss(CoSENTLoss):
 
 
 class SoftmaxLoss(Loss):
-    """Cross-entropy of a linear classifier on `[u; v; |u - v|]`, trained along with the encoder.
+    """Cross-entropy of a linear classifier on `[u; v; |u - v|]`, trained together with the encoder.
 
     | texts  | labels                                |
     | ------ | ------------------------------------- |
     | (u, v) | int, a class from 0 to num_labels - 1 |
 
     Relatives: on NLI data MultipleNegativesRankingLoss with (anchor, entailment, contradiction) does far better. Inside
-    MatryoshkaLoss all dimensions share the classifier, which takes what is cut off for zeros.
+    MatryoshkaLoss all dimensions share the classifier; truncated embeddings are padded with zeros.
     Source: Reimers and Gurevych, 2019, Sentence-BERT (arXiv:1908.10084), section 3.
 
     Args:
-        sentence_embedding_dimension: dimension of an embedding.
+        sentence_embedding_dimension: dimension of the embeddings.
         num_labels: number of classes, at least 2.
-        concatenation_sent_rep: the classifier sees u and v.
-        concatenation_sent_difference: it sees |u - v|.
-        concatenation_sent_multiplication: it sees u * v.
+        concatenation_sent_rep, concatenation_sent_difference, concatenation_sent_multiplication: whether the
+            classifier sees u and v, |u - v|, and u * v.
         loss_fct: compares logits `(batch, num_labels)` and classes `(batch,)`; cross-entropy by default.
 
     >>> loss = SoftmaxLoss(None, sentence_embedding_dimension=2, num_labels=4)
@@ -165,7 +157,7 @@ class SoftmaxLoss(Loss):
         )
         if model_dimension(model) not in (None, sentence_embedding_dimension):
             raise ValueError(
-                f"sentence_embedding_dimension must be {model_dimension(model)} as the model's, "
+                f"sentence_embedding_dimension must be the model's, {model_dimension(model)}, "
                 f"got {sentence_embedding_dimension}; pass model.get_sentence_embedding_dimension()"
             )
         self.num_labels = checked_number("num_labels", num_labels, 2, whole=True)
@@ -174,18 +166,14 @@ class SoftmaxLoss(Loss):
         self.concatenation_sent_multiplication = concatenation_sent_multiplication
         parts = 2 * concatenation_sent_rep + concatenation_sent_difference + concatenation_sent_multiplication
         if parts == 0:
-            raise ValueError("the classifier would see nothing: at least one concatenation_... argument must be True")
+            raise ValueError("the classifier has no input: at least one concatenation_... argument must be True")
         self.classifier = nn.Linear(
             parts * self.sentence_embedding_dimension, self.num_labels, device=getattr(model, "device", None)
         )
         self.loss_fct = checked_function("loss_fct", loss_fct)
 
     def logits(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """Return the classifier's scores of pairs, `(batch, num_labels)`.
-
-        Args:
-            embeddings: u and v, each `(batch, dim)`.
-        """
+        """Return the classifier's scores of pairs u and v, `(batch, num_labels)`."""
         u, v = (padded(column.to(self.classifier.weight), self.sentence_embedding_dimension) for column in embeddings)
         parts = [u, v] if self.concatenation_sent_rep else []
         parts += [(u - v).abs()] if self.concatenation_sent_difference else []
@@ -196,12 +184,12 @@ class SoftmaxLoss(Loss):
         return self.loss_fct(self.logits(embeddings).to(embeddings[0].dtype), labels)
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Any:
-        """Return the loss; without labels `(embeddings, logits)`, as in the field."""
+        """Return the loss, or `(embeddings, logits)` if there are no labels, as in the field."""
         embeddings = self.embed(sentence_features)
         return (embeddings, self.logits(embeddings)) if labels is None else self.compute(embeddings, labels)
 
     def check_batch(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> None:
-        """Check the batch, and that the classifier has its classes."""
+        """Check the batch, and that the classifier knows its classes."""
         super().check_batch(columns, labels)
         outside = torch.empty(0) if labels is None else labels[(labels < 0) | (labels >= self.num_labels)]
         if len(outside):
@@ -212,14 +200,14 @@ class SoftmaxLoss(Loss):
 
 
 class MSELoss(Loss):
-    """Embeddings must be the teacher's: `mean (student - teacher)^2` over rows, texts and dimensions.
+    """Embeddings must equal the teacher's: `mean (student - teacher)^2` over rows, texts and dimensions.
 
-    | texts                | labels                                                                             |
-    | -------------------- | ---------------------------------------------------------------------------------- |
-    | text                 | vector, the teacher's embedding `(batch, dim)`                                     |
-    | (text_1, ..., text_n) | one vector for all of them, `(batch, dim)`, or one for each, `(batch, n, dim)`    |
+    | texts                 | labels                                                                         |
+    | --------------------- | ------------------------------------------------------------------------------ |
+    | text                  | vector, the teacher's embedding, `(batch, dim)`                                |
+    | (text_1, ..., text_n) | one vector for all of them, `(batch, dim)`, or one for each, `(batch, n, dim)` |
 
-    Relatives: MarginMSELoss and DistillKLDivLoss learn a teacher's scores, and leave the vectors free.
+    Relatives: MarginMSELoss and DistillKLDivLoss learn a teacher's scores and leave the vectors free.
     Source: Reimers and Gurevych, 2020, Making Monolingual Sentence Embeddings Multilingual (arXiv:2004.09813),
     section 2.
 
@@ -242,18 +230,15 @@ class MSELoss(Loss):
 
 
 class MarginMSELoss(Loss):
-    """The margin of positive over negative must be the teacher's: `mean (s(q, p) - s(q, n) - label)^2`.
+    """The margin of positive over negative must equal the teacher's: `mean (s(q, p) - s(q, n) - label)^2`.
 
-    | texts                                     | labels                                                      |
-    | ----------------------------------------- | ----------------------------------------------------------- |
-    | (query, positive, negative)               | float, the teacher's margin                                 |
-    | (query, positive, negative_1, ..., n)     | scores: n margins, or n + 1 scores with the positive's first |
+    | texts                                 | labels                                                       |
+    | ------------------------------------- | ------------------------------------------------------------ |
+    | (query, positive, negative)           | float, the teacher's margin                                  |
+    | (query, positive, negative_1, ..., n) | scores: n margins, or n + 1 scores with the positive's first |
 
     Relatives: DistillKLDivLoss compares distributions over the candidates; MSELoss copies vectors.
     Source: Hofstätter et al., 2020, Improving Efficient Neural Ranking Models (arXiv:2010.02666), section 3.
-
-    Args:
-        similarity_fct: similarity s of two `(batch, dim)` tensors, row by row, `(batch,)`.
 
     >>> query, positive, negative = torch.tensor([[2.0]]), torch.tensor([[3.0]]), torch.tensor([[1.0]])
     >>> MarginMSELoss().compute([query, positive, negative], torch.tensor([3.0])).item()  # (6 - 2 - 3)^2
@@ -278,23 +263,21 @@ class MarginMSELoss(Loss):
 
 
 class DistillKLDivLoss(Loss):
-    """The candidates' distribution must be the teacher's: `t_s^2 * mean KL(softmax(label / t_t) || softmax(s / t_s))`.
+    """Scores must be distributed as the teacher's: `t_s^2 * mean KL(softmax(label / t_t) || softmax(s / t_s))`.
 
     s are the similarities of the query to its candidates, t_s and t_t the temperatures of student and teacher.
 
-    | texts                                     | labels                                              |
-    | ----------------------------------------- | --------------------------------------------------- |
-    | (query, positive, negative_1, ..., n)     | scores: the teacher's of positive and negatives, n + 1 |
+    | texts                                 | labels                                                    |
+    | ------------------------------------- | --------------------------------------------------------- |
+    | (query, positive, negative_1, ..., n) | scores: the teacher's n + 1 for positive and negatives    |
 
     Relatives: MarginMSELoss needs margins on the student's own scale; here only differences after the softmax count.
     Source: Lin et al., 2020, Distilling Dense Representations for Ranking (arXiv:2010.11386), section 3; the squared
     temperature is that of Hinton et al., 2015 (arXiv:1503.02531), section 2.
 
     Args:
-        similarity_fct: similarity of two `(batch, dim)` tensors, row by row, `(batch,)`.
-        temperature: of student and teacher, where they are not given their own.
-        student_temperature: t_s.
-        teacher_temperature: t_t.
+        temperature: default of both temperatures.
+        student_temperature, teacher_temperature: t_s and t_t.
 
     >>> query = positive = negative = torch.tensor([[1.0, 0.0]])  # student: 1/2, 1/2
     >>> scores = torch.tensor([[3.0, 1.0]]).log()  # teacher: 3/4, 1/4

@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sbertlab.checks import checked_number
+from sbertlab.checks import check_choice, checked_number
 from sbertlab.losses.base import Loss, Metric, checked_function, own_rows, without_known
 from sbertlab.losses.known_positives import known_positives
 from sbertlab.util import cos_sim
 
 
 class MultipleNegativesRankingLoss(Loss):
-    """Cross-entropy of picking one's own positive among all positives and negatives of the batch.
+    """Cross-entropy of picking one's own positive among all positives and negatives of the batch (InfoNCE).
 
     `loss_i = -log softmax_j(scale * s(anchor_i, candidate_j))[i]`, with the positives of the batch as the first
-    candidates and the hard negatives after them. Also known as InfoNCE.
+    candidates and the hard negatives after them.
 
     | texts                                  | labels |
     | -------------------------------------- | ------ |
@@ -28,16 +28,14 @@ class MultipleNegativesRankingLoss(Loss):
     | (anchor, positive, negative_1, ..., n) | none   |
 
     Relatives: MultipleNegativesSymmetricRankingLoss adds the direction from positive to anchor; GISTEmbedLoss leaves
-    out negatives that a second model takes for positives. Larger batches make all of them stronger. Where a
-    batch repeats a text, `known_positives` masks what is no negative; the NoDuplicates loader avoids such batches.
+    out negatives that a second model takes for positives. Larger batches make all of them stronger. If a batch repeats
+    texts, `known_positives` masks false negatives; NoDuplicatesDataLoader avoids such batches.
     Source: Henderson et al., 2017, Efficient Natural Language Response Suggestion (arXiv:1705.00652), section 4.4.
 
     Args:
-        scale: inverse temperature; 20 suits cosine similarity, 1 the dot product.
-        similarity_fct: similarity s of every row with every row, `(n, dim)` and `(m, dim)` to `(n, m)`.
-        hard_negatives: "shared" lets every anchor compete with every hard negative of the batch; "own" with those of
-            its own row only (as in NeMo).
-        label_smoothing: share of the target that is spread over all candidates, known positives left out.
+        hard_negatives: "shared" lets every anchor compete with every hard negative of the batch; "own" only with those
+            of its own row (as in NeMo).
+        label_smoothing: share of the target that is spread over all candidates except known positives.
 
     >>> anchors, far = torch.eye(2), -torch.eye(2)
     >>> loss = MultipleNegativesRankingLoss(scale=1.0, hard_negatives="own")
@@ -59,8 +57,7 @@ class MultipleNegativesRankingLoss(Loss):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(model)
-        if hard_negatives not in ("shared", "own"):
-            raise ValueError(f'hard_negatives must be "shared" or "own", got {hard_negatives!r}')
+        check_choice("hard_negatives", hard_negatives, ("shared", "own"))
         self.scale = checked_number("scale", scale, above=True)
         self.similarity_fct = checked_function("similarity_fct", similarity_fct)
         self.hard_negatives = hard_negatives
@@ -69,7 +66,7 @@ class MultipleNegativesRankingLoss(Loss):
     def known_positives(
         self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
     ) -> Tensor | None:
-        """Return the mask of this loss's scores: `(batch, batch * (1 + n))`, or `(batch, batch + n)` for own."""
+        """Return the mask of this loss's scores: `(batch, batch * (1 + n))`, or `(batch, batch + n)` for "own"."""
         known = super().known_positives(columns, groups)
         if known is None or self.hard_negatives == "shared":
             return known
@@ -107,8 +104,8 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
     | (anchor, positive)                     | none   |
     | (anchor, positive, negative_1, ..., n) | none   |
 
-    Relatives: MultipleNegativesRankingLoss, one direction of this, suits questions and answers; this suits pairs that
-    may be read either way. The arguments are the same.
+    Relatives: MultipleNegativesRankingLoss, one direction of this loss with the same arguments, suits questions and
+    answers; this one suits pairs that may be read either way.
     Source: Radford et al., 2021, CLIP (arXiv:2103.00020), figure 3.
 
     >>> anchors, positives = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -134,16 +131,14 @@ class MegaBatchMarginLoss(Loss):
     | ------------------ | ------ |
     | (anchor, positive) | none   |
 
-    Relatives: MultipleNegativesRankingLoss weighs all negatives; this one takes the hardest, for which batches should
-    be large (500 and more).
+    Relatives: MultipleNegativesRankingLoss weighs all negatives; this one takes the hardest, so batches should be large
+    (500 and more).
     Source: Wieting and Gimpel, 2018, ParaNMT-50M (doi:10.18653/v1/P18-1042), section 4.1.
 
     Args:
-        positive_margin: cosine at which a positive is near enough.
-        negative_margin: cosine at which a negative is far enough.
-        use_mini_batched_version: kept for the field's signature. The result is the same either way; what saves memory
-            here is the training loop's gradient cache, which serves every loss.
-        mini_batch_size: likewise.
+        positive_margin: cosine from which a positive is near enough.
+        negative_margin: cosine up to which a negative is far enough.
+        use_mini_batched_version, mini_batch_size: ignored; the training loop's gradient cache saves memory instead.
 
     >>> anchors, positives = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
     >>> round(MegaBatchMarginLoss().compute([anchors, positives]).item(), 4)  # (0 + 0.6 - 0.3) / 2; 0.8 is near enough
@@ -172,25 +167,21 @@ class MegaBatchMarginLoss(Loss):
 
 
 class ContrastiveTensionLossInBatchNegatives(Loss):
-    """Two embeddings of one text must find each other among those of the batch; nothing but texts is needed.
+    """Two embeddings of the same text must find each other among those of the batch; needs nothing but texts.
 
-    `(CE(S) + CE(S^T)) / 2` with `S_ij = exp(logit_scale) * s(a_i, b_j)`; the scale is learnt.
+    `(CE(S) + CE(S^T)) / 2` with `S_ij = exp(logit_scale) * s(a_i, b_j)`; the scale is learned, starting from `scale`.
 
     | texts | labels |
     | ----- | ------ |
     | text  | none   |
 
-    The field trains two copies of the encoder, one for a and one for b. Here a and b come from one encoder, not copied,
-    which embeds each text twice (`views = 2`): dropout makes them differ, as in SimCSE. Given the same two embeddings,
-    `compute` is the field's. Given one, it only pushes different texts apart.
+    The field trains two copies of the encoder. Here one encoder embeds each text twice (`views = 2`), and dropout makes
+    a and b differ, as in SimCSE. Given the same two embeddings, `compute` returns the field's value; given a single
+    one, it only pushes different texts apart.
 
-    Relatives: DenoisingAutoEncoderLoss also learns from texts alone, and knows more of words.
+    Relatives: DenoisingAutoEncoderLoss also learns from texts alone, more about their words.
     Source: Carlsson et al., 2021, Semantic Re-tuning with Contrastive Tension (ICLR); Gao et al., 2021, SimCSE
     (arXiv:2104.08821), section 3.
-
-    Args:
-        scale: what the learnt scale starts from.
-        similarity_fct: similarity s of every row with every row, `(n, dim)` and `(n, dim)` to `(n, n)`.
 
     >>> a, b = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> loss = ContrastiveTensionLossInBatchNegatives(scale=1.0).compute([a, b])
@@ -213,25 +204,23 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
 
 
 class GISTEmbedLoss(Loss):
-    """Ranking loss over anchors, positives and negatives, without the candidates a guide takes for positives.
+    """Ranking loss over anchors, positives and negatives, without the candidates that a guide takes for positives.
 
     `loss_i = -log(exp(cos(a_i, p_i) / temperature) / sum_c exp(cos(c) / temperature))`. The sum runs over p_i and over
     all pairs (a_i, p_j), (a_i, a_j), (p_i, p_j), (a_i, n_j) whose cosine under the guide is not above the threshold
     `cos_guide(a_i, p_i) - margin`, or `cos_guide(a_i, p_i) - margin * |cos_guide(a_i, p_i)|`.
 
-    | texts                                  | labels |
-    | -------------------------------------- | ------ |
-    | (anchor, positive)                     | none   |
-    | (anchor, positive, negative_1, ..., n) | none   |
-
-    What `compute` takes as labels are the guide's embeddings `(columns, batch, guide_dim)`, made by `prepare`.
+    | texts                                  | labels                                                               |
+    | -------------------------------------- | -------------------------------------------------------------------- |
+    | (anchor, positive)                     | none; `compute` takes the guide's embeddings, made by `prepare`      |
+    | (anchor, positive, negative_1, ..., n) | as above, `(columns, batch, guide_dim)`                              |
 
     Relatives: MultipleNegativesRankingLoss trusts that all others are negatives.
     Source: Solatorio, 2024, GISTEmbed (arXiv:2402.16829), section 3; the margins are those of Moreira et al., 2024,
     NV-Retriever (arXiv:2407.15831), section 3.
 
     Args:
-        guide: a trained SentenceTransformer. It stays as it is, and is no part of the loss's parameters or weights.
+        guide: a trained SentenceTransformer; it is neither trained nor saved with the loss.
         temperature: inverse scale.
         margin_strategy: "absolute" or "relative", see above.
         margin: by how much a candidate must be less similar than the positive to count as a negative.
@@ -241,7 +230,7 @@ class GISTEmbedLoss(Loss):
     >>> guide = nn.Identity(); guide.encode = None
     >>> loss = GISTEmbedLoss(None, guide, temperature=1.0, contrast_anchors=False, contrast_positives=False)
     >>> pairs, guided = torch.eye(2), torch.tensor([[0.6, 0.8], [1.0, 0.0]])
-    >>> round(loss.compute([pairs, pairs], torch.stack([pairs, pairs])).item(), 4)  # no doubts: log(1 + e^-1)
+    >>> round(loss.compute([pairs, pairs], torch.stack([pairs, pairs])).item(), 4)  # nothing left out: log(1 + e^-1)
     0.3133
     >>> loss.compute([pairs, pairs], torch.stack([pairs, guided])).item()  # p_1 is nearer to a_0 than p_0 is: left out
     0.0
@@ -264,8 +253,7 @@ class GISTEmbedLoss(Loss):
         super().__init__(model)
         if not isinstance(guide, nn.Module) or not hasattr(guide, "encode"):
             raise ValueError(f"guide must be a SentenceTransformer, got {type(guide).__name__}")
-        if margin_strategy not in ("absolute", "relative"):
-            raise ValueError(f'margin_strategy must be "absolute" or "relative", got {margin_strategy!r}')
+        check_choice("margin_strategy", margin_strategy, ("absolute", "relative"))
         # not a submodule: the guide is neither trained, nor saved, nor set to train mode with the loss
         self.__dict__["guide"] = guide
         self.temperature = checked_number("temperature", temperature, above=True)
@@ -284,9 +272,9 @@ class GISTEmbedLoss(Loss):
     def known_positives(
         self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
     ) -> Tensor | None:
-        """Return the mask of all pairs of this loss, in the order in which the class names them.
+        """Return the mask of all pairs, in the order of the formula.
 
-        (a_i, a_j) and (p_i, p_j) are masked where a_j or p_j is known to be a positive of row i.
+        (a_i, a_j) and (p_i, p_j) are masked if a_j or p_j is known to be a positive of row i.
         """
         known = known_positives(columns, groups, anchors=True)
         if known is None:
@@ -308,12 +296,12 @@ class GISTEmbedLoss(Loss):
         pairs = [(0, 1)] + [(0, 0)] * self.contrast_anchors + [(1, 1)] * self.contrast_positives
         scores = []
         for first, second in pairs + [(0, negative) for negative in range(2, len(embeddings))]:
-            doubtful = cos_sim(labels[first], labels[second]) > threshold
-            doubtful = doubtful & ~itself if (first, second) == (0, 1) else doubtful | itself & (first == second)
-            scores.append(cos_sim(embeddings[first], embeddings[second]).masked_fill(doubtful, -torch.inf))
+            left_out = cos_sim(labels[first], labels[second]) > threshold
+            left_out = left_out & ~itself if (first, second) == (0, 1) else left_out | itself & (first == second)
+            scores.append(cos_sim(embeddings[first], embeddings[second]).masked_fill(left_out, -torch.inf))
         return F.cross_entropy(without_known(torch.cat(scores, dim=1), known) / self.temperature, own_rows(guided))
 
 
 def _with_own(positives: Tensor, *negatives: Tensor) -> Tensor:
-    """Return `(batch, batch)` of the positives and, of each `(batch, batch)` of negatives, what is of the same row."""
+    """Join `(batch, batch)` of the positives and the diagonal of each `(batch, batch)` of negatives."""
     return torch.cat([positives, *(column.diagonal().unsqueeze(1) for column in negatives)], dim=1)

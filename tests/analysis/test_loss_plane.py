@@ -247,8 +247,8 @@ def test_a_row_of_the_table_agrees_with_the_losses_that_fit_such_rows() -> None:
     table = loss_table()
     for texts, labels, wanted in (
         (3, None, "no labels"),
-        (2, torch.tensor([0.3, 0.7]), "one number a row"),
-        (1, torch.tensor([1, 2]), "one integer class a row"),
+        (2, torch.tensor([0.3, 0.7]), "one number per row"),
+        (1, torch.tensor([1, 2]), "one integer class per row"),
     ):
         fitting = set(losses.fitting_losses(texts, labels))
         takes = table["texts"].map(

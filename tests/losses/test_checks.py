@@ -28,45 +28,50 @@ def fake_guide() -> nn.Module:
 
 
 WRONG: list[tuple[Callable[[], losses.Loss], int, Tensor | None, str]] = [
-    (losses.CosineSimilarityLoss, 3, NUMBERS, "takes 2 texts a row, got 3"),
-    (losses.CosineSimilarityLoss, 2, None, "takes one number a row, got no labels"),
-    (losses.CosineSimilarityLoss, 2, VECTORS, r"takes one number a row, got labels of shape \(2, 6\)"),
+    (losses.CosineSimilarityLoss, 3, NUMBERS, "takes 2 texts per row, got 3"),
+    (losses.CosineSimilarityLoss, 2, None, "takes one number per row, got no labels"),
+    (losses.CosineSimilarityLoss, 2, VECTORS, r"takes one number per row, got labels of shape \(2, 6\)"),
     (losses.CosineSimilarityLoss, 2, torch.tensor([4.5, 1.0]), "from -1 to 1, as cosines are, got 4.5"),
     (losses.CosineSimilarityLoss, 2, torch.tensor([math.nan, 1.0]), "got the label nan"),
     (losses.CosineSimilarityLoss, 2, torch.tensor(0.5), r"got labels of shape \(\) for 2 rows"),
     (losses.CosineSimilarityLoss, 2, [0.5, 0.1], "takes labels as a tensor, got list"),
-    (losses.CoSENTLoss, 1, NUMBERS, "takes 2 texts a row, got 1"),
+    (losses.CoSENTLoss, 1, NUMBERS, "takes 2 texts per row, got 1"),
     (losses.CoSENTLoss, 2, torch.tensor([math.inf, 1.0]), "got the label inf"),
     (losses.AnglELoss, 3, NUMBERS, "AnglELoss takes 2 texts"),
-    (losses.AnglELoss, 2, None, "AnglELoss takes one number a row, got no labels"),
-    (losses.ContrastiveLoss, 2, NUMBERS, "takes a label 0 or 1 a row, got the label 0.2"),
+    (losses.AnglELoss, 2, None, "AnglELoss takes one number per row, got no labels"),
+    (losses.ContrastiveLoss, 2, NUMBERS, "takes one label 0 or 1 per row, got the label 0.2"),
     (losses.ContrastiveLoss, 3, BITS, "takes 2 texts"),
-    (losses.OnlineContrastiveLoss, 2, CLASSES, "takes a label 0 or 1 a row, got the label 2"),
+    (losses.OnlineContrastiveLoss, 2, CLASSES, "takes one label 0 or 1 per row, got the label 2"),
     (losses.OnlineContrastiveLoss, 1, BITS, "takes 2 texts"),
-    (lambda: losses.SoftmaxLoss(None, DIM, 3), 2, NUMBERS, "takes one integer class a row, got float32 labels"),
+    (lambda: losses.SoftmaxLoss(None, DIM, 3), 2, NUMBERS, "takes one integer class per row, got float32 labels"),
     (lambda: losses.SoftmaxLoss(None, DIM, 3), 2, CLASSES, "has the classes 0 to 2, got class 3"),
     (lambda: losses.SoftmaxLoss(None, DIM, 3), 2, -BITS, "has the classes 0 to 2, got class -1"),
     (lambda: losses.SoftmaxLoss(None, DIM, 3), 3, BITS, "takes 2 texts"),
-    (losses.MSELoss, 1, NUMBERS, r"takes one target vector a row, got labels of shape \(2,\)"),
+    (losses.MSELoss, 1, NUMBERS, r"takes one target vector per row, got labels of shape \(2,\)"),
     (losses.MSELoss, 2, torch.ones(2, 3, DIM), r"got labels of shape \(2, 3, 6\) for 2 rows of 2 texts"),
-    (losses.MarginMSELoss, 2, NUMBERS, "takes 3 or more texts a row, got 2"),
-    (losses.MarginMSELoss, 5, SCORES, r"takes the candidates' scores a row, got labels of shape \(2, 2\)"),
+    (losses.MarginMSELoss, 2, NUMBERS, "takes 3 or more texts per row, got 2"),
+    (losses.MarginMSELoss, 5, SCORES, r"takes one row of candidate scores per row, got labels of shape \(2, 2\)"),
     (losses.MarginMSELoss, 3, None, "got no labels"),
-    (losses.DistillKLDivLoss, 3, NUMBERS, "takes the candidates' scores a row"),
-    (losses.DistillKLDivLoss, 4, SCORES, "takes the candidates' scores a row"),
+    (losses.DistillKLDivLoss, 3, NUMBERS, "takes one row of candidate scores per row"),
+    (losses.DistillKLDivLoss, 4, SCORES, "takes one row of candidate scores per row"),
     (losses.DistillKLDivLoss, 3, SCORES * math.nan, "got the label nan"),
-    (losses.TripletLoss, 2, None, "takes 3 texts a row, got 2"),
-    (losses.BatchHardTripletLoss, 1, NUMBERS, "takes one integer class a row, got float32 labels"),
-    (losses.BatchHardTripletLoss, 2, BITS, "takes 1 text a row, got 2"),
-    (losses.BatchHardSoftMarginTripletLoss, 1, None, "takes one integer class a row, got no labels"),
-    (losses.BatchSemiHardTripletLoss, 3, BITS, "takes 1 text a row, got 3"),
-    (losses.BatchAllTripletLoss, 1, NUMBERS, "takes one integer class a row, got float32 labels"),
-    (losses.MultipleNegativesRankingLoss, 1, None, "takes 2 or more texts a row, got 1"),
-    (losses.MultipleNegativesSymmetricRankingLoss, 1, None, "takes 2 or more texts a row, got 1"),
-    (losses.MegaBatchMarginLoss, 3, None, "takes 2 texts a row, got 3"),
-    (losses.ContrastiveTensionLossInBatchNegatives, 2, None, "takes 1 text a row, got 2"),
-    (lambda: losses.GISTEmbedLoss(None, fake_guide()), 1, None, "takes 2 or more texts a row, got 1"),
-    (lambda: losses.MatryoshkaLoss(None, losses.TripletLoss(), [2]), 2, None, "TripletLoss takes 3 texts a row, got 2"),
+    (losses.TripletLoss, 2, None, "takes 3 texts per row, got 2"),
+    (losses.BatchHardTripletLoss, 1, NUMBERS, "takes one integer class per row, got float32 labels"),
+    (losses.BatchHardTripletLoss, 2, BITS, "takes 1 text per row, got 2"),
+    (losses.BatchHardSoftMarginTripletLoss, 1, None, "takes one integer class per row, got no labels"),
+    (losses.BatchSemiHardTripletLoss, 3, BITS, "takes 1 text per row, got 3"),
+    (losses.BatchAllTripletLoss, 1, NUMBERS, "takes one integer class per row, got float32 labels"),
+    (losses.MultipleNegativesRankingLoss, 1, None, "takes 2 or more texts per row, got 1"),
+    (losses.MultipleNegativesSymmetricRankingLoss, 1, None, "takes 2 or more texts per row, got 1"),
+    (losses.MegaBatchMarginLoss, 3, None, "takes 2 texts per row, got 3"),
+    (losses.ContrastiveTensionLossInBatchNegatives, 2, None, "takes 1 text per row, got 2"),
+    (lambda: losses.GISTEmbedLoss(None, fake_guide()), 1, None, "takes 2 or more texts per row, got 1"),
+    (
+        lambda: losses.MatryoshkaLoss(None, losses.TripletLoss(), [2]),
+        2,
+        None,
+        "TripletLoss takes 3 texts per row, got 2",
+    ),
 ]
 
 
@@ -82,9 +87,9 @@ def test_tsdae_refuses_texts_without_their_damaged_twins(tiny: Callable) -> None
     model = tiny()
     loss = losses.DenoisingAutoEncoderLoss(model)
     loss.check_batch(TEXTS[:2], None)
-    with pytest.raises(ValueError, match="takes 2 texts a row, got 1"):
+    with pytest.raises(ValueError, match="takes 2 texts per row, got 1"):
         loss.check_batch(TEXTS[:1], None)
-    with pytest.raises(ValueError, match="takes 2 texts a row, got 1"):
+    with pytest.raises(ValueError, match="takes 2 texts per row, got 1"):
         loss([model.tokenize(TEXTS[0])])
     with pytest.raises(ValueError, match=r"takes token ids \(batch, tokens\) as labels, got shape \(3,\)"):
         loss.compute([torch.ones(3, 32)], torch.tensor([1, 2, 3]))
@@ -125,7 +130,7 @@ BAD_SETTINGS: list[tuple[Callable[[], Any], str]] = [
     (lambda: losses.MultipleNegativesRankingLoss(scale=0), "scale must be a number above 0, got 0"),
     (lambda: losses.MultipleNegativesRankingLoss(scale=math.nan), "scale must be a number above 0, got nan"),
     (lambda: losses.MultipleNegativesRankingLoss(scale="20"), "scale must be a number above 0, got '20'"),
-    (lambda: losses.MultipleNegativesRankingLoss(hard_negatives="mine"), '"shared" or "own", got \'mine\''),
+    (lambda: losses.MultipleNegativesRankingLoss(hard_negatives="mine"), "'shared', 'own', got 'mine'"),
     (lambda: losses.MultipleNegativesRankingLoss(label_smoothing=1.5), "at most 1, got 1.5"),
     (lambda: losses.MultipleNegativesRankingLoss(similarity_fct="cos"), "similarity_fct must be a function"),
     (lambda: losses.MultipleNegativesRankingLoss(20.0), "model must be a SentenceTransformer, got 20.0"),
@@ -157,7 +162,7 @@ BAD_SETTINGS: list[tuple[Callable[[], Any], str]] = [
     (lambda: losses.GISTEmbedLoss(None, nn.Identity()), "guide must be a SentenceTransformer, got Identity"),
     (lambda: losses.GISTEmbedLoss(None, fake_guide(), temperature=0), "temperature must be"),
     (lambda: losses.GISTEmbedLoss(None, fake_guide(), margin=-0.1), "margin must be"),
-    (lambda: losses.GISTEmbedLoss(None, fake_guide(), margin_strategy="percent"), '"absolute" or "relative", got'),
+    (lambda: losses.GISTEmbedLoss(None, fake_guide(), margin_strategy="percent"), "'absolute', 'relative', got"),
     (lambda: losses.MatryoshkaLoss(None, nn.MSELoss(), [2]), "loss must be a loss of sbertlab.losses, got MSELoss"),
     (lambda: losses.MatryoshkaLoss(None, losses.TripletLoss(), []), "must hold at least one dimension"),
     (lambda: losses.MatryoshkaLoss(None, losses.TripletLoss(), [4, 2], [1.0]), "one weight for each"),
@@ -181,7 +186,7 @@ def test_settings_that_do_not_fit_the_model_are_refused(tiny: Callable, tmp_path
         losses.MatryoshkaLoss(model, losses.TripletLoss(model), [16])
     with pytest.raises(ValueError, match="matryoshka_dims go up to 8, but the embeddings have 6"):
         losses.MatryoshkaLoss(None, losses.MegaBatchMarginLoss(), [8]).compute(PAIRS)
-    with pytest.raises(ValueError, match="sentence_embedding_dimension must be 32 as the model's, got 16"):
+    with pytest.raises(ValueError, match="sentence_embedding_dimension must be the model's, 32, got 16"):
         losses.SoftmaxLoss(model, 16, 3)
     with pytest.raises(ValueError, match="loss was made for embeddings of dimension 4, got 6"):
         losses.SoftmaxLoss(None, 4, 3).compute(PAIRS, BITS)

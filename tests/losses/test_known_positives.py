@@ -171,8 +171,8 @@ def test_a_large_batch_is_masked_in_little_time_and_a_distinct_one_in_less() -> 
     [
         ([], None, ValueError, r"of one positive length, got \[\]"),
         ([["a"], ["b", "c"]], None, ValueError, r"of one positive length, got \[1, 2\]"),
-        ([["a", "b"]], [1], ValueError, "groups must be one a row, 2, got 1"),
-        ([["a", "b"]], [1, [2]], ValueError, r"group of row 1 must be hashable, .* got \[2\]; a list can be a tuple"),
+        ([["a", "b"]], [1], ValueError, "groups must hold one id per row, 2, got 1"),
+        ([["a", "b"]], [1, [2]], ValueError, r"group must be hashable, .* got \[2\]"),
         ([["a", 3]], None, TypeError, "expected a text, .* got 3"),
     ],
 )

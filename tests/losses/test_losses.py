@@ -697,7 +697,7 @@ def test_matryoshka_passes_on_what_the_loss_inside_needs(tiny: Callable) -> None
     embeddings = [model(dict(column))["sentence_embedding"] for column in features]
     wanted = inner.compute(cut(embeddings, 32), made) + inner.compute(cut(embeddings, 8), made)
     torch.testing.assert_close(loss(features), wanted, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="GISTEmbedLoss takes 2 or more texts a row, got 1"):
+    with pytest.raises(ValueError, match="GISTEmbedLoss takes 2 or more texts per row, got 1"):
         loss.check_batch([["a"]], None)
 
 

@@ -119,7 +119,7 @@ def test_own_points_leave_the_losses_that_take_them() -> None:
         ("TripletLoss", [[[0, 0], [1, 0]]], None, "takes the embeddings of 3 columns, got 2"),
         ("TripletLoss", [[[0, 0], [1, 0], [np.nan, 1]]], None, "got 1 NaN"),
         ("TripletLoss", [], None, "must have the shape (rows, columns, 2)"),
-        ("CosineSimilarityLoss", [[[1, 0], [0, 1]]], None, "one number a row, got no labels"),
+        ("CosineSimilarityLoss", [[[1, 0], [0, 1]]], None, "one number per row, got no labels"),
         ("CosineSimilarityLoss", [[[1, 0], [0, 1]]], [1.0, 2.0], "labels must be one a row"),
         ("CosineSimilarityLoss", [[[0, 0], [0, 1]]], [1.0], "at the centre has no direction"),
         ("CoSENTLoss", [[["a", "b"], [0, 1]]], [1.0], "could not convert"),
