@@ -12,7 +12,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from sbertlab.data import examples_from_frame
-from sbertlab.data.rows import is_utf8, lines
+from sbertlab.data.rows import lines
+from sbertlab.data.texts import is_utf8
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 
 WINDOW = 8_192

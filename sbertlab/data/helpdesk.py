@@ -1,8 +1,8 @@
-"""The packaged corpus: questions to the help desk of a shop, and what can be learnt and tested with them.
+"""The packaged corpus: questions to the help desk of a shop, and training and test data made of them.
 
-`corpora/helpdesk.jsonl` holds one intent a line: its phrasings, the answer of the knowledge base and the intents it is
-easily taken for (`corpora/README.md`). Everything here is made from that file alone, the same in every run. The splits
-part the intents, so that nothing of a test intent, neither phrasing nor answer, is ever trained on.
+`corpora/helpdesk.jsonl` holds one intent per line: its phrasings, the answer of the knowledge base and the intents it
+is easily confused with (`corpora/README.md`). All tables follow from that file alone. Splits separate intents, so
+that neither phrasing nor answer of a test intent is trained on.
 """
 
 from __future__ import annotations
@@ -16,34 +16,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sbertlab.checks import check_choice
+
 CORPUS = Path(__file__).with_name("corpora") / "helpdesk.jsonl"
 
 INTENTS_PER_TOPIC: Mapping[str, int] = {"train": 5, "dev": 1, "test": 4}
-"""Intents of every topic that go into each split."""
+"""Number of intents of every topic in each split."""
 
 GRADES = ("other topic", "same topic", "near intent", "same intent")
-"""How two phrasings may be related, from the least alike to the most."""
+"""How two phrasings are related, from the least to the most similar."""
 
 
 def load_helpdesk(split: str | None = None) -> pd.DataFrame:
-    """Return the corpus, one row a phrasing.
+    """Return the corpus or one split ("train", "dev", "test"), one row per phrasing.
 
-    Args:
-        split: "train", "dev" or "test"; everything when None.
-
-    Returns:
-        Columns text, style (plain, short, long, colloquial, typo, indirect), intent, topic, split, answer (what the
-        knowledge base says to this intent) and near (the intents that are easily taken for it, in either direction).
-
-    Raises:
-        ValueError: there is no such split.
+    Columns: text, style (plain, short, long, colloquial, typo, indirect), intent, topic, split, answer (of the
+    knowledge base to this intent) and near (the intents easily confused with it, in either direction).
 
     >>> test = load_helpdesk("test")
     >>> len(test), test["intent"].nunique(), test["topic"].nunique()
     (576, 48, 12)
     """
-    if split not in (None, *INTENTS_PER_TOPIC):
-        raise ValueError(f"split must be one of {', '.join(INTENTS_PER_TOPIC)} or None, got {split!r}")
+    check_choice("split", split, [*INTENTS_PER_TOPIC, None])
     with CORPUS.open(encoding="utf-8") as lines:
         intents = [json.loads(line) for line in lines]
     splits = split_intents({intent["intent"]: intent["topic"] for intent in intents})
@@ -63,10 +57,7 @@ def load_helpdesk(split: str | None = None) -> pd.DataFrame:
 
 
 def split_intents(topics: Mapping[str, str]) -> dict[str, str]:
-    """Return the split of each intent: within its topic, by the order of the SHA-256 of the intents' names.
-
-    Args:
-        topics: topic of each intent.
+    """Return the split of each intent, given its topic: within a topic, by the order of the SHA-256 of their names.
 
     >>> split_intents({"lamp_red": "lamp", "lamp_dim": "lamp"})
     {'lamp_red': 'train', 'lamp_dim': 'train'}
@@ -94,13 +85,7 @@ def near_intents(named: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
 
 
 def pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """Return all pairs of different phrasings of the table and how they are related.
-
-    Args:
-        table: rows of `load_helpdesk`.
-
-    Returns:
-        Columns first and second, positions in the table with first < second, and grade, index into `GRADES`.
+    """Return all pairs of phrasings: columns first and second (row positions) and grade (index into `GRADES`).
 
     >>> table = load_helpdesk("test")
     >>> pairs(table)["grade"].value_counts().sort_index().tolist()  # 48 * 12 * 11 / 2 = 3,168 share their intent
@@ -121,61 +106,52 @@ def pairs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def graded_pairs(table: pd.DataFrame, per_grade: int = 400, seed: int = 0) -> pd.DataFrame:
-    """Return pairs of phrasings, as many of each grade, for tests in the manner of STS.
+    """Return `per_grade` pairs of phrasings of each grade, as in STS: columns sentence1, sentence2 and score.
 
-    Args:
-        table: rows of `load_helpdesk`.
-        per_grade: pairs of each of `GRADES`.
-        seed: of the choice.
-
-    Returns:
-        Columns sentence1, sentence2 and score: 1 same intent, 2/3 near intent, 1/3 same topic, 0 other topic.
-
-    Raises:
-        ValueError: a grade has fewer pairs in this table.
+    The score is 1 for the same intent, 2/3 for a near intent, 1/3 for the same topic, 0 for another topic.
     """
-    chosen = _sample(pairs(table), dict.fromkeys(range(len(GRADES)), per_grade), seed)
-    return _texts(table, chosen).assign(score=chosen["grade"] / (len(GRADES) - 1))
+    chosen = _sample(table, dict.fromkeys(range(len(GRADES)), per_grade), seed)
+    return chosen.assign(score=chosen.pop("grade") / (len(GRADES) - 1))
 
 
 def duplicate_pairs(table: pd.DataFrame, duplicates: int = 600, others: int = 700, seed: int = 0) -> pd.DataFrame:
-    """Return pairs of phrasings that mean the same or only nearly so, for tests of duplicate detection.
+    """Return pairs for duplicate detection: columns sentence1, sentence2 and label.
 
-    Args:
-        table: rows of `load_helpdesk`.
-        duplicates: pairs of the same intent.
-        others: pairs of near intents, and as many of the same topic.
-        seed: of the choice.
-
-    Returns:
-        Columns sentence1, sentence2 and label: 1 same intent, 0 near intent or same topic.
-
-    Raises:
-        ValueError: the table has fewer such pairs.
+    Label 1 marks `duplicates` pairs of the same intent; label 0 `others` pairs of near intents and as many of the same
+    topic.
     """
-    chosen = _sample(pairs(table), {1: others, 2: others, 3: duplicates}, seed)
-    return _texts(table, chosen).assign(label=(chosen["grade"] == 3).astype(int))
+    chosen = _sample(table, {1: others, 2: others, 3: duplicates}, seed)
+    return chosen.assign(label=(chosen.pop("grade") == 3).astype(int))
+
+
+def _sample(table: pd.DataFrame, wanted: Mapping[int, int], seed: int) -> pd.DataFrame:
+    """Draw this many pairs of each grade, without repetition: columns sentence1, sentence2 and grade."""
+    related, random = pairs(table), np.random.default_rng(seed)
+    places = []
+    for grade, count in wanted.items():
+        there = np.flatnonzero(related["grade"] == grade)
+        if not 0 < count <= len(there):
+            raise ValueError(f"there are 1 to {len(there)} pairs of grade {GRADES[grade]!r} to draw, asked for {count}")
+        places.append(random.choice(there, count, replace=False))
+    chosen, texts = related.iloc[np.concatenate(places)], table["text"].to_numpy()
+    return pd.DataFrame(
+        {
+            "sentence1": texts[chosen["first"]],
+            "sentence2": texts[chosen["second"]],
+            "grade": chosen["grade"].to_numpy(),
+        }
+    )
 
 
 def triplets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return one training triplet a phrasing: something of the same intent, and the like of a near intent.
+    """Return one training triplet per phrasing: columns anchor, positive, negative, intent and negative_intent.
 
-    Half of the phrasings (one of the two in each style) get another phrasing as positive and one as negative, the
-    others get answers of the knowledge base. The negative comes from a near intent in the table, or from another of the
-    topic where there is none.
+    Half of the anchors (one of the two in each style) get phrasings as positive and negative, the others get answers of
+    the knowledge base. The negative comes from a near intent in the table, or from another one of the topic if there is
+    none.
 
-    The rows come in rounds of one row an intent, topic by topic. So a batch of whole topics, that is a divisor of the
-    number of intents, never holds an intent twice, and the other rows of its topic are hard negatives too.
-
-    Args:
-        table: rows of `load_helpdesk`.
-        seed: of all choices and of the order.
-
-    Returns:
-        Columns anchor, positive, negative, intent (of the anchor) and negative_intent.
-
-    Raises:
-        ValueError: a topic has one intent only (as in "dev").
+    The rows come in rounds of one row per intent, topic by topic. So a batch of whole topics, whose size divides the
+    number of intents, never holds an intent twice, and the other rows of its topic are hard negatives, too.
 
     >>> rows = triplets(load_helpdesk("train"))
     >>> len(rows), rows["intent"].head(60).nunique()
@@ -210,14 +186,11 @@ def triplets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def retrieval(
     queries: pd.DataFrame, knowledge: pd.DataFrame
 ) -> tuple[dict[str, str], dict[str, str], dict[str, set[str]]]:
-    """Return the search of a phrasing's answer among the answers to all intents.
+    """Return the search for a phrasing's answer: queries by id, answers by intent, right intents by query id.
 
     Args:
-        queries: rows of `load_helpdesk` whose phrasings are asked.
-        knowledge: rows of `load_helpdesk` whose answers are searched; must hold those of the queries.
-
-    Returns:
-        Texts of the queries, texts of the answers by intent, and the right intent of each query.
+        queries: rows of `load_helpdesk` whose phrasings are the queries.
+        knowledge: rows of `load_helpdesk` whose answers are searched, including those of the queries.
     """
     asked = {f"{row.intent}/{place}": row for place, row in enumerate(queries.itertuples(index=False))}
     answers = dict(zip(knowledge["intent"], knowledge["answer"], strict=True))
@@ -229,10 +202,9 @@ def retrieval(
 
 
 def reranking(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return queries, the first phrasing in each style of each intent, and the other phrasings of the topic to rank.
+    """Return samples of query, positive and negative for reranking the other phrasings of the query's topic.
 
-    Returns:
-        Dictionaries with query (a text), positive and negative (lists of texts): of the same intent, and of others.
+    Queries are the first phrasing in each style of each intent; phrasings of the same intent are positive.
     """
     samples = []
     for _, topic in table.groupby("topic", sort=False):
@@ -248,23 +220,3 @@ def reranking(table: pd.DataFrame) -> list[dict[str, Any]]:
                 }
             )
     return samples
-
-
-def _sample(related: pd.DataFrame, wanted: Mapping[int, int], seed: int) -> pd.DataFrame:
-    """Draw so many pairs of each grade, without repetition."""
-    random = np.random.default_rng(seed)
-    places = []
-    for grade, count in wanted.items():
-        there = np.flatnonzero(related["grade"] == grade)
-        if not 0 < count <= len(there):
-            raise ValueError(
-                f"{count} pairs of grade {GRADES[grade]!r} are wanted, the table has {len(there)}; ask for 1 to that"
-            )
-        places.append(random.choice(there, count, replace=False))
-    return related.iloc[np.concatenate(places)].reset_index(drop=True)
-
-
-def _texts(table: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Return the two texts of each chosen pair."""
-    texts = table["text"].to_numpy()
-    return pd.DataFrame({"sentence1": texts[chosen["first"]], "sentence2": texts[chosen["second"]]})

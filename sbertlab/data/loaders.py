@@ -1,7 +1,7 @@
-"""Loaders that decide which rows stand together in a batch, and the noise of the denoising auto-encoder.
+"""Loaders that decide which rows share a batch, and the noise of the denoising auto-encoder.
 
-What each of them yields is a pure function of (seed, epoch): `set_epoch(epoch)` before each epoch gives it another
-order, the same one in every run. Training calls it; a loop written by hand calls it itself.
+What each of them yields is a function of (seed, epoch) alone. `set_epoch(epoch)` before each epoch gives another order;
+`fit` calls it, and so must a hand-written loop.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from sbertlab.data.readers import InputExample
-from sbertlab.data.rows import check_whole, checked_text
+from sbertlab.checks import checked_number
+from sbertlab.data.examples import InputExample
+from sbertlab.data.texts import checked_text, plain_text
 
 __all__ = ["DenoisingAutoEncoderDataset", "NoDuplicatesDataLoader", "SentenceLabelDataset"]
 
 LOOK_AHEAD = 32  # open batches that a row tries before it goes behind all that hold its texts
-ATTEMPTS = 20  # orders that an epoch of few rows tries before there is said to be no full batch
+ATTEMPTS = 20  # orders that an epoch tries before it has no full batch
 
 
 class NoDuplicatesDataLoader:
-    """Batches in which no text occurs in two rows, for losses that take the other rows of a batch as negatives.
+    """Batches in which no text occurs in two rows, for losses with in-batch negatives.
 
-    Texts count as equal after `strip().lower()`; a row may repeat its own text (as SimCSE does). A row that conflicts
-    is deferred, never dropped: it comes first in the next batch. All batches are full and no row occurs twice in an
-    epoch; rows that are left over, usually fewer than a batch, come first in the next epoch. `len(loader)` is the exact
-    number of batches of this epoch: `floor(n / batch_size)`, or less where repeated texts stand in the way.
+    Texts count as equal after `strip().lower()`; a row may repeat its own text (as in SimCSE). All batches are full and
+    no row occurs twice in an epoch. A row that conflicts is deferred to the next batch that can take it; rows left over
+    at the end, usually fewer than a batch, come first in the next epoch. `len(loader)` is the exact number of batches
+    of this epoch: `floor(n / batch_size)`, or less if repeated texts prevent it.
 
     A row goes to the first open batch that can take it, or after some trials behind all that hold one of its texts, so
-    an epoch is planned in O(n). What is left over depends on the epochs before: going to epoch k from an earlier one
-    plans those between once.
+    an epoch is planned in O(n). Going to a later epoch plans those between once.
 
     Relatives: `losses.GISTEmbedLoss` and the masking of known positives keep such rows together instead.
 
     Args:
-        train_examples: the rows; texts are texts or `{route: text}`.
-        batch_size: rows of a batch.
+        train_examples: the rows.
+        batch_size: rows per batch.
         seed: of the order.
 
     Attributes:
-        collate_fn: makes the batch of a list of `InputExample`s; returns the list itself at first.
+        collate_fn: makes a batch of a list of `InputExample`s; returns the list by default.
 
     Raises:
-        ValueError: no full batch without a repeated text is found; a wrong argument; a row without texts.
+        ValueError: there is no full batch without a repeated text, or a row has no texts.
 
     >>> rows = [InputExample(texts=[a, b]) for a, b in [("x", "1"), ("X ", "2"), ("y", "3"), ("z", "4")]]
     >>> [sorted(row.texts[0] for row in batch) for batch in NoDuplicatesDataLoader(rows, batch_size=2, seed=1)]
@@ -54,17 +54,18 @@ class NoDuplicatesDataLoader:
     """
 
     def __init__(self, train_examples: Sequence[InputExample], batch_size: int, seed: int = 0) -> None:
-        check_whole("batch_size", batch_size, 1)
-        check_whole("seed", seed, 0)
         self.train_examples = list(train_examples)
-        self.batch_size = batch_size
-        self.seed = seed
+        self.batch_size = checked_number("batch_size", batch_size, 1, whole=True)
+        self.seed = checked_number("seed", seed, whole=True)
         self.collate_fn: Callable[[list[InputExample]], Any] = list
         numbers: dict[str, int] = {}
-        self._keys = [
-            tuple(numbers.setdefault(text, len(numbers)) for text in _normalised(example, index))
-            for index, example in enumerate(self.train_examples)
-        ]
+        self._keys: list[list[int]] = []  # the distinct texts of each row, as numbers
+        for index, example in enumerate(self.train_examples):
+            texts = [plain_text(text) for text in getattr(example, "texts", None) or [None]]
+            if None in texts:
+                raise ValueError(f"example {index} must be an InputExample with texts, got {example!r}")
+            distinct = dict.fromkeys(text.strip().lower() for text in texts if text is not None)
+            self._keys.append([numbers.setdefault(text, len(numbers)) for text in distinct])
         self._number_of_texts = len(numbers)
         self._epoch = -1
         self._batches: list[list[int]] = []
@@ -73,12 +74,12 @@ class NoDuplicatesDataLoader:
 
     @property
     def epoch(self) -> int:
-        """The epoch that iteration yields; `set_epoch` chooses it."""
+        """The epoch that iteration yields."""
         return self._epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields, from 0."""
-        check_whole("epoch", epoch, 0)
+        checked_number("epoch", epoch, whole=True)
         if epoch < self._epoch:
             self._epoch, self._left_over = -1, []
         while self._epoch < epoch:
@@ -106,17 +107,17 @@ class NoDuplicatesDataLoader:
         else:
             raise ValueError(
                 f"{len(self.train_examples)} examples give no batch of {self.batch_size} in which no text is repeated; "
-                "lower batch_size, or use a plain DataLoader if the repetition does no harm"
+                "lower batch_size, or use a plain DataLoader if repeated texts do no harm"
             )
         self._batches = [batch for batch in batches if len(batch) == self.batch_size]
         self._left_over = [index for batch in batches if len(batch) < self.batch_size for index in batch]
 
     def _pack(self, order: Iterable[int]) -> list[list[int]]:
-        """Put all rows into batches, full ones and others, in this order; see the class for the rule."""
+        """Put all rows into batches, full and others, in this order; see the class for the rule."""
         batches: list[list[int]] = []
         held: list[set[int]] = []  # the texts of each batch, emptied once it is full
         after = [0] * self._number_of_texts  # the first batch behind all that hold the text
-        forward = [0]  # a batch that is not full, reached by following these from any batch
+        forward = [0]  # following these from any batch leads to the next one that is not full
 
         def not_full(batch: int) -> int:
             while forward[batch] != batch:
@@ -147,39 +148,28 @@ class NoDuplicatesDataLoader:
         return batches
 
 
-def _normalised(example: InputExample, index: int) -> Iterable[str]:
-    entries = getattr(example, "texts", None) or []
-    texts = [text for entry in entries for text in (entry.values() if isinstance(entry, dict) else [entry])]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"example {index} must be an InputExample with texts, got {example!r}")
-    return dict.fromkeys(text.strip().lower() for text in texts)
-
-
 class SentenceLabelDataset(IterableDataset[InputExample]):
-    """Rows in groups of `samples_per_label` of one class, for losses that look for triplets inside a batch.
+    """Rows in groups of `samples_per_label` of one class, for losses that mine triplets in the batch.
 
     | texts       | label             |
     | ----------- | ----------------- |
     | (sentence,) | int, class number |
 
-    Goes into a plain `DataLoader` whose `batch_size` is a multiple of `samples_per_label` and at least twice that.
-    The groups of a class are spread evenly over the epoch, so that batches mix classes. Classes with fewer rows than
-    `samples_per_label` cannot form a group and are left out, with a warning.
+    Goes into a plain `DataLoader` whose `batch_size` is a multiple of `samples_per_label`, at least twice that. The
+    groups of a class are spread evenly over the epoch, so batches mix classes. Classes with fewer than
+    `samples_per_label` rows are left out, with a warning.
 
-    Without replacement a row occurs at most once in an epoch; up to `samples_per_label - 1` rows of each class wait for
-    another epoch. With replacement all classes are drawn equally often, and only the rows of one group are distinct;
-    the epoch is about as long as the data. `len(dataset)` is the exact number of rows.
+    Without replacement a row occurs at most once per epoch, and up to `samples_per_label - 1` rows of each class wait.
+    With replacement all classes are drawn equally often, only the rows of one group are distinct, and the epoch is
+    about as long as the data. `len(dataset)` is the exact number of rows.
 
     Relatives: `losses.BatchHardTripletLoss` and its siblings need these batches.
 
     Args:
         examples: rows whose label is a class number.
-        samples_per_label: rows in a group.
+        samples_per_label: rows per group.
         with_replacement: draw the rows of each group anew.
         seed: of the draw.
-
-    Raises:
-        ValueError: a label that is no class number; fewer than two classes with enough rows; a wrong argument.
 
     >>> rows = [InputExample(texts=[f"text {i}"], label=i % 2) for i in range(8)]
     >>> [row.label for row in SentenceLabelDataset(rows, samples_per_label=2)]
@@ -193,12 +183,10 @@ class SentenceLabelDataset(IterableDataset[InputExample]):
         with_replacement: bool = False,
         seed: int = 0,
     ) -> None:
-        check_whole("samples_per_label", samples_per_label, 1)
-        check_whole("seed", seed, 0)
         self.examples = list(examples)
-        self.samples_per_label = samples_per_label
+        self.samples_per_label = checked_number("samples_per_label", samples_per_label, 1, whole=True)
         self.with_replacement = with_replacement
-        self.seed = seed
+        self.seed = checked_number("seed", seed, whole=True)
         self.epoch = 0
         classes: dict[int, list[int]] = {}
         for index, example in enumerate(self.examples):
@@ -215,8 +203,7 @@ class SentenceLabelDataset(IterableDataset[InputExample]):
                 f"triplets need two classes with at least {samples_per_label} examples each, got "
                 f"{len(self._classes)} of {len(classes)} classes in {len(self.examples)} examples"
             )
-        rare = sorted(classes.keys() - self._classes.keys())
-        if rare:
+        if rare := sorted(classes.keys() - self._classes.keys()):
             warnings.warn(
                 f"{len(rare)} of {len(classes)} classes have fewer than {samples_per_label} examples and are left out: "
                 f"{', '.join(map(str, rare[:20]))}{', ...' if len(rare) > 20 else ''}",
@@ -231,8 +218,7 @@ class SentenceLabelDataset(IterableDataset[InputExample]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields, from 0."""
-        check_whole("epoch", epoch, 0)
-        self.epoch = epoch
+        self.epoch = checked_number("epoch", epoch, whole=True)
 
     def __len__(self) -> int:
         return self.samples_per_label * sum(self._groups.values())
@@ -245,7 +231,7 @@ class SentenceLabelDataset(IterableDataset[InputExample]):
                 yield self.examples[index]
 
     def _draw(self) -> list[list[int]]:
-        """Return the epoch's groups in order; group j of the m of a class lies in the j-th m-th of the epoch."""
+        """Return the groups of the epoch in order; group j of the m of a class lies in the j-th m-th of the epoch."""
         draw = np.random.default_rng((self.seed, self.epoch))
         placed: list[tuple[float, list[int]]] = []
         for label, rows in self._classes.items():
@@ -274,31 +260,25 @@ class DenoisingAutoEncoderDataset(Dataset[InputExample]):
     Args:
         sentences: the texts.
         noise_fn: makes a text noisy; None deletes words with ratio 0.6. A parameter called `rng` receives the
-            generator to draw from (`functools.partial(DenoisingAutoEncoderDataset.delete, del_ratio=0.4)` has one); a
-            function without it must see to its own randomness.
+            generator to draw from, as in `functools.partial(DenoisingAutoEncoderDataset.delete, del_ratio=0.4)`.
         seed: of the noise.
-
-    Raises:
-        ValueError: no text; something that is no text, or empty.
 
     >>> DenoisingAutoEncoderDataset(["one two three four five"], seed=1)[0].texts
     ['two four', 'one two three four five']
     """
 
     def __init__(self, sentences: Sequence[str], noise_fn: Callable[..., str] | None = None, seed: int = 0) -> None:
-        check_whole("seed", seed, 0)
         if isinstance(sentences, str) or not len(sentences):
             raise ValueError(f"sentences must be a list of at least one text, got {sentences!r}")
         self.sentences = [checked_text(text, f"sentence {index}") for index, text in enumerate(sentences)]
         self.noise_fn = noise_fn or self.delete
-        self.seed = seed
+        self.seed = checked_number("seed", seed, whole=True)
         self.epoch = 0
         self._seeded = "rng" in inspect.signature(self.noise_fn).parameters
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose noise the items get, from 0."""
-        check_whole("epoch", epoch, 0)
-        self.epoch = epoch
+        self.epoch = checked_number("epoch", epoch, whole=True)
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -312,18 +292,12 @@ class DenoisingAutoEncoderDataset(Dataset[InputExample]):
 
     @staticmethod
     def delete(text: str, del_ratio: float = 0.6, rng: np.random.Generator | None = None) -> str:
-        """Delete each word with probability `del_ratio`, but never all; words are what stands between spaces.
-
-        Args:
-            text: the text.
-            del_ratio: 0..1.
-            rng: what to draw from; None draws something new each time.
+        """Delete each space-separated word with probability `del_ratio`, but never all of them.
 
         >>> DenoisingAutoEncoderDataset.delete("only  spaces   go", del_ratio=0.0)
         'only spaces go'
         """
-        if not 0 <= del_ratio <= 1:
-            raise ValueError(f"del_ratio must lie in 0..1, got {del_ratio!r}")
+        checked_number("del_ratio", del_ratio, high=1)
         words = text.split()
         if not words:
             return text

@@ -1,10 +1,10 @@
 """NeMo's training data for SBERT: queries with positive and hard negative passages, in all its spellings.
 
-| spelling        | file              | query                | positive             | negatives         |
-| --------------- | ----------------- | -------------------- | -------------------- | ----------------- |
-| NeMo to 24.05   | one JSON list     | `"question": "..."`  | `"pos_doc": ["..."]` | `"neg_doc": [..]` |
-| NeMo from 24.07 | JSONL             | `"query": "..."`     | `"pos_doc": "..."`   | `"neg_doc": [..]` |
-| its manual      | one JSON list     | `"query": "..."`     | `"pos_doc": "..."`   | `"neg_doc": [..]` |
+| spelling        | file          | query             | positive             | negatives         |
+| --------------- | ------------- | ----------------- | -------------------- | ----------------- |
+| NeMo to 24.05   | one JSON list | `"question": ...` | `"pos_doc": ["..."]` | `"neg_doc": [..]` |
+| NeMo from 24.07 | JSONL         | `"query": ...`    | `"pos_doc": "..."`   | `"neg_doc": [..]` |
+| its manual      | one JSON list | `"query": ...`    | `"pos_doc": "..."`   | `"neg_doc": [..]` |
 
 Source: NVIDIA NeMo, user guide, Information Retrieval: Sentence-BERT and the embedding models.
 """
@@ -13,90 +13,81 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sbertlab.data.readers import InputExample, PathLike, Reader
-from sbertlab.data.rows import NOT_UTF8, Row, check_whole, checked_text, is_utf8, lines
-
-__all__ = ["NeMoReader", "write_nemo"]
+from sbertlab.checks import check_choice, checked_number
+from sbertlab.data.examples import InputExample
+from sbertlab.data.readers import PathLike, Reader
+from sbertlab.data.rows import Row, lines
+from sbertlab.data.texts import checked_text
+from sbertlab.storage.files import write_whole
 
 QUERY_PREFIX = "query: "
 PASSAGE_PREFIX = "passage: "
 
 
+@dataclass(eq=False)
 class NeMoReader(Reader):
-    """Reads NeMo's JSON or JSONL; the file itself tells which spelling it is.
+    """Reads NeMo's JSON or JSONL and recognises the spelling.
 
-    | texts                                              | label     |
-    | -------------------------------------------------- | --------- |
-    | (query, positive, negative_1, ..., negative_n)     | 0, unused |
+    | texts                                          | label     |
+    | ---------------------------------------------- | --------- |
+    | (query, positive, negative_1, ..., negative_n) | 0, unused |
 
-    Every example has `n = hard_negatives_to_train` negatives, as NeMo trains: of more, n are drawn; fewer are filled
-    up by drawing again. NeMo draws anew in every epoch, this reader once, from `(seed, line)`. A row with several
-    positives gives an example for each of them.
+    Every example has `n = hard_negatives_to_train` negatives, as in NeMo: from more, n are drawn; fewer are repeated by
+    drawing again. NeMo draws in every epoch, this reader once, from `(seed, line)`. A row with several positives gives
+    one example per positive. In a JSON list, "line" is the number of the row.
 
     Relatives: `losses.MultipleNegativesRankingLoss(hard_negatives="own")` is the loss that NeMo trains with.
 
     Args:
         dataset_folder: folder of the files.
-        hard_negatives_to_train: negatives of each example; 0 makes pairs.
-        query_prefix, passage_prefix: written before the texts (E5's convention); "" for none.
+        hard_negatives_to_train: negatives per example; 0 makes pairs.
+        query_prefix, passage_prefix: put before the texts (E5's convention); "" for none.
         negative_sample_strategy: "random", or "first" for the first n.
         seed: of the draw and of the split; NeMo's is 42.
-        on_error: "raise" or "skip"; a JSON list broken between its rows cannot be read on and is never skipped.
+        on_error: "raise" or "skip"; a broken JSON list is always an error.
     """
 
-    def __init__(
-        self,
-        dataset_folder: PathLike = "",
-        hard_negatives_to_train: int = 4,
-        query_prefix: str = QUERY_PREFIX,
-        passage_prefix: str = PASSAGE_PREFIX,
-        negative_sample_strategy: str = "random",
-        seed: int = 42,
-        *,
-        on_error: str = "raise",
-    ) -> None:
-        super().__init__(on_error)
-        check_whole("hard_negatives_to_train", hard_negatives_to_train, least=0)
-        if negative_sample_strategy not in ("random", "first"):
-            raise ValueError(f'negative_sample_strategy must be "random" or "first", got {negative_sample_strategy!r}')
-        self.dataset_folder = Path(dataset_folder)
-        self.hard_negatives_to_train = hard_negatives_to_train
-        self.query_prefix = query_prefix
-        self.passage_prefix = passage_prefix
-        self.negative_sample_strategy = negative_sample_strategy
-        self.seed = seed
+    dataset_folder: PathLike = ""
+    hard_negatives_to_train: int = 4
+    query_prefix: str = QUERY_PREFIX
+    passage_prefix: str = PASSAGE_PREFIX
+    negative_sample_strategy: str = "random"
+    seed: int = 42
+    _: KW_ONLY
+    on_error: str = "raise"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked_number("hard_negatives_to_train", self.hard_negatives_to_train, whole=True)
+        check_choice("negative_sample_strategy", self.negative_sample_strategy, ("random", "first"))
 
     def get_examples(self, filename: PathLike, max_examples: int = 0) -> list[InputExample]:
-        """Read `filename` in the folder: the first `max_examples` examples, all of them for 0.
+        """Return the first `max_examples` examples of a file in the folder, or all of them for 0.
 
         Raises:
             FileNotFoundError: no such file.
             ValueError: a bad row, named by file and line; broken JSON; no usable row.
         """
-        path = self.dataset_folder / filename
+        path = Path(self.dataset_folder) / filename
         rows = self._gather(_json_rows(path), self._examples, str(path), max_examples)
         return list(chain.from_iterable(rows))[: max_examples or None]
 
     def get_split(
         self, filename: PathLike, evaluation_sample_size: int = 100
     ) -> tuple[list[InputExample], list[InputExample]]:
-        """Read `filename` and split it into training and validation examples, as NeMo does for a JSON list.
+        """Return training and validation examples, split as NeMo does.
 
-        The rows are shuffled with `seed`; the last `evaluation_sample_size` rows are the validation set.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: a bad row; a validation set that leaves no row for training.
+        The rows are shuffled with `seed`; the last `evaluation_sample_size` rows are for validation.
         """
-        check_whole("evaluation_sample_size", evaluation_sample_size, least=1)
-        path = self.dataset_folder / filename
+        checked_number("evaluation_sample_size", evaluation_sample_size, 1, whole=True)
+        path = Path(self.dataset_folder) / filename
         rows = self._gather(_json_rows(path), self._examples, str(path), max_rows=0)
         if evaluation_sample_size >= len(rows):
             raise ValueError(
@@ -152,51 +143,26 @@ def _texts(value: Any, name: str) -> list[str]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    """Yield the objects of a JSON list or of a JSONL file, each with the line on which it begins."""
+    """Yield the objects of a JSON list with their row numbers, or of a JSONL file with their lines, both from 1."""
     numbered = ((number, line) for number, line in enumerate(lines(path), start=1) if line.strip())
-    first = next(numbered, None)
-    if first is None:
-        return
+    first = next(numbered, (0, ""))
     if first[1].lstrip().startswith("["):
-        yield from _list_rows(path, "".join(lines(path)))
-    else:
+        try:
+            records = json.loads("".join(lines(path)))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path.name}, line {getattr(error, 'lineno', 1)}: broken JSON list ({error}). Repair it, or write one "
+                "object on each line (JSONL), where a broken row can be skipped"
+            ) from None
+        for number, record in enumerate(records, start=1):
+            yield Row(path.name, number, [record], unit="row")
+    elif first[0]:
         for number, line in chain([first], numbered):
-            yield _json_row(path, number, line)
-
-
-def _json_row(path: Path, number: int, line: str) -> Row:
-    if not is_utf8(line):
-        return Row(path.name, number, problem=NOT_UTF8)
-    try:
-        return Row(path.name, number, [json.loads(line.rstrip("\r\n"))])
-    except (ValueError, RecursionError) as error:
-        return Row(path.name, number, problem=f"broken JSON ({_reason(error)}); JSONL has one object on each line")
-
-
-def _reason(error: ValueError | RecursionError) -> str:
-    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-
-
-def _list_rows(path: Path, text: str) -> Iterator[Row]:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path.name}, line {getattr(error, 'lineno', 1)}: broken JSON list ({_reason(error)}). Mend it, or write "
-            "one object on each line (JSONL), where a broken row can be skipped"
-        ) from None
-    # The list is sound, so a second walk over it only has to find where each element begins.
-    decoder = json.JSONDecoder()
-    position = counted = text.index("[") + 1
-    number = 1 + text.count("\n", 0, position)
-    while True:
-        while text[position] in " \t\r\n,":
-            position += 1
-        if text[position] == "]":
-            return
-        number, counted = number + text.count("\n", counted, position), position
-        record, position = decoder.raw_decode(text, position)
-        yield Row(path.name, number, [record], problem="" if is_utf8(text[counted:position]) else NOT_UTF8)
+            try:
+                yield Row(path.name, number, [json.loads(line.rstrip("\r\n"))])
+            except (ValueError, RecursionError) as error:
+                problem = f"broken JSON ({error}); JSONL has one object on each line"
+                yield Row(path.name, number, problem=problem)
 
 
 def write_nemo(
@@ -205,18 +171,10 @@ def write_nemo(
     query_prefix: str = QUERY_PREFIX,
     passage_prefix: str = PASSAGE_PREFIX,
 ) -> None:
-    """Write (query, positive, negative, ...) examples as the JSONL that NeMo reads: keys query, pos_doc, neg_doc.
+    """Write (query, positive, negative, ...) examples as the JSONL that NeMo reads, without their labels.
 
-    NeMo puts its prefixes before the texts itself, so they are taken off where a text begins with them. Labels are not
-    written. The file appears whole or not at all.
-
-    Args:
-        examples: texts are a query, its positive and any number of negatives.
-        path: the file; a name ending in `.gz` is compressed.
-        query_prefix, passage_prefix: what to take off; "" leaves texts as they are.
-
-    Raises:
-        ValueError: no example; an example without a positive; a text that is empty or no text.
+    NeMo puts its prefixes before the texts itself, so texts that begin with them lose them here. A file name ending in
+    `.gz` is compressed. The file is written completely or not at all.
     """
     records = []
     for index, example in enumerate(examples):
@@ -234,11 +192,6 @@ def write_nemo(
         records.append(json.dumps(record, ensure_ascii=False) + "\n")
     if not records:
         raise ValueError("nothing to write: there is no example")
-    target = Path(path)
     data = "".join(records).encode()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(gzip.compress(data, mtime=0) if target.suffix == ".gz" else data)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_whole(Path(path)) as partial:
+        partial.write_bytes(gzip.compress(data, mtime=0) if partial.suffix == ".gz" else data)

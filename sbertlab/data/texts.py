@@ -19,12 +19,48 @@ class TruncationWarning(UserWarning):
     """Some texts were longer than `max_seq_length`, and what came after was not read."""
 
 
+def plain_text(text: Any) -> str | None:
+    """Return the str of a text, which is a str or `{route: str}`; None for anything else.
+
+    >>> plain_text({"query": "rain"}), plain_text(7)
+    ('rain', None)
+    """
+    plain = next(iter(text.values())) if isinstance(text, Mapping) and len(text) == 1 else text
+    return plain if isinstance(plain, str) else None
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether UTF-8 can hold a text; it cannot if half of a surrogate pair is in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def checked_text(text: Any, name: str) -> str:
+    """Return a str that is not blank and that UTF-8 can hold.
+
+    >>> checked_text("   ", "column 0")
+    Traceback (most recent call last):
+    ...
+    ValueError: empty text in column 0
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be a text, got {text!r} of type {type(text).__name__}")
+    if not text.strip():
+        raise ValueError(f"empty text in {name}")
+    if not is_utf8(text):
+        raise ValueError(f"wrong encoding: {name} has characters that are not UTF-8: {text!r}")
+    return text
+
+
 def as_texts(sentences: Any) -> tuple[list[Text], bool]:
-    """Return the texts as a list, and whether it was one text alone.
+    """Return the texts as a list, and whether it was a single text.
 
     Raises:
         TypeError: bytes, a number, a two-dimensional array and the like.
-        ValueError: a dictionary with another number of keys than one.
+        ValueError: a dictionary with more or fewer than one key.
 
     >>> as_texts("one")
     (['one'], True)
@@ -43,10 +79,10 @@ def as_texts(sentences: Any) -> tuple[list[Text], bool]:
     for position, text in enumerate(texts):
         if isinstance(text, Mapping) and len(text) != 1:
             raise ValueError(f"sentences[{position}] must be {{route: text}} with one key, got the keys {list(text)}")
-        plain = next(iter(text.values())) if isinstance(text, Mapping) else text
-        if not isinstance(plain, str):
+        if plain_text(text) is None:
+            found = next(iter(text.values())) if isinstance(text, Mapping) else text
             raise TypeError(
-                f"sentences[{position}] is {type(plain).__name__} ({plain!r:.60}), expected str; "
+                f"sentences[{position}] is {type(found).__name__} ({found!r:.60}), expected str; "
                 "convert the column with .astype(str) or drop missing values first"
             )
     return texts, single
@@ -80,8 +116,8 @@ def normalised(text: Text) -> str:
     >>> normalised({"query": " ﬁne\\u00a0  WEATHER "})
     'fine weather'
     """
-    plain = next(iter(text.values()), None) if isinstance(text, Mapping) else text
-    if not isinstance(plain, str):
+    plain = plain_text(text)
+    if plain is None:
         raise TypeError(f"expected a text, str or {{route: str}}, got {text!r:.60}")
     return " ".join(unicodedata.normalize("NFKC", plain).lower().split())
 

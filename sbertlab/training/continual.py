@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 
 from sbertlab.checks import checked_number
 from sbertlab.data import InputExample, collate
-from sbertlab.data.rows import check_whole
 from sbertlab.encoder.lora import has_adapters
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.models import Module, TokenizerModule
@@ -63,7 +62,7 @@ class ReplayDataset(Dataset[InputExample]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose rows the items are, from 0; `fit` does it before every pass."""
-        check_whole("epoch", epoch, 0)
+        checked_number("epoch", epoch, whole=True)
         turn, part = divmod(epoch, max(1, len(self.old) // max(1, self.count)))
         order = np.random.default_rng((self.seed, turn)).permutation(len(self.old))
         drawn = order[part * self.count : (part + 1) * self.count]
@@ -113,7 +112,7 @@ def replay(
     ['a', 'b', 'y', 'c']
     """
     checked_number("share", share, 0, 0.99)
-    check_whole("seed", seed, 0)
+    checked_number("seed", seed, whole=True)
     if not len(new) or (share and not len(old)):
         raise ValueError(f"new has {len(new)} rows and old {len(old)}; give rows of both, or share=0 without old ones")
     try:

@@ -97,7 +97,7 @@ def test_no_phrasing_and_no_answer_of_a_test_or_development_intent_is_ever_train
 
 
 def test_an_unknown_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="split must be one of train, dev, test or None, got 'validation'"):
+    with pytest.raises(ValueError, match=r"split must be one of .*'test', None, got 'validation'"):
         helpdesk.load_helpdesk("validation")
 
 
@@ -130,7 +130,7 @@ def test_graded_pairs_hold_as_many_of_each_grade_and_no_pair_twice() -> None:
 
 
 def test_pairs_that_the_table_does_not_have_are_refused() -> None:
-    with pytest.raises(ValueError, match="5000 pairs of grade 'near intent' are wanted, the table has 4176"):
+    with pytest.raises(ValueError, match=r"1 to 4176 pairs of grade 'near intent' .* asked for 5000"):
         helpdesk.duplicate_pairs(helpdesk.load_helpdesk("test"), others=5000)
 
 

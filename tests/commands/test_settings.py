@@ -424,7 +424,7 @@ def test_help_lists_keys_with_their_docs_and_the_recipes(capsys: pytest.CaptureF
     assert set(recipes()) >= {"sts", "nli", "retrieval", "nemo", "matryoshka", "tsdae", "distillation"}
     assert all(name in text for name in [*recipes(), *LOSSES, *EVALUATORS, *sections()["fit"]])
     assert main(["train", "--help", "MSELoss"]) == 0
-    assert "Embeddings must be the teacher's" in capsys.readouterr().out
+    assert "Embeddings must equal the teacher's" in capsys.readouterr().out
 
 
 def test_print_config_shows_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> None:

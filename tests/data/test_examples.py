@@ -144,7 +144,7 @@ def test_a_bad_cell_of_a_frame_is_named_by_its_row_and_can_be_skipped(case):
         (lambda: examples_from_frame(FRAME, texts=["q"], label="score"), "column 'score' is missing"),
         (lambda: examples_from_frame(FRAME, texts="q"), "texts must be a list of at least one column name"),
         (lambda: examples_from_frame(FRAME, texts=[]), "texts must be a list of at least one column name"),
-        (lambda: examples_from_frame(FRAME[["q", "q"]], texts=["q"]), "column 'q' is there twice"),
+        (lambda: examples_from_frame(FRAME[["q", "q"]], texts=["q"]), "column 'q' occurs twice"),
         (lambda: examples_from_frame(FRAME.iloc[:0], texts=["q"]), "nothing to read in frame"),
         (lambda: examples_from_frame({"q": ["a"]}, texts=["q"]), "must be a pandas DataFrame, got dict"),
         (lambda: examples_from_dataset([{"q": "a"}], texts=["q"]), "must be a datasets.Dataset, got list"),

@@ -280,7 +280,7 @@ def test_the_noisy_pairs_go_through_a_shuffling_dataloader():
         (lambda: DenoisingAutoEncoderDataset("one sentence"), "must be a list"),
         (lambda: DenoisingAutoEncoderDataset([]), "at least one text"),
         (lambda: DenoisingAutoEncoderDataset(["a", None]), "sentence 1 must be a text, got None"),
-        (lambda: DenoisingAutoEncoderDataset.delete("a b", del_ratio=60), r"del_ratio must lie in 0\.\.1, got 60"),
+        (lambda: DenoisingAutoEncoderDataset.delete("a b", del_ratio=60), "del_ratio must be .* at most 1, got 60"),
         (lambda: DenoisingAutoEncoderDataset(["a"], seed=-1), "seed must be a whole number"),
     ],
 )

@@ -163,7 +163,7 @@ def test_skipping_warns_once_with_number_and_lines_and_keeps_the_rows(tmp_path):
         examples = reader.get_examples("p.tsv")
     assert content(examples) == [(["a", "b"], 0.2), (["i", "j"], 0.4)]
     assert len(caught) == 1
-    assert "p.tsv: skipped 4 of 6 rows, lines 2-4, 6; the first: score 9" in str(caught[0].message)
+    assert "p.tsv: skipped 4 of 6 rows, lines 2, 3, 4, 6; the first: score 9" in str(caught[0].message)
     assert caught[0].filename == __file__
     assert [(row.source, row.line) for row in reader.skipped] == [
         ("p.tsv", 2),
@@ -171,7 +171,7 @@ def test_skipping_warns_once_with_number_and_lines_and_keeps_the_rows(tmp_path):
         ("p.tsv", 4),
         ("p.tsv", 6),
     ]
-    assert "empty text in column 0" in reader.skipped[1].reason
+    assert "empty text in column 0" in reader.skipped[1].problem
 
 
 def test_a_clean_second_reading_forgets_what_the_first_skipped(tmp_path):
@@ -191,7 +191,7 @@ def test_a_file_without_one_good_row_is_an_error_even_when_skipping(tmp_path):
     with pytest.raises(ValueError, match=r"all 3 rows are bad, the first: p\.tsv, line 1: score 9"):
         STSDataReader(tmp_path, on_error="skip").get_examples("p.tsv")
     write(tmp_path / "empty.tsv", "")
-    with pytest.raises(ValueError, match=r"nothing to read in .*empty\.tsv: there is no row"):
+    with pytest.raises(ValueError, match=r"nothing to read in .*empty\.tsv: it has no rows"):
         STSDataReader(tmp_path).get_examples("empty.tsv")
 
 
@@ -228,7 +228,7 @@ def test_files_of_different_length_are_an_error_that_names_the_shorter(tmp_path)
     with pytest.raises(ValueError, match=r"en\.txt \+ de\.txt, line 2: de\.txt ended before this line"):
         PairedFilesReader(paths).get_examples()
     reader = PairedFilesReader(paths, on_error="skip")
-    with pytest.warns(UserWarning, match="skipped 2 of 3 rows, lines 2-3"):
+    with pytest.warns(UserWarning, match="skipped 2 of 3 rows, lines 2, 3"):
         assert content(reader.get_examples()) == [(["one", "eins"], 1)]
 
 
