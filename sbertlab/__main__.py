@@ -40,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     converting = commands.add_parser("convert", help="write a model folder of any kind as a portable one")
     converting.add_argument("source", help="a folder, a name or the URL of a zip")
     converting.add_argument("target", help="the folder to write")
-    converting.add_argument("--format", choices=["portable", "st6"], default="portable", help="(default: portable)")
     converting.set_defaults(run=convert)
 
     fetching = commands.add_parser("fetch", help="bring a model into the cache, so that it loads without a network")
@@ -111,7 +110,7 @@ def convert(given: Any) -> None:
     """Write a model folder."""
     from sbertlab.encoder.sentence_transformer import SentenceTransformer
 
-    SentenceTransformer(given.source, device="cpu").save(given.target, format=given.format)
+    SentenceTransformer(given.source, device="cpu").save(given.target)
     print(given.target)
 
 

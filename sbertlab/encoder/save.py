@@ -1,12 +1,12 @@
-"""Writes model folders: the portable dialect, which sentence-transformers 2.2 to 6.2 read, or that of version 6."""
+"""Writes model folders that sentence-transformers 2.2 to 6.2 reads, with a model card."""
 
 from __future__ import annotations
 
 import copy
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -17,44 +17,40 @@ from torch import nn
 from transformers.utils import logging
 
 from sbertlab import models
-from sbertlab.encoder.folder_format import IMPLIED, IN_ROOT, KINDS, RENAMED, TEXT_MODALITY, read_json, write_json
+from sbertlab.encoder.load import BLOCKS, CONFIG_FILES, read_json
 from sbertlab.storage.files import staged_folder
 
 
 def save_modules(
-    modules: Mapping[str, nn.Module],
-    folder: str | Path,
-    settings: Mapping[str, Any],
-    *,
-    format: str = "portable",
-    model_card: str | None = None,
+    modules: Mapping[str, Any], folder: Path, settings: Mapping[str, Any], model_card: str | None = None
 ) -> None:
     """Write a model folder, whole or not at all; an earlier model in it is replaced, other files in it stay.
 
     Args:
         modules: the blocks by name, in the order in which they run.
-        folder: where to; made when missing.
-        settings: `prompts`, `default_prompt_name`, `similarity_fn_name`, `truncate_dim`; missing ones take defaults.
-        format: "portable" is read by sentence-transformers 2.2 to 6.2, "st6" is what 6.2 writes itself.
+        folder: where to; created if missing.
+        settings: `prompts`, `default_prompt_name`, `similarity_fn_name`, `truncate_dim`.
         model_card: text of README.md.
 
     Raises:
-        ValueError: an unknown format, no modules, or a block that the format cannot hold.
+        ValueError: a block that the format cannot hold.
     """
-    if format not in ("portable", "st6"):
-        raise ValueError(f'format must be "portable" or "st6", got {format!r}')
-    if not modules:
-        raise ValueError("there are no modules to save")
     entries = []
-    earlier = _earlier_model(Path(folder))
-    with staged_folder(Path(folder), keep=lambda entry: entry not in earlier) as staging:
+    earlier = _earlier_model(folder)
+    with staged_folder(folder, keep=lambda entry: entry not in earlier) as staging:
         for index, (name, module) in enumerate(modules.items()):
-            dotted, path = _type_and_folder(module, format)
-            path = "" if index == 0 and isinstance(module, IN_ROOT) else f"{index}_{path}"
-            _write_module(module, staging / path, format)
+            dotted, path = _type_and_folder(module)
+            in_root = index == 0 and isinstance(module, models.TokenizerModule)
+            path = "" if in_root else f"{index}_{path}"
+            _write_module(module, staging / path)
             entries.append({"idx": index, "name": name, "path": path, "type": dotted})
+        versions = {"transformers": transformers.__version__, "pytorch": torch.__version__}
+        stated = {name: value for name, value in settings.items() if name != "truncate_dim" or value is not None}
         write_json(staging / "modules.json", entries)
-        write_json(staging / "config_sentence_transformers.json", _settings_to_write(settings, format))
+        write_json(
+            staging / "config_sentence_transformers.json",
+            {"__version__": {"sentence_transformers": "2.2.0", **versions}, **stated},
+        )
         if model_card is not None:
             (staging / "README.md").write_text(model_card, encoding="utf-8")
 
@@ -65,11 +61,11 @@ MODEL_FILES = re.compile(
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt"
     r"|(tokenizer|spiece|spm|sentencepiece\.bpe)\.model|chat_template\.jinja"
 )
-"""Names of the files that a model has in its folder itself."""
+"""Names of the files of a model in the folder itself."""
 
 
 def _earlier_model(folder: Path) -> set[str]:
-    """Name the files and folders of the model that lies in `folder` already; none where there is no readable one."""
+    """Return the files and folders of a model that is already in `folder`; empty if there is no readable one."""
     try:
         paths = [PurePosixPath(entry["path"]).parts[:1] for entry in read_json(folder / "modules.json", list)]
         router = folder / "router_config.json"
@@ -80,39 +76,22 @@ def _earlier_model(folder: Path) -> set[str]:
     return {part for parts in paths for part in parts} | set(routed) | files
 
 
-def _settings_to_write(settings: Mapping[str, Any], format: str) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "__version__": {
-            "sentence_transformers": "2.2.0" if format == "portable" else "6.2.0",
-            "transformers": transformers.__version__,
-            "pytorch": torch.__version__,
-        },
-        "prompts": dict(settings.get("prompts") or {}),
-        "default_prompt_name": settings.get("default_prompt_name"),
-        "similarity_fn_name": settings.get("similarity_fn_name") or "cosine",
-    }
-    if settings.get("truncate_dim") is not None:
-        content["truncate_dim"] = settings["truncate_dim"]
-    return content if format == "portable" else {**content, "model_type": "SentenceTransformer"}
-
-
-def _type_and_folder(module: nn.Module, format: str) -> tuple[str, str]:
+def _type_and_folder(module: nn.Module) -> tuple[str, str]:
     """Return the `type` of a block in modules.json and the name of its folder."""
-    block = type(module)
-    name = next((name for name, kind in KINDS.items() if kind.block is block), "")
-    if not name:
-        return f"{block.__module__}.{block.__qualname__}", block.__name__
-    if format == "st6":
-        return f"{KINDS[name].module6}.{name}", name
-    # Version 2.2 knows no Router: one without a default route is what it calls Asym.
-    name = "Asym" if isinstance(module, models.Router) and module.default_route is None else name
+    name = type(module).__name__
+    if BLOCKS.get(name) is not type(module):
+        return f"{type(module).__module__}.{type(module).__qualname__}", name
+    if isinstance(module, models.Router) and module.default_route is None:
+        name = "Asym"  # version 2.2 has no Router, but this
     return f"sentence_transformers.models.{name}", name
 
 
-def _write_module(module: nn.Module, folder: Path, format: str) -> None:
+def _write_module(module: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(module, models.Transformer):
-        return _write_transformer(module, folder, format)
+        return _write_transformer(module, folder)
+    if isinstance(module, models.Router):
+        return _write_router(module, folder)
     if isinstance(module, models.StaticEmbedding):
         backend = module.tokenizer.backend_tokenizer
         backend.no_padding()
@@ -121,39 +100,49 @@ def _write_module(module: nn.Module, folder: Path, format: str) -> None:
         else:
             backend.enable_truncation(module.max_seq_length)
         backend.save(str(folder / "tokenizer.json"))
-        return _write_weights(module, folder, bin_too=False)
-    if isinstance(module, models.Router):
-        return _write_router(module, folder, format)
-    if not isinstance(module, models.Module):
-        raise ValueError(f"{type(module).__name__} cannot be saved: it is no subclass of sbertlab.models.Module")
-    if isinstance(module, models.Dense):
-        _refuse_lost_activation(module.activation_function)
-    name = next((name for name, kind in KINDS.items() if kind.block is type(module)), "")
-    config = module.config()
-    if format == "st6":
-        config = _config6(module, config, name)
-    write_json(folder / (KINDS[name].config_file if name else "config.json"), config)
-    _write_weights(module, folder, bin_too=format == "portable")
+    elif not isinstance(module, models.Module):
+        raise ValueError(f"{type(module).__name__} cannot be saved: it is not a subclass of sbertlab.models.Module")
+    else:
+        activation = getattr(module, "activation_function", None)
+        if activation is not None and not _has_default_arguments(activation):
+            raise ValueError(
+                f"activation_function {activation!r} cannot be saved: a model folder keeps its class, not its "
+                "arguments; take one with default arguments, or write a subclass that sets them"
+            )
+        write_json(folder / CONFIG_FILES.get(type(module).__name__, "config.json"), module.config())
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
+    if state:
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        if not isinstance(module, models.StaticEmbedding):
+            torch.save(state, folder / "pytorch_model.bin")  # version 2.2 reads nothing else
     return None
 
 
-def _config6(module: models.Module, config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the configuration of a block in the keys of version 6."""
-    if isinstance(module, models.Pooling):
-        modes = list(module.modes) if len(module.modes) > 1 else module.modes[0]
-        return {
-            "embedding_dimension": module.word_embedding_dimension,
-            "pooling_mode": modes,
-            "include_prompt": module.include_prompt,
-        }
-    keys = {ours: theirs for theirs, ours in RENAMED.items()}
-    names = {key: value for key, value in IMPLIED.get(name, {}).items() if key.startswith("module_")}
-    return {**{keys.get(key, key): value for key, value in config.items()}, **names}
+def _has_default_arguments(module: nn.Module) -> bool:
+    try:
+        return repr(type(module)()) == repr(module)
+    except TypeError:
+        return False
+
+
+def _write_transformer(module: models.Transformer, folder: Path) -> None:
+    auto_model: Any = module.auto_model
+    if hasattr(auto_model, "merge_and_unload"):  # with adapters of peft
+        auto_model = copy.deepcopy(auto_model).merge_and_unload()
+    elif getattr(auto_model, "_hf_peft_config_loaded", False):  # transformers would write the adapters alone
+        raise ValueError("adapters of transformers cannot be saved with the model; use adapters.add_lora or peft")
+    with no_progress_bar():
+        auto_model.save_pretrained(folder)
+    module.tokenizer.save_pretrained(folder)
+    if module.max_seq_length is not None:
+        file = folder / "tokenizer_config.json"
+        write_json(file, {**read_json(file, dict), "model_max_length": module.max_seq_length})
+    write_json(folder / "sentence_bert_config.json", module.config())
 
 
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar for every save, which breaks the bar of a run."""
+    """Hide transformers' progress bar of a save, which breaks that of a training run."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -163,56 +152,7 @@ def no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _write_transformer(module: models.Transformer, folder: Path, format: str) -> None:
-    with no_progress_bar():
-        merged_copy(module.auto_model).save_pretrained(folder)
-    module.tokenizer.save_pretrained(folder)
-    if module.max_seq_length is not None:
-        file = folder / "tokenizer_config.json"
-        write_json(file, {**read_json(file, dict), "model_max_length": module.max_seq_length})
-    config = module.config()
-    if format == "st6":
-        config = {key: value for key, value in config.items() if key == "do_lower_case" and value}
-        config |= {
-            "transformer_task": "feature-extraction",
-            "modality_config": {"text": TEXT_MODALITY},
-            "module_output_name": "token_embeddings",
-        }
-    write_json(folder / "sentence_bert_config.json", config)
-
-
-def adapted_layers(module: nn.Module) -> dict[str, Any]:
-    """Return the layers that peft has put adapters beside, by name."""
-    layers = dict(module.named_modules())
-    return {name: layer for name, layer in layers.items() if hasattr(layer, "base_layer") and hasattr(layer, "merge")}
-
-
-def fold_adapters(auto_model: Any) -> Any:
-    """Add the active adapters to the weights beside them, in place, and return the model with plain layers."""
-    if hasattr(auto_model, "merge_and_unload"):  # wrapped by peft
-        return auto_model.merge_and_unload()
-    for name, layer in adapted_layers(auto_model).items():
-        layer.merge()
-        auto_model.set_submodule(name, layer.get_base_layer())
-    for mark in ("peft_config", "_hf_peft_config_loaded"):  # transformers would write adapters alone
-        auto_model.__dict__.pop(mark, None)
-    return auto_model
-
-
-def merged_copy(auto_model: Any) -> Any:
-    """Return the model with its adapters folded in, and leave it as it is; without adapters, the model itself.
-
-    Only the adapted layers are copied. Taking the merged weights apart again would not give the same bits.
-    """
-    layers = adapted_layers(auto_model).values()
-    if not layers:
-        return auto_model
-    changed = {id(tensor) for layer in layers for tensor in chain(layer.parameters(), layer.buffers())}
-    tensors = chain(auto_model.parameters(), auto_model.buffers())
-    return fold_adapters(copy.deepcopy(auto_model, {id(one): one for one in tensors if id(one) not in changed}))
-
-
-def _write_router(module: models.Router, folder: Path, format: str) -> None:
+def _write_router(module: models.Router, folder: Path) -> None:
     names: dict[int, str] = {}
     types: dict[str, str] = {}
     structure: dict[str, list[str]] = {}
@@ -221,36 +161,60 @@ def _write_router(module: models.Router, folder: Path, format: str) -> None:
             raise ValueError(f"route {route!r} cannot name a folder; use letters, digits, _ and -")
         structure[route] = []
         for index, block in enumerate(cast(nn.Sequential, blocks)):
-            dotted, kind = _type_and_folder(block, format)
+            dotted, kind = _type_and_folder(block)
             name = names.setdefault(id(block), f"{route}_{index}_{kind}")
             structure[route].append(name)
             if name not in types:
                 types[name] = dotted
-                _write_module(block, folder / name, format)
+                _write_module(block, folder / name)
     parameters: dict[str, Any] = {"allow_empty_key": module.allow_empty_key}
-    asym = format == "portable" and module.default_route is None
-    if not asym:
-        parameters |= {"default_route": module.default_route}
-    content = {"types": types, "structure": structure, "parameters": parameters}
-    write_json(folder / ("config.json" if asym else "router_config.json"), content)
+    if module.default_route is not None:
+        parameters["default_route"] = module.default_route
+    file = folder / ("config.json" if module.default_route is None else "router_config.json")
+    write_json(file, {"types": types, "structure": structure, "parameters": parameters})
 
 
-def _write_weights(module: nn.Module, folder: Path, bin_too: bool) -> None:
-    state = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
-    if state:
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        if bin_too:
-            torch.save(state, folder / "pytorch_model.bin")
+def write_json(file: Path, content: object) -> None:
+    """Write a JSON file for people to read."""
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _refuse_lost_activation(activation: nn.Module) -> None:
-    """The format holds the name of an activation, not its arguments: one with others than the defaults would change."""
-    try:
-        same = repr(type(activation)()) == repr(activation)
-    except TypeError:
-        same = False
-    if not same:
-        raise ValueError(
-            f"activation_function {activation!r} cannot be saved: a model folder keeps its class, not its arguments; "
-            "take one with default arguments, or write a subclass that sets them"
-        )
+CARD = """---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags:
+- sentence-transformers
+- sentence-similarity
+- feature-extraction
+- sbertlab
+{datasets}---
+
+# {title}
+
+Maps texts of {length} to vectors of {dimension} dimensions; compare them by {similarity} similarity.
+
+```python
+from sbertlab import SentenceTransformer  # or: from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+embeddings = model.encode(["A sentence", "Another sentence"])
+```
+
+Building blocks:
+
+```
+{blocks}
+```
+"""
+
+
+def model_card(model: Any, name: str | None = None, train_datasets: Sequence[str] = ()) -> str:
+    """Return the README.md of a model, with the Hub's header; the title is the model's name if none is given."""
+    return CARD.format(
+        datasets="".join(["datasets:\n", *(f"- {dataset}\n" for dataset in train_datasets)]) if train_datasets else "",
+        title=name or model.model_name or "A sentence encoder",
+        length="any length" if model.max_seq_length is None else f"up to {model.max_seq_length} tokens",
+        dimension=model.get_sentence_embedding_dimension(),
+        similarity=model.similarity_fn_name,
+        blocks="\n".join(f"{place}. {type(block).__name__}({block.extra_repr()})" for place, block in enumerate(model)),
+    )

@@ -1,40 +1,26 @@
-"""`SentenceTransformer`: building blocks in a row, and what people do with them.
-
-The forward pass belongs to the batch: all texts are tokenised together, sorted by their real token count and run in
-chunks of a fixed token budget (`batching`). `encode` and training use the very same chunks.
-"""
+"""`SentenceTransformer`: encode, compare, save and load; how texts run through the blocks is in `batching`."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
-from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sbertlab.data.texts import Text, TruncationWarning, as_texts, by_route, distinct_texts, warn_of_truncation
-from sbertlab.encoder.batching import PaddingMeter, default_token_budget, original_order, token_budget_chunks
-from sbertlab.encoder.load import SIZE_KEYS, load_modules, save_modules
-from sbertlab.encoder.model_card import model_card
-from sbertlab.models import (
-    Features,
-    Module,
-    Router,
-    TokenizerModule,
-    features_to,
-    output_dimension,
-    text_vectors,
-)
+from sbertlab.checks import check_choice, checked_number
+from sbertlab.data.texts import Text, as_texts, distinct_texts, warn_of_truncation
+from sbertlab.encoder.batching import ChunkedEncoder, default_token_budget
+from sbertlab.encoder.load import check_sizes, load_modules
+from sbertlab.encoder.save import model_card, save_modules
+from sbertlab.models import Features, Router, TokenizerModule, output_dimension
 from sbertlab.storage.find import find_model
 from sbertlab.util import SimilarityFunction, quantize_embeddings
 
@@ -43,51 +29,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 65_536
-"""Texts that `encode` tokenises and sorts at a time, so that memory stays bounded on large corpora."""
 
-
-class Chunk(NamedTuple):
-    """Some texts that share a forward pass."""
-
-    positions: list[int]
-    """Where they are among all texts."""
-    features: Features
-    """Padded, on the CPU."""
-    lengths: list[int]
-    """Tokens of each that are read."""
-    cut: list[int]
-    """Tokens of each that are not."""
-
-
-class SentenceTransformer(nn.Sequential):
+class SentenceTransformer(ChunkedEncoder):
     """An encoder of texts: a model by name or folder, or building blocks in a row.
 
     Args:
         model_name_or_path: a folder, a name on the Hub, one of the packaged models, or the URL of a zip.
         modules: building blocks, run in order, instead of a name.
-        device: "cuda", "mps", "cpu"; the best one there is when None.
+        device: "cuda", "mps" or "cpu"; None takes the best one available.
         cache_folder: where downloads are kept.
-        use_auth_token: the field's older name of `token`.
+        use_auth_token: older name of `token`.
         token: access token of the Hub.
         prompts: texts put in front, by name, e.g. `{"query": "query: "}`.
-        default_prompt_name: the prompt that `encode` takes when none is named.
+        default_prompt_name: the prompt that `encode` uses when none is named.
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; used by `similarity`.
-        truncate_dim: keep only so many dimensions (Matryoshka models).
+        truncate_dim: keep only this many dimensions (Matryoshka models).
         revision: branch, tag or commit on the Hub.
-        local_files_only: never ask the network.
+        local_files_only: never use the network.
         trust_remote_code: run code that comes with the model. Off: weights and known building blocks only.
         model_kwargs: passed to transformers' model, e.g. `{"dtype": torch.bfloat16}`.
         tokenizer_kwargs: passed to transformers' tokenizer.
 
     Raises:
         FileNotFoundError: the model cannot be found; the message says what was tried and what would help.
-        TypeError: a name that is neither text nor path, or building blocks that are none.
-        ValueError: neither or both of name and modules; blocks that do not fit each other; an unknown similarity or
+        TypeError: `model_name_or_path` or one of `modules` has the wrong type.
+        ValueError: neither or both of name and modules; blocks whose sizes do not match; an unknown similarity or
             prompt.
     """
 
-    fit: Callable[..., pd.DataFrame]  # training.fit, one floor above, bound to the class by sbertlab/__init__.py
+    fit: Callable[..., pd.DataFrame]  # training.fit, bound to the class by sbertlab/__init__.py: imports point down
 
     def __init__(
         self,
@@ -112,12 +82,17 @@ class SentenceTransformer(nn.Sequential):
             raise ValueError("give either model_name_or_path or modules=[...], not both or neither")
         settings: dict[str, Any] = {}
         blocks: OrderedDict[str, nn.Module]
-        if modules is None:
-            if not isinstance(model_name_or_path, (str, Path)):
-                raise TypeError(
-                    f"model_name_or_path must be a name or a folder, got {type(model_name_or_path).__name__}; "
-                    "building blocks go to modules=[...]"
-                )
+        if modules is not None:
+            if not hasattr(modules, "__iter__"):
+                raise TypeError(f"modules must be a list of building blocks, got {type(modules).__name__}")
+            blocks = OrderedDict((str(index), module) for index, module in enumerate(modules))
+            check_sizes({f"module {name} ({type(block).__name__})": block for name, block in blocks.items()})
+        elif not isinstance(model_name_or_path, (str, Path)):
+            raise TypeError(
+                f"model_name_or_path must be a name or a folder, got {type(model_name_or_path).__name__}; "
+                "building blocks go to modules=[...]"
+            )
+        else:
             folder = find_model(
                 str(model_name_or_path),
                 revision=revision,
@@ -128,119 +103,25 @@ class SentenceTransformer(nn.Sequential):
             blocks, settings = load_modules(
                 folder, model_args=model_kwargs, tokenizer_args=tokenizer_kwargs, trust_remote_code=trust_remote_code
             )
-        else:
-            if not hasattr(modules, "__iter__"):
-                raise TypeError(f"modules must be a list of building blocks, got {type(modules).__name__}")
-            blocks = OrderedDict((str(index), module) for index, module in enumerate(modules))
-            check_modules(list(blocks.values()))
         super().__init__(blocks)
         self.prompts: dict[str, str] = dict(settings.get("prompts") or {}) | dict(prompts or {})
         for name, text in self.prompts.items():
             if not isinstance(text, str):
                 raise TypeError(f"prompts[{name!r}] must be a text, got {type(text).__name__}")
         self.default_prompt_name: str | None = default_prompt_name or settings.get("default_prompt_name")
-        if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
-            raise ValueError(f"default_prompt_name {self.default_prompt_name!r} is not one of {list(self.prompts)}")
+        if self.default_prompt_name is not None:
+            check_choice("default_prompt_name", self.default_prompt_name, self.prompts)
         self.similarity_fn_name = similarity_fn_name or settings.get("similarity_fn_name") or "cosine"
-        self.truncate_dim = check_truncate_dim(settings.get("truncate_dim") if truncate_dim is None else truncate_dim)
+        self.truncate_dim = _checked_dim(settings.get("truncate_dim") if truncate_dim is None else truncate_dim)
         self.model_name = str(model_name_or_path) if model_name_or_path is not None else None
         first = next(self[0].parameters(), None)
         if first is not None and first.is_floating_point():
             for block in list(self)[1:]:
-                block.to(first.dtype)  # behind a bfloat16 encoder all is bfloat16
+                block.to(first.dtype)  # everything behind a bfloat16 encoder is bfloat16
         self.to(torch.device(device) if device is not None else best_device())
         self.eval()
 
     # -- Encoding ------------------------------------------------------------------------------------------------------
-
-    def forward(self, features: Features) -> Features:
-        """Run the blocks: from `input_ids` `(batch, tokens)` and their mask to `sentence_embedding` `(batch, dim)`."""
-        for block in self:
-            features = block(features)
-        return features
-
-    def chunks(
-        self,
-        texts: Sequence[Text],
-        token_budget: int | None = None,
-        task: str | None = None,
-        prompt: str = "",
-        fewest: int = 1,
-    ) -> Iterator[Chunk]:
-        """Tokenise the texts together and yield them in token-budget chunks, longest first.
-
-        Args:
-            texts: strings, or `{route: text}` for a model with routes.
-            token_budget: padded tokens a chunk; chosen by the device when None.
-            task: the route of texts that name none.
-            prompt: what the texts begin with, for a Pooling that leaves it out.
-            fewest: chunks are made smaller to be at least about so many.
-        """
-        budget = default_token_budget(self.device) if token_budget is None else token_budget
-        for route, positions, plain in by_route(texts, task):
-            block = self._text_block(route)
-            tokens = block.token_ids(plain)
-            lengths = tokens.lengths
-            constant: Features = {} if route is None else {"route": route}
-            if prompt and not all(getattr(part, "include_prompt", True) for part in self.modules()):
-                constant["prompt_length"] = prompt_length(block, prompt)
-            if fewest > 1:
-                budget = min(budget, max(1, sum(lengths) // fewest))
-            for chunk in token_budget_chunks(lengths, budget):
-                yield Chunk(
-                    [positions[index] for index in chunk],
-                    {**block.pad([tokens.ids[index] for index in chunk]), **constant},
-                    [lengths[index] for index in chunk],
-                    [tokens.cut[index] for index in chunk],
-                )
-
-    def embed(
-        self,
-        texts: Sequence[Text],
-        token_budget: int | None = None,
-        task: str | None = None,
-        meter: PaddingMeter | None = None,
-    ) -> Tensor:
-        """Return the embeddings of the texts with their graph, `(texts, dim)`, for training.
-
-        All texts go through the encoder together, in token-budget chunks, and come back in order.
-
-        Args:
-            texts: strings, or `{route: text}` for a model with routes.
-            token_budget: padded tokens a chunk; chosen by the device when None.
-            task: the route of texts that name none.
-            meter: counts the tokens and the padding.
-        """
-        chunks = self.training_chunks(texts, token_budget, task, meter)
-        if not chunks:
-            return torch.empty(0, output_dimension(list(self)) or 0, device=self.device)
-        order = original_order(chunk.positions for chunk in chunks)
-        return torch.cat([self.forward_chunk(chunk) for chunk in chunks])[order.to(self.device)]
-
-    def training_chunks(
-        self,
-        texts: Sequence[Text],
-        token_budget: int | None = None,
-        task: str | None = None,
-        meter: PaddingMeter | None = None,
-        fewest: int = 1,
-    ) -> list[Chunk]:
-        """Return the chunks of a batch to train on; the arguments are those of `chunks` and `embed`."""
-        chunks = list(self.chunks(as_texts(texts)[0], token_budget, task, fewest=fewest))
-        if meter is not None:
-            for chunk in chunks:
-                meter.add(chunk.lengths)
-        if any(any(chunk.cut) for chunk in chunks):  # without counts: Python shows the same words only once
-            warnings.warn(
-                f"some texts are longer than max_seq_length={self.max_seq_length} and are not read to their end",
-                TruncationWarning,
-                stacklevel=3,
-            )
-        return chunks
-
-    def forward_chunk(self, chunk: Chunk) -> Tensor:
-        """Return the embeddings of a chunk, `(texts, dim)`, in its order."""
-        return text_vectors(self(features_to(chunk.features, self.device)))
 
     @torch.no_grad()
     def encode(
@@ -268,25 +149,22 @@ class SentenceTransformer(nn.Sequential):
 
         Args:
             sentences: one text, or a list, tuple, pandas Series or one-dimensional array of texts.
-            batch_size: how much goes through the encoder at a time: texts of 32 tokens on a CPU, 1,024 on an
-                accelerator. A matter of memory and speed alone; results do not depend on it.
-            show_progress_bar: None shows it where the logger's level is INFO or finer, as in the field.
-            output_value: "sentence_embedding"; "token_embeddings" for one `(tokens, dim)` tensor a text, without
-                padding; None for one dictionary of all features a text. Equal texts share the latter two.
-            convert_to_numpy: an array; otherwise a list of tensors.
-            convert_to_tensor: one tensor on the device; wins over `convert_to_numpy`.
+            batch_size: texts of 32 tokens (of 1,024 on an accelerator) that go through the encoder at a time. Affects
+                memory and speed only, not the results.
+            show_progress_bar: None shows it if the logger's level is INFO or finer.
+            output_value: "sentence_embedding"; "token_embeddings" for one `(tokens, dim)` tensor per text, without
+                padding; None for one dictionary of all features per text. Equal texts share the latter two.
+            convert_to_numpy: return an array; otherwise a list of tensors.
+            convert_to_tensor: return one tensor on the device; overrides `convert_to_numpy`.
             device: moves the model there first.
             normalize_embeddings: scale each to length 1, after truncation.
             prompt: text put in front of each.
             prompt_name: the same by name, from `prompts`.
-            truncate_dim: keep only so many dimensions.
+            truncate_dim: keep only this many dimensions.
             precision: "float32", or "int8", "uint8", "binary", "ubinary" for quantised embeddings.
             task: the route, for models with routes.
-            task_metadata: given by `mteb.evaluate` when it calls; `sentences` are then its batches of texts, and the
-                prompt follows from the task as mteb has it.
-            hf_split: likewise; of no concern here.
-            hf_subset: likewise.
-            prompt_type: likewise, "query" or "document" where the two differ.
+            task_metadata: passed by `mteb.evaluate`, as are `hf_split`, `hf_subset` (both ignored) and `prompt_type`;
+                `sentences` are then mteb's batches.
 
         Returns:
             `(texts, dim)`, or `(dim,)` for one text; an empty input gives `(0, dim)`.
@@ -296,69 +174,53 @@ class SentenceTransformer(nn.Sequential):
             ValueError: an unknown `prompt_name`, `output_value`, `precision` or route.
 
         Warns:
-            TruncationWarning: once, with the number of texts longer than `max_seq_length` and of tokens that were not
-                read; a text that occurs twice counts twice.
+            TruncationWarning: once, with the number of truncated texts and tokens.
         """
         if task_metadata is not None:
-            from mteb.models.abs_encoder import get_prompt_name
-
-            as_role = {"query": self.encode_query, "document": self.encode_document}.get(prompt_type, self.encode)
-            return as_role(
-                [text for batch in cast(Any, sentences) for text in batch["text"]],
-                batch_size=batch_size,
-                show_progress_bar=show_progress_bar,
-                device=device,
-                normalize_embeddings=normalize_embeddings,
-                prompt_name=get_prompt_name(self.prompts, task_metadata, prompt_type),
-                truncate_dim=truncate_dim,
-                precision=precision,
-            )
-        if output_value not in ("sentence_embedding", "token_embeddings", None):
-            raise ValueError(
-                f'output_value must be "sentence_embedding", "token_embeddings" or None, got {output_value!r}'
-            )
-        if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-            raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
-        if precision not in ("float32", "int8", "uint8", "binary", "ubinary"):
-            raise ValueError(f"precision must be one of float32, int8, uint8, binary, ubinary, got {precision!r}")
-        dim = self.truncate_dim if truncate_dim is None else check_truncate_dim(truncate_dim)
+            arguments = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, "device": device}
+            arguments |= {"normalize_embeddings": normalize_embeddings, "truncate_dim": truncate_dim}
+            return self._encode_for_mteb(sentences, task_metadata, prompt_type, precision=precision, **arguments)
+        check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings", None))
+        check_choice("precision", precision, ("float32", "int8", "uint8", "binary", "ubinary"))
+        checked_number("batch_size", batch_size, 1, whole=True)
+        dim = self.truncate_dim if truncate_dim is None else _checked_dim(truncate_dim)
         texts, single = as_texts(sentences)
         prompt = self._prompt(prompt, prompt_name)
         if device is not None:
             self.to(device)
         if show_progress_bar is None:
             show_progress_bar = logger.isEnabledFor(logging.INFO)
-        budget = max(1, int(batch_size) * default_token_budget(self.device) // 32)
         distinct, rows = distinct_texts(texts, prompt)
-        to_cpu = convert_to_numpy and not convert_to_tensor
-        with evaluating(self):
-            found, order, cut, read = self._run(
-                distinct, budget, task, prompt, output_value, to_cpu, bool(show_progress_bar)
+        budget = max(1, int(batch_size) * default_token_budget(self.device) // 32)
+        with (
+            evaluating(self),
+            tqdm(total=len(distinct), desc="Encoding", unit="text", disable=not show_progress_bar) as bar,
+        ):
+            found, order, truncated, read = self._forward_all(
+                distinct, budget, task, prompt, output_value, bar, to_cpu=convert_to_numpy and not convert_to_tensor
             )
-        warn_of_truncation(cut[rows], read[rows], self.max_seq_length)
+        warn_of_truncation(truncated[rows], read[rows], self.max_seq_length)
         index = order[rows]
         if not isinstance(found, Tensor):
             results = [found[row] for row in index]
             return results[0] if single else results
-        embeddings = found[:, :dim][index]
+        embeddings: Any = found[:, :dim][index]
         if normalize_embeddings:
             embeddings = nn.functional.normalize(embeddings, dim=-1)
         if precision != "float32":
-            quantised = quantize_embeddings(embeddings.float().cpu().numpy(), precision)
-            embeddings = torch.from_numpy(quantised)
-        if convert_to_tensor:
-            return embeddings[0] if single else embeddings
-        if convert_to_numpy:
-            array = (embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings).cpu().numpy()
-            return array[0] if single else array
-        return embeddings[0] if single else list(embeddings)
+            embeddings = torch.from_numpy(quantize_embeddings(embeddings.float().cpu().numpy(), precision))
+        if convert_to_numpy and not convert_to_tensor:
+            embeddings = (embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings).cpu().numpy()
+        elif not convert_to_tensor:
+            embeddings = list(embeddings)
+        return embeddings[0] if single else embeddings
 
     def encode_query(self, sentences: Any, **arguments: Any) -> Any:
-        """`encode` with the prompt and the route named "query", where the model has them."""
+        """`encode` with the prompt and the route named "query", if the model has them."""
         return self._encode_as(("query",), sentences, arguments)
 
     def encode_document(self, sentences: Any, **arguments: Any) -> Any:
-        """`encode` with the prompt and the route named "document", "passage" or "corpus", where the model has them."""
+        """`encode` with the prompt and the route named "document", "passage" or "corpus", if the model has them."""
         return self._encode_as(("document", "passage", "corpus"), sentences, arguments)
 
     def _encode_as(self, names: Sequence[str], sentences: Any, arguments: dict[str, Any]) -> Any:
@@ -368,41 +230,13 @@ class SentenceTransformer(nn.Sequential):
         arguments.setdefault("task", next((name for name in names if name in routes), None))
         return self.encode(sentences, **arguments)
 
-    def _run(
-        self,
-        texts: list[Text],
-        budget: int,
-        task: str | None,
-        prompt: str,
-        output_value: str | None,
-        to_cpu: bool,
-        progress: bool,
-    ) -> tuple[Tensor | list[Any], np.ndarray, np.ndarray, np.ndarray]:
-        """Forward all texts, window by window.
+    def _encode_for_mteb(self, batches: Any, task_metadata: Any, prompt_type: Any, **arguments: Any) -> Any:
+        """Encode mteb's batches of texts with the prompt that mteb chooses for the task."""
+        from mteb.models.abs_encoder import get_prompt_name
 
-        Returns:
-            The results in the order of the chunks, the place of every text among them, and for every text the tokens
-            that were cut and those that were read.
-        """
-        cut, read = np.zeros((2, len(texts)), dtype=np.int64)
-        positions: list[list[int]] = []
-        parts: list[Any] = []
-        with tqdm(total=len(texts), desc="Encoding", unit="text", disable=not progress) as bar:
-            for start in range(0, len(texts), WINDOW):
-                first = len(parts)
-                for chunk in self.chunks(texts[start : start + WINDOW], budget, task, prompt):
-                    output = self(features_to(chunk.features, self.device))
-                    parts.append(split_output(output, output_value))
-                    positions.append([start + position for position in chunk.positions])
-                    cut[positions[-1]], read[positions[-1]] = chunk.cut, chunk.lengths
-                    bar.update(len(chunk.positions))
-                if to_cpu and output_value == "sentence_embedding":  # an accelerator's memory holds one window
-                    parts[first:] = [torch.cat(parts[first:]).cpu()]
-        order = original_order(positions).numpy()
-        if output_value != "sentence_embedding":
-            return list(chain.from_iterable(parts)), order, cut, read
-        empty = torch.empty(0, output_dimension(list(self)) or 0)
-        return (torch.cat(parts) if parts else empty), order, cut, read
+        encode = {"query": self.encode_query, "document": self.encode_document}.get(prompt_type, self.encode)
+        prompt_name = get_prompt_name(self.prompts, task_metadata, prompt_type)
+        return encode([text for batch in batches for text in batch["text"]], prompt_name=prompt_name, **arguments)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         if prompt is not None:
@@ -412,21 +246,8 @@ class SentenceTransformer(nn.Sequential):
         name = self.default_prompt_name if prompt_name is None else prompt_name
         if name is None:
             return ""
-        if name not in self.prompts:
-            raise ValueError(f"prompt_name {name!r} is not one of this model's prompts {list(self.prompts)}")
+        check_choice("prompt_name", name, self.prompts)
         return self.prompts[name]
-
-    def _text_block(self, route: str | None) -> TokenizerModule:
-        """Return the block that turns texts into tokens, on the route of the texts."""
-        block = self[0]
-        if isinstance(block, Router):
-            block = next(iter(block.route(route)), block)
-        if not isinstance(block, TokenizerModule):
-            raise TypeError(
-                f"the first module is {type(block).__name__}, which reads no text; "
-                "begin with Transformer or StaticEmbedding"
-            )
-        return block
 
     # -- Comparing -----------------------------------------------------------------------------------------------------
 
@@ -455,10 +276,7 @@ class SentenceTransformer(nn.Sequential):
 
     @property
     def mteb_model_meta(self) -> Any:
-        """What `mteb.evaluate` files its scores under: the model's name, and its fingerprint as the revision.
-
-        So mteb's cache never gives a tuned model the scores of the untuned one.
-        """
+        """The key of mteb's cache: the model's name, with its fingerprint as the revision."""
         from mteb.models.model_meta import ModelMeta
 
         from sbertlab.encoder.fingerprint import fingerprint
@@ -474,21 +292,8 @@ class SentenceTransformer(nn.Sequential):
 
     # -- Parts ---------------------------------------------------------------------------------------------------------
 
-    def tokenize(self, texts: Sequence[Text]) -> Features:
-        """Return the padded features of the texts, `(batch, tokens)` each, ready for `forward`.
-
-        Raises:
-            ValueError: texts of several routes, which cannot share a forward pass.
-        """
-        groups = list(by_route(as_texts(texts)[0], None)) or [(None, [], [])]
-        if len(groups) > 1:
-            raise ValueError(f"texts of the routes {[route for route, *_ in groups]} cannot share a batch; split them")
-        route, _, plain = groups[0]
-        features = self._text_block(route).tokenize(plain)
-        return features if route is None else {**features, "route": route}
-
     def smart_batching_collate(self, examples: Sequence[Any]) -> tuple[list[Features], Tensor | None]:
-        """Collate InputExamples for a hand-written loop: one features dictionary a column, and the labels."""
+        """Collate InputExamples for a hand-written loop: one features dictionary per column, and the labels."""
         from sbertlab.data import collate
 
         columns, labels = collate(examples)
@@ -503,26 +308,12 @@ class SentenceTransformer(nn.Sequential):
     def tokenizer(self, tokenizer: Any) -> None:
         self[0].tokenizer = tokenizer
 
-    @property
-    def max_seq_length(self) -> int | None:
-        """Most tokens of a text that are read, special tokens included; None: no limit."""
-        return getattr(self[0], "max_seq_length", None)
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int | None) -> None:
-        cast(TokenizerModule, self[0]).max_seq_length = value
-
     def get_max_seq_length(self) -> int | None:
         """The field's other name for `max_seq_length`."""
         return self.max_seq_length
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are; the CPU for a model without any."""
-        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
-
     def get_sentence_embedding_dimension(self) -> int | None:
-        """Return the size of an embedding, after `truncate_dim`; None where no block states one."""
+        """Return the size of an embedding, after `truncate_dim`; None if no block states one."""
         size = output_dimension(list(self))
         return size if size is None or self.truncate_dim is None else min(size, self.truncate_dim)
 
@@ -534,57 +325,44 @@ class SentenceTransformer(nn.Sequential):
     def _last_module(self) -> nn.Module:
         return self[-1]
 
-    # -- Keeping -------------------------------------------------------------------------------------------------------
+    # -- Saving --------------------------------------------------------------------------------------------------------
 
     def save(
         self,
         path: str | Path,
         model_name: str | None = None,
         create_model_card: bool = True,
-        train_datasets: Sequence[str] | None = None,
-        *,
-        format: str = "portable",
+        train_datasets: Sequence[str] = (),
     ) -> None:
-        """Write the model folder, atomically; sentence-transformers reads it with the same embeddings.
+        """Write the model folder, atomically; sentence-transformers 2.2 to 6.2 reads it with the same embeddings.
 
         Args:
             path: folder to write; files of an earlier model in it are replaced.
             model_name: title of the model card.
             create_model_card: write README.md.
             train_datasets: names of data sets, for the card.
-            format: "portable" for versions 2.2 to 6.2 of sentence-transformers, "st6" for the layout of 6.2.
         """
-        settings = {
-            "prompts": self.prompts,
-            "default_prompt_name": self.default_prompt_name,
-            "similarity_fn_name": self.similarity_fn_name,
-            "truncate_dim": self.truncate_dim,
-        }
         for block in self.modules():
             if isinstance(block, TokenizerModule):
                 block.match_vocabulary()
-        card = model_card(self, model_name, train_datasets or []) if create_model_card else None
-        save_modules(OrderedDict(self._modules), Path(path), settings, format=format, model_card=card)
+        settings = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+        card = model_card(self, model_name, train_datasets) if create_model_card else None
+        save_modules(self._modules, Path(path), {name: getattr(self, name) for name in settings}, model_card=card)
 
     save_pretrained = save
 
     def push_to_hub(
         self, repo_id: str, token: str | None = None, private: bool | None = None, commit_message: str = "Add model"
     ) -> str:
-        """Write the model to a repository on the Hub, made when missing; return its address."""
+        """Write the model to a repository on the Hub, created if missing; return the address of the commit."""
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
-            self.save(Path(folder) / "model", model_name=repo_id)
-            commit = api.upload_folder(
-                repo_id=repo_id, folder_path=Path(folder) / "model", commit_message=commit_message
-            )
-            return str(commit)
-
-
-# -- Texts in, results out: small pure functions -----------------------------------------------------------------------
+            model = Path(folder) / "model"
+            self.save(model, model_name=repo_id)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=model, commit_message=commit_message))
 
 
 def best_device() -> torch.device:
@@ -595,7 +373,7 @@ def best_device() -> torch.device:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module and all in it into evaluation mode; each goes back to the mode it was in."""
+    """Put a module and all its parts into evaluation mode; afterwards each returns to its previous mode."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -605,63 +383,5 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def prompt_length(block: TokenizerModule, prompt: str) -> int:
-    """Count the tokens that a prompt puts at the start of a text, special tokens before it included."""
-    ids = block.token_ids([prompt]).ids[0]
-    return len(ids) - (ids[-1:] != [] and ids[-1] in block.tokenizer.all_special_ids)
-
-
-def split_output(output: Features, output_value: str | None) -> Tensor | list[Any]:
-    """Return the texts' embeddings `(batch, dim)`, their token vectors without padding, or all their features."""
-    if output_value == "sentence_embedding":
-        return text_vectors(output)
-    masks = output["attention_mask"].bool()
-    if output_value == "token_embeddings":
-        return [vectors[mask] for vectors, mask in zip(output["token_embeddings"], masks, strict=True)]
-    tensors = {name: value for name, value in output.items() if isinstance(value, Tensor)}
-    return [{name: value[row] for name, value in tensors.items()} for row in range(len(masks))]
-
-
-def check_truncate_dim(dim: int | None) -> int | None:
-    """Return `dim`, or raise a ValueError when it is neither None nor a positive whole number."""
-    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, Integral) or dim < 1):
-        raise ValueError(f"truncate_dim must be a positive number of dimensions, got {dim!r}")
-    return dim
-
-
-def check_modules(modules: Sequence[nn.Module], given: int | None = None) -> int | None:
-    """Check that every block takes vectors of the size which the block before it gives.
-
-    Args:
-        modules: blocks in the order in which they run.
-        given: size of the vectors that the first is given; None when unknown.
-
-    Returns:
-        The size of the vectors that the last gives.
-
-    Raises:
-        TypeError: something that is no module.
-        ValueError: no blocks, or sizes that differ.
-    """
-    if not modules and given is None:
-        raise ValueError("modules is empty; give at least a Transformer and a Pooling")
-    for position, module in enumerate(modules):
-        name = f"module {position} ({type(module).__name__})"
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"{name} is no building block; modules is a list of them, e.g. [Transformer, Pooling]")
-        if isinstance(module, Router):
-            routes = [list(cast(nn.Sequential, route)) for route in module.sub_modules.values()]
-            sizes = [check_modules(route, given) for route in routes if route]
-            given = next((size for size in sizes if size is not None), given)
-            continue
-        config = module.config() if isinstance(module, Module) else {}
-        wanted = next((config[key] for key in SIZE_KEYS if key in config), None)
-        if wanted is not None and given is not None and wanted != given:
-            raise ValueError(
-                f"{name} expects vectors of size {wanted}, the one before gives {given}; make it with {given}"
-            )
-        for size in ("get_sentence_embedding_dimension", "get_word_embedding_dimension"):
-            if callable(getattr(module, size, None)):
-                given = getattr(module, size)()
-                break
-    return given
+def _checked_dim(dim: int | None) -> int | None:
+    return None if dim is None else checked_number("truncate_dim", dim, 1, whole=True)

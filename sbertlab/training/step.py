@@ -24,8 +24,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from sbertlab.encoder.batching import PaddingMeter
-from sbertlab.encoder.sentence_transformer import Chunk, SentenceTransformer
+from sbertlab.encoder.batching import Chunk, PaddingMeter
+from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.losses.base import Loss
 from sbertlab.models import features_to
 from sbertlab.training.batches import Batch

@@ -530,9 +530,8 @@ def test_embed_says_what_is_wrong_with_its_files(
     assert not (tmp_path / "o.npy").exists()
 
 
-@pytest.mark.parametrize("format", ["portable", "st6"])
-def test_convert_keeps_the_embeddings(format: str, tmp_path: Path, folder: str) -> None:
-    assert main(["convert", folder, str(tmp_path / "out"), "--format", format]) == 0
+def test_convert_keeps_the_embeddings(tmp_path: Path, folder: str) -> None:
+    assert main(["convert", folder, str(tmp_path / "out")]) == 0
     text = "the cat sits"
     assert np.array_equal(SentenceTransformer(tmp_path / "out").encode(text), SentenceTransformer(folder).encode(text))
 

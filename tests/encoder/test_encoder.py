@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from sbertlab import InputExample, SentenceTransformer, models
+from sbertlab.data.texts import TruncationWarning
+from sbertlab.encoder import batching
 from sbertlab.encoder import sentence_transformer as encoder
 from sbertlab.encoder.batching import PaddingMeter
-from sbertlab.encoder.sentence_transformer import TruncationWarning
 from sbertlab.models import Pooling
 
 Tiny = Callable[..., SentenceTransformer]
@@ -215,7 +216,7 @@ def test_the_default_prompt_is_taken_unless_another_is_named(tiny):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"prompt_name": "qury"}, ValueError, r"prompt_name 'qury' is not one of this model's prompts \['query'\]"),
+        ({"prompt_name": "qury"}, ValueError, r"prompt_name must be one of 'query', got 'qury'"),
         ({"prompt": 5}, TypeError, "prompt must be a text, got int"),
     ],
 )
@@ -351,13 +352,13 @@ def test_embeddings_can_take_part_in_training_afterwards(tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be a positive whole number, got 0"),
-        ({"batch_size": 2.5}, "batch_size must be a positive whole number, got 2.5"),
-        ({"batch_size": True}, "batch_size must be a positive whole number, got True"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1, got 2.5"),
+        ({"batch_size": True}, "batch_size must be a whole number of at least 1, got True"),
         ({"output_value": "cls"}, "output_value must be .* got 'cls'"),
         ({"precision": "float16"}, "precision must be one of .* got 'float16'"),
-        ({"truncate_dim": 0}, "truncate_dim must be a positive number of dimensions, got 0"),
-        ({"truncate_dim": "8"}, "truncate_dim must be a positive number of dimensions, got '8'"),
+        ({"truncate_dim": 0}, "truncate_dim must be a whole number of at least 1, got 0"),
+        ({"truncate_dim": "8"}, "truncate_dim must be a whole number of at least 1, got '8'"),
         ({"precision": "int8", "sentences": "one"}, "more than 1 `calibration"),
     ],
 )
@@ -388,7 +389,7 @@ def test_windows_of_texts_give_the_same_embeddings_in_the_same_order(tiny, monke
     texts = [" ".join(["cat"] * (1 + 7 * index % 11)) for index in range(count)]
     expected = model.encode(texts)
     tokens = model.encode(texts, output_value="token_embeddings")
-    monkeypatch.setattr(encoder, "WINDOW", 4)
+    monkeypatch.setattr(batching, "WINDOW", 4)
     shapes = forward_sizes(model, monkeypatch)
     np.testing.assert_allclose(model.encode(texts), expected, atol=1e-6)
     assert len(shapes) == -(-count // 4)
@@ -489,7 +490,7 @@ def test_without_a_device_the_best_one_is_taken(tiny, monkeypatch):
 
 
 def test_one_warning_counts_the_cut_texts_and_tokens(tiny, monkeypatch):
-    monkeypatch.setattr(encoder, "WINDOW", 2)
+    monkeypatch.setattr(batching, "WINDOW", 2)
     model = tiny()
     model.max_seq_length = 5  # three words
     texts = ["the cat sits on a bed", "the cat", "a dog sits on", "the cat sits on a bed", "a dog runs"]
@@ -724,10 +725,14 @@ def test_evaluate_calls_the_evaluator_with_a_folder_that_exists(tiny, tmp_path):
         (lambda m: SentenceTransformer(5), TypeError, "must be a name or a folder, got int"),
         (lambda m: SentenceTransformer(modules=[]), ValueError, "modules is empty"),
         (lambda m: SentenceTransformer(modules=m[0]), TypeError, "must be a list of building blocks, got Transformer"),
-        (lambda m: SentenceTransformer(modules=[m[0], "mean"]), TypeError, r"module 1 \(str\) is no building block"),
+        (lambda m: SentenceTransformer(modules=[m[0], "mean"]), TypeError, r"module 1 \(str\) is not a building block"),
         (lambda m: SentenceTransformer(modules=list(m), prompts={"a": 1}), TypeError, r"prompts\['a'\] must be a text"),
-        (lambda m: SentenceTransformer(modules=list(m), default_prompt_name="q"), ValueError, "'q' is not one of"),
-        (lambda m: SentenceTransformer(modules=list(m), truncate_dim=0), ValueError, "truncate_dim must be a positive"),
+        (
+            lambda m: SentenceTransformer(modules=list(m), default_prompt_name="q"),
+            ValueError,
+            "default_prompt_name must be one of",
+        ),
+        (lambda m: SentenceTransformer(modules=list(m), truncate_dim=0), ValueError, "truncate_dim must be"),
     ],
 )
 def test_an_encoder_that_cannot_be_made_says_why(tiny, make, error, message):
@@ -738,16 +743,22 @@ def test_an_encoder_that_cannot_be_made_says_why(tiny, make, error, message):
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        ([Pooling(16)], r"module 1 \(Pooling\) expects vectors of size 16, the one before gives 32; make it with 32"),
-        ([Pooling(32), models.Dense(16, 4)], r"module 2 \(Dense\) expects vectors of size 16, the one before gives 32"),
-        ([Pooling(32, ["cls", "mean"]), models.LayerNorm(32)], r"module 2 \(LayerNorm\) expects .* 32, .* gives 64"),
+        ([Pooling(16)], r"module 1 \(Pooling\) expects vectors of size 16, but the block before it returns 32"),
+        (
+            [Pooling(32), models.Dense(16, 4)],
+            r"module 2 \(Dense\) expects vectors of size 16, but the block before it returns 32",
+        ),
+        ([Pooling(32, ["cls", "mean"]), models.LayerNorm(32)], r"module 2 \(LayerNorm\) expects .* 32, .* returns 64"),
         ([models.CNN(16, 4), Pooling(12)], r"module 1 \(CNN\) expects vectors of size 16"),
-        ([models.LSTM(32, 4), Pooling(4)], r"module 2 \(Pooling\) expects vectors of size 4, the one before gives 8"),
+        (
+            [models.LSTM(32, 4), Pooling(4)],
+            r"module 2 \(Pooling\) expects vectors of size 4, but the block before it returns 8",
+        ),
         ([models.WeightedLayerPooling(16), Pooling(32)], r"module 1 \(WeightedLayerPooling\) expects .* 16"),
-        ([Pooling(32), models.Router({"q": [], "d": [models.Dense(8, 4)]})], r"module 0 \(Dense\) expects .* 8"),
+        ([Pooling(32), models.Router({"q": [], "d": [models.Dense(8, 4)]})], r"d 0 \(Dense\) expects .* 8"),
         (
             [Pooling(32), models.Router({"q": [models.Dense(32, 4)]}), models.Dense(32, 4)],
-            "size 32, the one before gives 4",
+            "size 32, but the block before it returns 4",
         ),
     ],
 )
@@ -775,7 +786,7 @@ def test_without_a_pooling_there_are_token_vectors_and_a_clear_error(tiny):
 
 
 def test_a_first_block_that_reads_no_text_is_named():
-    with pytest.raises(TypeError, match="the first module is Pooling, which reads no text"):
+    with pytest.raises(TypeError, match="the first module is Pooling, which does not read texts"):
         SentenceTransformer(modules=[Pooling(4)], device="cpu").encode("a")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import ByT5Tokenizer
 
 from sbertlab import SentenceTransformer, models
-from sbertlab.encoder.sentence_transformer import TruncationWarning
+from sbertlab.data.texts import TruncationWarning
 from sbertlab.models import POOLING_MODES, Pooling
 
 Tiny = Callable[..., SentenceTransformer]
