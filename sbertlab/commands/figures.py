@@ -17,7 +17,7 @@ import pandas as pd
 from torch.utils.data import DataLoader
 
 from sbertlab import plots
-from sbertlab.analysis import films, maps
+from sbertlab.analysis import maps
 from sbertlab.analysis.explain import explain
 from sbertlab.analysis.loss_plane import descend, scene
 from sbertlab.analysis.thresholds import choose_threshold, threshold_curve
@@ -67,8 +67,8 @@ def draw_gallery(output: str | os.PathLike[str] = "figures", rows: int = 300, te
         ),
     }
     snapshots, history = _trained(model, test["text"].tolist(), rows)
-    frames = films.film(snapshots)
-    qualities = films.film_quality(snapshots, frames)
+    frames = maps.film(snapshots)
+    qualities = maps.film_quality(snapshots, frames)
     names = list(frames)
     four = test["topic"].where(test["topic"].isin(sorted(test["topic"].unique())[:4]))
     said = {
@@ -85,7 +85,7 @@ def draw_gallery(output: str | os.PathLike[str] = "figures", rows: int = 300, te
         size=3.6,
     )
     before, after = snapshots[names[0]], snapshots[names[-1]]
-    new = pd.Series(1 - films.neighbors_kept(before, after, n_neighbors=60), name="new")
+    new = pd.Series(1 - maps.neighbors_kept(before, after, n_neighbors=60), name="new")
     pictures["changed"] = partial(
         plots.embedding_map,
         frames[names[-1]],

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from sbertlab import plots
 from sbertlab.analysis import maps
-from sbertlab.analysis.clusters import cluster_terms, find_clusters
 from sbertlab.plots.style import THEMES, Figure
 from sbertlab.util import Embeddings, Encoder, as_tensor, cos_sim, euclidean_sim, top_matches
 from sbertlab.widgets import map_scatter
@@ -448,8 +447,8 @@ class EmbeddingMap(Panel):
             else:
                 space: Any = list(self.spaces.values())[-1] if self.spaces else self.xy
                 metric = self.metric if self.spaces else "euclidean"
-                self._regions = pd.Series(find_clusters(space, self._clusters, self.seed, metric))
-            terms = cluster_terms(self._texts, self._regions.tolist())
+                self._regions = pd.Series(maps.find_clusters(space, self._clusters, self.seed, metric))
+            terms = maps.cluster_terms(self._texts, self._regions.tolist())
             for group in self._regions.value_counts().index:  # of clusters with the same terms the largest is named
                 if (name := " · ".join(terms[group])) not in self._region_names.values():
                     self._region_names[group] = name

@@ -10,7 +10,6 @@ import pandas as pd
 from torch import Tensor
 
 from sbertlab.analysis import maps
-from sbertlab.analysis.map_store import stored
 from sbertlab.plots.maps import as_floats, is_continuous
 from sbertlab.util import Embeddings, as_tensor
 
@@ -111,7 +110,7 @@ def frames_and_spaces(
 
 def coordinates(embeddings: Tensor, method: str, seed: int, metric: str) -> np.ndarray:
     """Coordinates `(n, 2)` by "pca", or by "umap", which is laid out once and then read from disk."""
-    return maps.pca(embeddings) if method == "pca" else stored(maps.umap_map, embeddings, seed=seed, metric=metric)
+    return maps.pca(embeddings) if method == "pca" else maps.cached_umap(embeddings, seed=seed, metric=metric)
 
 
 def _check_length(name: str, rows: int, count: int) -> None:

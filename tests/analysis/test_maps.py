@@ -1,14 +1,25 @@
+"""Maps, films and clusters: the measures against slow formulas, films that are comparable, maps cached by content."""
+
 from __future__ import annotations
 
 import importlib.util
+import math
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import make_blobs
+from sklearn.metrics import silhouette_score
 
 from sbertlab.analysis import maps
+
+POINTS, LABELS = make_blobs(120, n_features=20, centers=4, cluster_std=1.5, random_state=0)
+NOISE = np.random.default_rng(0).normal(size=POINTS.shape)
 
 
 def noise(points: int = 40, dim: int = 8, seed: int = 0) -> np.ndarray:
@@ -50,9 +61,11 @@ def test_the_three_measures_equal_their_slow_formulas(metric: str, k: int) -> No
     original, drawn = distances(embeddings, metric), distances(xy, "euclidean")
     trust = slow_trustworthiness(original, drawn, k)
     assert 0 < trust < 0.9, "a map that is noise must lose something"
-    assert maps.trustworthiness(embeddings, xy, k, metric) == pytest.approx(trust)
-    assert maps.continuity(embeddings, xy, k, metric) == pytest.approx(slow_trustworthiness(drawn, original, k))
-    assert maps.neighbor_recall(embeddings, xy, k, metric) == pytest.approx(slow_recall(original, drawn, k))
+    found = maps.map_quality(embeddings, xy, k, metric)
+    assert found.n_neighbors == k
+    assert found.trustworthiness == pytest.approx(trust)
+    assert found.continuity == pytest.approx(slow_trustworthiness(drawn, original, k))
+    assert found.neighbor_recall == pytest.approx(slow_recall(original, drawn, k))
 
 
 def test_false_neighbours_lower_trustworthiness_and_torn_neighbours_lower_continuity() -> None:
@@ -135,6 +148,180 @@ def test_tensors_of_any_kind_are_taken() -> None:
     assert maps.map_quality(tensor, torch.tensor(expected)) == maps.map_quality(embeddings, expected)
 
 
+def growing(steps: int) -> dict[str, np.ndarray]:
+    """From noise to clusters."""
+    shares = np.linspace(0, 1, steps)
+    return {f"step {step}": share * POINTS + 4 * (1 - share) * NOISE for step, share in enumerate(shares)}
+
+
+def test_one_pca_runs_through_all_moments() -> None:
+    frames = maps.film({"a": POINTS[:60], "b": POINTS[60:]}, "pca", metric="euclidean")
+    np.testing.assert_allclose(np.concatenate([frames["a"], frames["b"]]), maps.pca(POINTS), atol=1e-4)
+    assert maps.drift(list(maps.film({"a": POINTS, "b": POINTS}, "pca").values())) == [0.0]
+
+
+def test_a_map_is_turned_and_shifted_onto_another_but_not_scaled() -> None:
+    angle = np.array([[np.cos(1), -np.sin(1)], [np.sin(1), np.cos(1)]])
+    xy = np.random.default_rng(2).normal(size=(50, 2))
+    np.testing.assert_allclose(maps.turned(xy @ angle * [1, -1] + 7, xy), xy, atol=1e-9)
+    assert np.ptp(maps.turned(3 * xy, xy)) == pytest.approx(3 * np.ptp(xy), rel=0.3)
+
+
+def test_neighbours_kept_equal_a_plain_count() -> None:
+    a = noise(30, 6, seed=1)
+    b = a + 0.5 * noise(30, 6, seed=2)
+    found = maps.neighbors_kept(a, b, 5, "euclidean")
+    near = [np.argsort(distances(space, "euclidean"))[:, :5] for space in (a, b)]
+    assert found == pytest.approx([len({*one} & {*other}) / 5 for one, other in zip(*near, strict=True)])
+    assert 0 < found.mean() < 1
+
+
+@pytest.mark.slow
+def test_the_method_sets_how_far_points_jump_where_nothing_happened() -> None:
+    still = {"one": POINTS, "two": POINTS + 1e-4 * NOISE, "three": POINTS - 1e-4 * NOISE}
+    moves = {name: max(maps.drift(list(maps.film(still, name, metric="euclidean").values()))) for name in maps.METHODS}
+    assert moves["pca"] < 0.01
+    assert moves["chained"] < 0.6
+    assert moves["aligned"] < 0.25
+
+
+@pytest.mark.slow
+def test_a_chained_film_starts_each_map_where_the_last_one_ended() -> None:
+    spaces = growing(2)
+    frames = maps.film(spaces, seed=3)
+    first = maps.umap_map(spaces["step 0"], seed=3)
+    np.testing.assert_array_equal(frames["step 0"], first)
+    second = maps.turned(maps.umap_map(spaces["step 1"], seed=3, init=first), first)
+    np.testing.assert_array_equal(frames["step 1"], second)
+    assert not np.allclose(second, maps.turned(maps.umap_map(spaces["step 1"], seed=3), first))
+
+
+@pytest.mark.slow
+def test_a_film_shows_clusters_form_and_says_what_it_keeps() -> None:
+    spaces = growing(3)
+    frames = maps.film(spaces, metric="euclidean")
+    table = maps.film_quality(spaces, frames, n_neighbors=10, metric="euclidean")
+    assert table.index.tolist() == list(spaces)
+    quality = maps.map_quality(spaces["step 1"], frames["step 1"], 10, "euclidean")
+    assert table.loc["step 1", "neighbor_recall"] == quality.neighbor_recall
+    assert table.loc["step 0", ["drift", "neighbors_kept"]].isna().all()
+    assert table["trustworthiness"].between(0.5, 1).all()
+    assert table["neighbors_kept"].iloc[1:].between(0.05, 0.95).all()
+    formed = [silhouette_score(xy, LABELS) for xy in frames.values()]
+    assert formed[0] < 0.2 < 0.5 < formed[-1]
+
+
+# -- Maps on disk ------------------------------------------------------------------------------------------------------
+
+CALLS: list[Any] = []
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Counts the layouts, which are PCA here."""
+
+    def layout(rows: np.ndarray, scale: float = 1.0, init: np.ndarray | None = None) -> np.ndarray:
+        CALLS.append(rows)
+        return scale * maps.pca(rows) if init is None else init
+
+    CALLS.clear()
+    monkeypatch.setattr(maps, "umap_map", layout)
+    return CALLS
+
+
+def test_the_same_content_is_laid_out_once_whatever_holds_it(tmp_path: Path, calls: list[Any]) -> None:
+    rows = ROWS.astype(np.float32)
+    first = maps.cached_umap(rows, tmp_path, scale=2.0)
+    for same in (rows.copy(), torch.from_numpy(rows), np.asfortranarray(rows), rows.tolist()):
+        again = maps.cached_umap(same, tmp_path, scale=2.0)
+        np.testing.assert_array_equal(again, first)
+        assert again.dtype == np.float32
+    assert len(calls) == 1
+    np.testing.assert_array_equal(first, 2 * maps.pca(rows))
+
+
+def test_anything_that_matters_makes_another_map(
+    tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = ROWS.copy()
+    changed[3, 1] = np.nextafter(changed[3, 1], 9)
+    settings: list[dict[str, Any]] = [{}, {"scale": 2.0}, {"init": ROWS[:, :2]}, {"init": ROWS[:, 1:3]}]
+    asked = [(rows, {}) for rows in (changed, ROWS[::-1])] + [(ROWS, given) for given in settings]
+    for count, (rows, given) in enumerate(asked, start=1):
+        maps.cached_umap(rows, tmp_path, **given)
+        assert len(calls) == count
+    monkeypatch.setattr(maps, "PACKAGES", ("numpy",))
+    maps.cached_umap(ROWS, tmp_path)
+    assert len(calls) == len(asked) + 1
+
+
+@pytest.mark.filterwarnings("ignore:Exception while loading results")
+@pytest.mark.parametrize("damage", [b"", b"no pickle", None], ids=["emptied", "overwritten", "cut"])
+def test_damaged_coordinates_are_laid_out_again(tmp_path: Path, calls: list[Any], damage: bytes | None) -> None:
+    first = maps.cached_umap(ROWS, tmp_path)
+    (file,) = tmp_path.rglob("output.pkl")
+    file.write_bytes(file.read_bytes()[:-40] if damage is None else damage)
+    for _ in range(2):
+        np.testing.assert_array_equal(maps.cached_umap(ROWS, tmp_path), first)
+        assert len(calls) == 2
+
+
+def test_embeddings_without_a_map_are_refused_each_time(tmp_path: Path, calls: list[Any]) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="collapsed"):
+            maps.cached_umap(np.ones((4, 3)), tmp_path)
+    assert not [*tmp_path.rglob("output.pkl")]
+
+
+def test_maps_lie_in_the_cache_of_sbertlab(tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBERTLAB_CACHE", str(tmp_path))
+    maps.cached_umap(ROWS)
+    assert [*(tmp_path / "maps").rglob("output.pkl")]
+
+
+def test_without_a_folder_to_write_the_map_is_computed_all_the_same(tmp_path: Path, calls: list[Any]) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match="not cached: .* cannot be written"):
+        np.testing.assert_array_equal(maps.cached_umap(ROWS, tmp_path / "file" / "maps"), maps.pca(ROWS))
+
+
+# -- Clusters ----------------------------------------------------------------------------------------------------------
+
+
+def test_terms_weigh_as_the_formula_says() -> None:
+    texts = ["Refund money", "refund please money", "late parcel", "parcel 2026 lost parcel"]
+    # group 0: refund 2, money 2; group 1: late 1, parcel 3, lost 1 ("please" is a stop word, "2026" not a word)
+    found = maps.cluster_terms(texts, ["a", "a", "b", "b"], terms=9)
+    average = 9 / 2
+    assert 3 / 5 * math.log(1 + average / 3) > 1 / 5 * math.log(1 + average / 1), "parcel weighs more than late"
+    assert found == {"a": ["money", "refund"], "b": ["parcel", "late", "lost"]}
+    both = maps.cluster_terms(["ticket refund"] * 3 + ["ticket parcel"] * 3, [0] * 3 + [1] * 3)
+    assert both == {0: ["refund", "ticket"], 1: ["parcel", "ticket"]}, "a word of all groups comes last"
+
+
+def test_texts_without_words_and_rows_without_a_group_have_no_terms() -> None:
+    assert maps.cluster_terms(["", "the of", "12 !!"], [2, 1, 1]) == {1: [], 2: []}
+    found = maps.cluster_terms(["money", "parcel", "שלום עולם"], ["x", None, "y"])
+    assert found == {"x": ["money"], "y": ["עולם", "שלום"]}
+
+
+def test_clusters_follow_the_angle_or_the_distance() -> None:
+    rows = np.repeat([[1.0, 0.0], [9.0, 0.0], [0.0, 1.0], [0.0, 9.0]], 20, axis=0)
+    rows += 0.01 * np.random.default_rng(0).normal(size=rows.shape)
+    by_angle = maps.find_clusters(rows, 2)
+    assert len(set(by_angle[:40])) == 1 == len(set(by_angle[40:]))
+    assert by_angle[0] != by_angle[40]
+    by_distance = maps.find_clusters(rows, 3, metric="euclidean")
+    assert by_distance[0] == by_distance[40]
+    assert len({by_distance[0], by_distance[20], by_distance[60]}) == 3
+    assert maps.find_clusters(rows, 3, seed=4).tolist() == maps.find_clusters(rows, 3, seed=4).tolist()
+    few = noise(12, 4)
+    assert len(set(maps.find_clusters(few, count=12))) == 2
+    assert set(maps.find_clusters(few[:3], count=12)) == {0}
+
+
+# -- Refusals ----------------------------------------------------------------------------------------------------------
+
 ROWS = noise(points=20)
 MAP = noise(points=20, dim=2, seed=1)
 
@@ -144,35 +331,31 @@ MAP = noise(points=20, dim=2, seed=1)
     [
         (np.where(np.arange(20)[:, None] == 7, np.nan, ROWS), "row 7"),
         (np.where(np.arange(20)[:, None] == 7, np.inf, ROWS), "NaN or infinite"),
-        (np.zeros((0, 8)), r"n at least 3, got \(0, 8\)"),
-        (ROWS[:1], r"n at least 3, got \(1, 8\)"),
         (ROWS[:2], r"n at least 3, got \(2, 8\)"),
         (ROWS[0], r"got \(8,\)"),
         (np.ones((20, 8)), "all 20 embeddings are equal"),
         ([["a", "b"]] * 3, "rows of numbers"),
     ],
 )
-def test_embeddings_without_a_map_are_refused(embeddings: np.ndarray, message: str) -> None:
+@pytest.mark.parametrize("use", [maps.pca, maps.umap_map, lambda rows: maps.map_quality(rows, MAP)])
+def test_embeddings_without_a_map_are_refused(
+    embeddings: np.ndarray, message: str, use: Callable[[Any], object]
+) -> None:
     with pytest.raises(ValueError, match=message):
-        maps.pca(embeddings)
-    with pytest.raises(ValueError, match=message):
-        maps.umap_map(embeddings)
-    with pytest.raises(ValueError, match=message):
-        maps.map_quality(embeddings, MAP)
+        use(embeddings)
 
 
 @pytest.mark.parametrize(
     ("xy", "message"),
     [
-        (MAP[:19], r"shape \(20, 2\), a place for each embedding, got \(19, 2\)"),
+        (MAP[:19], r"shape \(20, 2\), one row per embedding, got \(19, 2\)"),
         (noise(points=20, dim=3), r"got \(20, 3\)"),
         (np.where(np.arange(20)[:, None] == 4, np.nan, MAP), "xy has NaN .* row 4"),
     ],
 )
 def test_coordinates_that_do_not_fit_are_refused(xy: np.ndarray, message: str) -> None:
-    for measure in (maps.map_quality, maps.trustworthiness, maps.continuity, maps.neighbor_recall):
-        with pytest.raises(ValueError, match=message):
-            measure(ROWS, xy, 3)
+    with pytest.raises(ValueError, match=message):
+        maps.map_quality(ROWS, xy)
 
 
 def test_a_zero_vector_has_no_cosine_but_a_place_in_euclidean_space() -> None:
@@ -182,24 +365,33 @@ def test_a_zero_vector_has_no_cosine_but_a_place_in_euclidean_space() -> None:
     assert maps.map_quality(rows, MAP, metric="euclidean").points == 20
 
 
-def test_arguments_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 2 dimensions"):
-        maps.pca(noise(dim=1))
-    with pytest.raises(ValueError, match="n_neighbors must be at least 2, got 1"):
-        maps.umap_map(ROWS, n_neighbors=1)
-    with pytest.raises(ValueError, match=r"min_dist must be between 0 and 1, got -0\.1"):
-        maps.umap_map(ROWS, min_dist=-0.1)
-    with pytest.raises(ValueError, match=r"metric must be one of .*'manhattan'"):
-        maps.umap_map(ROWS, metric="manhattan")
-    with pytest.raises(ValueError, match="metric must be one of"):
-        maps.map_quality(ROWS, MAP, metric="dot")
-    for neighbors in (0, 10):
-        with pytest.raises(ValueError, match=f"less than half of the 20 points, got {neighbors}"):
-            maps.trustworthiness(ROWS, MAP, neighbors)
-    with pytest.raises(ValueError, match="n_neighbors must be at least 1"):
-        maps.map_quality(ROWS, MAP, n_neighbors=0)
-    with pytest.raises(ValueError, match="most_points must be at least 3"):
-        maps.map_quality(ROWS, MAP, most_points=2)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: maps.pca(noise(dim=1)), "at least 2 dimensions"),
+        (lambda: maps.umap_map(ROWS, n_neighbors=1), "n_neighbors .* at least 2, got 1"),
+        (lambda: maps.umap_map(ROWS, min_dist=-0.1), r"min_dist .* at least 0 and at most 1, got -0\.1"),
+        (lambda: maps.umap_map(ROWS, metric="manhattan"), "metric must be one of .*'manhattan'"),
+        (lambda: maps.umap_map(ROWS, init=MAP[:3]), r"xy must have the shape \(20, 2\)"),
+        (lambda: maps.map_quality(ROWS, MAP, n_neighbors=0), "n_neighbors .* at least 1, got 0"),
+        (lambda: maps.map_quality(ROWS, MAP, most_points=2), "most_points .* at least 3, got 2"),
+        (lambda: maps.film({"a": POINTS}, "fast"), "method must be one of .*'fast'"),
+        (lambda: maps.film({}), "at least one moment, got none"),
+        (lambda: maps.film({"a": POINTS, "b": POINTS[:100]}), "a has 120, b has 100"),
+        (lambda: maps.film({"a": POINTS, "b": POINTS[:, :5]}, "pca"), "one PCA needs embeddings of one size"),
+        (lambda: maps.film({"a": POINTS}, min_dist=2), "min_dist .* at most 1, got 2"),
+        (lambda: maps.film_quality({"a": POINTS}, {"b": POINTS[:, :2]}), "same moments"),
+        (lambda: maps.neighbors_kept(POINTS, POINTS, 120), "n_neighbors .* at most 119, got 120"),
+        (lambda: maps.find_clusters(np.eye(3), 0), "count .* at least 1, got 0"),
+        (lambda: maps.find_clusters(np.zeros((0, 3))), "n at least 1"),
+        (lambda: maps.find_clusters(np.full((9, 3), np.nan)), "NaN or infinite"),
+        (lambda: maps.cluster_terms(["a", "b"], [1]), "texts has 2, groups has 1"),
+        (lambda: maps.cluster_terms(["a"], [1], terms=0), "terms .* at least 1, got 0"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_a_missing_umap_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
