@@ -1,10 +1,10 @@
-"""The linear layer for processors on which torch's own is slow.
+"""What makes a transformer fast on a CPU: linear layers through oneDNN, plain attention for short texts.
 
-Two cases, both on CPUs. torch's float32 `F.linear` goes to MKL, which on AMD processors takes its AVX2 path even where
-there is AVX-512; there the same product is up to twice as fast through oneDNN. The way in is a private operator of
-torch, so it is probed once: it must exist, give the right result and be faster. And bfloat16 on a processor without
-instructions for it is emulated, ten times slower than float32; there the product is computed in float32. Everywhere
-else this is plain torch.
+torch's float32 `F.linear` uses MKL, which on AMD processors takes its AVX2 path even with AVX-512; oneDNN is up to
+twice as fast. bfloat16 on a processor without instructions for it is emulated, ten times slower than float32.
+
+torch's fused attention works through texts and heads one by one: up to about 64 tokens the plain formula in a few
+batched products is up to three times as fast, forward and backward.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 PROBE_SHAPES = ((1024, 384, 1536), (1024, 1536, 384), (512, 768, 768))
-"""(rows, in features, out features) of the matrices that the probe times: those of small and base encoders."""
+"""(rows, in features, out features) timed by the probe: those of small and base encoders."""
+SHORT_ATTENTION, SHORT_TOKENS = "sbertlab_short", 64
+"""Name of the attention in transformers, and the number of tokens up to which the plain formula is faster."""
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -32,7 +34,7 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _OneDnnLinear(torch.autograd.Function):
-    """The linear layer and its two gradients, each one oneDNN product in float32."""
+    """The linear layer and its gradients, each one oneDNN product in float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -52,22 +54,21 @@ class _OneDnnLinear(torch.autograd.Function):
 
 @cache
 def is_amd() -> bool:
-    """Return whether the processor says that it is AMD's."""
+    """Return whether the processor is AMD's."""
     cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else platform.processor()
-    return "AuthenticAMD" in text
+    return "AuthenticAMD" in (cpuinfo.read_text(errors="replace") if cpuinfo.exists() else platform.processor())
 
 
 @cache
 def has_native_bfloat16() -> bool:
-    """Return whether the CPU multiplies bfloat16 matrices itself (avx512_bf16, AMX, Arm's bf16)."""
+    """Return whether the CPU has instructions for bfloat16 matrices (avx512_bf16, AMX, Arm's bf16)."""
     known = torch.cpu.get_capabilities()
     names = ("avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16", "avx10_2")
     return any(bool(known.get(name)) for name in names)
 
 
 def _best_seconds(*runs: Callable[[], object], repeats: int = 9) -> list[float]:
-    """Run each in turn, several times; return the least seconds of each, which other programs disturb least."""
+    """Return the minimum seconds of each run, taken in turn: what other programs disturb least."""
     seconds = [math.inf] * len(runs)
     for _ in range(repeats):
         for index, run in enumerate(runs):
@@ -79,10 +80,10 @@ def _best_seconds(*runs: Callable[[], object], repeats: int = 9) -> list[float]:
 
 @cache
 def onednn_is_faster(margin: float = 1.15) -> bool:
-    """Return whether oneDNN's float32 linear exists here, is right and, on every shape, faster by `margin`.
+    """Return whether oneDNN's float32 linear exists, is right and, on every shape, faster by `margin`.
 
-    Only AMD processors with AVX-512 are probed, once a process, in a few hundredths of a second. Elsewhere there is
-    nothing to gain, and a choice by the clock alone would make the last bits of a result depend on what else runs.
+    It is probed once per process, on AMD processors with AVX-512 only: elsewhere a choice by the clock alone would make
+    the last bits of a result depend on what else runs.
     """
     if not (is_amd() and torch.backends.cpu.get_cpu_capability() == "AVX512"):
         return False
@@ -105,19 +106,21 @@ def onednn_is_faster(margin: float = 1.15) -> bool:
 
 
 class FastLinear(nn.Linear):
-    """`nn.Linear` that on a CPU takes the fastest exact way; same parameters, same names.
+    """`nn.Linear` that takes the fastest exact way on a CPU; same parameters, same names.
 
-    float32 goes to the faster of torch and oneDNN. bfloat16, by dtype or by autocast, is multiplied in float32 where
-    the processor would emulate it; what comes out is bfloat16 either way.
+    bfloat16, by dtype or by autocast, is multiplied in float32 where the processor would emulate it; the result is
+    bfloat16 either way. oneDNN's product is differentiable only once.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return `input @ weight.T + bias`, `(..., in)` -> `(..., out)`; oneDNN's is differentiable only once."""
+        """Return `input @ weight.T + bias`, `(..., in)` -> `(..., out)`."""
         if input.device.type != "cpu":
             return super().forward(input)
         autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         if torch.bfloat16 in (autocast, self.weight.dtype) and not has_native_bfloat16():
-            return self._in_float32(input)
+            bias = None if self.bias is None else self.bias.float()
+            with torch.autocast("cpu", enabled=False):
+                return F.linear(input.float(), self.weight.float(), bias).to(torch.bfloat16)
         if autocast is not None or not input.dtype == self.weight.dtype == torch.float32:
             return super().forward(input)
         fits = input.dim() > 1 and input.shape[-1] == self.in_features and input.numel() > 0
@@ -127,18 +130,86 @@ class FastLinear(nn.Linear):
             return _OneDnnLinear.apply(input, self.weight, self.bias)
         return onednn_linear(input, self.weight, self.bias)
 
-    def _in_float32(self, input: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.float()
-        with torch.autocast("cpu", enabled=False):
-            return F.linear(input.float(), self.weight.float(), bias).to(torch.bfloat16)
-
 
 def use_fast_linear(module: nn.Module) -> nn.Module:
-    """Turn every plain `nn.Linear` inside `module` into a `FastLinear`, in place; parameters and names stay.
-
-    Subclasses of `nn.Linear` (quantised or adapted layers) are left alone.
-    """
+    """Turn every plain `nn.Linear` in `module` (not its subclasses) into a `FastLinear`, in place."""
     for layer in module.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = FastLinear
     return module
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """Return `softmax(scaling * query key^T) value`: `(batch, heads, tokens, dim)` -> `(batch, tokens, heads, dim)`.
+
+    `attention_mask` is bool `(batch, 1, tokens, tokens)`, True where a token may be read.
+    """
+    short = query.shape[2] <= SHORT_TOKENS and query.shape == key.shape and query.device.type == "cpu"
+    plain = not getattr(module, "is_causal", True) and settings.get("position_bias") is None
+    if not (short and plain and (attention_mask is None or attention_mask.dtype == torch.bool)):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward  # slow to import
+
+        settings |= {"dropout": dropout, "scaling": scaling}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    with torch.autocast("cpu", enabled=False):  # 16-bit products this small gain nothing
+        result = _ShortAttention.apply(query.float(), key.float(), value.float(), attention_mask, scale, dropout)
+    return result.to(query.dtype), None
+
+
+class _ShortAttention(torch.autograd.Function):
+    """The formula and its gradient on contiguous `(batch * heads, tokens, head_dim)` matrices.
+
+    torch's own gradient of the same formula takes several times as long, over strided matrices.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float
+    ) -> Tensor:
+        tokens, dim = query.shape[-2:]
+        q, k, v = (part.reshape(-1, tokens, dim) for part in (query, key, value))
+        scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+        if mask is not None:
+            scores.view(*query.shape[:2], tokens, tokens).masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        weights = scores.softmax(dim=-1)
+        # As F.dropout does, in half the time.
+        kept = torch.rand_like(weights).ge_(dropout).div_(1 - dropout) if dropout > 0 else None
+        ctx.save_for_backward(q, k, v, weights, kept)
+        ctx.scale, ctx.shape = scale, query.shape
+        return _apply(weights, kept).bmm(v).view(query.shape).transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        q, k, v, weights, kept = ctx.saved_tensors
+        grad = grads[0].transpose(1, 2).reshape(q.shape)
+        to_v = _apply(weights, kept).transpose(1, 2).bmm(grad)
+        to_weights = _apply(grad.bmm(v.transpose(1, 2)), kept)
+        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+        to_q, to_k = to_scores.bmm(k), to_scores.transpose(1, 2).bmm(q)
+        return to_q.view(ctx.shape), to_k.view(ctx.shape), to_v.view(ctx.shape), None, None, None
+
+
+def _apply(weights: Tensor, kept: Tensor | None) -> Tensor:
+    return weights if kept is None else weights * kept
+
+
+def use_short_attention(model: Any) -> None:
+    """Let a transformers model that uses torch's fused attention use `attention`; others are left as they are."""
+    if getattr(model, "_supports_attention_backend", False) and model.config._attn_implementation == "sdpa":
+        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import sdpa_mask
+
+        AttentionInterface.register(SHORT_ATTENTION, attention)
+        AttentionMaskInterface.register(SHORT_ATTENTION, sdpa_mask)
+        model.set_attn_implementation(SHORT_ATTENTION)

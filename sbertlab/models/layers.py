@@ -1,28 +1,29 @@
-"""Building blocks between token vectors: mixing layers, an LSTM, convolutions."""
+"""Building blocks between others: on the token vectors, and on the vector of a text."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sbertlab.models.module import Features, Module
+from sbertlab.checks import checked_number
+from sbertlab.models.module import Features, Module, text_vectors
 
 
 class WeightedLayerPooling(Module):
     """A learned mix of the transformer's layers: `token_embeddings = sum_l w_l * layer_l / sum_l w_l`.
 
-    Needs `Transformer(..., model_args={"output_hidden_states": True})`.
+    It needs `Transformer(..., model_args={"output_hidden_states": True})`.
 
     Args:
         word_embedding_dimension: size of a token vector.
         num_hidden_layers: layers of the transformer, without the embedding layer.
-        layer_start: first layer that takes part; 0 is the embedding layer.
-        layer_weights: `(num_hidden_layers + 1 - layer_start,)` to begin with; all 1 when None.
-
-    Raises:
-        ValueError: no layer takes part, or there are more or fewer weights than layers.
+        layer_start: first layer of the mix; 0 is the embedding layer.
+        layer_weights: initial weights, `(num_hidden_layers + 1 - layer_start,)`; default: all 1.
     """
 
     config_keys = ("word_embedding_dimension", "layer_start", "num_hidden_layers")
@@ -35,33 +36,25 @@ class WeightedLayerPooling(Module):
         layer_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        checked_number("layer_start", layer_start, 0, num_hidden_layers, whole=True)
         count = num_hidden_layers + 1 - layer_start
-        if not 0 <= layer_start <= num_hidden_layers:
-            raise ValueError(f"layer_start must lie between 0 and {num_hidden_layers}, the last, got {layer_start}")
         weights = torch.ones(count) if layer_weights is None else torch.as_tensor(layer_weights, dtype=torch.float32)
         if weights.shape != (count,):
-            raise ValueError(
-                f"layer_weights must hold one weight for each of the layers {layer_start} to {num_hidden_layers}, "
-                f"shape ({count},), got {tuple(weights.shape)}"
-            )
+            layers = f"the layers {layer_start} to {num_hidden_layers}"
+            raise ValueError(f"layer_weights must have the shape ({count},) for {layers}, got {tuple(weights.shape)}")
         self.word_embedding_dimension = word_embedding_dimension
-        self.num_hidden_layers = num_hidden_layers
-        self.layer_start = layer_start
+        self.num_hidden_layers, self.layer_start = num_hidden_layers, layer_start
         self.layer_weights = nn.Parameter(weights.detach().clone())
 
     def forward(self, features: Features) -> Features:
         """Replace `token_embeddings` `(batch, tokens, dim)` by the weighted mean over the layers."""
         if "all_layer_embeddings" not in features:
-            raise ValueError(
-                "WeightedLayerPooling needs all layers: put it after "
-                'Transformer(..., model_args={"output_hidden_states": True})'
-            )
+            remedy = 'Transformer(..., model_args={"output_hidden_states": True})'
+            raise ValueError(f"WeightedLayerPooling needs all layers: put it after {remedy}")
         layers = torch.stack(list(features["all_layer_embeddings"][self.layer_start :]))  # (layers, batch, tokens, dim)
         if len(layers) != len(self.layer_weights):
-            raise ValueError(
-                f"num_hidden_layers={self.num_hidden_layers} and layer_start={self.layer_start} expect "
-                f"{len(self.layer_weights)} layers, the transformer gave {len(layers)}"
-            )
+            arguments = f"num_hidden_layers={self.num_hidden_layers} and layer_start={self.layer_start}"
+            raise ValueError(f"{arguments} expect {len(self.layer_weights)} layers, the transformer has {len(layers)}")
         weights = self.layer_weights.view(-1, 1, 1, 1)
         return {**features, "token_embeddings": (weights * layers).sum(dim=0) / self.layer_weights.sum()}
 
@@ -74,14 +67,11 @@ class LSTM(Module):
     """A (bidirectional) LSTM over the token vectors; padding is never read.
 
     Args:
-        word_embedding_dimension: size of the token vectors that come in.
-        hidden_dim: size of the state a direction.
-        num_layers: layers on top of each other.
+        word_embedding_dimension: size of the input's token vectors.
+        hidden_dim: size of the state per direction.
+        num_layers: stacked layers.
         dropout: between layers.
-        bidirectional: read backwards as well; doubles the size of the vectors.
-
-    Raises:
-        ValueError: in `forward`, padding in front of the texts.
+        bidirectional: also read backwards; doubles the size of the output.
     """
 
     config_keys = ("word_embedding_dimension", "hidden_dim", "num_layers", "dropout", "bidirectional")
@@ -97,28 +87,22 @@ class LSTM(Module):
         super().__init__()
         self.word_embedding_dimension, self.hidden_dim = word_embedding_dimension, hidden_dim
         self.num_layers, self.dropout, self.bidirectional = num_layers, dropout, bidirectional
-        self.encoder = nn.LSTM(
-            word_embedding_dimension,
-            hidden_dim,
-            num_layers,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            batch_first=True,
-        )
+        settings = {"dropout": dropout, "bidirectional": bidirectional}
+        self.encoder = nn.LSTM(word_embedding_dimension, hidden_dim, num_layers, batch_first=True, **settings)
 
     def forward(self, features: Features) -> Features:
         """Replace `token_embeddings` by `(batch, tokens, hidden_dim * directions)`."""
         vectors, mask = features["token_embeddings"], features["attention_mask"]
         lengths = mask.sum(dim=1).clamp(min=1).cpu()
         if mask.shape[1] > 1 and bool((mask[:, 1:] > mask[:, :-1]).any()):
-            raise ValueError('LSTM needs the padding behind the texts: set model.tokenizer.padding_side = "right"')
+            raise ValueError('LSTM needs the padding after the texts: set model.tokenizer.padding_side = "right"')
         packed = nn.utils.rnn.pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
         states, _ = self.encoder(packed)
         states, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=vectors.shape[1])
         return {**features, "token_embeddings": states}
 
     def get_word_embedding_dimension(self) -> int:
-        """Return the size of a token vector that comes out."""
+        """Return the size of the output's token vectors."""
         return self.hidden_dim * (2 if self.bidirectional else 1)
 
 
@@ -126,13 +110,10 @@ class CNN(Module):
     """Convolutions of several widths over the token vectors, concatenated.
 
     Args:
-        in_word_embedding_dimension: size of the token vectors that come in.
-        out_channels: vectors' size a width.
-        kernel_sizes: widths in tokens, odd.
-        stride_sizes: one stride a width; all 1 when None. Only 1 keeps one vector a token.
-
-    Raises:
-        ValueError: no width, an even one, or a stride other than 1.
+        in_word_embedding_dimension: size of the input's token vectors.
+        out_channels: size of the output per width.
+        kernel_sizes: widths in tokens, odd, so that a token stays in the middle.
+        stride_sizes: 1 per width (the default); others would lose tokens.
     """
 
     config_keys = ("in_word_embedding_dimension", "out_channels", "kernel_sizes")
@@ -146,10 +127,9 @@ class CNN(Module):
     ) -> None:
         super().__init__()
         if not kernel_sizes or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
-            raise ValueError(f"kernel_sizes must be odd, so that a token stays in the middle, got {list(kernel_sizes)}")
-        strides = [1] * len(kernel_sizes) if stride_sizes is None else list(stride_sizes)
-        if strides != [1] * len(kernel_sizes):
-            raise ValueError(f"stride_sizes must be 1 for every width, so that the mask still fits, got {strides}")
+            raise ValueError(f"kernel_sizes must be odd, got {list(kernel_sizes)}")
+        if stride_sizes is not None and list(stride_sizes) != [1] * len(kernel_sizes):
+            raise ValueError(f"stride_sizes must be 1 for every width, got {list(stride_sizes)}")
         self.in_word_embedding_dimension = in_word_embedding_dimension
         self.out_channels, self.kernel_sizes = out_channels, list(kernel_sizes)
         self.convs = nn.ModuleList(
@@ -164,5 +144,123 @@ class CNN(Module):
         return {**features, "token_embeddings": found.transpose(1, 2)}
 
     def get_word_embedding_dimension(self) -> int:
-        """Return the size of a token vector that comes out."""
+        """Return the size of the output's token vectors."""
         return self.out_channels * len(self.kernel_sizes)
+
+
+def activation_from_name(name: str) -> nn.Module:
+    """Make an activation of torch.nn from its dotted name; names in files must not import anything else."""
+    module_name, _, class_name = name.rpartition(".")
+    try:
+        if not f"{module_name}.".startswith("torch.nn."):
+            raise ValueError("only modules of torch.nn are loaded from a file")
+        found = getattr(importlib.import_module(module_name), class_name)()
+        if not isinstance(found, nn.Module):
+            raise TypeError(f"it makes {found!r:.40}")
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"activation_function {name!r} is not a module of torch {torch.__version__}: {error}"
+        ) from error
+    return found
+
+
+class Dense(Module):
+    """A fully connected layer on the text's vector: `activation(x @ weight.T + bias)`.
+
+    Args:
+        in_features: size of the input.
+        out_features: size of the output.
+        bias: whether there is one.
+        activation_function: a module or its dotted name; None for the identity.
+        init_weight: initial weight, `(out_features, in_features)`.
+        init_bias: initial bias, `(out_features,)`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation_function: nn.Module | str | None = "torch.nn.modules.activation.Tanh",
+        init_weight: Tensor | None = None,
+        init_bias: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(activation_function, str):
+            activation_function = activation_from_name(activation_function)
+        if activation_function is not None and not isinstance(activation_function, nn.Module):
+            raise TypeError(f"activation_function must be a module such as nn.Tanh(), got {activation_function!r}")
+        self.in_features, self.out_features = in_features, out_features
+        self.activation_function = nn.Identity() if activation_function is None else activation_function
+        self.linear = nn.Linear(in_features, out_features, bias=bias)
+        for name, values in {"weight": init_weight, "bias": init_bias}.items():
+            parameter = getattr(self.linear, name)
+            if values is None:
+                continue
+            if parameter is None or values.shape != parameter.shape:
+                expected = "None without a bias" if parameter is None else f"of shape {tuple(parameter.shape)}"
+                raise ValueError(f"init_{name} must be {expected}, got shape {tuple(values.shape)}")
+            parameter.data.copy_(torch.as_tensor(values))
+
+    def forward(self, features: Features) -> Features:
+        """Replace `sentence_embedding` `(batch, in_features)` by `(batch, out_features)`."""
+        vector = text_vectors(features)
+        if vector.shape[-1] != self.in_features:
+            raise ValueError(f"Dense(in_features={self.in_features}) was given vectors of size {vector.shape[-1]}")
+        return {**features, "sentence_embedding": self.activation_function(self.linear(vector))}
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Return the size of the output."""
+        return self.out_features
+
+    def config(self) -> dict[str, Any]:
+        """Return the field's four keys; of the activation, only its name is saved."""
+        activation = type(self.activation_function)
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.linear.bias is not None,
+            "activation_function": f"{activation.__module__}.{activation.__qualname__}",
+        }
+
+
+class Normalize(Module):
+    """Scale the text's vector to length 1: `x / max(|x|, 1e-12)`."""
+
+    def forward(self, features: Features) -> Features:
+        """Normalise `sentence_embedding`."""
+        return {**features, "sentence_embedding": F.normalize(text_vectors(features), dim=-1)}
+
+
+class LayerNorm(Module):
+    """Layer normalisation of the text's vector of size `dimension`, with learned scale and shift."""
+
+    config_keys = ("dimension",)
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+        self.norm = nn.LayerNorm(dimension)
+
+    def forward(self, features: Features) -> Features:
+        """Normalise `sentence_embedding`."""
+        return {**features, "sentence_embedding": self.norm(text_vectors(features))}
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Return the size of the vector."""
+        return self.dimension
+
+
+class Dropout(Module):
+    """Dropout on the text's vector in training mode, with probability `dropout`."""
+
+    config_keys = ("dropout",)
+
+    def __init__(self, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.dropout_layer = nn.Dropout(dropout)
+
+    def forward(self, features: Features) -> Features:
+        """Drop elements of `sentence_embedding`."""
+        return {**features, "sentence_embedding": self.dropout_layer(text_vectors(features))}

@@ -1,7 +1,7 @@
-"""What every building block shares: features in, features out, and how it is made.
+"""What every building block shares: features in, features out, and the arguments that make it again.
 
 The features are `input_ids` and `attention_mask` `(batch, tokens)`, `token_embeddings` `(batch, tokens, dim)`,
-`all_layer_embeddings` (one such tensor a layer) and `sentence_embedding` `(batch, dim)`.
+`all_layer_embeddings` (one such tensor per layer) and `sentence_embedding` `(batch, dim)`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Features = dict[str, Any]
 
 
 class Module(nn.Module):
-    """A building block: `forward(features) -> features`, and `config()` with the arguments that make it again."""
+    """A building block: `forward(features) -> features`, and `config()` with its constructor's arguments."""
 
     config_keys: tuple[str, ...] = ()
-    """The constructor's arguments that are attributes of the same name and are kept."""
+    """The constructor's arguments that are attributes of the same name and are saved."""
 
     def config(self) -> dict[str, Any]:
-        """Return the constructor's arguments as JSON types, in the key set of sentence-transformers 2.2."""
+        """Return the constructor's arguments as JSON types, with the keys of sentence-transformers 2.2."""
         return {key: getattr(self, key) for key in self.config_keys}
 
     @classmethod
@@ -41,20 +41,16 @@ def features_to(features: Mapping[str, Any], device: torch.device) -> Features:
 
 
 def text_vectors(features: Features) -> Tensor:
-    """Return `sentence_embedding` `(batch, dim)`.
-
-    Raises:
-        ValueError: no block has made one vector of a text yet.
-    """
+    """Return `sentence_embedding` `(batch, dim)`, or raise a ValueError if no block has made it yet."""
     if "sentence_embedding" not in features:
-        raise ValueError("no building block has made one vector of a text; put a Pooling behind the Transformer")
+        raise ValueError("there is no vector per text yet; put a Pooling after the Transformer")
     return features["sentence_embedding"]
 
 
 def masked_sum(vectors: Tensor, weights: Tensor) -> Tensor:
     """Return `sum_t weights_t * vectors_t`: `(batch, tokens, dim)`, `(batch, tokens)` -> `(batch, dim)`.
 
-    In float32 at least, also inside autocast: sums over many tokens in bfloat16 would lose what the last ones add.
+    In float32 at least, also inside autocast: a bfloat16 sum over many tokens would lose the last ones.
 
     >>> masked_sum(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]])).tolist()
     [[4.0]]
@@ -65,19 +61,14 @@ def masked_sum(vectors: Tensor, weights: Tensor) -> Tensor:
 
 
 def masked_mean(vectors: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean over the tokens that the weights keep, in the type of the vectors; 0 where they keep none.
-
-    >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]])).tolist()
-    [[2.0]]
-    """
+    """Return the weighted mean over the tokens, in the dtype of the vectors; 0 if all weights are 0."""
     return (masked_sum(vectors, weights) / weights.sum(dim=1, keepdim=True).clamp(min=1)).to(vectors.dtype)
 
 
 def output_dimension(modules: Sequence[nn.Module]) -> int | None:
-    """Return the size of the text's vector after these blocks: that of the last which states one."""
+    """Return the size of the text's vector after these blocks, stated by the last that knows it."""
     for module in reversed(modules):
         state = getattr(module, "get_sentence_embedding_dimension", None)
-        size = state() if callable(state) else None
-        if size is not None:
+        if callable(state) and (size := state()) is not None:
             return int(size)
     return None

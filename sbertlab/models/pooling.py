@@ -1,4 +1,4 @@
-"""From one vector a token to one vector a text."""
+"""From one vector per token to one vector per text."""
 
 from __future__ import annotations
 
@@ -10,33 +10,37 @@ from torch import Tensor
 
 from sbertlab.models.module import Features, Module, masked_mean, masked_sum
 
-POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-"""Names of the pooling modes, in the order in which the field's flags are concatenated."""
+FLAGS = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+"""The field's flag of each mode, in the order in which several flags are concatenated."""
+POOLING_MODES = tuple(FLAGS)
 
 
 class Pooling(Module):
-    """From one vector a token to one vector a text, padding left out; several modes are concatenated.
+    """From one vector per token to one vector per text, without the padding; several modes are concatenated.
 
-    | mode                   | vector of the text                                            |
-    | ---------------------- | ------------------------------------------------------------- |
-    | `cls`                  | the first token's                                             |
-    | `max`                  | the maximum over the tokens, by dimension                     |
-    | `mean`                 | the mean over the tokens                                      |
-    | `mean_sqrt_len_tokens` | the sum over the tokens / sqrt(number of tokens)              |
-    | `weightedmean`         | the mean with weights 1, 2, 3, ... by position (SGPT)         |
-    | `lasttoken`            | the last token's                                              |
+    | mode                   | vector of the text                                    |
+    | ---------------------- | ----------------------------------------------------- |
+    | `cls`                  | the first token's                                     |
+    | `max`                  | the maximum over the tokens, by dimension             |
+    | `mean`                 | the mean over the tokens                              |
+    | `mean_sqrt_len_tokens` | the sum over the tokens / sqrt(number of tokens)      |
+    | `weightedmean`         | the mean with weights 1, 2, 3, ... by position (SGPT) |
+    | `lasttoken`            | the last token's                                      |
 
-    A text without a token becomes zeros in every mode.
+    A text without tokens becomes zeros in every mode.
 
     Args:
         word_embedding_dimension: size of a token vector.
-        pooling_mode: one name, or several in the order of concatenation; "mean" when neither it nor a flag is given.
-        pooling_mode_cls_token, ...: the field's flags, the other way to say it, concatenated in the order of the table.
-        include_prompt: whether the tokens of a prompt take part; without them, `weightedmean` still counts their
-            positions.
-
-    Raises:
-        ValueError: an unknown mode, one named twice, or none.
+        pooling_mode: one name, or several in the order of concatenation; default "mean", or what the flags say.
+        include_prompt: whether the tokens of a prompt are pooled; if not, `weightedmean` still counts their positions.
+        flags: the field's flags (`FLAGS`), another way to choose the modes.
 
     >>> pooling = Pooling(1, ["max", "mean"])
     >>> tokens = torch.tensor([[[1.0], [3.0], [9.0]]])
@@ -58,21 +62,14 @@ class Pooling(Module):
         include_prompt: bool = True,
     ) -> None:
         super().__init__()
-        flags = (
-            pooling_mode_cls_token,
-            pooling_mode_max_tokens,
-            pooling_mode_mean_tokens,
-            pooling_mode_mean_sqrt_len_tokens,
-            pooling_mode_weightedmean_tokens,
-            pooling_mode_lasttoken,
-        )
+        given = locals()
+        flags = {mode: given[flag] for mode, flag in FLAGS.items()}
         if pooling_mode is not None:
             names = [pooling_mode] if isinstance(pooling_mode, str) else list(pooling_mode)
-        elif any(flag is not None for flag in flags):
-            mean = pooling_mode_mean_tokens is not False and not any(flags)
-            names = [name for name, flag in zip(POOLING_MODES, flags, strict=True) if flag or (name == "mean" and mean)]
         else:
-            names = ["mean"]
+            if flags["mean"] is None and not any(flags.values()):
+                flags["mean"] = True
+            names = [mode for mode, chosen in flags.items() if chosen]
         names = ["mean_sqrt_len_tokens" if name == "mean_sqrt_len" else name for name in names]
         if not names or not set(names) <= set(POOLING_MODES) or len(set(names)) < len(names):
             raise ValueError(f"pooling_mode must name some of {', '.join(POOLING_MODES)}, each once, got {names}")
@@ -117,24 +114,17 @@ class Pooling(Module):
         return "+".join(self.modes)
 
     def config(self) -> dict[str, Any]:
-        """Return 2.2's keys, and later ones only where they are not at their default."""
-        settings: dict[str, Any] = {
-            "word_embedding_dimension": self.word_embedding_dimension,
-            "pooling_mode_cls_token": "cls" in self.modes,
-            "pooling_mode_mean_tokens": "mean" in self.modes,
-            "pooling_mode_max_tokens": "max" in self.modes,
-            "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens" in self.modes,
-        }
-        if "weightedmean" in self.modes:
-            settings["pooling_mode_weightedmean_tokens"] = True
-        if "lasttoken" in self.modes:
-            settings["pooling_mode_lasttoken"] = True
+        """Return the keys of sentence-transformers 2.2, and later ones only if they are not at their default."""
+        settings: dict[str, Any] = {"word_embedding_dimension": self.word_embedding_dimension}
+        for mode in ("cls", "mean", "max", "mean_sqrt_len_tokens"):
+            settings[FLAGS[mode]] = mode in self.modes
+        settings |= {FLAGS[mode]: True for mode in ("weightedmean", "lasttoken") if mode in self.modes}
         if not self.include_prompt:
             settings["include_prompt"] = False
         if list(self.modes) != sorted(self.modes, key=POOLING_MODES.index):
-            settings["pooling_mode"] = list(self.modes)  # the flags know no other order than their own
+            settings["pooling_mode"] = list(self.modes)  # flags have no order
         return settings
 
     def extra_repr(self) -> str:
-        """Return what printing the block says of it."""
+        """Return the arguments for printing."""
         return f"{self.word_embedding_dimension}, {self.get_pooling_mode_str()!r}"

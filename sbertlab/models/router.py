@@ -15,17 +15,14 @@ from sbertlab.models.transformer import TokenizerModule
 class Router(Module):
     """Different modules for different kinds of texts, e.g. a route for queries and one for documents.
 
-    The route comes from `features["route"]`, which `encode(..., task="query")`, `encode_query`, `encode_document` and
-    texts given as `{"query": text}` set.
+    The route is `features["route"]`, which `encode(..., task="query")`, `encode_query`, `encode_document` and texts
+    given as `{"query": text}` set.
 
     Args:
-        sub_modules: modules by route, run in order; a route without modules passes its texts on unchanged.
-        default_route: taken when a text names none.
-        allow_empty_key: where there is no default either, take the first route, as the field does since version 5
-            (version 2.2 passed such texts on unchanged); False makes naming a route obligatory.
-
-    Raises:
-        ValueError: no routes, a name that torch cannot take, or a default that is not one of them.
+        sub_modules: modules by route, run in order; a route without modules returns its features unchanged.
+        default_route: for texts that name no route.
+        allow_empty_key: without a default, use the first route, as the field does since version 5; False requires a
+            route.
     """
 
     def __init__(
@@ -42,34 +39,30 @@ class Router(Module):
         try:
             self.sub_modules = nn.ModuleDict({route: nn.Sequential(*modules) for route, modules in sub_modules.items()})
         except KeyError as error:
-            raise ValueError(f"a route has a name that torch cannot take ({error}); choose another") from error
+            raise ValueError(f"torch does not allow this name of a route: {error}") from error
         self.default_route, self.allow_empty_key = default_route, allow_empty_key
 
     @classmethod
     def for_query_document(cls, query_modules: Sequence[Module], document_modules: Sequence[Module]) -> Router:
-        """Make a router with the two routes that `encode_query` and `encode_document` take."""
+        """Make a router with the two routes that `encode_query` and `encode_document` use."""
         routes = {"query": query_modules, "document": document_modules}
         return cls(routes, default_route="document", allow_empty_key=False)
 
     def route(self, name: str | None) -> nn.Sequential:
-        """Return the modules of a route; of the default or first one when `name` is None.
-
-        Raises:
-            ValueError: the route is unknown, or none was named and none may be left out.
-        """
+        """Return the modules of a route; of the default or first one if `name` is None."""
         if name is None:
             name = self.default_route
         if name is None and self.allow_empty_key:
             name = next(iter(self.sub_modules))
         if name is None or name not in self.sub_modules:
             raise ValueError(
-                f"route {name!r} is not one of {list(self.sub_modules)}; name one by encode(..., task=...), "
-                "by encode_query / encode_document, or by texts such as {'query': text}"
+                f"route {name!r} is not one of {list(self.sub_modules)}; choose one with encode(..., task=...), "
+                "encode_query / encode_document, or texts such as {'query': text}"
             )
         return cast(nn.Sequential, self.sub_modules[name])
 
     def readers(self) -> list[TokenizerModule]:
-        """Return the blocks that tokenise texts where the router comes first in an encoder, the default's first."""
+        """Return the first block of every route that tokenises texts, the default route's first."""
         routes = sorted(self.sub_modules.items(), key=lambda item: item[0] != self.default_route)
         first = [next(iter(cast(nn.Sequential, modules)), None) for _, modules in routes]
         return [block for block in first if isinstance(block, TokenizerModule)]
@@ -95,7 +88,7 @@ class Router(Module):
         return self.route(features.get("route"))(features)
 
     def get_sentence_embedding_dimension(self) -> int | None:
-        """Return the size of the vectors, the same on every route; None where no block states one."""
+        """Return the size of the vectors, the same on every route; None if no block states one."""
         sizes = [output_dimension(list(cast(nn.Sequential, modules))) for modules in self.sub_modules.values()]
         return next((size for size in sizes if size is not None), None)
 

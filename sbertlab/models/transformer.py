@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from numbers import Integral
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,30 +16,25 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sbertlab.models.attention import use_short_attention
-from sbertlab.models.fast_cpu import use_fast_linear
+from sbertlab.checks import checked_number
+from sbertlab.models.fast_cpu import use_fast_linear, use_short_attention
 from sbertlab.models.module import Features, Module, masked_mean
 from sbertlab.storage.find import find_model
 
 
+@dataclass
 class Tokens:
-    """Token ids of some texts, unpadded, and how many tokens of each did not fit.
+    """Unpadded token ids of some texts, special tokens included, and the number of truncated tokens of each text."""
 
-    Args:
-        ids: token ids of each text, special tokens included.
-        cut: tokens lost to the length limit, by text.
-    """
-
-    def __init__(self, ids: list[list[int]], cut: list[int]) -> None:
-        self.ids = ids
-        self.cut = cut
+    ids: list[list[int]]
+    cut: list[int]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each text, as the encoder sees it."""
+        """Number of tokens of each text, as the encoder reads it."""
         return [len(ids) for ids in self.ids]
 
 
@@ -53,24 +48,21 @@ class TokenizerModule(Module):
 
     @property
     def max_seq_length(self) -> int | None:
-        """Most tokens of a text that are read, special tokens included; None: no limit."""
+        """Maximum number of tokens read per text, special tokens included; None: no limit."""
         return self._max_seq_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        fewest = max(1, self._special_count())
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < fewest):
-            raise ValueError(
-                f"max_seq_length must be None or a whole number of tokens, at least {fewest} so that the special "
-                f"tokens fit, got {value!r}"
-            )
-        self._max_seq_length = None if value is None else int(value)
+        fewest = max(1, self._special_count())  # the special tokens must fit
+        self._max_seq_length = (
+            None if value is None else int(checked_number("max_seq_length", value, fewest, whole=True))
+        )
 
     def _special_count(self) -> int:
         return self.tokenizer.num_special_tokens_to_add() if self.add_special_tokens else 0
 
     def token_matrix(self) -> Tensor | None:
-        """Return the embedding matrix, one row a token of the vocabulary; None where there is none."""
+        """Return the embedding matrix, one row per token of the vocabulary; None if there is none."""
         raise NotImplementedError
 
     def resize_token_matrix(self, rows: int) -> None:
@@ -78,10 +70,7 @@ class TokenizerModule(Module):
         raise NotImplementedError
 
     def match_vocabulary(self) -> None:
-        """Give tokens that were added to the tokenizer a row in the embedding matrix, seeded, and say so.
-
-        The rows are normally distributed, with the standard deviation of the matrix.
-        """
+        """Grow the embedding matrix for added tokens (normal rows of its standard deviation, seeded), and warn."""
         old = self.token_matrix()
         rows = len(self.tokenizer) if old is None else len(old)
         missing = len(self.tokenizer) - rows
@@ -94,25 +83,17 @@ class TokenizerModule(Module):
             cast(Tensor, self.token_matrix())[rows:] = values
         warnings.warn(
             f"{missing} tokens were added to the tokenizer: the embedding matrix grew from {rows} to "
-            f"{len(self.tokenizer)} rows, the new ones random; fine-tune before you rely on them",
+            f"{len(self.tokenizer)} rows, the new ones random; fine-tune the model before you rely on them",
             stacklevel=2,
         )
 
     def token_ids(self, texts: Sequence[str]) -> Tokens:
-        """Tokenise without padding, cut at `max_seq_length`, and count what was cut.
-
-        Raises:
-            TypeError: one string instead of several, or an element that is no string; its position and type are named.
-            ValueError: a text that is not valid Unicode.
-        """
+        """Tokenise without padding, truncate at `max_seq_length`, and count the truncated tokens."""
         if isinstance(texts, str):
-            raise TypeError(f"texts must be several texts, got one string; write [{texts!r:.60}]")
+            raise TypeError(f"texts must be a list of texts, got the text {texts!r:.60}")
         for position, text in enumerate(texts):
             if not isinstance(text, str):
-                raise TypeError(
-                    f"texts[{position}] is {type(text).__name__} ({text!r:.60}), expected str; "
-                    "convert the column with .astype(str) or drop missing values first"
-                )
+                raise TypeError(f"texts[{position}] must be a text, got {text!r:.60}")
         self.match_vocabulary()
         texts = [text.lower() for text in texts] if self.do_lower_case else list(texts)
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -127,16 +108,14 @@ class TokenizerModule(Module):
             encodings = backend.encode_batch_fast(texts, add_special_tokens=self.add_special_tokens)
         except TypeError:
             broken = next(text for text in texts if text != text.encode("utf-8", "ignore").decode())
-            raise ValueError(
-                f"{broken!r:.60} is not valid Unicode: it holds half of a surrogate pair; "
-                'repair it with text.encode("utf-8", "ignore").decode()'
-            ) from None
+            remedy = 'repair it with text.encode("utf-8", "ignore").decode()'
+            raise ValueError(f"{broken!r:.60} is not valid Unicode (half a surrogate pair); {remedy}") from None
         special = self._special_count()
         cut = [sum(len(rest) - special for rest in encoding.overflowing) for encoding in encodings]
         return Tokens([encoding.ids for encoding in encodings], cut)
 
     def _token_ids_slowly(self, texts: list[str]) -> Tokens:
-        """The same by a tokenizer that is written in Python."""
+        """Tokenise with a tokenizer that is written in Python."""
         if not texts:
             return Tokens([], [])
         tokenizer: Any = self.tokenizer
@@ -148,15 +127,7 @@ class TokenizerModule(Module):
         return Tokens(short, [len(a) - len(b) for a, b in zip(whole, short, strict=True)])
 
     def pad(self, ids: Sequence[Sequence[int]]) -> Features:
-        """Return `input_ids` and `attention_mask`, `(batch, tokens)`, padded to the longest of the batch.
-
-        Where no text has a token, there is one column of padding, so that what follows has something to run on.
-
-        >>> block = StaticEmbedding.__new__(StaticEmbedding)
-        >>> block.__dict__["tokenizer"] = type("Tokenizer", (), {"pad_token_id": 0, "padding_side": "right"})()
-        >>> block.pad([[5, 6], [7]])["input_ids"].tolist()
-        [[5, 6], [7, 0]]
-        """
+        """Return `input_ids` and `attention_mask`, `(batch, tokens)`, padded to the longest text, at least one."""
         lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
         columns = np.arange(lengths.max(initial=1))
         if self.tokenizer.padding_side == "left":
@@ -175,20 +146,14 @@ class Transformer(TokenizerModule):
     """Any encoder of the transformers library: token ids to contextual token vectors; of T5, the encoder half.
 
     Args:
-        model_name_or_path: a folder, a name on the Hub or one of the packaged models (`sbertlab.storage.find`).
-        max_seq_length: texts are cut after so many tokens; None takes the smaller of the tokenizer's and the model's
-            limit.
-        model_args: passed to transformers' `AutoConfig.from_pretrained`, e.g. `{"output_hidden_states": True}`;
-            `dtype`, `attn_implementation` and `trust_remote_code` go to the model.
-        cache_dir: where downloads are kept.
-        tokenizer_args: passed to `AutoTokenizer.from_pretrained`.
-        do_lower_case: lower-case texts before tokenising, for tokenizers that do not do it themselves.
-        tokenizer_name_or_path: takes the tokenizer from elsewhere.
-
-    Raises:
-        FileNotFoundError: the model cannot be found; the message says what was tried.
-        ValueError: the folder holds no encoder that transformers can load, or no vocabulary; the limit is beyond the
-            model's.
+        model_name_or_path: a folder, or a name as in `sbertlab.storage.find.find_model`.
+        max_seq_length: texts are truncated to this number of tokens; default: the smaller limit of tokenizer and model.
+        model_args: for `AutoConfig.from_pretrained`, e.g. `{"output_hidden_states": True}`; `dtype`,
+            `attn_implementation` and `trust_remote_code` go to the model.
+        cache_dir: folder of downloads.
+        tokenizer_args: arguments of `AutoTokenizer.from_pretrained`.
+        do_lower_case: lower-case texts before tokenising, for tokenizers that do not.
+        tokenizer_name_or_path: another source of the tokenizer.
     """
 
     config_keys = ("max_seq_length", "do_lower_case")
@@ -205,11 +170,12 @@ class Transformer(TokenizerModule):
     ) -> None:
         super().__init__()
         arguments = dict(model_args or {})
-        to_model = {
-            key: arguments.pop(key) for key in ("dtype", "torch_dtype", "attn_implementation") if key in arguments
-        }
-        trust = {"trust_remote_code": bool(arguments.pop("trust_remote_code", False))}
-        source = {key: arguments.pop(key) for key in ("revision", "token", "local_files_only") if key in arguments}
+
+        def taken(*names: str) -> dict[str, Any]:
+            return {name: arguments.pop(name) for name in names if name in arguments}
+
+        to_model, trust = taken("dtype", "torch_dtype", "attn_implementation"), taken("trust_remote_code")
+        source = taken("revision", "token", "local_files_only")
         folder = find_model(model_name_or_path, cache_folder=cache_dir, **source)
         words = folder if tokenizer_name_or_path is None else find_model(tokenizer_name_or_path, cache_folder=cache_dir)
         try:
@@ -218,12 +184,10 @@ class Transformer(TokenizerModule):
             self.auto_model = encoder_class.from_pretrained(folder, config=config, **trust, **to_model)
             self.tokenizer = AutoTokenizer.from_pretrained(words, **trust, **dict(tokenizer_args or {}))
         except (OSError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{folder} holds no encoder and tokenizer that transformers can load: {error}") from error
+            raise ValueError(f"transformers cannot load an encoder and a tokenizer from {folder}: {error}") from error
         if len(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens)) < 2:
-            raise ValueError(
-                f"{words} holds no vocabulary: its tokenizer would read every word as unknown; "
-                "add its tokenizer.json, or take the tokenizer from elsewhere by tokenizer_name_or_path"
-            )
+            remedy = "add its tokenizer.json, or pass tokenizer_name_or_path"
+            raise ValueError(f"{words} has no vocabulary, so that every word would be unknown; {remedy}")
         self.do_lower_case = do_lower_case
         self._adopt(max_seq_length)
 
@@ -239,7 +203,7 @@ class Transformer(TokenizerModule):
         return self
 
     def _adopt(self, max_seq_length: int | None) -> None:
-        """Settle the length limit, the linear layers and the attention once model and tokenizer are there."""
+        """Set the length limit and the fast layers, once model and tokenizer are there."""
         stated = getattr(self.auto_model.config, "max_position_embeddings", None)
         limits = [self.longest_input, stated, getattr(self.tokenizer, "model_max_length", None)]
         known = [limit for limit in limits if limit is not None and 0 < limit < 1_000_000]
@@ -249,33 +213,29 @@ class Transformer(TokenizerModule):
 
     @property
     def longest_input(self) -> int | None:
-        """Tokens for which the model has positions; None where positions are relative (T5) or unknown."""
+        """Number of tokens for which the model has positions; None if positions are relative (T5) or unknown."""
         config = self.auto_model.config
         positions = getattr(config, "max_position_embeddings", None)
         if positions is None or positions < 1 or getattr(config, "position_biased_input", True) is False:
             return None
-        tables = [
-            block
-            for name, block in self.auto_model.named_modules()
-            if name.split(".")[-1] == "position_embeddings" and isinstance(block, nn.Embedding)
-        ]
-        # RoBERTa and its kin count positions from the padding index on: the rows up to it are never a token's.
-        unused = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]
-        return min([positions, *(len(table.weight) - rows for table, rows in zip(tables, unused, strict=True))])
+        for name, table in self.auto_model.named_modules():
+            if name.split(".")[-1] == "position_embeddings" and isinstance(table, nn.Embedding):
+                # RoBERTa and its kin count positions from the padding index on: rows up to it are never used.
+                unused = 0 if table.padding_idx is None else table.padding_idx + 1
+                positions = min(positions, len(table.weight) - unused)
+        return positions
 
     @property
     def max_seq_length(self) -> int | None:
-        """Most tokens of a text that are read, special tokens included; set to None, as many as the model can."""
+        """Maximum number of tokens read per text, special tokens included; set to None: the model's maximum."""
         return self._max_seq_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
         longest = self.longest_input
-        if isinstance(value, Integral) and longest is not None and value > longest:
-            raise ValueError(
-                f"max_seq_length is {value}, but {self.auto_model.config.model_type} has positions for {longest} "
-                f"tokens; set it to at most {longest}"
-            )
+        if isinstance(value, int) and longest is not None and value > longest:
+            kind = self.auto_model.config.model_type
+            raise ValueError(f"max_seq_length must be at most {longest}, the positions of this {kind}, got {value}")
         TokenizerModule.max_seq_length.fset(self, longest if value is None else value)  # type: ignore[attr-defined]
 
     def token_matrix(self) -> Tensor | None:
@@ -293,9 +253,8 @@ class Transformer(TokenizerModule):
         """Add `token_embeddings` `(batch, tokens, dim)` and, with `output_hidden_states`, `all_layer_embeddings`."""
         mask = features["attention_mask"]
         whole = mask.device.type == "cpu" and bool(mask.all())
-        inputs = {"input_ids": features["input_ids"], "attention_mask": None if whole else mask}
-        if "token_type_ids" in features:
-            inputs["token_type_ids"] = features["token_type_ids"]
+        inputs: dict[str, Any] = {key: features[key] for key in ("input_ids", "token_type_ids") if key in features}
+        inputs["attention_mask"] = None if whole else mask
         output = self.auto_model(**inputs, return_dict=True)
         features = {**features, "token_embeddings": output.last_hidden_state}
         if getattr(self.auto_model.config, "output_hidden_states", False):
@@ -308,31 +267,23 @@ class Transformer(TokenizerModule):
         return getattr(config, "hidden_size", None) or config.d_model
 
     def extra_repr(self) -> str:
-        """Return what printing the block says of it."""
+        """Return the arguments for printing."""
         return f"max_seq_length={self.max_seq_length}, architecture={type(self.auto_model).__name__}"
 
 
-ENCODER_HALVES = {
-    "t5": "T5EncoderModel",
-    "mt5": "MT5EncoderModel",
-    "umt5": "UMT5EncoderModel",
-    "longt5": "LongT5EncoderModel",
-}
+ENCODER_HALVES = {f"{kind.lower()}": f"{kind}EncoderModel" for kind in ("T5", "MT5", "UMT5", "LongT5")}
 """Classes of transformers that load the encoder alone, by architecture."""
 
 
 class StaticEmbedding(TokenizerModule):
-    """One fixed vector a token, averaged: an encoder without a transformer, hundreds of times faster.
+    """One fixed vector per token, averaged: an encoder without a transformer, hundreds of times faster.
 
-    The tokenizer adds no special tokens here. One of the tokenizers library keeps the truncation that it comes with.
+    It adds no special tokens. A tokenizer of the tokenizers library keeps its own truncation.
 
     Args:
         tokenizer: a tokenizer of transformers or tokenizers.
-        embedding_weights: `(vocabulary, dim)`, copied; random normal rows (seed 0) when only `embedding_dim` is given.
-        embedding_dim: size of the vectors when there are no weights.
-
-    Raises:
-        ValueError: neither or both of weights and dimension, or weights of the wrong shape.
+        embedding_weights: `(vocabulary, dim)`, copied.
+        embedding_dim: dim of normal random rows (seed 0), instead of weights.
     """
 
     add_special_tokens = False
@@ -342,7 +293,7 @@ class StaticEmbedding(TokenizerModule):
     ) -> None:
         super().__init__()
         if (embedding_weights is None) == (embedding_dim is None):
-            raise ValueError("give either embedding_weights (vocabulary, dim) or embedding_dim, not both or neither")
+            raise ValueError("pass either embedding_weights (vocabulary, dim) or embedding_dim, not both or neither")
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             self.tokenizer = tokenizer
         else:
@@ -353,14 +304,13 @@ class StaticEmbedding(TokenizerModule):
             embedding_weights = torch.randn(rows, embedding_dim or 0, generator=torch.Generator().manual_seed(0))
         weights = torch.as_tensor(embedding_weights, dtype=torch.float32).detach().clone()
         if weights.dim() != 2 or len(weights) < rows or weights.shape[1] < 1:
-            raise ValueError(
-                f"embedding_weights must have shape ({rows}, dim), one row a token, got {tuple(weights.shape)}"
-            )
+            found = tuple(weights.shape)
+            raise ValueError(f"embedding_weights must have the shape ({rows}, dim), one row per token, got {found}")
         self.embedding = nn.EmbeddingBag.from_pretrained(weights, freeze=False, mode="mean")
 
     @classmethod
     def from_transformer(cls, transformer: Transformer) -> StaticEmbedding:
-        """Cut the token vectors out of a transformer: what it knows before any attention."""
+        """Take the token vectors of a transformer: what it knows before any attention."""
         transformer.match_vocabulary()
         self = cls(transformer.tokenizer, transformer.token_matrix())
         self.do_lower_case = transformer.do_lower_case

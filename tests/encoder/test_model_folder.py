@@ -294,7 +294,7 @@ def test_a_failure_while_saving_leaves_the_earlier_model(
 
 def test_saving_onto_a_file_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "model").write_text("precious")
-    with pytest.raises(NotADirectoryError, match="is a file; give the path of a folder"):
+    with pytest.raises(NotADirectoryError, match="is a file; pass the path of a folder"):
         tiny().save(tmp_path / "model")
     assert (tmp_path / "model").read_text() == "precious"
 

@@ -13,8 +13,7 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sbertlab import SentenceTransformer
-from sbertlab.models import attention
-from sbertlab.models.attention import NAME, use_short_attention
+from sbertlab.models.fast_cpu import SHORT_ATTENTION, SHORT_TOKENS, _ShortAttention, attention, use_short_attention
 
 Tiny = Callable[..., SentenceTransformer]
 
@@ -36,12 +35,12 @@ def run(function: Callable, flat: list[Tensor], mask: Tensor | None, **settings:
     return result.detach(), list(torch.autograd.grad((result * weight).sum(), flat))
 
 
-@pytest.mark.parametrize("tokens", [1, 7, attention.LONGEST, attention.LONGEST + 1])
+@pytest.mark.parametrize("tokens", [1, 7, SHORT_TOKENS, SHORT_TOKENS + 1])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("scaling", [None, 0.3])
 def test_values_and_gradients_are_those_of_torch(tokens: int, masked: bool, scaling: float | None) -> None:
     flat, mask = inputs(tokens, masked)
-    ours, our_gradients = run(attention.attention, flat, mask, scaling=scaling)
+    ours, our_gradients = run(attention, flat, mask, scaling=scaling)
     theirs, their_gradients = run(sdpa_attention_forward, flat, mask, scaling=scaling)
     assert (ours - theirs).abs().max() < 1e-5
     if tokens > 1:
@@ -53,21 +52,17 @@ def test_values_and_gradients_are_those_of_torch(tokens: int, masked: bool, scal
 def test_the_gradient_is_that_of_finite_differences() -> None:
     flat, mask = inputs(3, masked=True)
     heads = [part.detach().double().unflatten(-1, (4, 6)).transpose(1, 2).requires_grad_() for part in flat]
-    assert torch.autograd.gradcheck(
-        lambda q, k, v: attention._ShortAttention.apply(q, k, v, mask, 0.4, 0.0), heads, atol=1e-6
-    )
+    assert torch.autograd.gradcheck(lambda q, k, v: _ShortAttention.apply(q, k, v, mask, 0.4, 0.0), heads, atol=1e-6)
 
 
 def test_dropout_keeps_the_mean_drops_the_stated_share_and_follows_the_seed() -> None:
     ones = torch.ones(64, 4, 16, 16)
     torch.manual_seed(0)
-    dropped = attention._ShortAttention.apply(
-        torch.zeros_like(ones), ones, torch.eye(16).expand_as(ones), None, 1.0, 0.3
-    )
+    dropped = _ShortAttention.apply(torch.zeros_like(ones), ones, torch.eye(16).expand_as(ones), None, 1.0, 0.3)
     assert (dropped == 0).float().mean() == pytest.approx(0.3, abs=0.01)
     assert dropped.sum(-1).mean() == pytest.approx(1.0, abs=0.01)
     torch.manual_seed(0)
-    again = attention._ShortAttention.apply(torch.zeros_like(ones), ones, torch.eye(16).expand_as(ones), None, 1.0, 0.3)
+    again = _ShortAttention.apply(torch.zeros_like(ones), ones, torch.eye(16).expand_as(ones), None, 1.0, 0.3)
     assert torch.equal(dropped, again)
     assert dropped.shape == (64, 16, 4, 16)
 
@@ -77,21 +72,21 @@ def test_the_gradient_under_dropout_uses_the_same_draw() -> None:
 
     def drawn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         torch.manual_seed(3)
-        return attention._ShortAttention.apply(q, k, v, None, 1.0, 0.4)
+        return _ShortAttention.apply(q, k, v, None, 1.0, 0.4)
 
     assert torch.autograd.gradcheck(drawn, heads, atol=1e-6)
 
 
 def test_bfloat16_comes_back_as_bfloat16_and_close() -> None:
     flat, mask = inputs(9, True, torch.bfloat16)
-    ours, _ = run(attention.attention, flat, mask)
-    exact, _ = run(attention.attention, [part.float() for part in flat], mask)
+    ours, _ = run(attention, flat, mask)
+    exact, _ = run(attention, [part.float() for part in flat], mask)
     assert ours.dtype == torch.bfloat16
     assert (ours.float() - exact).abs().max() < 0.03
 
 
 def test_models_of_the_field_use_it_unless_they_were_given_another(tiny: Tiny) -> None:
-    assert tiny()[0].auto_model.config._attn_implementation == NAME
+    assert tiny()[0].auto_model.config._attn_implementation == SHORT_ATTENTION
     small = {
         "hidden_size": 8,
         "num_hidden_layers": 1,
@@ -104,14 +99,14 @@ def test_models_of_the_field_use_it_unless_they_were_given_another(tiny: Tiny) -
     assert eager.config._attn_implementation == "eager"
     roberta = RobertaModel(RobertaConfig(**small))
     use_short_attention(roberta)
-    assert roberta.config._attn_implementation == NAME
+    assert roberta.config._attn_implementation == SHORT_ATTENTION
     linear = nn.Linear(2, 2)
     use_short_attention(linear)
 
 
 def test_a_saved_model_says_nothing_of_it(tiny: Tiny, tmp_path: Path) -> None:
     tiny().save(tmp_path / "model")
-    assert NAME not in "".join(path.read_text() for path in (tmp_path / "model").rglob("*.json"))
+    assert SHORT_ATTENTION not in "".join(path.read_text() for path in (tmp_path / "model").rglob("*.json"))
 
 
 def test_token_vectors_equal_those_of_torch_attention_with_padding_and_without(tiny: Tiny) -> None:

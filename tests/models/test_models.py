@@ -235,12 +235,12 @@ def test_dense_is_made_again_from_its_configuration():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"activation_function": "os.system"}, ValueError, "is not one of torch.nn"),
-        ({"activation_function": "torch.nnx.Tanh"}, ValueError, "is not one of torch.nn"),
-        ({"activation_function": "torch.nn.nowhere.Tanh"}, ValueError, "no activation of torch"),
-        ({"activation_function": "torch.nn.modules.activation.Tanhh"}, ValueError, "no activation of torch"),
-        ({"activation_function": "torch.nn.Linear"}, ValueError, "no activation of torch"),
-        ({"activation_function": "torch.nn.functional.tanh"}, ValueError, "no activation of torch"),
+        ({"activation_function": "os.system"}, ValueError, "only modules of torch.nn"),
+        ({"activation_function": "torch.nnx.Tanh"}, ValueError, "only modules of torch.nn"),
+        ({"activation_function": "torch.nn.nowhere.Tanh"}, ValueError, "is not a module of torch"),
+        ({"activation_function": "torch.nn.modules.activation.Tanhh"}, ValueError, "is not a module of torch"),
+        ({"activation_function": "torch.nn.Linear"}, ValueError, "is not a module of torch"),
+        ({"activation_function": "torch.nn.functional.tanh"}, ValueError, "is not a module of torch"),
         ({"activation_function": nn.Tanh}, TypeError, "such as nn.Tanh"),
         ({"activation_function": torch.tanh}, TypeError, "such as nn.Tanh"),
         ({"init_weight": torch.zeros(4)}, ValueError, r"init_weight must be of shape \(3, 4\), got shape \(4,\)"),
@@ -290,7 +290,7 @@ def test_dropout_thins_while_training_and_not_afterwards():
     ids=lambda b: type(b).__name__,
 )
 def test_blocks_on_the_texts_vector_say_that_a_pooling_is_missing(block):
-    with pytest.raises(ValueError, match="put a Pooling behind the Transformer"):
+    with pytest.raises(ValueError, match="put a Pooling after the Transformer"):
         block(padded_batch())
 
 
@@ -335,16 +335,16 @@ def test_the_mix_of_layers_takes_the_layers_of_a_transformer(tiny):
 def test_the_mix_of_layers_says_how_to_get_all_layers():
     with pytest.raises(ValueError, match="output_hidden_states"):
         models.WeightedLayerPooling(4)({"token_embeddings": torch.randn(1, 2, 4)})
-    with pytest.raises(ValueError, match="expect 9 layers, the transformer gave 2"):
+    with pytest.raises(ValueError, match="expect 9 layers, the transformer has 2"):
         models.WeightedLayerPooling(4)({"all_layer_embeddings": (torch.randn(1, 2, 4),) * 6})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layer_start": 4}, "between 0 and 3"),
-        ({"layer_start": -1}, "between 0 and 3"),
-        ({"layer_start": 1, "layer_weights": torch.ones(2)}, r"layers 1 to 3, shape \(3,\), got \(2,\)"),
+        ({"layer_start": 4}, "layer_start must be .* at most 3"),
+        ({"layer_start": -1}, "layer_start must be .* at most 3"),
+        ({"layer_start": 1, "layer_weights": torch.ones(2)}, r"shape \(3,\) for the layers 1 to 3, got \(2,\)"),
     ],
 )
 def test_the_mix_of_layers_refuses_layers_and_weights_that_do_not_fit(arguments, message):
@@ -461,7 +461,7 @@ def test_an_architecture_gives_the_peers_embeddings_also_at_its_longest_input(ti
 @pytest.mark.parametrize("name", ["BERT", "RoBERTa", "MPNet padded by 0"])
 def test_no_length_limit_leads_beyond_the_models_positions(tiny, folders, name):
     folder, longest = folders(name, tiny()[0].tokenizer), ARCHITECTURES[name][2]
-    with pytest.raises(ValueError, match=f"has positions for {longest} tokens; set it to at most {longest}"):
+    with pytest.raises(ValueError, match=f"max_seq_length must be at most {longest}, the positions"):
         models.Transformer(folder, max_seq_length=longest + 1)
     encoder = models.Transformer(folder, max_seq_length=7)
     assert encoder.tokenize([LONG])["input_ids"].shape == (1, 7)
@@ -523,7 +523,7 @@ def test_the_lengths_of_a_limit_count_special_tokens(tiny):
 def test_a_length_limit_that_holds_no_special_tokens_or_is_no_number_is_refused(tiny, value):
     encoder = tiny()[0]
     before = encoder.max_seq_length
-    with pytest.raises(ValueError, match="max_seq_length must be None or a whole number of tokens, at least 2"):
+    with pytest.raises(ValueError, match="max_seq_length must be a whole number of at least 2"):
         encoder.max_seq_length = value
     assert encoder.max_seq_length == before
 
@@ -531,7 +531,7 @@ def test_a_length_limit_that_holds_no_special_tokens_or_is_no_number_is_refused(
 def test_a_refused_length_limit_leaves_the_old_one(tiny):
     encoder = tiny()[0]
     encoder.max_seq_length = np.int64(9)
-    with pytest.raises(ValueError, match="positions for 64"):
+    with pytest.raises(ValueError, match="at most 64, the positions"):
         encoder.max_seq_length = 65
     assert encoder.max_seq_length == 9
     assert json.dumps(encoder.config()) == '{"max_seq_length": 9, "do_lower_case": false}'
@@ -586,28 +586,28 @@ def test_model_arguments_reach_the_configuration_and_the_model(tiny, folders):
 
 def test_a_folder_without_a_vocabulary_is_refused_instead_of_reading_everything_as_unknown(tiny, folders, tmp_path):
     transformers.AutoModel.from_pretrained(folders("BERT", tiny()[0].tokenizer)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"holds no vocabulary.*tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"has no vocabulary.*tokenizer\.json"):
         models.Transformer(tmp_path)
 
 
 def test_a_folder_without_weights_or_with_a_broken_configuration_is_refused_by_name(tiny, folders, tmp_path):
     tiny()[0].tokenizer.save_pretrained(tmp_path)
     transformers.AutoConfig.from_pretrained(folders("BERT", tiny()[0].tokenizer)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"{tmp_path.name} holds no encoder"):
+    with pytest.raises(ValueError, match=f"cannot load an encoder .*{tmp_path.name}"):
         models.Transformer(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=f"{tmp_path.name} holds no encoder"):
+    with pytest.raises(ValueError, match=f"cannot load an encoder .*{tmp_path.name}"):
         models.Transformer(tmp_path)
 
 
 @pytest.mark.parametrize("texts", [["fine", 3], ["fine", None], ["fine", b"bytes"], ["fine", float("nan")]])
 def test_tokenising_something_else_than_text_names_its_position(tiny, texts):
-    with pytest.raises(TypeError, match=r"texts\[1\] is \w+ .*expected str"):
+    with pytest.raises(TypeError, match=r"texts\[1\] must be a text"):
         tiny()[0].tokenize(texts)
 
 
 def test_tokenising_one_string_instead_of_several_is_refused(tiny):
-    with pytest.raises(TypeError, match="got one string; write \\['the cat'\\]"):
+    with pytest.raises(TypeError, match="got the text 'the cat'"):
         tiny()[0].tokenize("the cat")
 
 
@@ -623,7 +623,7 @@ def test_a_tokenizer_without_special_tokens_leaves_an_empty_text_zeros_alone_and
 
 
 def test_half_a_surrogate_pair_is_refused_with_the_remedy(tiny):
-    with pytest.raises(ValueError, match="half of a surrogate pair; repair it"):
+    with pytest.raises(ValueError, match=r"half a surrogate pair.; repair it"):
         tiny()[0].tokenize(["fine", "broken \ud83d"])
 
 
@@ -738,11 +738,11 @@ def test_static_embeddings_begin_seeded_and_copy_what_they_are_given(tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "give either embedding_weights"),
-        ({"embedding_weights": torch.ones(400, 4), "embedding_dim": 4}, "give either embedding_weights"),
-        ({"embedding_weights": torch.ones(3, 4)}, r"one row a token, got \(3, 4\)"),
-        ({"embedding_weights": torch.ones(400)}, r"one row a token, got \(400,\)"),
-        ({"embedding_dim": 0}, r"one row a token, got \(\d+, 0\)"),
+        ({}, "pass either embedding_weights"),
+        ({"embedding_weights": torch.ones(400, 4), "embedding_dim": 4}, "pass either embedding_weights"),
+        ({"embedding_weights": torch.ones(3, 4)}, r"one row per token, got \(3, 4\)"),
+        ({"embedding_weights": torch.ones(400)}, r"one row per token, got \(400,\)"),
+        ({"embedding_dim": 0}, r"one row per token, got \(\d+, 0\)"),
     ],
 )
 def test_static_embeddings_refuse_a_matrix_that_does_not_fit(tiny, arguments, message):
@@ -774,7 +774,7 @@ def test_without_a_name_the_default_route_is_taken_else_the_first_where_that_is_
     assert routed(models.Router(routes, default_route="document")) == [5, 5]
     assert routed(models.Router(routes)) == [1, 1]
     assert routed(models.Router.for_query_document(routes["query"], routes["document"])) == [5, 5]
-    with pytest.raises(ValueError, match=r"route None is not one of \['query', 'document'\]; name one"):
+    with pytest.raises(ValueError, match=r"route None is not one of \['query', 'document'\]; choose one"):
         routed(models.Router(routes, allow_empty_key=False))
 
 
@@ -789,8 +789,8 @@ def test_an_unknown_route_is_refused_with_the_known_ones():
     [
         ({}, None, "must name at least one route"),
         ({"query": []}, "document", r"default_route 'document' is not one of the routes \['query'\]"),
-        ({"a.b": []}, None, "a route has a name that torch cannot take"),
-        ({"keys": []}, None, "a route has a name that torch cannot take"),
+        ({"a.b": []}, None, "torch does not allow this name of a route"),
+        ({"keys": []}, None, "torch does not allow this name of a route"),
     ],
 )
 def test_a_router_refuses_routes_that_cannot_be(routes, default, message):
