@@ -1,8 +1,9 @@
 """`make speed`: sbertlab and sentence-transformers side by side, in one process, on the same texts and weights.
 
-Each figure is the median of runs that alternate (A B A B ...), because machines are noisy. Equality is checked with the
-speed: a ratio counts for nothing if the numbers differ. Texts come from the folder that SBERTLAB_DATA names (stsb,
-wikiqa, snli_devtest); without it, from the helpdesk corpus. Writes figures/speed.csv.
+Each value is the median of runs that alternate (A B A B ...), because machines are noisy, and is printed with the
+largest difference of the results: a ratio means nothing if the numbers differ. Texts come from the folder that
+SBERTLAB_DATA names (stsb, wikiqa, snli_devtest); without it, from the helpdesk corpus. Takes about five minutes and
+writes figures/speed.csv.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sentence_transformers.sentence_transformer.losses import (
     MultipleNegativesRankingLoss as PeerRankingLoss,
 )
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 import sbertlab
 from sbertlab import InputExample, SentenceTransformer, losses
@@ -47,38 +49,31 @@ def machine_name() -> str:
     return f"{processor_name()}, {' '.join(found)}, {torch.get_num_threads()} threads"
 
 
-def alternate(a: Callable[[], object], b: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Run both once unmeasured, then in turn; return the median seconds of each."""
-    seconds: dict[Callable[[], object], list[float]] = {a: [], b: []}
-    a(), b()
-    for _ in range(repeats):
-        for run in (a, b):
-            start = time.perf_counter()
-            run()
-            seconds[run].append(time.perf_counter() - start)
-    return statistics.median(seconds[a]), statistics.median(seconds[b])
+def seconds_of(run: Callable[[], object]) -> float:
+    """Return the seconds that one call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def alternate(a: Callable[[], float], b: Callable[[], float], repeats: int, name: str) -> tuple[float, float]:
+    """Call two functions that return seconds, once unmeasured, then in turn; return the median of each."""
+    rounds = [(a(), b()) for _ in tqdm(range(repeats + 1), desc=name, unit="round", leave=False)]
+    first, second = zip(*rounds[1:], strict=True)
+    return statistics.median(first), statistics.median(second)
 
 
 def gemm_rate(dtype: torch.dtype) -> float:
-    """Return the best GFLOP/s of this machine's libraries on the encoder's largest matrix product."""
+    """Return the best GFLOP/s of this machine on the largest matrix product of the encoder."""
     if dtype == torch.bfloat16 and not kernels.has_native_bfloat16():
-        dtype = torch.float32  # what it is multiplied in there
+        dtype = torch.float32  # the encoder multiplies in float32 there
     rows, inputs, outputs = 1024, 384, 1536
     x, weight = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
     ways: list[Callable[[], object]] = [lambda: torch.nn.functional.linear(x, weight)]
     if dtype == torch.float32:
         ways.append(lambda: kernels.onednn_linear(x, weight, None))
-    best = min(statistics.median(_times(way, 15)) for way in ways)
+    best = min(statistics.median(seconds_of(way) for _ in range(15)) for way in ways)
     return 2 * rows * inputs * outputs / best / 1e9
-
-
-def _times(run: Callable[[], object], repeats: int) -> list[float]:
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 def text_sets(folder: Path | None, count: int) -> dict[str, list[str]]:
@@ -95,7 +90,7 @@ def text_sets(folder: Path | None, count: int) -> dict[str, list[str]]:
 
 
 def nli_triplets(folder: Path | None, count: int) -> tuple[str, list[tuple[str, str, str]]]:
-    """Return the name of the triplets' source and the triplets."""
+    """Return the source of the triplets and the triplets."""
     if folder is None:
         rows = triplets(load_helpdesk("train")).head(count)
         return "helpdesk", list(rows[["anchor", "positive", "negative"]].itertuples(index=False, name=None))
@@ -104,7 +99,7 @@ def nli_triplets(folder: Path | None, count: int) -> tuple[str, list[tuple[str, 
 
 
 def long_pairs(folder: Path | None, count: int) -> tuple[str, list[tuple[str, str]]]:
-    """Return the name of a source of pairs of mixed lengths, and pairs of distinct texts."""
+    """Return the source of pairs of mixed lengths, and pairs of distinct texts."""
     texts = text_sets(folder, 2 * count if folder is None else 4 * count)
     name = "helpdesk" if folder is None else "wikiqa"
     return name, list(zip(texts[name][::2], texts[name][1::2], strict=False))[:count]
@@ -124,33 +119,41 @@ def encode_rows(path: Path, folder: Path | None, count: int, repeats: int) -> li
     peer = sentence_transformers.SentenceTransformer(str(path), device="cpu")
     ours = SentenceTransformer(path, device="cpu")
     half = SentenceTransformer(path, device="cpu", model_kwargs={"dtype": torch.bfloat16})
-    float32_spearman = stsb_spearman(ours, folder)
+    lost = stsb_spearman(half, folder) - stsb_spearman(ours, folder)
     rows = []
     for name, texts in text_sets(folder, count).items():
-        expected = peer.encode(texts, show_progress_bar=False)
+        theirs = partial(peer.encode, texts, show_progress_bar=False)
+        expected = theirs()
         tokens = sum(ours[0].token_ids(texts).lengths)
         for precision, model in (("float32", ours), ("bfloat16", half)):
-            theirs_s, ours_s = alternate(
-                partial(peer.encode, texts, show_progress_bar=False), partial(model.encode, texts), repeats
-            )
-            difference = float(np.abs(model.encode(texts) - expected).max())
-            spearman = stsb_spearman(model, folder) - float32_spearman if precision == "bfloat16" else 0.0
+            mine = partial(model.encode, texts)
+            work = f"encode {name}"
+            peer_s, our_s = alternate(partial(seconds_of, theirs), partial(seconds_of, mine), repeats, work)
             rows.append(
                 {
-                    "work": f"encode {name}",
-                    "precision": precision,
-                    "peer_precision": "float32",
-                    "unit": "texts/s",
-                    "peer": len(texts) / theirs_s,
-                    "sbertlab": len(texts) / ours_s,
-                    "ratio": theirs_s / ours_s,
-                    "difference": difference,
-                    "stsb_points": spearman,
-                    "gemm_share": tokens * flops_per_token(ours) / ours_s / 1e9 / gemm_rate(getattr(torch, precision)),
+                    **comparison(work, precision, "float32", "texts/s", len(texts), peer_s, our_s),
+                    "difference": float(np.abs(mine() - expected).max()),
+                    "stsb_points": lost if precision == "bfloat16" else 0.0,
+                    "gemm_share": tokens * flops_per_token(ours) / our_s / 1e9 / gemm_rate(getattr(torch, precision)),
                 }
             )
             print_row(rows[-1])
     return rows
+
+
+def comparison(
+    work: str, precision: str, peer_precision: str, unit: str, count: int, peer_s: float, our_s: float
+) -> dict[str, object]:
+    """Return the columns that every row of the table has."""
+    return {
+        "work": work,
+        "precision": precision,
+        "peer_precision": peer_precision,
+        "unit": unit,
+        "peer": count / peer_s,
+        "sbertlab": count / our_s,
+        "ratio": peer_s / our_s,
+    }
 
 
 def flops_per_token(model: SentenceTransformer) -> float:
@@ -161,34 +164,27 @@ def flops_per_token(model: SentenceTransformer) -> float:
 
 def training_rows(path: Path, folder: Path | None, steps: int, repeats: int) -> list[dict[str, object]]:
     """Time training steps against the peer's, dropout off, and compare the losses of the steps."""
-    nli, triplets_ = nli_triplets(folder, 1024)
-    pairs_of, pairs_ = long_pairs(folder, steps * BATCH)
-    small, large = triplets_[: steps * BATCH], triplets_
-    plans = [  # source, rows, batch, precision, the peer's precision, gradient cache
-        (f"{nli} triplets", small, BATCH, "float32", "float32", False),
-        (f"{nli} triplets", small, BATCH, "bfloat16", "float32", False),
-        (f"{nli} triplets", small[:BATCH], BATCH, "bfloat16", "bfloat16", False),
-        (f"{pairs_of} pairs", pairs_, BATCH, "float32", "float32", False),
-        (f"{nli} triplets", large, len(large), "float32", "float32", True),
+    nli, triplets_ = nli_triplets(folder, 8 * BATCH)
+    pairs_of, pairs_ = long_pairs(folder, 2 * BATCH)
+    plans = [  # source, rows, batch size, precision, gradient cache
+        (f"{nli} triplets", triplets_[: steps * BATCH], BATCH, "float32", False),
+        (f"{nli} triplets", triplets_[: steps * BATCH], BATCH, "bfloat16", False),
+        (f"{pairs_of} pairs", pairs_, BATCH, "float32", False),
+        (f"{nli} triplets", triplets_, len(triplets_), "float32", True),
     ]
     rows = []
-    for source, texts, batch, precision, peer_precision, cached in plans:
+    for source, texts, batch, precision, cached in plans:
         results: dict[str, list[float]] = {}
-        theirs = partial(train_peer, path, texts, batch, peer_precision, cached, results)
-        ours = partial(train_ours, path, texts, batch, precision, cached, results)
-        if not cached:
-            theirs(), ours()
-        seconds = [(theirs(), ours()) for _ in range(max(1, repeats // 2) if cached else repeats)]
-        theirs_s, ours_s = (statistics.median(column) for column in zip(*seconds, strict=True))
+        work = f"train {source}, batch {batch}{', cached' if cached else ''}"
+        peer_s, our_s = alternate(
+            partial(train_peer, path, texts, batch, cached, results),
+            partial(train_ours, path, texts, batch, precision, cached, results),
+            repeats,
+            work,
+        )
         rows.append(
             {
-                "work": f"train {source}, batch {batch}{', cached' if cached else ''}",
-                "precision": precision,
-                "peer_precision": peer_precision,
-                "unit": "rows/s",
-                "peer": len(texts) / theirs_s,
-                "sbertlab": len(texts) / ours_s,
-                "ratio": theirs_s / ours_s,
+                **comparison(work, precision, "float32", "rows/s", len(texts), peer_s, our_s),
                 "difference": float(np.abs(np.subtract(results["peer"], results["ours"])).max()),
             }
         )
@@ -197,9 +193,9 @@ def training_rows(path: Path, folder: Path | None, steps: int, repeats: int) -> 
 
 
 def train_peer(
-    path: Path, rows: list[tuple[str, ...]], batch: int, precision: str, cached: bool, results: dict[str, list[float]]
+    path: Path, rows: list[tuple[str, ...]], batch: int, cached: bool, results: dict[str, list[float]]
 ) -> float:
-    """Train the peer's model in a loop of its own, as its trainer does; return the seconds, note the losses."""
+    """Train the peer in a plain loop, as its trainer does, in float32; return the seconds and store the losses."""
     model = no_dropout(sentence_transformers.SentenceTransformer(str(path), device="cpu"))
     loss = CachedPeerRankingLoss(model) if cached else PeerRankingLoss(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
@@ -208,9 +204,8 @@ def train_peer(
     results["peer"] = []
     for first in range(0, len(rows), batch):
         optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            columns = zip(*rows[first : first + batch], strict=True)
-            value = loss([model.tokenize(list(column)) for column in columns], None)
+        columns = zip(*rows[first : first + batch], strict=True)
+        value = loss([model.tokenize(list(column)) for column in columns], None)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -221,7 +216,7 @@ def train_peer(
 def train_ours(
     path: Path, rows: list[tuple[str, ...]], batch: int, precision: str, cached: bool, results: dict[str, list[float]]
 ) -> float:
-    """Train ours by `fit`; return the seconds, note the losses."""
+    """Train with `fit`; return the seconds and store the losses."""
     model = no_dropout(SentenceTransformer(path, device="cpu"))
     examples = [InputExample(texts=list(row)) for row in rows]
     start = time.perf_counter()
@@ -232,7 +227,7 @@ def train_ours(
         weight_decay=0.0,
         mixed_precision="bf16" if precision == "bfloat16" else "no",
         cached=cached,
-        mask_known_positives=False,  # the peer's loss knows of none
+        mask_known_positives=False,  # the peer's loss does not mask them
         show_progress_bar=False,
     )
     results["ours"] = history["loss"].tolist()
@@ -263,9 +258,9 @@ def print_row(row: dict[str, object]) -> None:
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=int, default=4000)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--texts", type=int, default=1000, help="to encode")
+    parser.add_argument("--steps", type=int, default=3, help="of training, with 64 rows each")
+    parser.add_argument("--repeats", type=int, default=3, help="measured rounds per row")
     parser.add_argument("--output", type=Path, default=Path("figures/speed.csv"))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
