@@ -51,17 +51,9 @@ class InputExample:
 
 
 def collate(examples: Sequence[InputExample]) -> tuple[list[list[Any]], Tensor | None]:
-    """Return a batch as one list of texts per column, and one tensor of labels.
+    """Return a batch as one list of texts per column, and one tensor of labels (None if the labels are None).
 
-    | labels of the examples     | tensor                    |
-    | -------------------------- | ------------------------- |
-    | int (and bool)             | int64 `(batch,)`          |
-    | float, or floats and ints  | float32 `(batch,)`        |
-    | vectors of the same length | float32 `(batch, length)` |
-    | None                       | None                      |
-
-    Raises:
-        ValueError: no example; texts of different number or type; labels of different kinds or not finite.
+    Integers and bools become int64 `(batch,)`, other numbers float32 `(batch,)`, vectors float32 `(batch, length)`.
 
     >>> collate([InputExample(texts=["a", "b"], label=0.5), InputExample(texts=["c", "d"], label=1)])
     ([['a', 'c'], ['b', 'd']], tensor([0.5000, 1.0000]))
@@ -154,12 +146,8 @@ def examples_from_frame(
 ) -> list[InputExample]:
     """Return one example per row of a DataFrame.
 
-    Args:
-        frame: the table.
-        texts: columns of the texts, in the order that the loss takes (anchor, positive, negative).
-        label: column of the labels; None leaves them at 0.
-        guid: column of the identifiers; None numbers the rows.
-        on_error: "raise" stops at the first bad row; "skip" leaves bad rows out and warns.
+    `texts`, `label` and `guid` name columns, `texts` in the order that the loss takes; without `label`, labels are 0,
+    without `guid`, rows are numbered. `on_error="skip"` leaves bad rows out and warns instead of raising.
 
     >>> table = pd.DataFrame({"question": ["How?"], "answer": ["So."], "score": [0.5]})
     >>> examples_from_frame(table, texts=["question", "answer"], label="score")

@@ -12,7 +12,6 @@ from sbertlab.doctor import (
     NEAR,
     REMEDIES,
     collision_share,
-    cut_texts,
     empty_texts,
     examine,
     false_hard_negatives,
@@ -23,6 +22,7 @@ from sbertlab.doctor import (
     repeated_rows,
     shared_texts,
     summary,
+    truncated_texts,
 )
 from sbertlab.helpdesk import graded_pairs, load_helpdesk, triplets
 from sklearn.feature_extraction.text import CountVectorizer
@@ -233,10 +233,10 @@ def test_the_tokens_that_are_lost_are_counted(tiny: Callable[..., SentenceTransf
     model = tiny()
     model.max_seq_length = 8
     table = pd.DataFrame({"q": ["the cat sits", "the " * 6, "cat " * 20], "a": ["dog " * 7, "dog", "dog"]})
-    findings = cut_texts(table, ["q", "a"], model)
+    findings = truncated_texts(table, ["q", "a"], model)
     assert findings[["row", "column", "value"]].to_numpy().tolist() == [[2, "q", 14.0], [0, "a", 1.0]]
-    assert found(examine(table, ["q", "a"], model=model), "cut text") == [2, 0]
-    assert found(examine(table, ["q", "a"], model=StoredEmbeddings(model)), "cut text") == [2, 0]
+    assert found(examine(table, ["q", "a"], model=model), "truncated text") == [2, 0]
+    assert found(examine(table, ["q", "a"], model=StoredEmbeddings(model)), "truncated text") == [2, 0]
 
 
 def test_looking_for_nearer_positives_warns_of_no_cuts(tiny: Callable[..., SentenceTransformer]) -> None:
@@ -244,7 +244,7 @@ def test_looking_for_nearer_positives_warns_of_no_cuts(tiny: Callable[..., Sente
     model.max_seq_length = 8
     table = pd.DataFrame({"q": ["cat " * 20, "dog"], "a": ["bird", "fish"]})
     findings = examine(table, ["q", "a"], model=model)  # warnings are errors in these tests
-    assert found(findings, "cut text") == [0]
+    assert found(findings, "truncated text") == [0]
 
 
 def test_labels_from_0_to_5_lie_off_the_scale_and_fit_when_the_scale_is_told() -> None:
@@ -325,8 +325,11 @@ def test_the_expected_collisions_are_those_of_shuffled_batches() -> None:
         ({"texts": []}, "at least one column name"),
         ({"label": "score"}, "column 'score' is missing"),
         ({"group": "intent"}, "column 'intent' is missing"),
-        ({"near": 0}, "near must be a share above 0 and up to 1, got 0"),
-        ({"alike": 2, "model": Written(a=[1.0], b=[1.0])}, "alike must be a cosine from -1 to 1, got 2"),
+        ({"near": 0}, "near must be a number above 0 and at most 1, got 0"),
+        (
+            {"alike": 2, "model": Written(a=[1.0], b=[1.0])},
+            "alike must be a number of at least -1 and at most 1, got 2",
+        ),
         ({"label": "s", "scale": (1, 1)}, "scale must be the least and the greatest label"),
         ({"frame": [1]}, "frame must be a pandas DataFrame, got list"),
         ({"frame": pd.DataFrame({"q": ["a", "b"], "a": ["c", "d"]}, index=[7, 7])}, "got 7 twice; frame.reset_index"),
@@ -340,5 +343,5 @@ def test_mistakes_are_told_with_what_was_given(arguments: dict[str, object], wor
 
 @pytest.mark.parametrize("batch_size", [0, 3])
 def test_a_batch_needs_as_many_rows_as_there_are(batch_size: int) -> None:
-    with pytest.raises(ValueError, match=f"from 1 to the number of rows, 2, got {batch_size}"):
+    with pytest.raises(ValueError, match=f"batch_size must be .* at most 2, got {batch_size}"):
         collision_share(["a", "b"], batch_size)
