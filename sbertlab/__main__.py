@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     comparing = commands.add_parser("benchmark", help="compare base encoders, untuned and fine-tuned")
     benchmark.add_arguments(comparing)
-    comparing.set_defaults(run=benchmark.run_from)
+    comparing.set_defaults(run=compare)
 
     carding = commands.add_parser("robustness", help="what moves a sentence, and what should: a card of models")
     carding.add_argument("models", nargs="+", help="encoders of the benchmark, or any other models")
@@ -114,17 +114,24 @@ def convert(given: Any) -> None:
     print(given.target)
 
 
+def compare(given: Any) -> None:
+    """Run the benchmark, then draw its tables."""
+    from sbertlab.benchmark import presets
+    from sbertlab.commands.figures import draw_benchmark
+
+    presets.run_from(given, draw_benchmark)
+
+
 def make_card(given: Any) -> None:
     """Write the robustness and fairness card."""
-    from sbertlab.commands.robustness_card import write_card
+    from sbertlab.commands.figures import write_card
 
     print(*write_card(given.models, given.output, given.seed), sep="\n")
 
 
 def draw(given: Any) -> None:
     """Derive pages and pictures from the tables."""
-    from sbertlab.benchmark.results_folder import draw as draw_benchmark
-    from sbertlab.commands.robustness_card import draw_card
+    from sbertlab.commands.figures import draw_benchmark, draw_card
 
     print(*draw_benchmark(given.output), *draw_card(given.output), sep="\n")
 

@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,6 @@ from sbertlab.benchmark.results_folder import (
     check_output,
     check_part,
     check_table,
-    draw,
     environments,
     read,
     save,
@@ -187,7 +186,6 @@ def run(
     places = [cell.environment | {"cells": {cell.row["task"]: 1}} for cell in scores.cells if not cell.failed]
     about |= {"measured": environments(places), "models": models}
     save(Path(output), table, comparisons(scores), preset, about, part=tasks is not None)
-    draw(output)
     return table
 
 
@@ -340,7 +338,7 @@ def _refuse_part(models: Sequence[str] | None, tasks: Sequence[str] | None, seed
         )
 
 
-def run_from(given: argparse.Namespace) -> None:
+def run_from(given: argparse.Namespace, draw: Callable[[str], object] | None = None) -> None:
     """Run the benchmark as the command line says, print the page and where it lies.
 
     Raises:
@@ -363,6 +361,8 @@ def run_from(given: argparse.Namespace) -> None:
     if given.output is None:
         _refuse_part(given.models, given.tasks, seeds, given.preset)
     table = run(given.models, given.tasks, seeds, output, preset=given.preset, **options)
+    if draw is not None:
+        draw(output)
     every, pairs, _ = read(output)
     print(
         f"\n{report(every[every['preset'] == given.preset], pairs)}\nWritten to {output}: benchmark.csv, "

@@ -5,7 +5,7 @@
 | benchmark.csv | a row a cell, with `results.COLUMNS`; all presets share it |
 | comparisons.csv | a row a pair of models and a task, with `PAIR_FILE` |
 | environment.json | how and where each preset was measured, and the SHA-256 of the two tables |
-| benchmark.md, pictures | what `draw` makes of them |
+| benchmark.md, pictures | what `commands.figures.draw_benchmark` makes of them |
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import json
 import os
 import re
 import tempfile
-import warnings
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from sbertlab.benchmark.comparisons import COLUMNS as PAIR_COLUMNS
 from sbertlab.benchmark.comparisons import MEAN, with_mean
 from sbertlab.benchmark.published import PUBLISHED
 from sbertlab.benchmark.published_table import published_cells, with_averages
-from sbertlab.benchmark.results import COLUMNS, PRESETS, ranking, readme_block, report, rows_of, table_resolution
+from sbertlab.benchmark.results import COLUMNS, PRESETS, rows_of
 from sbertlab.storage.files import sha256_of
 
 TOLERANCES = dict(zip(VARIANTS, (0.05, 1.0), strict=True))
@@ -207,62 +205,6 @@ def read(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame, di
     }
     table = pd.read_csv(place / "benchmark.csv", dtype={"revision": str}, **texts)
     return table, pd.read_csv(place / "comparisons.csv"), manifest
-
-
-def draw(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Derive benchmark.md, the pictures and the block of the README from the tables in the folder.
-
-    Args:
-        folder: with benchmark.csv, comparisons.csv and environment.json.
-        readme: a file with the lines `<!-- benchmark -->` and `<!-- /benchmark -->`, between which the best of the
-            tables goes; None: README.md beside the folder, where there is one with such lines.
-
-    Returns:
-        The files written.
-
-    Raises:
-        FileNotFoundError: there is no benchmark.csv.
-        ValueError: the tables do not belong to the manifest.
-    """
-    place = Path(folder)
-    check_table(place)
-    table, pairs, manifest = read(place)
-    write(place / "benchmark.md", report(table, pairs))
-    written = [place / "benchmark.md"]
-    page = Path(readme) if readme is not None else place.resolve().parent / "README.md"
-    if page.exists() and BLOCK.search(text := page.read_text(encoding="utf-8")):
-        write(page, BLOCK.sub(lambda found: found[1] + readme_block(table, pairs) + found[2], text))
-        written.append(page)
-    try:
-        from sbertlab.plots import benchmark as standing_plots
-        from sbertlab.plots import benchmark_plots, quality_plots
-        from sbertlab.plots.style import save_both
-    except ImportError as error:
-        warnings.warn(f"no pictures are drawn: {error}; pip install 'sbertlab[lab]'", stacklevel=2)
-        return written
-    for preset in [name for name in PRESETS if name in set(table.loc[table["tag"] != "published", "preset"])]:
-        part, its = rows_of(table, preset), pairs[pairs["preset"] == preset]
-        if not part["value"].notna().any():
-            continue
-        written += save_both(place / f"{preset}_arrows", partial(benchmark_plots.benchmark_figure, part))
-        written += save_both(place / f"{preset}_tasks", partial(standing_plots.score_heatmap, part, its, "all"))
-        if not ranking(part, its)["mean"].notna().any():
-            continue
-        resolution = table_resolution(its) or None
-        written += save_both(
-            place / f"{preset}_ranking", partial(standing_plots.standings_figure, part, its, resolution)
-        )
-        known = manifest["presets"][preset]["models"]
-        if any(values.get("parameters") or values.get("sentences_per_second") for values in known.values()):
-            written += save_both(place / f"{preset}_quality", partial(quality_plots.quality_figure, part, known))
-    same = under_published_names(table)
-    places = [set(rows[["model", "variant", "recipe", "task", "metric"]].itertuples(index=False)) for rows in same]
-    if places[0] & places[1]:
-        written += save_both(
-            place / "published_and_measured",
-            partial(quality_plots.published_figure, pd.concat(same), TOLERANCES[VARIANTS[0]]),
-        )
-    return written
 
 
 def check_table(folder: Path) -> None:

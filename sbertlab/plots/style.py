@@ -1,6 +1,6 @@
-"""The look of all figures: pages, colours, fonts, and the frame that a figure is drawn into.
+"""The look of all figures: colours of a light and a dark page, fonts, the frame of a figure, tables of coloured cells.
 
-What the figures need of matplotlib is imported here, so that its absence is told in one place.
+The other files of this room import matplotlib's classes from here, so that a missing matplotlib is reported once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from sbertlab.checks import check_choice
+
 try:
     import matplotlib.pyplot as plt
     from matplotlib import font_manager, patheffects
@@ -28,6 +30,7 @@ except ImportError as error:
     raise ImportError('figures need matplotlib: pip install "sbertlab[lab]"') from error
 
 __all__ = [
+    "ROUND_STEPS",
     "THEMES",
     "Axes",
     "FancyBboxPatch",
@@ -37,21 +40,26 @@ __all__ = [
     "Rectangle",
     "Theme",
     "canvas",
+    "color_table",
     "drawable",
+    "halo",
     "open_grid",
-    "patheffects",
+    "save_both",
     "sequential",
+    "slant",
     "style",
-    "table_axes",
 ]
 
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji")
-"""matplotlib's own font, so that a figure is the same everywhere; the others, where installed, for what it lacks."""
+"""matplotlib's own font, so that a figure looks the same everywhere; the others, if installed, for missing letters."""
+
+ROUND_STEPS = (1, 2, 2.5, 5, 10)
+"""Steps between the numbers on an axis."""
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a page: background, text, secondary text, thin lines, and of what is shown on it."""
+    """Colours of a page: background, text, secondary text, thin lines, and data."""
 
     background: str
     ink: str
@@ -66,16 +74,27 @@ class Theme:
 
     @property
     def bad(self) -> str:
-        """Worse, negative, cut off."""
+        """Worse, negative, truncated."""
         return self.palette[1]
 
     def readable(self, color: str) -> str:
-        """The colour drawn towards that of the text, for letters."""
+        """The colour mixed with that of the text, for letters."""
         return _mix(color, self.ink, 0.6)
 
     def faint(self, color: str, share: float = 0.18) -> str:
-        """The colour drawn towards the background, for areas."""
+        """The colour mixed with the background, for areas."""
         return _mix(color, self.background, share)
+
+    def letters_on(self, face: Any) -> str:
+        """Whichever of background and text colour has more contrast on a cell of this RGB colour."""
+
+        def contrast(letters: str) -> float:
+            rgb = np.array([face[:3], to_rgb(letters)])
+            linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+            dark, light = sorted(linear @ [0.2126, 0.7152, 0.0722] + 0.05)
+            return float(light / dark)
+
+        return max(self.background, self.ink, key=contrast)
 
 
 THEMES = {
@@ -94,25 +113,21 @@ THEMES = {
         palette=("#4ba3e3", "#ef7f3b", "#2fd6a3", "#e091bd", "#f0b53a", "#9bd6ff", "#a259f5", "#f4efa3"),
     ),
 }
-"""The two pages a figure can be drawn for."""
+"""The two pages a figure can be drawn for; the palettes are safe for colour-blind readers."""
 
 
 @contextmanager
 def style(theme: str = "light") -> Iterator[Theme]:
-    """Within the context, matplotlib draws in the project's style, and the colours of the page are given.
-
-    Args:
-        theme: "light" or "dark".
+    """Within the context, matplotlib draws in the project's style; yields the colours of the page.
 
     Raises:
-        ValueError: another theme.
+        ValueError: `theme` is neither "light" nor "dark".
 
     >>> with style("dark") as colors:
     ...     colors.background == plt.rcParams["figure.facecolor"]
     True
     """
-    if theme not in THEMES:
-        raise ValueError(f"theme must be one of {tuple(THEMES)}, got {theme!r}")
+    check_choice("theme", theme, THEMES)
     colors = THEMES[theme]
     settings: Any = {
         "figure.facecolor": colors.background,
@@ -139,7 +154,10 @@ def style(theme: str = "light") -> Iterator[Theme]:
         "ytick.labelsize": 8,
         "text.color": colors.ink,
         "text.parse_math": False,
-        "font.family": [name for name in FONTS if name in set(font_manager.get_font_names())],
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "legend.labelcolor": colors.soft,
+        "font.family": _fonts(),
         "font.size": 9,
         "lines.linewidth": 1.6,
     }
@@ -153,7 +171,7 @@ def sequential(colors: Theme) -> LinearSegmentedColormap:
 
 
 def drawable(text: str, width: int = 60) -> str:
-    """The text on one line, at most `width` characters, with a box for what no installed font can draw.
+    """The text on one line of at most `width` characters, with a box for each letter that no installed font has.
 
     >>> drawable("  two\\n lines <b>&</b>  "), drawable("abcdefgh", 5)
     ('two lines <b>&</b>', 'abcd…')
@@ -163,17 +181,9 @@ def drawable(text: str, width: int = 60) -> str:
     return "".join(letter if ord(letter) in _glyphs() else "□" for letter in line)
 
 
-def _mix(color: str, other: str, share: float) -> str:
-    first, second = to_rgb(color), to_rgb(other)
-    red, green, blue = (share * a + (1 - share) * b for a, b in zip(first, second, strict=True))
-    return to_hex((red, green, blue))
-
-
-@cache
-def _glyphs() -> set[int]:
-    """Code points that the fonts of the style can draw."""
-    names = [name for name in FONTS if name in set(font_manager.get_font_names())]
-    return {code for name in names for code in font_manager.get_font(font_manager.findfont(name)).get_charmap()}
+def halo(page: str) -> list[patheffects.AbstractPathEffect]:
+    """Path effects that keep letters readable on top of lines, on a page of this colour."""
+    return [patheffects.withStroke(linewidth=2.6, foreground=page)]
 
 
 def canvas(
@@ -183,43 +193,28 @@ def canvas(
     footer: str = "",
     rows: int = 1,
     columns: int = 1,
-    width_ratios: Sequence[float] | None = None,
     share: bool = False,
+    **grid: Any,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure (inches) with a headline and a footer, and its panels `(rows, columns)`; pyplot forgets it at once.
+    """A figure of this size in inches plus the room for a headline and a footer, and its panels `(rows, columns)`.
 
-    A footer that is wider than the figure goes on in a further line, for which the figure is higher.
+    Long headlines and footers are wrapped. pyplot forgets the figure, so that a notebook shows it once. `share` links
+    the axes of all panels, or the y axes alone of a single row; `grid` may hold width_ratios and height_ratios.
     """
-    footer = _in_lines(drawable(footer, 240), width - 0.2)
-    top, bottom = 0.42 * bool(title), 0.28 * bool(footer) + 0.14 * footer.count("\n")
+    title = fill(drawable(title, 240), int(8.2 * width))
+    footer = fill(drawable(footer, 400), int(15.5 * width))
+    top = 0.24 * title.count("\n") + 0.42 * bool(title)
+    bottom = 0.14 * footer.count("\n") + 0.28 * bool(footer)
     height += top + bottom
     rect = (0, bottom / height, 1, 1 - (top + bottom) / height)
-    figure, panels = plt.subplots(
-        rows,
-        columns,
-        figsize=(width, height),
-        squeeze=False,
-        layout=ConstrainedLayoutEngine(rect=rect, w_pad=0.08, h_pad=0.08),
-        width_ratios=width_ratios,
-        sharex=share and columns == 1,
-        sharey=share,
-    )
+    layout = ConstrainedLayoutEngine(rect=rect, w_pad=0.08, h_pad=0.08)
+    look: dict[str, Any] = {"sharex": share and columns == 1, "sharey": share, "layout": layout, **grid}
+    figure, panels = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **look)
     plt.close(figure)
-    figure.text(0.1 / width, 1 - 0.12 / height, drawable(title, 120), va="top", fontsize=12.5, weight="bold")
+    figure.text(0.1 / width, 1 - 0.12 / height, title, va="top", fontsize=12.5, weight="bold")
     soft = plt.rcParams["axes.labelcolor"]
-    figure.text(0.1 / width, 0.1 / height, footer, va="bottom", fontsize=FOOTER_SIZE, color=soft)
+    figure.text(0.1 / width, 0.1 / height, footer, va="bottom", fontsize=7.5, color=soft)
     return figure, panels
-
-
-FOOTER_SIZE = 7.5
-"""Points of the line below a figure."""
-
-
-def _in_lines(words: str, width: float) -> str:
-    """The words of a footer, on as many lines as the width (inches) asks for."""
-    page = Figure()
-    needed = page.text(0, 0, words, fontsize=FOOTER_SIZE).get_window_extent().width / page.dpi
-    return words if needed <= width else fill(words, int(0.95 * len(words) * width / needed))
 
 
 def save_both(path: Path, figure: Callable[..., Figure]) -> list[Path]:
@@ -235,17 +230,64 @@ def save_both(path: Path, figure: Callable[..., Figure]) -> list[Path]:
     return paths
 
 
-def table_axes(axes: Axes, colors: Theme, rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Names of rows at the left and of columns on top, at the middle of their cells."""
+def color_table(
+    axes: Axes,
+    colors: Theme,
+    shades: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    numbers: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """Draw a table of coloured cells with row names at the left and column names on top.
+
+    Args:
+        axes: to draw into.
+        colors: of the page.
+        shades: `(rows, columns)`, -1 (orange) to 1 (blue); 0 and NaN have the page's own colour.
+        rows: their names.
+        columns: their names; slanted when one of them is long.
+        numbers: what to write into the cells, row by row.
+    """
+    scale = LinearSegmentedColormap.from_list("diverging", [colors.bad, colors.background, colors.good])
+    axes.pcolormesh(shades, cmap=scale, vmin=-1, vmax=1, edgecolors=colors.background, linewidth=1.5)
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
+    if max(map(len, columns)) > 4:
+        slant(axes, 50)
+    for (row, column), shade in np.ndenumerate(shades if numbers is not None else np.zeros((0, 0))):
+        ink = colors.soft if np.isnan(shade) else colors.letters_on(scale((shade + 1) / 2))
+        text = numbers[row][column]  # type: ignore[index]
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7.5, color=ink)
+
+
+def slant(axes: Axes, degrees: float) -> None:
+    """Turn the names on top, so that long ones do not overlap."""
+    for label in axes.get_xticklabels():
+        label.set(rotation=degrees, ha="left", rotation_mode="anchor")
 
 
 def open_grid(axes: Axes) -> None:
-    """Level lines in place of an axis on the left."""
+    """Horizontal grid lines in place of the axis on the left."""
     axes.grid(axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND_STEPS))
+
+
+def _mix(color: str, other: str, share: float) -> str:
+    first, second = np.array(to_rgb(color)), np.array(to_rgb(other))
+    return to_hex(share * first + (1 - share) * second)  # type: ignore[arg-type]
+
+
+@cache
+def _fonts() -> list[str]:
+    return [name for name in FONTS if name in set(font_manager.get_font_names())]
+
+
+@cache
+def _glyphs() -> set[int]:
+    """Code points that the fonts of the style can draw."""
+    return {code for name in _fonts() for code in font_manager.get_font(font_manager.findfont(name)).get_charmap()}

@@ -11,7 +11,7 @@ import pandas as pd
 from sbertlab import plots
 from sbertlab.analysis.explain import Explanation, explain
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.plots.explain_plots import explanation_figure
+from sbertlab.plots.analysis import explanation_figure
 from sbertlab.plots.style import Figure
 from sbertlab.util import cos_sim
 from sbertlab.widgets.panel import Panel, control, escaped, message, picture_of, row, table

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from sbertlab.analysis.thresholds import Goal, Threshold, choose_threshold, threshold_at, threshold_curve
+from sbertlab.plots.analysis import threshold_figure
 from sbertlab.plots.style import Figure
-from sbertlab.plots.threshold_plots import threshold_figure
 from sbertlab.widgets.panel import Panel, control, escaped, row, table
 
 BORDERLINE = 6

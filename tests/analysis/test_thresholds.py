@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from sbertlab.analysis.thresholds import MEASURES, Threshold, choose_threshold, threshold_at, threshold_curve
 from sbertlab.evaluation.pairs import best_thresholds
-from sbertlab.plots.threshold_plots import threshold_figure
+from sbertlab.plots.analysis import threshold_figure
 
 
 def sample(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -35,7 +35,7 @@ from sbertlab.benchmark.results import COLUMNS, ranking, readme_block, report, s
 from sbertlab.benchmark.results_folder import read
 from sbertlab.benchmark.runner import CellStore, jobs_of, run_jobs
 from sbertlab.benchmark.tasks import Task, helpdesk_tasks, select_tasks
-from sbertlab.plots.quality_plots import published_and_measured
+from sbertlab.commands.figures import draw_benchmark
 from sbertlab.storage.files import sha256_of
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +71,7 @@ def test_a_run_leaves_tables_page_pictures_and_manifest(small: Encoder, tmp_path
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "README.md").write_text("above\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nbelow\n")
     table = run([small, "TF-IDF+SVD"], names, seeds=2, output=folder, recipe=SHORT)
+    draw_benchmark(folder)
     assert list(table.columns) == COLUMNS
     jobs = [("tiny", "untuned", 0), ("tiny", "fine-tuned", 0), ("tiny", "fine-tuned", 1), ("TF-IDF+SVD", "untuned", 0)]
     expected = [(*job, name) for job in jobs for name in names]
@@ -101,10 +102,8 @@ def test_a_run_leaves_tables_page_pictures_and_manifest(small: Encoder, tmp_path
     assert models["TF-IDF+SVD"]["sentences_per_second"] > 0
     assert str(ROOT) not in json.dumps(manifest), "no path of this machine"
     pictures = {path.name for path in folder.glob("*.png")}
-    kinds = {
-        f"offline_{kind}{theme}.png" for kind in ("ranking", "tasks", "arrows", "quality") for theme in ("", "_dark")
-    }
-    assert pictures == kinds
+    kinds = ("ranking", "tasks", "quality")
+    assert pictures == {f"offline_{kind}{theme}.png" for kind in kinds for theme in ("", "_dark")}
     assert all((folder / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
 
 
@@ -121,7 +120,7 @@ def test_a_second_run_writes_the_same_tables_without_encoding_anything(
     monkeypatch.setattr(SentenceTransformer, "encode", never)
     second = run([small], ["helpdesk-duplicates"], seeds=2, output=tmp_path / "b", recipe=SHORT)
     pd.testing.assert_frame_equal(first, second)
-    for name in ("benchmark.csv", "comparisons.csv", "benchmark.md"):
+    for name in ("benchmark.csv", "comparisons.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -228,6 +227,7 @@ def test_a_cell_that_fails_is_recorded_and_the_run_goes_on(tmp_path: Path) -> No
     assert table["tag"].tolist() == ["failed"] * 3 + ["proxy"]
     assert table["value"].isna().tolist() == [True] * 3 + [False]
     assert table["error"].tolist()[:2] == ["ZeroDivisionError: division by zero"] * 2
+    draw_benchmark(tmp_path)
     page = (tmp_path / "benchmark.md").read_text(encoding="utf-8")
     assert "Failed cells" in page
     assert "division by zero" in page
@@ -241,7 +241,7 @@ def test_a_table_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "benchmark.csv"
     path.write_text(path.read_text().replace(",576,", ",577,"))
     with pytest.raises(ValueError, match=r"benchmark.csv was changed since it was measured"):
-        results_folder.draw(tmp_path)
+        draw_benchmark(tmp_path)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["the first preset", "another preset"])
@@ -301,10 +301,11 @@ def published_run(folder: Path, **tags: str) -> None:
 
 def test_a_whole_run_of_the_published_preset_meets_the_thirteen_published_averages(tmp_path: Path) -> None:
     published_run(tmp_path)
-    both = published_and_measured(pd.concat(results_folder.under_published_names(read(tmp_path)[0])))
+    published, measured = results_folder.under_published_names(read(tmp_path)[0])
+    both = published.merge(measured, on=["model", "variant", "recipe", "task", "metric"], suffixes=("", "_measured"))
     assert both["model"].tolist() == list(PUBLISHED_ENCODERS)
-    assert both["published"].tolist() == [value for _, _, value in BASE_MODELS]
-    assert both["measured"].tolist() == [50.0] * 13
+    assert both["value"].tolist() == [value for _, _, value in BASE_MODELS]
+    assert both["value_measured"].tolist() == [50.0] * 13
 
 
 def test_another_edition_of_a_set_is_not_held_against_the_published_figure_and_the_page_says_so(tmp_path: Path) -> None:
@@ -312,11 +313,6 @@ def test_another_edition_of_a_set_is_not_held_against_the_published_figure_and_t
     table, pairs, _ = read(tmp_path)
     _, measured = results_folder.under_published_names(table)
     assert set(measured["task"]) == {*PUBLISHED, TWITTER_MEAN} - {"TwentyNewsgroupsClustering"}, "no mean of 14"
-    one = published_cells().query("task == 'TwentyNewsgroupsClustering'").head(1)
-    cells = table[table["task"] == "TwentyNewsgroupsClustering"].query("tag == 'edition'").head(1)
-    cells = cells.assign(**{name: one[name].item() for name in ("model", "variant", "recipe")})
-    with pytest.raises(ValueError, match="no cell that is both published and measured"):
-        published_and_measured(pd.concat([one, cells]))
     page = report(table[table["model"] == PUBLISHED_ENCODERS[0]], pairs)
     assert "- **edition**: measured here, on another edition of the set" in page
     assert re.search(r"\| TwentyNewsgroupsClustering +\| clustering +\| v_measure +\| 9 +\| edition +\|", page)
@@ -524,7 +520,7 @@ def test_fewer_models_or_seeds_do_not_take_the_place_of_more_unless_the_folder_i
 
 def test_drawing_without_a_table_says_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"benchmark.csv is missing; `python -m sbertlab benchmark` makes it"):
-        results_folder.draw(tmp_path)
+        draw_benchmark(tmp_path)
 
 
 # -- Tables ------------------------------------------------------------------------------------------------------------
@@ -585,7 +581,7 @@ def test_the_committed_page_and_readme_are_those_of_the_committed_tables() -> No
             .isin(["proxy", "measured"])
             .all()
         )
-        for kind in ("ranking", "tasks", "arrows", "quality"):
+        for kind in ("ranking", "tasks", "quality"):
             assert (ROOT / "figures" / f"{preset}_{kind}.png").exists()
 
 

@@ -18,9 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from sbertlab.analysis.ranks import benchmark_intervals, standings, task_scores, told_apart
-from sbertlab.plots.benchmark import score_heatmap, standings_figure
-from sbertlab.plots.benchmark_plots import benchmark_figure, broken
-from sbertlab.plots.quality_plots import pareto_front, published_figure, quality_figure
+from sbertlab.plots.benchmark import broken, pareto_front, quality_figure, score_heatmap, standings_figure
 from sbertlab.plots.style import THEMES
 
 LIGHT = THEMES["light"]
@@ -80,24 +78,6 @@ MODELS = {
 }
 
 
-def published() -> pd.DataFrame:
-    """One cell known twice, two seeds measured; one only published, one only measured, one of another metric."""
-    cells = [
-        ("m", "STSb", "spearman", 82.0, "published", 0),
-        ("m", "STSb", "spearman", 82.5, "measured", 0),
-        ("m", "STSb", "spearman", 82.7, "measured", 1),
-        ("m", "Quora", "map", 80.0, "published", 0),
-        ("m", "Quora", "ndcg", 90.0, "measured", 0),
-        ("m", "SICK-R", "spearman", 77.0, "measured", 0),
-        ("n", "STSb", "spearman", 84.0, "published", 0),
-        ("n", "STSb", "spearman", 83.96, "proxy", 0),
-        ("n", "SICK-R", "spearman", 70.0, "published", 0),
-        ("n", "SICK-R", "spearman", np.nan, "failed", 0),
-    ]
-    table = pd.DataFrame(cells, columns=["model", "task", "metric", "value", "tag", "seed"])
-    return table.assign(variant="untuned", recipe="", low=table["value"] - 1, high=table["value"] + 1)
-
-
 FIGURES: dict[str, Callable[..., Figure]] = {
     "standings": lambda **look: standings_figure(simulated(), compared(simulated()), 1.4, **look),
     "plain standings": lambda **look: standings_figure(simulated().drop(columns=["low", "high"]), **look),
@@ -108,8 +88,6 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "one model": lambda **look: standings_figure(simulated(1, 1, 1), compared(simulated(1, 1, 1)), 2.0, **look),
     "quality": lambda **look: quality_figure(simulated(), MODELS, **look),
     "quality of one": lambda **look: quality_figure(simulated(1, 1, 1), MODELS, ["megabytes"], **look),
-    "published": lambda **look: published_figure(published(), 0.05, **look),
-    "change": lambda **look: benchmark_figure(simulated(), **look),
 }
 
 
@@ -185,7 +163,6 @@ def test_a_score_may_lie_outside_of_its_interval_and_both_are_drawn() -> None:
     axes = standings_figure(table).axes[0]
     places, ends = sorted(marks(axes, LIGHT.good)), sorted(bars(axes, 5))
     assert all(high < place for (place, _), (_, high) in zip(places, ends[-2:], strict=True))
-    benchmark_figure(table)
 
 
 def test_models_stand_in_the_order_of_their_means_with_ring_or_dot_interval_and_seeds() -> None:
@@ -197,8 +174,8 @@ def test_models_stand_in_the_order_of_their_means_with_ring_or_dot_interval_and_
     assert bars(axes, 5) == [(77.5, 82.5), (75.5, 80.5), (67.5, 72.5), (57.5, 62.5)]
     assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "|"] == [[79, 81]]
     texts = written(figure)
-    assert {"untuned", "fine-tuned", "95 % over examples", "a seed", "80.0", "60.0", "Mean of 2 tasks."} <= set(texts)
-    assert "1 without a mean, as cells failed: d (untuned)" in texts
+    assert {"untuned", "fine-tuned", "95 % interval", "single seed", "80.0", "60.0", "Mean score"} <= set(texts)
+    assert any("No mean, because cells failed: d (untuned)." in text for text in texts)
     assert len(figure.axes) == 1, "no ranks without comparisons"
 
 
@@ -214,7 +191,7 @@ def test_lines_join_what_cannot_be_told_apart_and_ranks_say_where_a_model_may_st
     assert [ranks[row].get_weight() for row in range(4)] == ["normal", "normal", "normal", "bold"]
     tints = [patch for patch in axes.patches if patch.get_height() == 1]
     assert [patch.get_y() for patch in tints] == [-0.5, 0.5]
-    assert "9 points: the smallest difference seen four times in five, for the median pair" in written(figure)
+    assert "9 points: smallest difference detected with 80 % power (median pair)" in written(figure)
     scale = next(line for line in axes.lines if line.get_color() == LIGHT.ink)
     assert np.ptp(scale.get_xdata()) == pytest.approx(9)
 
@@ -237,7 +214,7 @@ def test_a_difference_that_is_not_known_is_not_drawn_and_one_beyond_the_scores_f
 
 def test_comparisons_that_do_not_fit_the_table_are_refused() -> None:
     table, pairs = by_hand(), compared(by_hand())
-    with pytest.raises(ValueError, match=r"comparisons lacks the columns \['different'\]"):
+    with pytest.raises(ValueError, match=r"comparisons is missing the columns \['different'\]"):
         standings_figure(table, pairs.drop(columns="different"))
     with pytest.raises(ValueError, match=r"comparisons lacks the pair \('a', 'fine-tuned'\) and \('c', 'untuned'\)"):
         standings_figure(table, pairs[pairs["model_b"] != "c"])
@@ -285,7 +262,7 @@ def test_the_strength_of_a_cell_falls_with_the_distance_from_the_best() -> None:
     cells = [patch for patch in axes.patches if patch.get_fill() and patch.get_width() == 1]
     first = [np.mean(patch.get_facecolor()[:3]) for patch in cells if patch.get_x() == 0][:3]
     assert first == sorted(first), "paler from row to row"
-    assert to_hex(cells[0].get_facecolor()) == LIGHT.good
+    assert to_hex(cells[0].get_facecolor()) == LIGHT.faint(LIGHT.good, 0.6)
     assert not [patch for patch in axes.patches if not patch.get_fill()], "no frames without comparisons"
 
 
@@ -358,7 +335,7 @@ def test_quality_is_drawn_against_cost_with_the_front_in_colour() -> None:
     assert list(zip(*steps.get_data(), strict=True)) == [(100, 80), (1000, 78)]
     assert marks(size, LIGHT.good) == [(2e7, 80)], "b is larger and worse"
     assert {"50M", "20M", "a", "b"} <= set(written(figure))
-    assert any("Without a number: c." in text for text in written(figure))
+    assert any("Unknown cost: c." in text for text in written(figure))
     assert speed.get_xscale() == size.get_xscale() == "log"
 
 
@@ -387,60 +364,15 @@ def test_a_property_that_no_model_has_gets_no_panel_and_one_that_is_unknown_is_r
             quality_figure(by_hand(), models, against)
 
 
-def test_published_and_measured_cells_meet_where_model_task_and_metric_agree() -> None:
-    figure = published_figure(published(), tolerance=0.05)
-    diagonal, rows = figure.axes
-    blue, orange = LIGHT.palette[:2]
-    assert marks(diagonal, blue) == [(82, pytest.approx(82.6))]
-    assert marks(diagonal, orange) == [(84, 83.96)]
-    assert marks(rows, blue) == [(pytest.approx(0.6), 1)]
-    assert marks(rows, orange) == [(pytest.approx(-0.04), 3)]
-    assert bars(rows, 4) == [(-0.4, 1.6), (-1.04, 0.96)]
-    assert [label.get_text() for label in rows.get_yticklabels()] == ["m", "STSb", "n", "STSb"]
-    numbers = {text.get_text(): text.get_weight() for text in rows.texts}
-    assert numbers == {"+0.60": "bold", "\N{MINUS SIGN}0.04": "normal"}
-    assert diagonal.get_xlim() == diagonal.get_ylim()
-
-
-def test_cells_that_do_not_meet_are_refused() -> None:
-    table = published()
-    with pytest.raises(ValueError, match="no cell that is both published and measured"):
-        published_figure(table[table["tag"] == "published"])
-    with pytest.raises(ValueError, match="no cell that is both published and measured"):
-        published_figure(table.assign(recipe=np.where(table["tag"] == "published", "theirs", "ours")))
-    with pytest.raises(ValueError, match=r"published cell twice: .*'STSb'"):
-        published_figure(pd.concat([table, table.head(1)]))
-    with pytest.raises(ValueError, match=r"table is missing the columns \['metric'\]"):
-        published_figure(table.drop(columns="metric"))
-    with pytest.raises(ValueError, match="tolerance must be a positive number, got 0"):
-        published_figure(table, 0)
-
-
-def test_the_change_by_fine_tuning_carries_its_intervals() -> None:
-    axes = benchmark_figure(by_hand()).axes[0]
-    assert {(77.5, 82.5), (67.5, 72.5), (75.5, 80.5), (57.5, 62.5)} == {
-        ends for ends in bars(axes, 1.2) if not np.isnan(ends).any()
-    }
-    assert any("Thin lines: 95 %" in text for text in written(benchmark_figure(by_hand())))
-
-
 def test_the_line_below_a_figure_stays_on_its_page() -> None:
-    plain, noted = (benchmark_figure(by_hand(), note=note) for note in ("", "And more of it. " * 6))
+    plain, noted = (standings_figure(by_hand(), note=note) for note in ("", "And more of it. " * 6))
     for figure in (plain, noted):
         (footer,) = [text for text in figure.texts if "Mean of 2 tasks" in text.get_text()]
         assert footer.get_window_extent().x1 <= figure.bbox.x1
     assert noted.get_figheight() > plain.get_figheight()
 
 
-def test_a_fine_tuning_that_did_harm_is_explained_where_there_is_one() -> None:
-    table = by_hand()
-    assert not any("Orange" in text for text in written(benchmark_figure(table)))
-    untuned = table["variant"] == "untuned"
-    harmed = table.assign(value=table["value"].where(~untuned, table["value"] + 10))
-    assert any("Orange: below untuned." in text for text in written(benchmark_figure(harmed.dropna(subset="value"))))
-
-
-@pytest.mark.parametrize("draw", [standings_figure, score_heatmap, benchmark_figure])
+@pytest.mark.parametrize("draw", [standings_figure, score_heatmap])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -480,7 +412,7 @@ def test_names_are_drawn_as_they_are_written_on_at_most_two_lines(name: str) -> 
     table = simulated(2, 2, 2).replace({"model-0": name})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for figure in (standings_figure(table), score_heatmap(table), benchmark_figure(table)):
+        for figure in (standings_figure(table), score_heatmap(table)):
             figure.savefig(io.BytesIO(), format="svg")
         quality_figure(table, {name: {"parameters": 1e7}}).savefig(io.BytesIO(), format="svg")
     lines = broken(name).split("\n")

@@ -11,7 +11,7 @@ from sbertlab import SentenceTransformer, models
 from sbertlab.analysis.explain import Explanation, explain
 
 pytest.importorskip("ipywidgets")
-from sbertlab.plots.explain_plots import explanation_figure
+from sbertlab.plots.analysis import explanation_figure
 from sbertlab.widgets.similarity_explorer import SimilarityExplorer
 
 Tiny = Callable[..., SentenceTransformer]

@@ -9,8 +9,8 @@ import pytest
 
 from sbertlab.__main__ import main
 from sbertlab.analysis.robustness import card
-from sbertlab.commands import robustness_card
-from sbertlab.commands.robustness_card import draw_card, write_card
+from sbertlab.commands import figures
+from sbertlab.commands.figures import draw_card, write_card
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_a_card_is_measured_written_and_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(robustness_card, "EmbeddingStore", lambda: None)
+    monkeypatch.setattr(figures, "EmbeddingStore", lambda: None)
     written = write_card(["TF-IDF+SVD"], tmp_path / "card")
     names = ["robustness.csv", "associations.csv", "robustness.md", "robustness.png", "robustness_dark.png"]
     assert [path.name for path in written] == names
