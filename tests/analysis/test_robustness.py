@@ -439,7 +439,7 @@ def test_the_figure_shows_every_kind_and_group_and_names_the_models(measured: tu
 def test_the_figure_refuses_tables_it_cannot_show(measured: tuple) -> None:
     plots = pytest.importorskip("sbertlab.plots.analysis", exc_type=ImportError)
     tables, gaps = measured
-    with pytest.raises(ValueError, match=r"gaps has the models \['leaning'\], which tables lacks"):
+    with pytest.raises(ValueError, match=r"gaps has the models \['leaning'\], which tables has not"):
         plots.robustness_figure({"letters": tables["letters"]}, gaps)
     with pytest.raises(ValueError, match="one to 8 models, got 0"):
         plots.robustness_figure({})

@@ -106,7 +106,7 @@ def test_mistakes_are_named() -> None:
         choose_threshold(LABELS, SCORES, "precision")
     with pytest.raises(ValueError, match=r"no threshold has a precision of at least 0\.99"):
         choose_threshold([1, 0, 0], [0.5, 0.5, 0.5], "precision", 0.99)
-    with pytest.raises(ValueError, match="lacks"):
+    with pytest.raises(ValueError, match="is missing"):
         threshold_figure(pd.DataFrame({"threshold": [1.0]}), LABELS, SCORES)
 
 
