@@ -96,7 +96,7 @@ def _kept_or_temporary(folder: Path | None) -> Iterator[Path]:
 
 def _finished(history: pd.DataFrame) -> pd.DataFrame:
     """Return the history of a run; after Ctrl-C, on which `fit` returns, nothing may be measured, whole or not."""
-    if history.attrs["interrupt_wished"]:
+    if history.attrs["interrupt_requested"]:
         raise KeyboardInterrupt
     return history
 

@@ -1,8 +1,12 @@
-"""An objective: a loader of data and the loss that its batches go to, with a place that can be found again."""
+"""Batches: a data loader, the loss that its batches go to, and a position in the data that can be found again.
+
+Everything random follows from the run's seed and the place where it is drawn (`set_seed`), not from earlier draws.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,31 +19,60 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from sbertlab.data import InputExample, NoDuplicatesDataLoader, SentenceLabelDataset, collate, groups_of
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.losses.base import Loss
-from sbertlab.training.seeding import set_seed
 
 FINGERPRINTED_ROWS = 100_000
-"""Rows of a data set that its fingerprint reads at most, spread evenly."""
+"""Most rows of a data set that its fingerprint reads, spread evenly."""
 
-HIDDEN = {"model", "training", *vars(Loss)}
-"""Attributes of a loss that are no settings."""
+NOT_SETTINGS = {"model", "training", *vars(Loss)}
+"""Attributes of a loss that are not settings."""
 
-SAMPLED_ROWS = 512
-"""Rows that `Objective.sample` returns at most."""
+
+def set_seed(device: torch.device, seed: int, *where: int | str) -> None:
+    """Seed Python, NumPy and torch from the run's seed and the place in the run."""
+    value = seed_of(seed, *where)
+    random.seed(value)
+    np.random.seed(value)  # noqa: NPY002 (users' data sets draw from it)
+    # Without an accelerator, torch.manual_seed spends a millisecond looking for one.
+    (torch.default_generator if device.type == "cpu" else torch).manual_seed(value)
+
+
+def seed_of(seed: int, *where: int | str) -> int:
+    """Return a 32-bit seed that depends on the run's seed and the place in the run.
+
+    >>> seed_of(0, "step", 1) == seed_of(0, "step", 1) != seed_of(0, "step", 2)
+    True
+    """
+    words = [part if isinstance(part, int) else int.from_bytes(part.encode()[:8], "little") for part in where]
+    return int(np.random.SeedSequence([seed, *words]).generate_state(1)[0])
+
+
+class Batch(NamedTuple):
+    """What a loss gets apart from the embeddings."""
+
+    columns: list[list[Any]]
+    """Texts."""
+    labels: Tensor | None
+    known: Tensor | None = None
+    """Pairs that are not negatives, because the batch shows that they are positives."""
 
 
 class Objective:
-    """A data loader and the loss that its batches go to; a loader that runs dry is started again.
+    """A data loader and the loss that its batches go to; an exhausted loader starts again.
 
     Args:
         loader: yields lists of InputExample once its `collate_fn` is set, which is done here.
-        loss: a Loss, or a module of the field with `forward(features, labels)`.
+        loss: a Loss, or any module with `forward(features, labels)`.
         index: position among the objectives.
-        seed: with `index` and the pass through the data it decides the order.
-        device: where the model is.
+        seed: together with `index` and the number of the pass, it decides the order of the data.
+        device: of the model.
+        mask: keep known positives out of the negatives.
     """
 
-    def __init__(self, loader: Any, loss: nn.Module, index: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, loader: Any, loss: nn.Module, index: int, seed: int, device: torch.device, mask: bool = True
+    ) -> None:
         self.loader, self.loss, self.index, self.seed, self.device = loader, loss, index, seed, device
+        self.mask = bool(mask)
         self.name = f"{index}:{type(loss).__name__}"
         self.passes = 0
         self._first_step = self._taken = 0  # of this pass: the step that began it, and the batches taken
@@ -49,39 +82,49 @@ class Objective:
         self._set_epoch()
 
     def __len__(self) -> int:
-        """Return the number of batches of a pass.
+        """Return the number of batches per pass.
 
         Raises:
-            TypeError: the loader does not know.
-            ValueError: there are none.
+            TypeError: the loader has no length.
+            ValueError: the loader is empty.
         """
         try:
             length = len(self.loader)
         except TypeError:
             raise TypeError(f"the loader of objective {self.name} has no length; give steps_per_epoch") from None
         if length == 0:
-            raise ValueError(self._nothing())
+            raise ValueError(self._empty())
         return length
 
-    def next_batch(self, step: int) -> list[InputExample]:
-        """Return the rows of the batch of this step, counted from 1.
+    def next_batch(self, step: int) -> Batch:
+        """Return the batch of this step, counted from 1.
 
         Raises:
-            ValueError: the loader yields nothing.
+            ValueError: the loader is empty, or the batch does not fit the loss.
         """
         set_seed(self.device, self.seed, "batch", self.index, step)
-        batch = next(self._batches, None)
-        if batch is None:
+        rows = next(self._batches, None)
+        if rows is None:
             self._first_step, self._taken, self._digest = step, 0, hashlib.sha256()
             self._generators = [generator.get_state() for generator in self._own_generators()]
-            batch = self._begin_pass()
+            rows = self._begin_pass()
             self.passes += 1
         self._taken += 1
-        self._digest.update(digest_of(batch))
-        return batch
+        self._digest.update(digest_of(rows))
+        try:
+            columns, labels = collate(rows)
+            if not isinstance(self.loss, Loss):
+                return Batch(columns, labels)
+            try:
+                self.loss.check_batch(columns, labels)
+            except ValueError as error:
+                raise ValueError(f"{error}. The first row has {first_row(columns, labels)}") from error
+            return Batch(columns, labels, self.loss.known_positives(columns, groups_of(rows)) if self.mask else None)
+        except ValueError as error:
+            raise ValueError(f"step {step}, objective {self.name}: {error}") from error
 
     def state(self) -> dict[str, Any]:
-        """Return where in the data the objective is, for `restore`."""
+        """Return the position in the data, for `restore`."""
         return {
             "passes": self.passes,
             "first_step": self._first_step,
@@ -91,59 +134,61 @@ class Objective:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to where the objective was: the pass is begun again, and its batches up to there are drawn anew.
+        """Return to a position: start its pass again and draw its batches again.
 
         Raises:
-            ValueError: they are not the batches of that time.
+            ValueError: the batches differ from those of that time.
         """
-        self.passes = state["passes"] - 1
-        if self.passes < 0:
-            self.passes = 0
+        self.passes = max(0, state["passes"] - 1)
+        if not state["passes"]:
             return
-        for generator, kept in zip(self._own_generators(), state["generators"], strict=True):
-            generator.set_state(kept)
-        taken: list[list[InputExample]] = [self._begin_pass()]
+        for generator, saved in zip(self._own_generators(), state["generators"], strict=True):
+            generator.set_state(saved)
+        self._digest = hashlib.sha256(digest_of(self._begin_pass()))
         for step in range(state["first_step"] + 1, state["first_step"] + state["taken"]):
             set_seed(self.device, self.seed, "batch", self.index, step)
-            taken.append(next(self._batches, []))
-        self._digest = hashlib.sha256()
-        for batch in taken:
-            self._digest.update(digest_of(batch))
+            self._digest.update(digest_of(next(self._batches, [])))
         if self._digest.hexdigest() != state["digest"]:
             raise ValueError(
-                f"objective {self.name}: the first {len(taken)} batches of this pass are not those that the checkpoint "
-                "has seen; give the same data in the same order, and loaders whose order follows from a seed"
+                f"objective {self.name}: the first {state['taken']} batches of this pass are not those that the "
+                "checkpoint has seen; give the same data in the same order, and loaders whose order follows from a seed"
             )
         self.passes, self._generators = state["passes"], list(state["generators"])
         self._first_step, self._taken = state["first_step"], state["taken"]
 
-    def sample(self) -> list[InputExample]:
-        """Return some rows of the data, the same in every run; none for a stream."""
+    def sample(self, count: int) -> list[InputExample]:
+        """Return up to `count` rows of the data, the same in every run; none for a stream."""
         set_seed(self.device, self.seed, "sample", self.index)
-        found = rows_behind(self.loader, SAMPLED_ROWS)
+        found = rows_behind(self.loader, count)
         return [] if found is None else list(found[0])
 
     def configuration(self) -> dict[str, Any]:
-        """Return what must be the same when a run is continued: the loss, the loader and the data."""
-        set_seed(self.device, self.seed, "fingerprint", self.index)  # of data that draw when they are read
-        where = f"objective {self.index}"
+        """Return what must not change when a run is resumed: the loss, the loader and the data."""
+        set_seed(self.device, self.seed, "fingerprint", self.index)  # for data sets that draw when they are read
+        sampler = getattr(self.loader, "batch_sampler", None)
+        size = getattr(self.loader, "batch_size", None) or getattr(sampler, "batch_size", None)
+        found = rows_behind(self.loader, FINGERPRINTED_ROWS)
+        data = f"a stream of {type(getattr(self.loader, 'dataset', self.loader)).__name__}"
+        if found is not None:
+            data = f"{found[1]:,} rows, {digest_of(found[0]).hex()[:16]}"
         return {
-            f"{where}, loss": described(self.loss),
-            f"{where}, loader": f"{type(self.loader).__name__}, batch size {batch_size_of(self.loader)}",
-            f"{where}, data": fingerprint(self.loader),
+            f"objective {self.index}, loss": described(self.loss),
+            f"objective {self.index}, loader": f"{type(self.loader).__name__}, batch size {size}",
+            f"objective {self.index}, data": data,
+            f"objective {self.index}, mask_known_positives": self.mask,
         }
 
     def _begin_pass(self) -> list[InputExample]:
-        """Start a pass through the data, in an order of its own, and return its first batch."""
+        """Start a pass through the data in its own order, and return its first batch."""
         set_seed(self.device, self.seed, "order", self.index, self.passes)
         self._set_epoch()
         self.loader.collate_fn = list  # set for every pass: an evaluator may share the loader and set its own
         if isinstance(self.loader, DataLoader):
-            self.loader._iterator = None  # persistent workers would keep the epoch and the randomness of the last pass
+            self.loader._iterator = None  # persistent workers would keep the epoch and random state of the last pass
         self._batches = iter(self.loader)
         batch = next(self._batches, None)
         if batch is None:
-            raise ValueError(self._nothing())
+            raise ValueError(self._empty())
         return batch
 
     def _set_epoch(self) -> None:
@@ -152,56 +197,55 @@ class Objective:
                 part.set_epoch(self.passes)
 
     def _parts(self) -> list[Any]:
-        names = ("dataset", "sampler", "batch_sampler")
-        parts = [self.loader, *(getattr(self.loader, name, None) for name in names)]
-        return [*parts, getattr(parts[-1], "sampler", None)]
+        parts = [getattr(self.loader, name, None) for name in ("dataset", "sampler", "batch_sampler")]
+        return [self.loader, *parts, getattr(parts[-1], "sampler", None)]
 
     def _own_generators(self) -> list[torch.Generator]:
         found = (getattr(part, "generator", None) for part in self._parts())
         return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
 
-    def _nothing(self) -> str:
+    def _empty(self) -> str:
         return (
             f"the loader of objective {self.name} yields no batch: its data set is empty, smaller than one batch with "
             "drop_last=True, or can be read only once"
         )
 
 
-class Batch(NamedTuple):
-    """What a loss gets of a batch, but for the embeddings."""
+def make_objectives(model: SentenceTransformer, pairs: Any, seed: int, mask: bool) -> list[Objective]:
+    """Check the (loader, loss) pairs and move the losses to the model's device."""
+    pairs = list(pairs) if isinstance(pairs, Iterable) and not isinstance(pairs, (str, Mapping)) else []
+    if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise ValueError(
+            "train_objectives must be a list of (DataLoader, loss) pairs, e.g. [(train_dataloader, train_loss)]"
+        )
+    for index, (loader, loss) in enumerate(pairs):
+        _check_pair(f"train_objectives[{index}]", loader, loss, model)
+    return [
+        Objective(loader, loss.to(model.device), index, seed, model.device, mask)
+        for index, (loader, loss) in enumerate(pairs)
+    ]
 
-    columns: list[list[Any]]
-    """Texts."""
-    labels: Tensor | None
-    """As the loss wants them."""
-    known: Tensor | None = None
-    """Pairs that are no negatives, because the batch shows them to be positives."""
 
-
-def checked_batch(rows: Sequence[InputExample], objective: Objective, step: int, mask: bool) -> Batch:
-    """Return a batch of rows, once it is found to fit the loss.
-
-    Args:
-        rows: of the batch.
-        objective: whose loss it goes to.
-        step: for messages.
-        mask: whether known positives are to be kept out of the negatives.
-
-    Raises:
-        ValueError: rows that the loss cannot take.
-    """
-    try:
-        columns, labels = collate(rows)
-        if not isinstance(objective.loss, Loss):
-            return Batch(columns, labels)
-        try:
-            objective.loss.check_batch(columns, labels)
-        except ValueError as error:
-            raise ValueError(f"{error}. The first row has {first_row(columns, labels)}") from error
-        known = objective.loss.known_positives(columns, groups_of(rows)) if mask else None
-    except ValueError as error:
-        raise ValueError(f"step {step}, objective {objective.name}: {error}") from error
-    return Batch(columns, labels, known)
+def _check_pair(where: str, loader: Any, loss: Any, model: SentenceTransformer) -> None:
+    if not isinstance(loss, nn.Module):
+        raise TypeError(f"{where}[1] must be a loss, got {loss!r:.80}; is the order (loader, loss)?")
+    no_batches = isinstance(loader, (Sequence, Iterator, Dataset)) or not hasattr(loader, "__iter__")
+    if no_batches or (isinstance(loader, DataLoader) and loader.batch_sampler is None):
+        raise TypeError(
+            f"{where}[0] must be a DataLoader that makes batches, got {type(loader).__name__}; write "
+            "DataLoader(examples, shuffle=True, batch_size=16)"
+        )
+    collate_name = getattr(getattr(loader, "collate_fn", None), "__name__", "list")
+    if collate_name not in ("list", "default_collate", "smart_batching_collate"):
+        warnings.warn(
+            f"{where}[0].collate_fn, {collate_name}, is not used: fit takes batches of InputExamples as they are; put "
+            "what changes rows into the data set",
+            stacklevel=4,
+        )
+    for part in loss.modules():
+        of_loss = getattr(part, "model", None) if isinstance(part, Loss) or part is loss else None
+        if isinstance(of_loss, SentenceTransformer) and of_loss is not model:
+            raise ValueError(f"{where}: {type(part).__name__} was made with another model than the one to train")
 
 
 def first_row(columns: Sequence[Sequence[Any]], labels: Tensor | None) -> str:
@@ -229,18 +273,12 @@ def digest_of(batch: Iterable[Any]) -> bytes:
     return digest.digest()
 
 
-def batch_size_of(loader: Any) -> int | None:
-    """Return the rows of a loader's batch, None where it does not say."""
-    sampler = getattr(loader, "batch_sampler", None)
-    return getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
-
-
-def doubt_of(loss: nn.Module, batch: Batch) -> str | None:
-    """Say what a loss can take of its first batch and most likely should not, or None.
+def likely_mistake(loss: nn.Module, batch: Batch) -> str | None:
+    """Return a warning about a likely mistake in the first batch, or None.
 
     >>> from sbertlab import losses
     >>> batch = Batch([["a", "b"], ["c", "d"]], torch.tensor([1.0, 0.0]))
-    >>> print(doubt_of(losses.MultipleNegativesRankingLoss(), batch)[:63])
+    >>> print(likely_mistake(losses.MultipleNegativesRankingLoss(), batch)[:63])
     MultipleNegativesRankingLoss ignores labels and takes every row
     """
     if not isinstance(loss, Loss):
@@ -253,8 +291,8 @@ def doubt_of(loss: nn.Module, batch: Batch) -> str | None:
     if loss.in_batch and loss.columns[0] > 1 and (labels != labels[0]).any():
         low = (labels <= (labels.min() + labels.max()) / 2).double().mean().item()
         return (
-            f"{name} ignores labels and takes every row as a positive pair, also the {low:.0%} with low labels; leave "
-            "those rows out, or use a loss that reads labels, such as CoSENTLoss"
+            f"{name} ignores labels and takes every row as a positive pair, including the {low:.0%} with low labels; "
+            "leave those rows out, or use a loss that reads labels, such as CoSENTLoss"
         )
     if loss.label in ("float", "binary", "int") and len(labels) >= 8 and not labels.any():
         return f"{name} needs labels, and all of the first batch are 0; were they forgotten? InputExample(label=...)"
@@ -263,69 +301,25 @@ def doubt_of(loss: nn.Module, batch: Batch) -> str | None:
 
 def rows_behind(loader: Any, most: int) -> tuple[Iterable[Any], int] | None:
     """Return up to `most` rows behind a loader, spread evenly, and how many there are; None for a stream."""
-    dataset = getattr(loader, "dataset", loader)
-    rows: Any = dataset
-    if isinstance(dataset, (NoDuplicatesDataLoader, SentenceLabelDataset)):
-        rows = dataset.train_examples if isinstance(dataset, NoDuplicatesDataLoader) else dataset.examples
+    rows: Any = getattr(loader, "dataset", loader)
+    if isinstance(rows, NoDuplicatesDataLoader):
+        rows = rows.train_examples
+    elif isinstance(rows, SentenceLabelDataset):
+        rows = rows.examples
     if isinstance(rows, IterableDataset) or not (hasattr(rows, "__getitem__") and hasattr(rows, "__len__")):
         return None
     chosen = np.unique(np.linspace(0, max(0, len(rows) - 1), most).astype(np.int64)).tolist()
     return (rows[index] for index in chosen[: len(rows)]), len(rows)
 
 
-def fingerprint(loader: Any) -> str:
-    """Return the number of rows behind a loader and a digest of them; of a stream, that it is one."""
-    found = rows_behind(loader, FINGERPRINTED_ROWS)
-    if found is None:
-        return f"a stream of {type(getattr(loader, 'dataset', loader)).__name__}"
-    rows, count = found
-    return f"{count:,} rows, {digest_of(rows).hex()[:16]}"
-
-
 def described(setting: Any) -> str:
-    """Return a loss and what it is set to, the losses inside it too; of models and the like, what they are."""
+    """Return a loss with its settings, including the losses inside it; of models and the like, only the kind."""
     if isinstance(setting, Loss):
         settings = {key: value for key, value in {**vars(setting), **setting._modules}.items() if key[0] != "_"}
-        shown = [f"{key}={described(settings[key])}" for key in sorted(settings.keys() - HIDDEN)]
+        shown = [f"{key}={described(settings[key])}" for key in sorted(settings.keys() - NOT_SETTINGS)]
         return f"{type(setting).__name__}({', '.join(shown)})"
     if isinstance(setting, (list, tuple)):
         return f"[{', '.join(map(described, setting))}]"
     if isinstance(setting, (bool, int, float, str, type(None))):
         return str(setting)
     return getattr(setting, "__qualname__", type(setting).__name__)
-
-
-def make_objectives(model: SentenceTransformer, pairs: Any, seed: int) -> list[Objective]:
-    """Check the pairs of loader and loss and move the losses to the model's device."""
-    pairs = list(pairs) if isinstance(pairs, Iterable) and not isinstance(pairs, (str, Mapping)) else []
-    if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
-        raise ValueError(
-            "train_objectives must be a list of (DataLoader, loss) pairs, e.g. [(train_dataloader, train_loss)]"
-        )
-    objectives = []
-    for index, (loader, loss) in enumerate(pairs):
-        where = f"train_objectives[{index}]"
-        if not isinstance(loss, nn.Module):
-            raise TypeError(
-                f"{where}[1] must be a loss, such as CosineSimilarityLoss(model), got {loss!r:.80}; is the order "
-                "(loader, loss)?"
-            )
-        no_batches = isinstance(loader, (Sequence, Iterator, Dataset)) or not hasattr(loader, "__iter__")
-        if no_batches or (isinstance(loader, DataLoader) and loader.batch_sampler is None):
-            raise TypeError(
-                f"{where}[0] must be a DataLoader that makes batches, got {type(loader).__name__}; write "
-                "DataLoader(examples, shuffle=True, batch_size=16)"
-            )
-        collate_name = getattr(getattr(loader, "collate_fn", None), "__name__", "list")
-        if collate_name not in ("list", "default_collate", "smart_batching_collate"):
-            warnings.warn(
-                f"{where}[0].collate_fn, {collate_name}, is not used: fit takes batches of InputExamples as they are; "
-                "what changes rows belongs into the data set",
-                stacklevel=3,
-            )
-        for part in loss.modules():
-            of_loss = getattr(part, "model", None) if isinstance(part, Loss) or part is loss else None
-            if isinstance(of_loss, SentenceTransformer) and of_loss is not model:
-                raise ValueError(f"{where}: {type(part).__name__} was made with another model than the one to train")
-        objectives.append(Objective(loader, loss.to(model.device), index, seed, model.device))
-    return objectives

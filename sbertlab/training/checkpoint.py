@@ -1,7 +1,7 @@
-"""Checkpoints: a run on disk, whole or not at all, and found again.
+"""Checkpoints: a run on disk, complete or absent, from which the same call of `fit` resumes.
 
-A checkpoint is a model folder, so `SentenceTransformer("checkpoints/500")` loads it, with two files more: the state of
-the run and a manifest with the SHA-256 of every file. It holds no random states: what a step draws follows from the
+A checkpoint is a model folder, so `SentenceTransformer("checkpoints/500")` loads it, with two more files: the state of
+the run, and a manifest with the SHA-256 of every file. It holds no random states: what a step draws follows from the
 run's seed and the number of the step.
 """
 
@@ -17,19 +17,24 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from sbertlab.checks import checked_number
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.storage.files import clear_interrupted, sha256_of, staged_folder
+from sbertlab.training.callbacks import Callback, Run
+from sbertlab.training.processes import any_process, from_main_process
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "checkpoint.json"
 STATE = "training_state.pt"
+KINDS = {"run": str, "step": int, "written": int, "configuration": dict, "files": dict}
+"""Entries of a manifest, and their types."""
 LEFT_OVER = re.compile(r"\.+(\d+)\.")
-"""Names of the folders that a process left which was killed while it wrote a checkpoint."""
+"""Names of the folders that a process left behind which was killed while it wrote a checkpoint."""
 
 
 class CheckpointWarning(UserWarning):
@@ -37,155 +42,147 @@ class CheckpointWarning(UserWarning):
 
 
 class CheckpointError(ValueError):
-    """A folder is no checkpoint, or a damaged one; or it belongs to another run than the one to continue."""
+    """A folder is not a checkpoint, is damaged, or belongs to another run than the one to resume."""
 
 
-class Checkpoint(NamedTuple):
-    """One that was read and found whole."""
-
-    folder: Path
-    manifest: dict[str, Any]
-    state: dict[str, Any]
-
-
-class Checkpoints:
-    """The checkpoints of a run in a folder, one sub-folder a step.
+class Checkpoints(Callback):
+    """The checkpoints of a run, written by the main process: one folder per step inside `folder`.
 
     Args:
         folder: made when missing.
-        configuration: what must be the same for a run to be continued, by name.
-        limit: keep only so many of this run, the newest; 0 keeps all.
+        configuration: what must not change when the run is resumed, by name.
+        limit: most checkpoints of this run to keep, the newest; 0 keeps all.
 
     Raises:
         OSError: the folder cannot be written.
-        TypeError: it is no path.
+        TypeError: `folder` is not a path.
     """
 
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any], limit: int = 0) -> None:
+        checked_number("checkpoint_save_total_limit", limit, whole=True)
         self.folder = writable_folder("checkpoint_path", folder)
-        self.configuration = dict(configuration)
-        self.limit = limit
-        self.run = uuid.uuid4().hex
+        self.configuration, self.limit = dict(configuration), limit
+        self.run_id = uuid.uuid4().hex
         self.written: list[Path] = []
         for step in {found[1] for left in self.folder.iterdir() if (found := LEFT_OVER.match(left.name))}:
             clear_interrupted(self.folder / step)
 
-    def save(self, step: int, model: SentenceTransformer, state: Mapping[str, Any]) -> Path | None:
-        """Write the checkpoint of a step, and remove the oldest beyond the limit.
+    def on_checkpoint(self, run: Run) -> None:
+        """Write the checkpoint of this step, and remove the oldest beyond the limit.
 
-        Where it cannot be written (the disk is full), that is said in a CheckpointWarning: earlier checkpoints stay as
-        they are and the run can go on. Nothing is removed before a newer one is found whole.
-
-        Returns:
-            Its folder, or None.
+        One that cannot be written (the disk is full) is a CheckpointWarning: the earlier ones stay, and the run
+        continues. Nothing is removed before a newer checkpoint is found complete.
 
         Raises:
-            CheckpointError: the first checkpoint of a run holds what cannot be read back.
+            CheckpointError: the first checkpoint of the run cannot be read back.
         """
-        folder = self.folder / str(step)
-        manifest = {"run": self.run, "step": step, "configuration": self.configuration}
+        if not run.accelerator.is_main_process:
+            return
+        folder = self.folder / str(run.step.number)
+        manifest = {"run": self.run_id, "step": run.step.number, "configuration": self.configuration}
+        states = {type(callback).__name__: callback.state() for callback in run.callbacks}
         try:
-            write_checkpoint(folder, model, state, manifest)
+            write_checkpoint(folder, run.step.model, {"step": run.step.state(), "callbacks": states}, manifest)
         except (OSError, RuntimeError, SafetensorError) as error:
             warnings.warn(
-                f"the checkpoint of step {step} could not be written to {str(folder)!r}: {error}. Earlier ones are "
-                "whole, and training goes on; make room on the disk, the next one is tried as usual",
+                f"the checkpoint of step {run.step.number} could not be written to {str(folder)!r}: {error}. Earlier "
+                "ones are complete, and training continues; free space on the disk before the next one",
                 CheckpointWarning,
-                stacklevel=2,
+                stacklevel=5,
             )
-            return None
-        if not self.written:  # what cannot be read back should be known at once
+            return
+        if not self.written:
             read_state(folder)
         self.written = [path for path in self.written if path != folder] + [folder]
         if 0 < self.limit < len(self.written):
             try:
                 verify(folder)
             except CheckpointError as error:
-                warnings.warn(f"older checkpoints are kept: {error}", CheckpointWarning, stacklevel=2)
-                return None
+                warnings.warn(f"older checkpoints are kept: {error}", CheckpointWarning, stacklevel=5)
+                return
             while len(self.written) > self.limit:
                 shutil.rmtree(self.written.pop(0), ignore_errors=True)
-        return folder
+        run.saved = run.step.number
 
-    def newest(self) -> Checkpoint | None:
-        """Return the newest whole checkpoint in the folder, and belong to its run from now on; None if there is none.
-
-        Warns:
-            CheckpointWarning: of every newer one that is not whole, and what is wrong with it.
+    def resume(self, run: Run) -> None:
+        """Restore the run from the newest complete checkpoint; without one, it starts from the beginning.
 
         Raises:
-            CheckpointError: it comes from another configuration or other data; the message lists what differs.
+            CheckpointError: the checkpoint has another configuration or other data; the message lists what differs.
         """
-        found: list[Checkpoint] = []
-        broken: list[str] = []
-        for folder in sorted(self.folder.iterdir()):
-            if folder.name.isdigit():
-                try:
-                    found.append(Checkpoint(folder, read_manifest(folder), {}))
-                except CheckpointError as error:
-                    broken.append(str(error))
-        found.sort(key=lambda checkpoint: checkpoint.manifest["written"])
-        chosen = None
-        while found and chosen is None:
-            folder, manifest, _ = found[-1]
+        state = self.newest() or {}
+        try:
+            if state:
+                run.step.restore(state["step"])
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"the run in {self.folder} cannot be resumed: {error}") from error
+        for callback in run.callbacks:
+            callback.restore(state.get("callbacks", {}).get(type(callback).__name__, {}))
+        same = run.step.number == from_main_process(run.accelerator, run.step.number)
+        if any(any_process(run.accelerator, not same)):
+            raise CheckpointError("the processes found different checkpoints; every machine must see checkpoint_path")
+
+    def newest(self) -> dict[str, Any] | None:
+        """Return the state in the newest complete checkpoint and continue its run; warn of newer ones that are not."""
+        found, broken = [], []
+        for folder in filter(lambda path: path.name.isdigit(), sorted(self.folder.iterdir())):
+            try:
+                found.append((read_manifest(folder), folder))
+            except CheckpointError as error:
+                broken.append(str(error))
+        found.sort(key=lambda one: one[0]["written"])
+        state = None
+        while found and state is None:
+            manifest, folder = found[-1]
             try:
                 verify(folder)
-                chosen = Checkpoint(folder, manifest, read_state(folder))
+                state = read_state(folder)
             except CheckpointError as error:
                 broken.append(str(error))
                 found.pop()
         for problem in broken:
-            warnings.warn(f"skipped: {problem}", CheckpointWarning, stacklevel=2)
-        if chosen is None:
+            warnings.warn(f"skipped: {problem}", CheckpointWarning, stacklevel=4)
+        if state is None:
             return None
-        changes = differences(chosen.manifest["configuration"], self.configuration)
+        changes = differences(manifest["configuration"], self.configuration)
         if changes:
             raise CheckpointError(
-                f"{chosen.folder} cannot be continued, because this run differs from the one that wrote it:\n"
+                f"{folder} cannot be resumed, because this run differs from the one that wrote it:\n"
                 + "\n".join(changes)
                 + "\nGive the same data and arguments, or another checkpoint_path, or resume=False"
             )
-        self.run = chosen.manifest["run"]
-        self.written = [checkpoint.folder for checkpoint in found if checkpoint.manifest["run"] == self.run]
-        return chosen
+        self.run_id = manifest["run"]
+        self.written = [folder for manifest, folder in found if manifest["run"] == self.run_id]
+        return state
 
 
 def write_checkpoint(
     folder: Path, model: SentenceTransformer, state: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> None:
-    """Write a model and the state of its training to a folder, which appears whole or not at all.
-
-    Raises:
-        OSError: the disk is full or cannot be written.
-    """
+    """Write a model and the state of its training to a folder, which appears complete or not at all."""
     with staged_folder(folder) as staging:
         model.save(staging)
         torch.save(dict(state), staging / STATE)
-        files = {path.relative_to(staging).as_posix(): sha256_of(path) for path in _files(staging)}
+        files = {name: sha256_of(staging / name) for name in sorted(_files(staging))}
         whole = {"format": FORMAT, "written": time.time_ns(), **manifest, "torch": torch.__version__, "files": files}
         (staging / MANIFEST).write_text(json.dumps(whole, indent=1), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of itself.
+    """Return the manifest of a checkpoint.
 
     Raises:
-        CheckpointError: there is no manifest, it cannot be read, or it is of another version.
+        CheckpointError: it is missing, unreadable, or of another version.
     """
-    path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is no checkpoint to go on from: it has no {MANIFEST}") from None
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        version = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise CheckpointError(f"{folder} is not a checkpoint: {MANIFEST} cannot be read: {error}") from None
+    version = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    if version != FORMAT:
         raise CheckpointError(f"{folder} has the format {version!r}; this version of sbertlab reads {FORMAT}")
-    kinds = {"run": str, "step": int, "written": int, "configuration": dict, "files": dict}
-    wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]
-    if wrong:
-        raise CheckpointError(f"{path} is damaged: {', '.join(wrong)} missing or of the wrong type")
+    if wrong := [key for key, kind in KINDS.items() if not isinstance(manifest.get(key), kind)]:
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: {', '.join(wrong)} missing or of the wrong type")
     return manifest
 
 
@@ -193,11 +190,10 @@ def verify(folder: Path) -> None:
     """Compare every file of a checkpoint with its manifest.
 
     Raises:
-        CheckpointError: a file is missing, was altered, or does not belong there.
+        CheckpointError: a file is missing, altered or unknown to the manifest.
     """
-    wanted = read_manifest(folder)["files"]
-    there = {path.relative_to(folder).as_posix() for path in _files(folder)} - {MANIFEST}
-    for problem, names in (("is missing", wanted.keys() - there), ("was added", there - wanted.keys())):
+    wanted, present = read_manifest(folder)["files"], _files(folder) - {MANIFEST}
+    for problem, names in (("is missing", wanted.keys() - present), ("was added", present - wanted.keys())):
         if names:
             raise CheckpointError(f"{folder} is damaged: {min(names)} {problem}")
     for name, digest in wanted.items():
@@ -210,47 +206,39 @@ def verify(folder: Path) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return the state of a checkpoint's run: tensors and plain values, never code.
+    """Return the state in a checkpoint: tensors and plain values, never code.
 
     Raises:
         CheckpointError: it cannot be read.
     """
     try:
         return torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its unpickler happens to meet, and gives advice on it
+    except Exception as error:  # torch raises whatever its unpickler meets, followed by advice
         reason = str(error).partition("\n")[0][:200]
         raise CheckpointError(f"{folder / STATE} cannot be read as tensors and plain values: {reason}") from error
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return a line for everything that two configurations do not share.
+    """Return one line for every entry in which two configurations differ.
 
     >>> differences({"seed": 1, "scheduler": "ConstantLR"}, {"seed": 2, "scheduler": "ConstantLR"})
     ['  seed: then 1, now 2']
     """
-    missing = "nothing"
-    return [
-        f"  {key}: then {then.get(key, missing)}, now {now.get(key, missing)}"
-        for key in dict.fromkeys((*then, *now))
-        if then.get(key, missing) != now.get(key, missing)
-    ]
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    pairs = {key: (then.get(key, "nothing"), now.get(key, "nothing")) for key in (*then, *now)}
+    return [f"  {key}: then {before}, now {after}" for key, (before, after) in pairs.items() if before != after]
 
 
 def writable_folder(name: str, folder: str | Path, replaced: bool = False) -> Path:
-    """Return a folder to write to, made when missing; better refused before a run than at its end.
+    """Return a folder to write to, made when missing: better refused before a run than at its end.
 
     Args:
         name: of the argument.
         folder: its value.
-        replaced: whether the folder will be replaced by a new one, as `save` does.
+        replaced: whether a new folder will take its place, as `save` does.
 
     Raises:
-        OSError: it is a file, or cannot be written or replaced.
-        TypeError: it is no path.
+        OSError: a file, or a folder that cannot be written or replaced.
+        TypeError: not a path.
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise TypeError(f"{name} must be the path of a folder, got {folder!r:.80}")
@@ -264,3 +252,7 @@ def writable_folder(name: str, folder: str | Path, replaced: bool = False) -> Pa
             return path
     except OSError as error:
         raise OSError(f"{name}={str(folder)!r} cannot be written: {error}") from error
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

@@ -1,15 +1,10 @@
-"""What happens to the embedding space during training: five figures on a fixed probe, and when they mean collapse.
-
-A `Probe` is a few hundred texts and what the data say of them; `measure` embeds them and returns the figures of
-`space_metrics`; `collapse_reason` compares the newest figures with those from before training. No encoder is needed,
-only a function from texts to embeddings.
-"""
+"""What training does to the embedding space: five metrics on a fixed set of texts, and when they mean collapse."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,39 +12,59 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sbertlab.checks import Embeddings, as_tensor, check_choice, checked_number
+from sbertlab.data import collate
 from sbertlab.data.texts import Text, distinct_texts
-from sbertlab.util import Embeddings, as_tensor
+from sbertlab.encoder.sentence_transformer import evaluating
+from sbertlab.training.batches import Objective
+from sbertlab.training.callbacks import Callback, Run
 
 METRICS = ("alignment", "uniformity", "effective_rank", "mean_cosine", "margin")
 
 MOST_TEXTS = 512
 MOST_COLUMNS = 4
-"""Columns a probe reads; with many negatives a row there would be too few rows."""
+"""Columns that a probe reads; with many negatives per row there would be too few rows."""
 
 LEAST_SPREAD = 0.15
 """Share of the spread before training, 1 - mean_cosine, below which the texts count as one point.
 
 Measured on the helpdesk corpus at batch 16, within 40 steps: all-MiniLM-L6-v2 keeps at least 0.84 by ranking at a
-learning rate of 1e-4 and 0.39 at 1e-3, and goes down to 0.40 on its way to learning labelled pairs at 1e-4, before it
-spreads again. With nothing but positive pairs it is at 0.14 after 30 steps at 2e-5, and at 0.03 after 10 at 1e-4. Known
-exception: two layers of random weights under CoSENTLoss at 1e-3 pass through 0.11 and recover.
+learning rate of 1e-4 and 0.39 at 1e-3, and falls to 0.40 while it learns labelled pairs at 1e-4, before it spreads
+again. With positive pairs only, it is at 0.14 after 30 steps at 2e-5, and at 0.03 after 10 at 1e-4. Known exception:
+two layers of random weights under CoSENTLoss at 1e-3 pass through 0.11 and recover.
 """
 LEAST_RANK, LEAST_RANK_SHARE = 2.0, 0.25
 """Effective rank, and share of the one before training, below both of which the texts count as one line."""
 SOUND_MARGIN = 0.1
-"""A margin above this and above the one before training tells positives apart: two far clusters are no collapse."""
+"""A margin above this and above the one before training separates positives: two distant clusters are no collapse."""
 FEW_LOW = 0.1
-"""Share of low labels below which they are named as the likely cause."""
+"""Share of low labels below which their rarity is named as the likely cause."""
+
+ROUNDING = 1e-6
+"""A spread below this is a rounding error."""
+
+RANKING = "a ranking loss such as MultipleNegativesRankingLoss, which takes the other rows of a batch as negatives"
+SLOWER = "Lower the learning rate to a tenth, or let it rise over more warmup_steps"
+ADVICE = {
+    "one class": "all {n:,} rows are of class {label:g}, so nothing is pushed apart. Add rows of other classes.",
+    "equal labels": "all {n:,} labels are {label:g}, so nothing is pushed apart. Add pairs with low labels, or use "
+    f"{RANKING}.",
+    "equal vectors": "all {n:,} labels are the same, so nothing is pushed apart. Add rows with other labels.",
+    "few low": f"only {{low:.1%}} of {{n:,}} labels are low, so little is pushed apart. Add some, or use {RANKING}.",
+    "labels": f"the learning rate is too high, or the labels hold too little contrast. {SLOWER}, and check the labels.",
+    "no labels": f"the learning rate is too high, or the loss sees no negatives. {SLOWER}; or use {RANKING}.",
+}
+"""The likely cause of a collapse by kind of data, and the remedy."""
 
 
 class CollapseWarning(UserWarning):
-    """The embeddings have become nearly alike, so that they tell texts no longer apart."""
+    """The embeddings have become so similar that the model no longer distinguishes texts."""
 
 
 def space_metrics(
     anchors: Embeddings, positives: Embeddings | None = None, negatives: Embeddings | None = None
 ) -> dict[str, float]:
-    """Describe the space by the directions of embeddings; all lengths count as 1, but a row of zeros stays zero.
+    """Describe the space by the directions of embeddings `(n, dim)`; row i of each belongs to anchor i.
 
     | metric         | formula                                                     | over                   | good |
     | -------------- | ----------------------------------------------------------- | ---------------------- | ---- |
@@ -59,21 +74,9 @@ def space_metrics(
     | mean_cosine    | `mean cos(x, y)`                                            | all pairs of rows      | low  |
     | margin         | `mean cos(anchor, positive) - mean cos(anchor, negative)`   | positive, other pairs  | high |
 
-    Without negatives, those of an anchor are the positives of the other rows. "All rows" are those of all three.
-    Everything is computed in float64; memory grows with the square of the number of rows.
-
-    Sources: alignment and uniformity, Wang and Isola, 2020, Understanding Contrastive Representation Learning through
-    Alignment and Uniformity on the Hypersphere (arXiv:2005.10242), equations 1 and 2 with alpha = t = 2; mean cosine
-    as anisotropy, Ethayarajh, 2019, How Contextual are Contextualized Word Representations? (arXiv:1909.00512).
-
-    Args:
-        anchors: `(n, dim)`.
-        positives: `(n, dim)`, row i belongs to anchor i.
-        negatives: `(n, dim)`, row i does not belong to anchor i.
-
-    Returns:
-        Every metric of `METRICS`; NaN where there is nothing to compute it from, and everywhere if an embedding is
-        not finite.
+    Without negatives, those of an anchor are the positives of the other rows. A row of zeros stays zero. A metric
+    without data is NaN, and all are if an embedding is not finite. Sources: Wang and Isola, 2020 (arXiv:2005.10242),
+    equations 1 and 2 with alpha = t = 2; mean cosine as anisotropy, Ethayarajh, 2019 (arXiv:1909.00512).
 
     Raises:
         ValueError: not embeddings, or of different shapes.
@@ -83,8 +86,6 @@ def space_metrics(
     (0.4, 0.4)
     >>> round(metrics["mean_cosine"], 4)  # (0 + 0.6 + 0 + 0.8 + 1 + 0.8) / 6
     0.5333
-    >>> space_metrics([[1.0, 0.0], [0.0, 1.0]])["uniformity"]  # the one pair is at the squared distance 2
-    -4.0
     """
     named = {"anchors": anchors, "positives": positives, "negatives": negatives}
     given = {name: torch.atleast_2d(as_tensor(rows, name)) for name, rows in named.items() if rows is not None}
@@ -92,33 +93,25 @@ def space_metrics(
     if len(set(shapes.values())) != 1:
         raise ValueError(f"row i of each belongs to anchor i, so all must have one shape (n, dim), got {shapes}")
     n = len(given["anchors"])
-    rows = torch.arange(n * len(given)).reshape(len(given), n)  # (columns, n)
-    roles = dict(zip(given, rows, strict=True))
-    positive, negative = torch.zeros(2, rows.numel(), rows.numel(), dtype=torch.bool)
+    places = torch.arange(n * len(given)).reshape(len(given), n)  # (columns, n)
+    roles = dict(zip(given, places, strict=True))
+    positive, negative = torch.zeros(2, places.numel(), places.numel(), dtype=torch.bool)
     if "positives" in roles:
         positive[roles["anchors"], roles["positives"]] = True
         negative[roles["anchors"][:, None], roles["positives"]] = "negatives" not in roles
     if "negatives" in roles:
         negative[roles["anchors"], roles["negatives"]] = True
-    return _measure(torch.cat([rows.cpu().double() for rows in given.values()]), positive, negative & ~positive)
+    return _metrics(torch.cat([rows.cpu().double() for rows in given.values()]), positive, negative & ~positive)
 
 
 def effective_rank(embeddings: Embeddings) -> float:
-    """How many directions the embeddings use: `exp(-sum p log p)`, p the singular values divided by their sum.
+    """Return how many directions embeddings `(n, dim)` use: `exp(-sum p log p)`, p the singular values over their sum.
 
-    The lengths count as 1, and the mean is not taken away: embeddings that are all alike have rank 1, while without
-    their mean they are rounding errors, whose rank is high.
+    Lengths count as 1, and the mean stays: equal embeddings have rank 1. All zero: 0. None, or not finite: NaN. Source:
+    Roy and Vetterli, 2007, The effective rank (EUSIPCO), section 2.
 
-    Source: Roy and Vetterli, 2007, The effective rank: a measure of effective dimensionality (EUSIPCO), section 2.
-
-    Args:
-        embeddings: `(n, dim)`.
-
-    Returns:
-        From 1 to the smaller of n and dim; 0 where all are zero, NaN where there are none or one is not finite.
-
-    >>> round(effective_rank([[1.0, 0.0], [0.0, 3.0]]), 4), round(effective_rank([[1.0, 2.0], [1.0, 2.0]]), 4)
-    (2.0, 1.0)
+    >>> round(effective_rank([[1.0, 0.0], [0.0, 5.0]]), 4)
+    2.0
     """
     rows = torch.atleast_2d(as_tensor(embeddings)).detach().cpu().double()
     if not len(rows) or not rows.isfinite().all():
@@ -129,7 +122,7 @@ def effective_rank(embeddings: Embeddings) -> float:
     return torch.special.entr(values / values.sum()).sum().exp().item()
 
 
-def _measure(embeddings: Tensor, positive: Tensor, negative: Tensor) -> dict[str, float]:
+def _metrics(embeddings: Tensor, positive: Tensor, negative: Tensor) -> dict[str, float]:
     """Return every metric, given `(n, dim)` embeddings and which `(n, n)` pairs of them are positive and negative."""
     if not len(embeddings) or not embeddings.isfinite().all():
         return dict.fromkeys(METRICS, math.nan)
@@ -147,55 +140,53 @@ def _measure(embeddings: Tensor, positive: Tensor, negative: Tensor) -> dict[str
     }
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Texts to measure the space by again and again, and which of their pairs belong together.
+class Probe(Callback):
+    """Texts on which the space is measured before the first step and then regularly; reports when it collapses.
+
+    | columns                                  | labels                 | positive pairs    | negative pairs        |
+    | ---------------------------------------- | ---------------------- | ----------------- | --------------------- |
+    | text                                     | int classes            | of the same class | of different classes  |
+    | text                                     | none, others           | none              | none                  |
+    | (text, text)                             | none, vectors          | the rows          | other rows' positives |
+    | (text, text)                             | 0/1 or grades          | the high rows     | the low rows *        |
+    | (text, text)                             | other int classes      | none              | none                  |
+    | (anchor, positive, negative_1, ..., n)   | none, any              | first two         | anchor and negatives  |
+
+    A label is high from the middle of the scale up; the scale spans 0, 1 and all labels. Labels that are all 0 count as
+    none, as InputExample leaves them so. Where no label is low (*), the positives of other rows are the negatives. A
+    pair that is positive in one row is not negative in another.
+
+    Args:
+        columns: texts, or `{route: text}`, `n` per column.
+        labels: `n` numbers or vectors.
+        seed: decides which rows are taken if there are more than `MOST_TEXTS` texts.
+        every: steps between measurements.
+        on_collapse: "warn", "stop" or "ignore".
 
     Attributes:
-        texts: the distinct texts, at most `MOST_TEXTS` where they come from `of`.
-        positive: `(texts, texts)` bool, the pairs that belong together.
-        negative: `(texts, texts)` bool, the pairs that do not.
-        advice: what most likely is wrong with such data if training on them collapses, and what to do.
+        texts: the distinct texts.
+        positive: `(texts, texts)` bool, the pairs that belong together; `negative`: those that do not.
+        advice: the likely cause of a collapse on such data, and the remedy.
+        first: the metrics before the first step.
+
+    Raises:
+        ValueError: no rows, or columns and labels of different lengths.
+
+    >>> probe = Probe([["a", "b", "a"], ["c", "d", "e"]], labels=[1.0, 0.2, 0.8])
+    >>> probe.texts
+    ['a', 'c', 'b', 'd', 'e']
+    >>> probe.positive.nonzero().tolist(), probe.negative.nonzero().tolist()  # a-c and a-e; b-d
+    ([[0, 1], [0, 4]], [[2, 3]])
     """
 
-    texts: list[Text]
-    positive: Tensor
-    negative: Tensor
-    advice: str
-
-    @classmethod
-    def of(cls, columns: Sequence[Sequence[Text]], labels: Any = None, seed: int = 0) -> Probe:
-        """Draw rows of training data, and read from columns and labels which texts belong together.
-
-        | columns                                  | labels                 | positive pairs   | negative pairs        |
-        | ---------------------------------------- | ---------------------- | ---------------- | --------------------- |
-        | text                                     | int classes            | of the same class | of different classes |
-        | text                                     | none, others           | none             | none                  |
-        | (text, text)                             | none, vectors          | the rows         | other rows' positives |
-        | (text, text)                             | 0/1 or grades          | the high rows    | the low rows *        |
-        | (text, text)                             | other int classes      | none             | none                  |
-        | (anchor, positive, negative_1, ..., n)   | none, any              | first two        | anchor and negatives  |
-
-        A label is high from the middle of the scale on. The scale begins at 0, or at the lowest label below it, and
-        ends at 1, or at the highest label above it. Labels that are all 0 count as none, since InputExample leaves them
-        so; and where no label is low (*), the positives of other rows are the negatives. What is a positive pair in one
-        row is not a negative pair through another.
-
-        Args:
-            columns: lists of texts, each of n rows; of more than `MOST_COLUMNS` the first are read. A text may be
-                `{route: text}`.
-            labels: n numbers, or n vectors.
-            seed: of the choice of rows.
-
-        Raises:
-            ValueError: no columns, no rows, or columns and labels of different lengths.
-
-        >>> probe = Probe.of([["a", "b", "a"], ["c", "d", "e"]], labels=[1.0, 0.2, 0.8])
-        >>> probe.texts
-        ['a', 'c', 'b', 'd', 'e']
-        >>> probe.positive.nonzero().tolist(), probe.negative.nonzero().tolist()  # a-c and a-e; b-d
-        ([[0, 1], [0, 4]], [[2, 3]])
-        """
+    def __init__(
+        self,
+        columns: Sequence[Sequence[Text]],
+        labels: Any = None,
+        seed: int = 0,
+        every: int = 1,
+        on_collapse: str = "warn",
+    ) -> None:
         labels = _as_labels(labels)
         lengths = [len(column) for column in columns] + ([] if labels is None else [len(labels)])
         if not columns or len(set(lengths)) != 1 or not lengths[0]:
@@ -203,30 +194,26 @@ class Probe:
                 f"a probe needs columns of texts, and labels if any, of one positive length; "
                 f"got {len(columns)} columns and the lengths {lengths}"
             )
-        n = lengths[0]
-        relations = _relations(len(columns), labels, n)
-        advice = _advice(len(columns), labels, relations)
+        relations = _relations(len(columns), labels, lengths[0])
+        self.advice = _advice(len(columns), labels, relations)
         columns = columns[:MOST_COLUMNS]
-        most = MOST_TEXTS // len(columns)
-        chosen = np.sort(np.random.default_rng(seed).choice(n, size=min(n, most), replace=False)).tolist()
-        texts, index = distinct_texts([column[row] for row in chosen for column in columns], prompt="")
+        count = min(lengths[0], MOST_TEXTS // len(columns))
+        chosen = np.sort(np.random.default_rng(seed).choice(lengths[0], size=count, replace=False)).tolist()
+        self.texts, index = distinct_texts([column[row] for row in chosen for column in columns], prompt="")
         rows = torch.tensor(index).reshape(len(chosen), len(columns))
-        positive, negative = _pairs(rows, len(texts), None if relations is None else relations[chosen])
-        return cls(texts, positive, negative, advice)
+        related = None if relations is None else relations[chosen]
+        self.positive, self.negative = _pairs(rows, len(self.texts), related)
+        self.every, self.on_collapse = every, on_collapse
+        self.first: dict[str, float] = {}
+        self.collapsed = False
 
     def measure(self, embed: Callable[[list[Text]], Embeddings]) -> dict[str, float]:
-        """Return `space_metrics` of the distinct texts, all embedded in one call, without gradient.
-
-        Args:
-            embed: from n texts to `(n, dim)` embeddings, such as `model.embed`. The figures are comparable only if it
-                gives the same text the same embedding, so dropout must be off.
+        """Return the metrics of the texts, embedded in one call; dropout must be off.
 
         Raises:
-            ValueError: `embed` returns something else.
+            ValueError: `embed` does not return `(texts, dim)` embeddings.
 
-        >>> probe = Probe.of([["north", "south"], ["N", "S"]])
-        >>> probe.texts
-        ['north', 'N', 'south', 'S']
+        >>> probe = Probe([["north", "south"], ["N", "S"]])
         >>> metrics = probe.measure(lambda texts: torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, -1.0], [0.0, -1.0]]))
         >>> metrics["alignment"], metrics["margin"], round(metrics["effective_rank"], 4)
         (0.0, 2.0, 1.0)
@@ -237,17 +224,59 @@ class Probe:
             raise ValueError(
                 f"embed must return ({len(self.texts)}, dim) for {len(self.texts)} texts, got {tuple(embeddings.shape)}"
             )
-        return _measure(embeddings.cpu().double(), self.positive, self.negative)
+        return _metrics(embeddings.cpu().double(), self.positive, self.negative)
+
+    def on_begin(self, run: Run) -> None:
+        """Measure the space before training, unless the resumed run did."""
+        with evaluating(run.step.model):
+            self.first = self.first or self.measure(run.step.model.embed)
+
+    def on_step(self, run: Run) -> None:
+        """Add the metrics to the history where they are due; warn of the first collapse."""
+        if run.step.number % self.every:
+            return
+        with evaluating(run.step.model):
+            metrics = self.measure(run.step.model.embed)
+        run.step.rows[-1] |= metrics
+        reason = None if self.on_collapse == "ignore" else collapse_reason(self.first, metrics, self)
+        if reason is not None and not self.collapsed:
+            self.collapsed = True
+            warnings.warn(f"step {run.step.number}: {reason}", CollapseWarning, stacklevel=5)
+
+    @property
+    def stops(self) -> bool:
+        """Whether the space collapsed and the run is to end there."""
+        return self.collapsed and self.on_collapse == "stop"
+
+    def state(self) -> dict[str, Any]:
+        """Return what was measured first, and whether the space collapsed."""
+        return {"first": self.first, "collapsed": self.collapsed}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Return to a state."""
+        self.first, self.collapsed = dict(state.get("first", {})), state.get("collapsed", False)
+
+
+def make_probe(objective: Objective, every: int | None, total: int, seed: int, on_collapse: str) -> Probe | None:
+    """Return a probe of an objective's data; None for a stream, mixed rows, or a run shorter than `every`."""
+    checked_number("probe_steps", every or 0, whole=True)
+    check_choice("on_collapse", on_collapse, ("warn", "stop", "ignore"))
+    every = min(100, max(25, total // 10)) if every is None else every
+    rows = objective.sample(MOST_TEXTS) if 0 < every <= total else []
+    try:
+        return Probe(*collate(rows), seed=seed, every=every, on_collapse=on_collapse)
+    except ValueError:
+        return None
 
 
 def _as_labels(labels: Any) -> Tensor | None:
-    """Return the labels as a tensor `(n,)` or `(n, width)` of numbers; None where there are none, or all are 0."""
+    """Return the labels as a tensor `(n,)` or `(n, width)` of numbers; None without labels, or if all are 0."""
     if labels is None:
         return None
     try:
         numbers = (labels if isinstance(labels, Tensor) else torch.as_tensor(np.asarray(labels))).detach().cpu()
     except (TypeError, ValueError) as error:
-        raise ValueError(f"labels must be numbers, or vectors of one length, one a row: {error}") from error
+        raise ValueError(f"labels must be numbers, or vectors of one length: {error}") from error
     if not numbers.any():
         return None
     numbers = numbers.long() if numbers.dtype == torch.bool else numbers
@@ -255,8 +284,7 @@ def _as_labels(labels: Any) -> Tensor | None:
 
 
 def _relations(columns: int, labels: Tensor | None, n: int) -> Tensor | None:
-    """Return what is known of each of n rows, `(n,)`: its class where it is one text; else 1 where its first two texts
-    belong together, -1 where they do not, and 0 where labels do not say it.
+    """Return what is known of each of `n` rows, `(n,)`: for one column its class; else 1, -1 or 0 (unknown).
 
     >>> _relations(2, torch.tensor([0.0, 2.0, 5.0]), 3).tolist()  # grades from 0 to 5
     [-1, -1, 1]
@@ -276,10 +304,10 @@ def _relations(columns: int, labels: Tensor | None, n: int) -> Tensor | None:
 
 
 def _pairs(rows: Tensor, texts: int, relations: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return which `(texts, texts)` pairs are positive and which negative, as the table of `Probe.of` says.
+    """Return which `(texts, texts)` pairs are positive and which negative, as the table of `Probe` says.
 
     Args:
-        rows: `(n, columns)`, which text stands there.
+        rows: `(n, columns)`, the number of each text.
         texts: how many there are.
         relations: `(n,)`, as `_relations` returns them.
     """
@@ -298,52 +326,31 @@ def _pairs(rows: Tensor, texts: int, relations: Tensor | None) -> tuple[Tensor, 
             negative[anchors, column] = True
         if not negative.any():
             negative[anchors[high][:, None], rows[high, 1]] = True
-    positive.fill_diagonal_(False)  # a text that is its own positive, as in SimCSE, says nothing of the space
+    positive.fill_diagonal_(False)  # a text that is its own positive, as in SimCSE, shows nothing of the space
     negative &= ~(positive | positive.T)
     return positive, negative.fill_diagonal_(False)
 
 
 def _advice(columns: int, labels: Tensor | None, relations: Tensor | None) -> str:
-    """Name the likely cause of a collapse on such data, and the remedy."""
-    ranking = "a ranking loss such as MultipleNegativesRankingLoss, to which the other rows of a batch are negatives"
-    slower = "Lower the learning rate to a tenth, or let it rise over more warmup_steps"
-    if labels is not None and (labels == labels[0]).all():
-        if columns == 1 and relations is not None:
-            return (
-                f"all {len(labels):,} rows are of class {labels[0].item()}, so nothing is pushed apart. "
-                "Add rows of other classes."
-            )
-        alike = f"are {labels[0].item():g}" if labels.ndim == 1 else "are the same"
-        return (
-            f"all {len(labels):,} labels {alike}, so nothing is pushed apart. "
-            f"Add texts that do not belong together, with low labels, or use {ranking}."
-        )
-    if labels is None or relations is None:
-        return (
-            "the learning rate is too high, or the loss sees no negatives. "
-            f"{slower}; make batches of more than one row; or use {ranking}."
-        )
-    low = (relations < 0).double().mean().item()
-    if columns == 2 and 0 < low < FEW_LOW:
-        return (
-            f"only {low:.1%} of the {len(labels):,} labels are low, so little is pushed apart. "
-            f"Add texts that do not belong together, or use {ranking}."
-        )
-    return f"the learning rate is too high, or the labels hold too little contrast. {slower}; and look at the labels."
+    """Return the entry of `ADVICE` for such data."""
+    if labels is None:
+        return ADVICE["no labels"]
+    low = 0.0 if relations is None else (relations < 0).double().mean().item()
+    kind = "no labels" if relations is None else "labels"
+    if (labels == labels[0]).all():
+        kind = "one class" if columns == 1 and relations is not None else "equal labels"
+        kind = kind if labels.ndim == 1 else "equal vectors"
+    elif columns == 2 and 0 < low < FEW_LOW:
+        kind = "few low"
+    return ADVICE[kind].format(n=len(labels), label=labels.flatten()[0].item(), low=low)
 
 
 def collapse_reason(first: Mapping[str, float], newest: Mapping[str, float], probe: Probe | None = None) -> str | None:
-    """Say that the space has collapsed, why most likely, and what to do; None while it has not.
+    """Return why the space collapsed, with the advice of `probe`, or None if it did not.
 
-    It has where the texts became one point (of the spread `1 - mean_cosine` less than `LEAST_SPREAD` is left) or one
-    line (an effective rank below `LEAST_RANK` and below `LEAST_RANK_SHARE` of what it was), unless the margin shows
-    that positives are told apart better than before. Only the comparison counts: an untrained transformer has a mean
-    cosine of 0.95 or more, and trains well.
-
-    Args:
-        first: metrics before the first step.
-        newest: metrics of the same probe now.
-        probe: what they were measured on; its `advice` becomes a part of the answer.
+    It did if the texts became one point (less than `LEAST_SPREAD` of the spread `1 - mean_cosine` is left) or one line
+    (`LEAST_RANK`, `LEAST_RANK_SHARE`), unless the margin shows that positives stand out more than before. Only the
+    comparison with `first` counts: an untrained transformer has a mean cosine above 0.95, and trains well.
 
     >>> before = {"mean_cosine": 0.2, "effective_rank": 100.0, "margin": 0.3}
     >>> collapse_reason(before, {"mean_cosine": 0.3, "effective_rank": 90.0, "margin": 0.4}) is None
@@ -356,14 +363,14 @@ def collapse_reason(first: Mapping[str, float], newest: Mapping[str, float], pro
         return None
     spread = [1 - metrics["mean_cosine"] for metrics in (first, newest)]
     rank = [metrics["effective_rank"] for metrics in (first, newest)]
-    if spread[0] > 1e-6 and spread[1] < LEAST_SPREAD * spread[0]:  # what is less than 1e-6 is rounding
+    if spread[0] > ROUNDING and spread[1] < LEAST_SPREAD * spread[0]:
         shape = "point"
     elif rank[1] < min(LEAST_RANK, LEAST_RANK_SHARE * rank[0]):
         shape = "line"
     else:
         return None
-    advice = _advice(2, None, None) if probe is None else probe.advice
     return (
         f"the embeddings have become nearly one {shape}: mean cosine {1 - spread[1]:.3f} ({1 - spread[0]:.3f} before "
-        f"training), effective rank {rank[1]:.1f} ({rank[0]:.1f} before). Likely cause: {advice}"
+        f"training), effective rank {rank[1]:.1f} ({rank[0]:.1f} before). "
+        f"Likely cause: {ADVICE['no labels'] if probe is None else probe.advice}"
     )

@@ -1,87 +1,102 @@
-"""The processes that train together: what each needs to know of the others, and what they add up."""
+"""accelerate for one run: an Accelerator of its own, and what its processes tell each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
+
+PATIENCE = timedelta(hours=12)
+"""How long a process waits for the others, e.g. while the main one evaluates; one that died is noticed at once."""
 
 
 class ProcessLostError(RuntimeError):
-    """Another process of the run is gone, so this one cannot go on."""
+    """Another process of the run died, so this one cannot continue."""
 
 
-class Processes:
-    """The processes of a run, started by `accelerate launch` or `torchrun`; mostly there is one.
+@contextmanager
+def isolated_accelerator(precision: str, device: torch.device, **settings: Any) -> Iterator[Accelerator]:
+    """Give a run its own Accelerator and random states, and restore those of the process afterwards.
 
-    Args:
-        device: where the tensors are that they exchange.
-
-    Attributes:
-        count: how many there are.
-        rank: which of them this is, from 0.
+    accelerate keeps one state per process, which would tie a run to the precision and device of the run before it.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        together = dist.is_available() and dist.is_initialized()
-        self.count: int = dist.get_world_size() if together else 1
-        self.rank: int = dist.get_rank() if together else 0
-        self.device = device
-
-    @property
-    def main(self) -> bool:
-        """Whether this is the process that evaluates, saves and logs for all."""
-        return self.rank == 0
-
-    def sum_(self, tensor: Tensor) -> Tensor:
-        """Replace a tensor by its sum over the processes.
-
-        Raises:
-            ProcessLostError: one of them is gone.
-        """
-        if self.count > 1:
-            self._exchange(dist.all_reduce, tensor)
-        return tensor
-
-    def any(self, *flags: bool) -> list[bool]:
-        """Return, for each flag, whether it is raised in any process."""
-        found = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        return [bool(count) for count in self.sum_(found).tolist()]
-
-    def from_main(self, value: float) -> float:
-        """Return the main process's number in all."""
-        if self.count == 1:
-            return value
-        number = torch.tensor(value, dtype=torch.float64, device=self.device)
-        self._exchange(dist.broadcast, number, src=0)
-        return number.item()
-
-    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace the gradients by their sums over the processes, in one exchange a type of number.
-
-        A parameter that has a gradient in one process alone gets it in all.
-        """
-        parameters = list(parameters)
-        reached = self.any(*(parameter.grad is not None for parameter in parameters))
-        groups: dict[torch.dtype, list[nn.Parameter]] = {}
-        for parameter, found in zip(parameters, reached, strict=True):
-            if found:
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                groups.setdefault(parameter.dtype, []).append(parameter)
-        for group in groups.values():
-            total = self.sum_(torch.cat([parameter.grad.flatten() for parameter in group]))  # type: ignore[union-attr]
-            for parameter, part in zip(group, total.split([parameter.numel() for parameter in group]), strict=True):
-                parameter.grad = part.view_as(parameter)
-
-    def _exchange(self, operation: Callable[..., Any], tensor: Tensor, **arguments: Any) -> None:
+    kinds = (PartialState, AcceleratorState, GradientState)
+    states = [dict(kind._shared_state) for kind in kinds]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
-            operation(tensor, **arguments)
+            for kind in kinds:
+                kind._shared_state.clear()
+            patience = InitProcessGroupKwargs(timeout=PATIENCE)
+            yield Accelerator(
+                mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=[patience], **settings
+            )
+        finally:
+            for kind, state in zip(kinds, states, strict=True):
+                kind._shared_state.clear()
+                kind._shared_state.update(state)
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def sum_over_processes(accelerator: Accelerator, tensor: Tensor) -> Tensor:
+    """Replace a tensor by its sum over the processes, in place: accelerate's `reduce` without its copy.
+
+    Raises:
+        ProcessLostError: one of the processes died.
+    """
+    if accelerator.num_processes > 1:
+        try:
+            dist.all_reduce(tensor)
         except RuntimeError as error:
             raise ProcessLostError(
-                f"process {self.rank} of {self.count} waited for another that is gone: {error}. Look at what that one "
-                "printed last; with checkpoint_path, start the same command again with resume=True to go on from the "
-                "newest checkpoint"
+                f"process {accelerator.process_index} of {accelerator.num_processes} waited for another that died: "
+                f"{error}. Look at what that one printed last; with checkpoint_path, start the same command again with "
+                "resume=True to continue from the newest checkpoint"
             ) from error
+    return tensor
+
+
+def any_process(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Return for each flag whether any process raised it."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    counts = torch.tensor(flags, dtype=torch.int32, device=accelerator.device)
+    return [bool(count) for count in sum_over_processes(accelerator, counts).tolist()]
+
+
+def from_main_process(accelerator: Accelerator, value: float) -> float:
+    """Return the main process's number in every process."""
+    if accelerator.num_processes == 1:
+        return value
+    sent = value if accelerator.is_main_process else 0.0
+    return sum_over_processes(accelerator, torch.tensor(sent, dtype=torch.float64, device=accelerator.device)).item()
+
+
+def add_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradients by their sums over the processes, in one exchange per dtype.
+
+    A parameter that has a gradient in one process only gets it in all.
+    """
+    parameters = list(parameters)
+    reached = any_process(accelerator, *(parameter.grad is not None for parameter in parameters))
+    groups: dict[torch.dtype, list[nn.Parameter]] = {}
+    for parameter, found in zip(parameters, reached, strict=True):
+        if found:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            groups.setdefault(parameter.dtype, []).append(parameter)
+    for group in groups.values():
+        flat = torch.cat([parameter.grad.flatten() for parameter in group])  # type: ignore[union-attr]
+        parts = sum_over_processes(accelerator, flat).split([parameter.numel() for parameter in group])
+        for parameter, part in zip(group, parts, strict=True):
+            parameter.grad = part.view_as(parameter)

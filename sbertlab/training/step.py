@@ -1,22 +1,26 @@
-"""The gradient of a batch: embed, loss, and back; at any batch size, in any number of processes.
+"""One training step: embed the texts, compute the loss, carry its gradient back, update the weights.
 
-A loss is mathematics on embeddings, so its gradient comes in two parts: that of the loss in the embeddings, which needs
-the whole batch but no encoder, and that of the embeddings in the weights, which every chunk of texts has by itself.
+A loss is mathematics on embeddings, so its gradient has two parts: the one with respect to the embeddings needs the
+whole batch and no encoder; the one from there to the weights is computed by each chunk of texts alone.
 
-1. embed: each process forwards its share of the chunks; the embeddings are put together in all of them.
-2. loss: computed on the embeddings alone, down to their gradient.
-3. back: each chunk carries the gradient of its embeddings on to the weights.
+1. `embed`: each process embeds its share of the chunks, then all processes get all embeddings.
+2. `loss`: computed on the embeddings alone, and differentiated down to them.
+3. `backward`: each chunk carries the gradient of its embeddings to the weights.
+4. `update`: the gradient is clipped and the optimizer changes the weights.
 
-A gradient cache (Gao et al., 2021, arXiv:2101.06983) forwards without a graph in 1 and once more in 3, so that memory
-holds one chunk whatever the size of the batch. Dropout is the same both times, and in any number of processes, because
-what a chunk draws follows from its place in the run.
+With the gradient cache (Gao et al., 2021, arXiv:2101.06983), `embed` keeps no graph and `backward` embeds each chunk
+once more, so memory holds one chunk whatever the batch size. Dropout is the same both times, and in any number of
+processes, because the random state of a chunk follows from its place in the run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import pandas as pd
@@ -24,145 +28,208 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from sbertlab.checks import checked_number
 from sbertlab.encoder.batching import Chunk, PaddingMeter
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.losses.base import Loss
-from sbertlab.models import features_to
-from sbertlab.training.batches import Batch
-from sbertlab.training.processes import Processes
+from sbertlab.models import Module, features_to
+from sbertlab.training.batches import Batch, Objective, likely_mistake, set_seed
+from sbertlab.training.processes import add_gradients, sum_over_processes
+
+OBJECTIVE_COLUMNS = ("loss", "lr", "gradient_norm", "tokens_per_second", "padding_share", "known_positives")
+"""Columns of the history that `Step.learn` fills, once per objective."""
+
+SeedAt = Callable[[int | str], None]
+"""Sets the random state of a place in the step: the number of a chunk, or "loss"."""
+
+Share = list[tuple[int, Chunk, Tensor | None]]
+"""The chunks of one process: number, texts, and the embeddings with their graph (None when it is not kept)."""
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or its gradient became NaN or infinite; the model keeps the weights of the step before."""
+    """The loss or its gradient became NaN or infinite; the model keeps the weights from before."""
 
     history: pd.DataFrame
-    """Of the run up to there, when `fit` raised it."""
+    """The history up to there, when `fit` raised the error."""
 
 
-class Gradient:
-    """Computes gradients of batches and adds them to the parameters' `grad`.
+class Step:
+    """Takes the steps of a run, and holds the state from which another process can continue it.
 
     Args:
         model: the encoder.
-        accelerator: of the run: mixed precision and the scaling of float16 gradients.
-        processes: those that share the work.
-        token_budget: padded tokens a chunk; chosen by the device when None.
-        cached: whether to use the gradient cache.
-        memory_budget: bytes that the graphs of a batch may hold in a process; where they would hold more, that batch is
-            cached. None: no bound.
+        objectives: what it is trained on.
+        optimizer: one for all objectives, prepared by the accelerator.
+        schedule: of the learning rate; advances once per step.
+        accelerator: of this run.
+        seed: everything random follows from it and from the place in the run.
+        token_budget: padded tokens per chunk; None chooses by the device.
+        cached: use the gradient cache.
+        max_grad_norm: gradients are scaled down to this norm; `math.inf` leaves them.
+
+    Attributes:
+        number: steps taken.
+        rows: the history, one dictionary per step and objective.
+        examples: rows of data in the newest step.
     """
 
     def __init__(
         self,
         model: SentenceTransformer,
+        objectives: Sequence[Objective],
+        optimizer: Any,
+        schedule: Any,
         accelerator: Accelerator,
-        processes: Processes,
+        seed: int = 0,
         token_budget: int | None = None,
         cached: bool = False,
-        memory_budget: float | None = None,
+        max_grad_norm: float = 1.0,
     ) -> None:
-        self.model, self.accelerator, self.processes = model, accelerator, processes
-        self.token_budget, self.cached = token_budget, cached
-        self.memory_budget = math.inf if memory_budget is None else memory_budget
+        checked_number("token_budget", 1 if token_budget is None else token_budget, 1, whole=True)
+        if max_grad_norm != math.inf:
+            checked_number("max_grad_norm, unless math.inf,", max_grad_norm, above=True)
+        foreign = [type(one.loss).__name__ for one in objectives if not isinstance(one.loss, Loss)]
+        if cached and foreign:
+            raise ValueError(
+                f"cached=True needs losses of sbertlab.losses, which see embeddings only; {', '.join(foreign)} embeds "
+                "its texts itself"
+            )
+        self.model, self.objectives, self.accelerator = model, objectives, accelerator
+        self.optimizer, self.schedule = optimizer, schedule
+        self.seed, self.token_budget, self.cached = int(seed), token_budget, cached
+        self.max_grad_norm = float(max_grad_norm)
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.number = self.examples = 0
+        self.rows: list[dict[str, Any]] = []
 
-    def add(
-        self,
-        loss: nn.Module,
-        batch: Batch,
-        seed_at: Callable[[int | str], None],
-        meter: PaddingMeter,
-    ) -> float:
-        """Add the gradient of one batch, summed over the processes, and return its loss.
-
-        Args:
-            loss: a Loss, or a module of the field with `forward(features, labels)`, which every process computes whole.
-            batch: its texts, labels and known positives.
-            seed_at: called with the number of a chunk, or "loss", before each draws.
-            meter: counts the tokens and the padding of the batch.
+    def take(self, epoch: int) -> None:
+        """Learn from one batch of every objective in turn. All batches are checked before the first is learnt.
 
         Raises:
-            NonFiniteLossError: the loss is NaN or infinite.
-            TypeError: the loss is no number that can be differentiated.
+            NonFiniteLossError: before the update.
+            ValueError: a batch does not fit its loss.
         """
-        if not isinstance(loss, Loss):
-            seed_at("loss")
-            value = self._start_back(loss, self._field_loss(loss, batch, meter))
+        for module in (self.model, *(objective.loss for objective in self.objectives)):
+            module.train()
+        number = self.number + 1
+        batches = [objective.next_batch(number) for objective in self.objectives]
+        self.examples = sum(len(batch.columns[0]) for batch in batches)
+        for objective, batch in zip(self.objectives, batches, strict=True):
+            mistake = likely_mistake(objective.loss, batch) if number == 1 else None
+            if mistake is not None:
+                warnings.warn(f"objective {objective.index}: {mistake}", stacklevel=4)
+            try:
+                row = self.learn(objective, batch, number)
+            except (NonFiniteLossError, TypeError) as error:
+                raise type(error)(f"step {number}, objective {objective.name}: {error}") from error
+            self.rows.append({"step": number, "epoch": epoch, **row, "metric": math.nan})
+        if not self.optimizer.step_was_skipped:
+            self.schedule.step()
+        self.number = number
+
+    def learn(self, objective: Objective, batch: Batch, number: int) -> dict[str, Any]:
+        """Learn from one batch in step `number`; return its row of the history."""
+        start, meter, loss = time.perf_counter(), PaddingMeter(), objective.loss
+        seed_at = partial(set_seed, self.model.device, self.seed, "step", number, objective.index)
+        self.optimizer.zero_grad()
+        labels = None if batch.labels is None else batch.labels.to(self.model.device)
+        if isinstance(loss, Loss):
+            with torch.no_grad():
+                labels = loss.prepare(batch.columns, labels)
+            embeddings, share = self.embed(loss, batch, seed_at, meter)
+            value = self.loss(loss, batch, labels, embeddings, seed_at)
+            self.backward(embeddings, share, seed_at)
         else:
-            value = self._through_embeddings(loss, batch, seed_at, meter)
-        if self.processes.count > 1:
-            self.processes.add_gradients(self._parameters(loss))
-        return value
+            value = self.foreign_loss(loss, batch, labels, seed_at, meter)
+        norm = self.update()
+        seconds = time.perf_counter() - start
+        return {
+            "objective": objective.name,
+            "loss": value,
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "gradient_norm": norm,
+            "tokens_per_second": meter.tokens / seconds if meter.padded else math.nan,
+            "padding_share": meter.share if meter.padded else math.nan,
+            "known_positives": 0 if batch.known is None else int(batch.known.count_nonzero()),
+        }
 
-    def _parameters(self, loss: nn.Module) -> list[nn.Parameter]:
-        """Return what is trained by this loss, each parameter once."""
-        parameters = {id(part): part for module in (self.model, loss) for part in module.parameters()}
-        return [part for part in parameters.values() if part.requires_grad]
+    def embed(self, loss: Loss, batch: Batch, seed_at: SeedAt, meter: PaddingMeter) -> tuple[Tensor, Share]:
+        """Return the embeddings of all texts, `(columns * rows, dim)`, column by column, and this process's chunks."""
+        columns = list(batch.columns[loss.embedded]) * loss.views
+        texts = [text for column in columns for text in column]
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        chunks = self.model.training_chunks(texts, self.token_budget, meter=meter, fewest=processes)
+        share: Share = []
+        parts: list[tuple[list[int], Tensor]] = []
+        with self.accelerator.autocast():
+            for number, chunk in list(enumerate(chunks))[rank::processes]:
+                seed_at(number)
+                with torch.set_grad_enabled(not self.cached):
+                    vectors = self.model.forward_chunk(chunk)
+                parts.append((chunk.positions, vectors.detach()))
+                share.append((number, chunk, None if self.cached else vectors))
+            if not share:  # fewer chunks than processes: only the size of an embedding matters
+                with torch.no_grad():
+                    parts.append(([], self.model.forward_chunk(chunks[0])[:0]))
+        example = parts[0][1]
+        dtype = torch.promote_types(example.dtype, torch.float32)
+        embeddings = torch.zeros(len(texts), example.shape[1], dtype=dtype, device=example.device)
+        for positions, part in parts:
+            embeddings[positions] = part.to(dtype)
+        return sum_over_processes(self.accelerator, embeddings).requires_grad_(), share
 
-    def _through_embeddings(
-        self,
-        loss: Loss,
-        batch: Batch,
-        seed_at: Callable[[int | str], None],
-        meter: PaddingMeter,
-    ) -> float:
-        with torch.no_grad():
-            labels = loss.prepare(batch.columns, self._labels(batch))
-        embedded = list(batch.columns[loss.embedded]) * loss.views
-        texts = [text for column in embedded for text in column]
-        chunks = self.model.training_chunks(texts, self.token_budget, meter=meter, fewest=self.processes.count)
-        own = list(enumerate(chunks))[self.processes.rank :: self.processes.count]
-
-        embeddings, graphs = self._embed(own, chunks, len(texts), seed_at)
-        embeddings = self.processes.sum_(embeddings).requires_grad_()
+    def loss(self, loss: Loss, batch: Batch, labels: Tensor | None, embeddings: Tensor, seed_at: SeedAt) -> float:
+        """Return the loss, and leave its gradient in `embeddings.grad` and in the loss's own parameters."""
         seed_at("loss")
         known = () if batch.known is None else (batch.known,)
         with self.accelerator.autocast():
-            result = loss.compute(embeddings.split([len(column) for column in embedded]), labels, *known)
-        value = self._start_back(loss, result)
-        self._back(own, graphs, embeddings, seed_at)
-        return value
+            result = loss.compute(embeddings.split(len(batch.columns[0])), labels, *known)
+        return self._differentiate(result)
 
-    def _embed(
-        self, own: list[tuple[int, Chunk]], chunks: list[Chunk], count: int, seed_at: Callable[[int | str], None]
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """Return the embeddings of this process's chunks, `(texts, dim)`, zero elsewhere; and their graphs, if kept."""
-        graphs: list[Tensor | None] = []
-        parts: list[Tensor] = []
-        cached = self.cached
-        with self.accelerator.autocast():
-            for number, chunk in own:
+    def backward(self, embeddings: Tensor, share: Share, seed_at: SeedAt) -> None:
+        """Carry the gradient of the embeddings to the weights, chunk by chunk; cached chunks are embedded again."""
+        gradient = embeddings.grad
+        while share and gradient is not None:  # None: the loss does not depend on the embeddings
+            number, chunk, vectors = share.pop(0)  # so that its graph is freed before the next chunk
+            if vectors is None:
                 seed_at(number)
-                measured = self.memory_budget < math.inf and not cached and number == own[0][0]
-                meter = GraphMeter(self.model)
-                with meter.counting() if measured else nullcontext(), torch.set_grad_enabled(not cached):
+                with self.accelerator.autocast():
                     vectors = self.model.forward_chunk(chunk)
-                parts.append(vectors.detach())
-                graphs.append(None if cached else vectors)
-                if measured:
-                    padded = [len(part.lengths) * max(part.lengths, default=0) for _, part in own]
-                    cached = meter.bytes * sum(padded) > self.memory_budget * padded[0]
-                    graphs = [None] if cached else graphs
-            if not own:  # fewer chunks than processes: only the size of an embedding is of interest
-                with torch.no_grad():
-                    parts.append(self.model.forward_chunk(chunks[0])[:0])
-        dtype = torch.promote_types(parts[0].dtype, torch.float32)
-        embeddings = torch.zeros(count, parts[0].shape[1], dtype=dtype, device=parts[0].device)
-        for (_, chunk), part in zip(own, parts, strict=False):
-            embeddings[chunk.positions] = part.to(dtype)
-        return embeddings, graphs
+            vectors.backward(gradient[chunk.positions].to(vectors.dtype))
 
-    def _start_back(self, loss: nn.Module, result: Any) -> float:
-        """Check what the loss returned, differentiate it as far as its graph goes, and return its value."""
+    def update(self) -> float:
+        """Clip the gradient, summed over the processes, and update the weights; return its norm before clipping."""
+        if self.accelerator.num_processes > 1:
+            add_gradients(self.accelerator, self.parameters)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        norm = math.nan if norm is None else float(norm)
+        if not math.isfinite(norm) and self.accelerator.scaler is None:
+            raise NonFiniteLossError(
+                "the gradient is not finite; the model keeps the weights before it. Lower the learning rate or look at "
+                "the texts of the batch"
+            )
+        self.optimizer.step()
+        return norm
+
+    def foreign_loss(
+        self, loss: nn.Module, batch: Batch, labels: Tensor | None, seed_at: SeedAt, meter: PaddingMeter
+    ) -> float:
+        """Return the loss of a module with `forward(features, labels)`, which embeds its columns itself; go back."""
+        seed_at("loss")
+        features = [self.model.tokenize(column) for column in batch.columns]
+        for mask in (column["attention_mask"] for column in features if "attention_mask" in column):
+            meter.add(mask.sum(dim=1).tolist())
+        with self.accelerator.autocast():
+            result = loss([features_to(column, self.model.device) for column in features], labels)
+        return self._differentiate(result)
+
+    def _differentiate(self, result: Any) -> float:
+        """Check what a loss returned, differentiate it as far as its graph goes, and return its value."""
         if not isinstance(result, Tensor) or result.numel() != 1 or not result.requires_grad:
-            of = (
-                f" of shape {tuple(result.shape)}, requires_grad={result.requires_grad}"
-                if isinstance(result, Tensor)
-                else ""
-            )
-            raise TypeError(
-                "the loss must be a tensor of one number that depends on what is trained, got "
-                f"{type(result).__name__}{of}"
-            )
+            found = type(result).__name__
+            if isinstance(result, Tensor):
+                found += f" of shape {tuple(result.shape)}, requires_grad={result.requires_grad}"
+            raise TypeError(f"the loss must be a tensor of one number that depends on what is trained, got {found}")
         value = result.item()
         if not math.isfinite(value):
             raise NonFiniteLossError(
@@ -170,57 +237,72 @@ class Gradient:
                 "the learning rate, or use bf16 instead of fp16"
             )
         self.accelerator.backward(result)
-        if self.processes.count > 1:  # every process has the whole of this part of the gradient, and they are summed
-            for parameter in self._parameters(loss):
+        processes = self.accelerator.num_processes
+        if processes > 1:  # each has this whole part of the gradient, and `update` adds them up
+            for parameter in self.parameters:
                 if parameter.grad is not None:
-                    parameter.grad /= self.processes.count
+                    parameter.grad /= processes
         return value
 
-    def _back(
-        self,
-        own: list[tuple[int, Chunk]],
-        graphs: list[Tensor | None],
-        embeddings: Tensor,
-        seed_at: Callable[[int | str], None],
-    ) -> None:
-        """Carry the gradient of the embeddings on to the weights, chunk by chunk; cached ones are forwarded again."""
-        gradient = embeddings.grad
-        if gradient is None:  # the loss does not depend on them
-            return
-        for index, (number, chunk) in enumerate(own):
-            vectors, graphs[index] = graphs[index], None
-            if vectors is None:
-                seed_at(number)
-                with self.accelerator.autocast():
-                    vectors = self.model.forward_chunk(chunk)
-            vectors.backward(gradient[chunk.positions].to(vectors.dtype))
+    def configuration(self) -> dict[str, Any]:
+        """Return what must not change when a run is resumed: the model, the data and how a step is taken."""
+        blocks = [(type(block).__name__, block.config()) for block in self.model.modules() if isinstance(block, Module)]
+        dropouts = [part.p for part in self.model.modules() if isinstance(part, nn.Dropout)]
+        trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        digest = sha256(repr((blocks, dropouts, trained)).encode()).hexdigest()[:16]
+        found = {
+            "seed": self.seed,
+            "model": f"{', '.join(name for name, _ in blocks)}, {digest}",
+            "max_grad_norm": self.max_grad_norm,
+            "mixed_precision": self.accelerator.mixed_precision,
+            "chunks": f"token_budget={self.token_budget}, cached={self.cached}",
+        }
+        for objective in self.objectives:
+            found |= objective.configuration()
+        return found
 
-    def _labels(self, batch: Batch) -> Tensor | None:
-        return None if batch.labels is None else batch.labels.to(self.model.device)
+    def state(self) -> dict[str, Any]:
+        """Return all that `restore` needs, as tensors and plain values."""
+        scaler = self.accelerator.scaler
+        return {
+            "number": self.number,
+            "rows": self.rows,
+            "tensors": self._tensors(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "objectives": [objective.state() for objective in self.objectives],
+        }
 
-    def _field_loss(self, loss: nn.Module, batch: Batch, meter: PaddingMeter) -> Any:
-        """Return the loss of a module of the field, which embeds its columns itself."""
-        features = [self.model.tokenize(column) for column in batch.columns]
-        for mask in (column["attention_mask"] for column in features if "attention_mask" in column):
-            meter.add(mask.sum(dim=1).tolist())
-        with self.accelerator.autocast():
-            return loss([features_to(column, self.model.device) for column in features], self._labels(batch))
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Return to a state.
 
+        Raises:
+            ValueError: the state belongs to another model, optimizer or data.
+        """
+        tensors, saved = self._tensors(), state["tensors"]
+        for name in sorted({*tensors, *saved}):
+            shapes = [tuple(found[name].shape) if name in found else "missing" for found in (saved, tensors)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"the model or a loss is another one: the shape of {name} was {shapes[0]} and is {shapes[1]} now; "
+                    "make them as they were when the run began"
+                )
+        for objective, place in zip(self.objectives, state["objectives"], strict=True):
+            objective.restore(place)
+        self.optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(saved[name])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.number, self.rows = state["number"], list(state["rows"])
 
-class GraphMeter:
-    """Counts the bytes that a forward pass keeps for its gradient, each tensor once, without the weights."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._known = {part.untyped_storage().data_ptr() for part in module.parameters()}
-        self.bytes = 0
-
-    def counting(self) -> AbstractContextManager[None]:
-        """Count what is kept inside the block."""
-        return torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
-
-    def _count(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._known:
-            self._known.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
-        return tensor
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the parameters and buffers of the model, and what the losses add, each once."""
+        found: dict[int, tuple[str, Tensor]] = {}
+        for name, module in (("model", self.model), *((one.name, one.loss) for one in self.objectives)):
+            for part, tensor in (*module.named_parameters(), *module.named_buffers()):
+                found.setdefault(id(tensor), (f"{name}.{part}", tensor.detach()))
+        return dict(found.values())

@@ -22,10 +22,9 @@ import pandas as pd
 from sbertlab import plots
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.plots.style import Figure
-from sbertlab.training.callbacks import Event
-from sbertlab.training.interrupt import Interrupt
+from sbertlab.training.callbacks import Event, Interrupt
+from sbertlab.training.fit import HISTORY_COLUMNS
 from sbertlab.training.probe import METRICS, collapse_reason
-from sbertlab.training.run import HISTORY_COLUMNS
 from sbertlab.widgets.panel import Panel, control, in_words, row, words_figure
 from sbertlab.widgets.probe_map import COLORS, ProbeMap
 
@@ -166,7 +165,7 @@ class TrainingMonitor(Panel):
             self._times.append(start - self._began - self._held)
             self._examples = event.examples
         interrupt = listening()
-        self._interrupted |= interrupt is not None and interrupt.wished
+        self._interrupted |= interrupt is not None and interrupt.requested
         if event.kind != "end":
             self._draw(event.model)
         else:
@@ -203,7 +202,7 @@ class TrainingMonitor(Panel):
     def _obey(self, interrupt: Interrupt | None) -> bool:
         """Wait while the run is paused; pass a wish to stop on; return True where only that answer ends the run."""
         start = time.perf_counter()
-        while self.state == "paused" and not (interrupt is not None and interrupt.wished):
+        while self.state == "paused" and not (interrupt is not None and interrupt.requested):
             if not self._holds:
                 self._hold(True)
             time.sleep(0.05)
@@ -214,7 +213,7 @@ class TrainingMonitor(Panel):
             return False
         if interrupt is None:
             return True
-        if not interrupt.wished:  # a second signal would stop at once
+        if not interrupt.requested:  # a second signal would stop at once
             self._interrupted = True
             signal.raise_signal(signal.SIGINT)
         return False

@@ -537,16 +537,15 @@ def test_a_fine_tuning_that_is_killed_goes_on_and_ends_in_the_same_weights(
     recipe.fine_tune(unbroken, encoder_of(tiny), seed=0)
     monkeypatch.setattr(benchmark_recipe, "CHECKPOINT_STEPS", 2)
     saved: list[int] = []
-    save = Checkpoints.save
+    save = Checkpoints.on_checkpoint
 
-    def killed(checkpoints: Checkpoints, step: int, model: SentenceTransformer, state: Any) -> Path | None:
-        saved.append(step)
-        written = save(checkpoints, step, model, state)
-        if step == 4:
+    def killed(checkpoints: Checkpoints, run: Any) -> None:
+        saved.append(run.step.number)
+        save(checkpoints, run)
+        if run.step.number == 4:
             raise SystemExit
-        return written
 
-    monkeypatch.setattr(Checkpoints, "save", killed)
+    monkeypatch.setattr(Checkpoints, "on_checkpoint", killed)
     with pytest.raises(SystemExit):
         recipe.fine_tune(tiny(dropout=0.1), encoder_of(tiny), 0, tmp_path / "training")
     model = tiny(dropout=0.1)

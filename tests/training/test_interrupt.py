@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 from sbertlab import InputExample, SentenceTransformer, losses
 from sbertlab.training.checkpoint import verify
-from sbertlab.training.interrupt import Interrupt
 
 Tiny = Callable[..., SentenceTransformer]
 
@@ -71,32 +70,6 @@ class Scores:
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_signal_is_a_wish_and_the_second_stops_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with Interrupt() as interrupt:
-        assert not interrupt.wished
-        press()
-        assert interrupt.wished
-        assert capsys.readouterr().out.count("finishing this step") == 1
-        with pytest.raises(KeyboardInterrupt):
-            press()
-
-
-def test_the_handler_before_is_put_back_however_the_block_ends() -> None:
-    def own(number: int, frame: object) -> None:
-        raise AssertionError("not during the block")
-
-    before = signal.signal(signal.SIGINT, own)
-    try:
-        with Interrupt():
-            press()
-        assert signal.getsignal(signal.SIGINT) is own
-        with pytest.raises(ZeroDivisionError), Interrupt():
-            raise ZeroDivisionError
-        assert signal.getsignal(signal.SIGINT) is own
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def test_an_interrupted_run_finishes_its_step_writes_a_checkpoint_and_goes_on_to_the_same_weights(
     tiny: Tiny, tmp_path: Path
 ) -> None:
@@ -105,7 +78,7 @@ def test_an_interrupted_run_finishes_its_step_writes_a_checkpoint_and_goes_on_to
     expected = run(whole)
     history = run(stopped, tmp_path, callbacks=[press_at(5)])
     assert history.attrs["interrupted"]
-    assert history.attrs["interrupt_wished"]
+    assert history.attrs["interrupt_requested"]
     assert not history.attrs["stopped_early"]
     assert history["step"].tolist() == [1, 2, 3, 4, 5]
     assert signal.getsignal(signal.SIGINT) is before
@@ -115,7 +88,7 @@ def test_an_interrupted_run_finishes_its_step_writes_a_checkpoint_and_goes_on_to
     verify(tmp_path / "5")
     resumed = run(again, tmp_path, resume=True)
     assert not resumed.attrs["interrupted"]
-    assert not resumed.attrs["interrupt_wished"]
+    assert not resumed.attrs["interrupt_requested"]
     assert resumed["loss"].tolist() == expected["loss"].tolist()
     assert_equal(again, whole)
 
@@ -155,7 +128,7 @@ def test_a_signal_during_the_last_step_interrupts_nothing_and_is_told_to_the_cal
     model = tiny()
     history = run(model, output_path=tmp_path / "out", callbacks=[press_at(STEPS)])
     assert not history.attrs["interrupted"]
-    assert history.attrs["interrupt_wished"]
+    assert history.attrs["interrupt_requested"]
     assert len(history) == STEPS
     assert_equal(SentenceTransformer(tmp_path / "out", device="cpu"), model)
 

@@ -144,27 +144,27 @@ def pairs_of(probe: Probe) -> tuple[set[tuple], set[tuple]]:
 
 
 def test_of_plain_pairs_the_other_rows_are_negatives() -> None:
-    positive, negative = pairs_of(Probe.of([["a", "b"], ["A", "B"]]))
+    positive, negative = pairs_of(Probe([["a", "b"], ["A", "B"]]))
     assert positive == {("a", "A"), ("b", "B")}
     assert negative == {("a", "B"), ("b", "A")}
-    assert pairs_of(Probe.of([["a", "b"], ["A", "B"]], labels=[0, 0])) == (positive, negative)
-    assert pairs_of(Probe.of([["a", "b"], ["A", "B"]], labels=draw(2, 5))) == (positive, negative)
+    assert pairs_of(Probe([["a", "b"], ["A", "B"]], labels=[0, 0])) == (positive, negative)
+    assert pairs_of(Probe([["a", "b"], ["A", "B"]], labels=draw(2, 5))) == (positive, negative)
 
 
 def test_what_is_positive_in_one_row_is_not_negative_through_another() -> None:
-    positive, negative = pairs_of(Probe.of([["a", "a", "b"], ["A", "A2", "A"]]))
+    positive, negative = pairs_of(Probe([["a", "a", "b"], ["A", "A2", "A"]]))
     assert positive == {("a", "A"), ("a", "A2"), ("b", "A")}
     assert negative == {("b", "A2")}
 
 
 def test_a_text_that_is_its_own_positive_is_no_pair() -> None:
-    probe = Probe.of([["a", "b"], ["a", "b"]])
+    probe = Probe([["a", "b"], ["a", "b"]])
     assert probe.texts == ["a", "b"]
     assert pairs_of(probe)[0] == set()
 
 
 def test_of_triplets_the_given_negatives_count_all_of_them() -> None:
-    positive, negative = pairs_of(Probe.of([["a", "b"], ["A", "B"], ["x", "y"], ["z", "A"]]))
+    positive, negative = pairs_of(Probe([["a", "b"], ["A", "B"], ["x", "y"], ["z", "A"]]))
     assert positive == {("a", "A"), ("b", "B")}
     assert negative == {("a", "x"), ("a", "z"), ("b", "y"), ("b", "A")}
 
@@ -173,42 +173,42 @@ def test_of_triplets_the_given_negatives_count_all_of_them() -> None:
     "labels", [[5.0, 2.4, 2.5], [1, 0, 1], [True, False, True], [0.5, -1.0, 0.1], [[0.9], [0.1], [0.5]]]
 )
 def test_of_graded_pairs_the_upper_half_of_the_scale_is_positive(labels: list) -> None:
-    positive, negative = pairs_of(Probe.of([["a", "b", "c"], ["A", "B", "C"]], labels))
+    positive, negative = pairs_of(Probe([["a", "b", "c"], ["A", "B", "C"]], labels))
     assert positive == {("a", "A"), ("c", "C")}
     assert negative == {("b", "B")}
 
 
 def test_where_no_label_is_low_the_other_rows_are_negatives() -> None:
     columns = [["a", "b"], ["A", "B"]]
-    assert pairs_of(Probe.of(columns, labels=[1.0, 0.9])) == pairs_of(Probe.of(columns))
+    assert pairs_of(Probe(columns, labels=[1.0, 0.9])) == pairs_of(Probe(columns))
 
 
 def test_classes_of_pairs_say_nothing_of_their_likeness() -> None:
-    assert pairs_of(Probe.of([["a", "b", "c"], ["A", "B", "C"]], labels=[0, 2, 1])) == (set(), set())
+    assert pairs_of(Probe([["a", "b", "c"], ["A", "B", "C"]], labels=[0, 2, 1])) == (set(), set())
 
 
 def test_texts_of_one_class_belong_together() -> None:
-    positive, negative = pairs_of(Probe.of([["a", "b", "c"]], labels=np.array([3, 7, 3])))
+    positive, negative = pairs_of(Probe([["a", "b", "c"]], labels=np.array([3, 7, 3])))
     assert positive == {("a", "c"), ("c", "a")}
     assert negative == {("a", "b"), ("b", "a"), ("b", "c"), ("c", "b")}
-    assert pairs_of(Probe.of([["a", "b"]])) == (set(), set())
-    assert pairs_of(Probe.of([["a", "b"]], labels=[0.5, 1.0])) == (set(), set())
+    assert pairs_of(Probe([["a", "b"]])) == (set(), set())
+    assert pairs_of(Probe([["a", "b"]], labels=[0.5, 1.0])) == (set(), set())
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4, 9])
 def test_a_probe_keeps_so_many_texts_chosen_by_the_seed(columns: int) -> None:
     table = [[f"{row} {column}" for row in range(1000)] for column in range(columns)]
-    probe = Probe.of(table)
+    probe = Probe(table)
     assert MOST_TEXTS - 4 < len(probe.texts) <= MOST_TEXTS
-    assert probe.texts == Probe.of(table).texts
-    assert probe.texts != Probe.of(table, seed=1).texts
+    assert probe.texts == Probe(table).texts
+    assert probe.texts != Probe(table, seed=1).texts
     assert len(probe.texts) == len(set(probe.texts))
 
 
 def test_the_labels_follow_their_rows_into_the_probe() -> None:
     rows = range(2000)
     labels = [float(row % 2) for row in rows]
-    positive, negative = pairs_of(Probe.of([[f"{row}" for row in rows], [f"{row} too" for row in rows]], labels))
+    positive, negative = pairs_of(Probe([[f"{row}" for row in rows], [f"{row} too" for row in rows]], labels))
     assert len(positive) + len(negative) == MOST_TEXTS // 2
     assert {int(text) % 2 for text, _ in positive} == {1}
     assert {int(text) % 2 for text, _ in negative} == {0}
@@ -216,13 +216,13 @@ def test_the_labels_follow_their_rows_into_the_probe() -> None:
 
 
 def test_texts_on_routes_are_handed_on() -> None:
-    probe = Probe.of([[{"query": "a"}, {"query": "b"}], [{"passage": "a"}, {"passage": "b"}]])
+    probe = Probe([[{"query": "a"}, {"query": "b"}], [{"passage": "a"}, {"passage": "b"}]])
     assert probe.texts == [{"query": "a"}, {"passage": "a"}, {"query": "b"}, {"passage": "b"}]
     assert probe.positive.nonzero().tolist() == [[0, 1], [2, 3]]
 
 
 def test_all_texts_are_embedded_in_one_call_without_gradient() -> None:
-    probe = Probe.of([["a", "b", "a"], ["c", "d", "e"]])
+    probe = Probe([["a", "b", "a"], ["c", "d", "e"]])
     weight = nn.Parameter(torch.ones(()))
     calls = []
 
@@ -239,7 +239,7 @@ def test_all_texts_are_embedded_in_one_call_without_gradient() -> None:
 
 
 def test_an_embedding_of_the_wrong_shape_is_refused() -> None:
-    probe = Probe.of([["a", "b"]])
+    probe = Probe([["a", "b"]])
     for wrong in (draw(3, 4), draw(2), draw(1, 4)):
         with pytest.raises(ValueError, match=r"embed must return \(2, dim\) for 2 texts, got"):
             probe.measure(lambda texts, wrong=wrong: wrong)
@@ -250,12 +250,12 @@ def test_an_embedding_of_the_wrong_shape_is_refused() -> None:
 )
 def test_columns_that_do_not_fit_together_are_refused(columns: list, labels: list | None) -> None:
     with pytest.raises(ValueError, match="one positive length; got"):
-        Probe.of(columns, labels)
+        Probe(columns, labels)
 
 
 def test_labels_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="labels must be numbers"):
-        Probe.of([["a", "b"]], labels=["high", "low"])
+        Probe([["a", "b"]], labels=["high", "low"])
 
 
 def test_collapse_is_a_matter_of_comparison() -> None:
@@ -290,13 +290,13 @@ def test_a_space_that_was_one_point_from_the_start_gives_no_verdict() -> None:
         ([["a"] * 40, ["b"] * 40], [1.0] * 40, "all 40 labels are 1, so nothing is pushed apart"),
         ([["a"] * 40], [3] * 40, "all 40 rows are of class 3, so nothing is pushed apart. Add rows of other classes"),
         ([["a"] * 40, ["b"] * 40], torch.ones(40, 3), "all 40 labels are the same"),
-        ([["a"] * 40, ["b"] * 40], [0.1] + [1.0] * 39, "only 2.5% of the 40 labels are low"),
+        ([["a"] * 40, ["b"] * 40], [0.1] + [1.0] * 39, "only 2.5% of 40 labels are low"),
         ([["a"] * 40, ["b"] * 40], [0.1, 1.0] * 20, "the labels hold too little contrast. Lower the learning rate"),
         ([["a"] * 40, ["b"] * 40], None, "the learning rate is too high, or the loss sees no negatives"),
     ],
 )
 def test_the_reason_names_the_likely_cause(columns: list, labels: object, cause: str) -> None:
-    reason = collapse_reason(BEFORE, BEFORE | {"mean_cosine": 0.97, "margin": 0.01}, Probe.of(columns, labels))
+    reason = collapse_reason(BEFORE, BEFORE | {"mean_cosine": 0.97, "margin": 0.01}, Probe(columns, labels))
     assert reason is not None
     assert cause in reason
     assert "nearly one point: mean cosine 0.970 (0.200 before training)" in reason
@@ -313,7 +313,7 @@ def reasons(
     model: SentenceTransformer, loss: Loss, columns: Rows, labels: Tensor | None, lr: float, steps: int
 ) -> Iterator[tuple[int, str | None]]:
     """Train by a loop of our own, at batch 16, and yield what is said of the space every third step."""
-    probe = Probe.of([column[:40] for column in columns], None if labels is None else labels[:40])
+    probe = Probe([column[:40] for column in columns], None if labels is None else labels[:40])
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     first = probe.measure(model.embed)
     for step in range(1, steps + 1):

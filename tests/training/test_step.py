@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -14,11 +14,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from sbertlab import SentenceTransformer, losses, models
-from sbertlab.encoder.batching import PaddingMeter
-from sbertlab.training.batches import Batch
-from sbertlab.training.processes import Processes
-from sbertlab.training.seeding import set_seed
-from sbertlab.training.step import Gradient, GraphMeter, NonFiniteLossError
+from sbertlab.training.batches import Batch, Objective, set_seed
+from sbertlab.training.step import NonFiniteLossError, Step
 
 Tiny = Callable[..., SentenceTransformer]
 
@@ -90,13 +87,21 @@ def gradient_of(
     for module in (model, loss):
         module.train()
         module.zero_grad()
+    parameters = dict([*model.named_parameters(), *loss.named_parameters(prefix="loss")])
+    value = learn(model, loss, Batch(columns(count), labels), precision, **how)
+    return value, {name: part.grad.clone() for name, part in parameters.items() if part.grad is not None}
+
+
+def learn(model: SentenceTransformer, loss: nn.Module, batch: Batch, precision: str = "no", **how: Any) -> float:
+    """Take a step at a learning rate of 0, so that it leaves the gradients and nothing else; return the loss."""
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
-    gradient = Gradient(model, accelerator, Processes(model.device), token_budget=how.pop("token_budget", 24), **how)
-    seed_at = partial(set_seed, model.device, 7, "step", 1)
-    value = gradient.add(loss, Batch(columns(count), labels), seed_at, PaddingMeter())
-    parameters = dict([*model.named_parameters(), *loss.named_parameters(prefix="loss")])
-    return value, {name: part.grad.clone() for name, part in parameters.items() if part.grad is not None}
+    parameters = {id(part): part for module in (model, loss) for part in module.parameters()}
+    optimizer = torch.optim.SGD(list(parameters.values()), lr=0.0)
+    objective = Objective([], loss, 0, 7, model.device)
+    how = {"seed": 7, "token_budget": 24, "max_grad_norm": math.inf, **how}
+    step = Step(model, [objective], optimizer, None, accelerator, **how)
+    return step.learn(objective, batch, 1)["loss"]
 
 
 def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], relative: float) -> None:
@@ -143,7 +148,7 @@ def test_the_gradient_is_that_of_one_graph_through_all_texts(tiny: Tiny, name: s
     with torch.no_grad():
         prepared = loss.prepare(columns(count), labels)
     embedded = list(columns(count)[loss.embedded]) * loss.views
-    set_seed(model.device, 7, "step", 1, "loss")
+    set_seed(model.device, 7, "step", 1, 0, "loss")
     expected = loss.compute([model.embed(column) for column in embedded], prepared)
     expected.backward()
     assert abs(value - expected.item()) <= 1e-5 * max(1, abs(value))
@@ -181,36 +186,6 @@ def test_cached_equals_plain_under_mixed_precision_with_dropout_on(tiny: Tiny) -
     assert_close(cached_gradients, plain_gradients, 1e-5)
 
 
-def test_a_memory_budget_chooses_the_cache_batch_by_batch(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny()
-    loss, count, labels = EVERY["TripletLoss"](model)
-    meter = GraphMeter(model)
-    with meter.counting():
-        model.embed([text for column in columns(count) for text in column])
-    forwards: list[bool] = []
-    forward = model.forward_chunk
-    monkeypatch.setattr(
-        model, "forward_chunk", lambda chunk: forwards.append(torch.is_grad_enabled()) or forward(chunk)
-    )
-    for bytes_allowed, cached in ((2 * meter.bytes, False), (meter.bytes // 4, True)):
-        forwards.clear()
-        gradient_of(model, loss, count, labels, memory_budget=bytes_allowed)
-        assert (not all(forwards)) is cached
-    value, gradients = gradient_of(model, loss, count, labels, memory_budget=meter.bytes // 4)
-    plain, plain_gradients = gradient_of(model, loss, count, labels)
-    assert value == pytest.approx(plain, abs=1e-6)
-    assert_close(gradients, plain_gradients, 1e-5)
-
-
-def test_the_graph_meter_counts_what_a_linear_layer_keeps() -> None:
-    layer = nn.Linear(10, 20)
-    x = torch.randn(5, 10, requires_grad=True)
-    meter = GraphMeter(layer)
-    with meter.counting():
-        layer(x)
-    assert meter.bytes == 5 * 10 * 4  # its input, and not its weights
-
-
 def test_several_routes_share_a_batch_in_the_cache(tiny: Tiny) -> None:
     parts = [tiny(seed=seed) for seed in (0, 1)]
     router = models.Router({"query": list(parts[0]), "document": list(parts[1])})
@@ -220,8 +195,7 @@ def test_several_routes_share_a_batch_in_the_cache(tiny: Tiny) -> None:
     results = []
     for cached in (False, True):
         model.zero_grad()
-        gradient = Gradient(model, Accelerator(cpu=True), Processes(model.device), 24, cached)
-        value = gradient.add(loss, Batch(rows, None), partial(set_seed, model.device, 0), PaddingMeter())
+        value = learn(model, loss, Batch(rows, None), cached=cached)
         found = {name: part.grad.clone() for name, part in model.named_parameters() if part.grad is not None}
         results.append((value, found))
     assert results[0][0] == pytest.approx(results[1][0], abs=1e-6)

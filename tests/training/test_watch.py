@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -14,9 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from sbertlab import InputExample, SentenceTransformer, losses, models
 from sbertlab.data import collate
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
-from sbertlab.training.batches import Objective
 from sbertlab.training.probe import METRICS, CollapseWarning, Probe
-from sbertlab.training.watch import Watch
 
 Tiny = Callable[..., SentenceTransformer]
 
@@ -37,9 +36,9 @@ def run(model: SentenceTransformer, objectives: list[Any], **how: Any) -> pd.Dat
     return model.fit(objectives, **{**settings, **how})
 
 
-def watch_of(model: SentenceTransformer, steps: int = 1, total: int = 10, on_collapse: str = "warn") -> Watch:
-    loader, loss = ranking(model)[0]
-    return Watch(model, Objective(loader, loss, 0, 0, model.device), steps, total, on_collapse, seed=0)
+def run_of(model: SentenceTransformer, number: int = 0) -> Any:
+    """What a probe reads of a run after so many steps."""
+    return SimpleNamespace(step=SimpleNamespace(model=model, number=number, rows=[{}]))
 
 
 def collapse_(model: SentenceTransformer) -> None:
@@ -109,7 +108,7 @@ def test_the_space_is_in_the_history_at_every_so_many_steps_and_only_there(tiny:
 def test_the_figures_are_those_of_the_model_without_dropout(tiny: Tiny) -> None:
     model = tiny(dropout=0.3)
     history = run(model, ranking(model), probe_steps=6)
-    probe = Probe.of(*collate(PAIRS), seed=0)
+    probe = Probe(*collate(PAIRS), seed=0)
     expected = probe.measure(lambda texts: model.encode(texts, convert_to_tensor=True))
     for name in METRICS:
         assert history[name].iloc[-1] == pytest.approx(expected[name], abs=1e-5), name
@@ -152,37 +151,29 @@ def test_routes_are_measured_as_they_are_trained(tiny: Tiny) -> None:
 
 def test_the_model_is_left_in_the_mode_it_was_in(tiny: Tiny) -> None:
     model = tiny().train()
-    watch_of(model).begin()
+    Probe(*collate(PAIRS)).on_begin(run_of(model))
     assert all(part.training for part in model.modules())
 
 
-def test_a_watch_that_goes_on_compares_with_the_space_before_the_first_step(tiny: Tiny) -> None:
+def test_a_resumed_probe_compares_with_the_space_before_the_first_step(tiny: Tiny) -> None:
     model = tiny()
-    before = watch_of(model)
-    before.begin()
+    before, later, resumed = (Probe(*collate(PAIRS), on_collapse="stop") for _ in range(3))
+    before.on_begin(run_of(model))
     collapse_(model)
-    later = watch_of(model, on_collapse="stop")
     later.restore(before.state())
-    later.begin()
+    later.on_begin(run_of(model))
     assert later.state() == before.state(), "what was measured first is not measured again"
     with pytest.warns(CollapseWarning, match="step 4:"):
-        later.after(4)
+        later.on_step(run_of(model, 4))
     assert later.stops
-    resumed = watch_of(model, on_collapse="stop")
     resumed.restore(later.state())
     assert resumed.stops
 
 
-def test_only_the_steps_that_are_due_are_measured(tiny: Tiny) -> None:
-    watch = watch_of(tiny(), steps=5)
-    watch.begin()
-    assert watch.after(4) == {}
-    assert list(watch.after(5)) == list(METRICS)
-
-
 def test_another_answer_to_a_collapse_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(ValueError, match=r'on_collapse must be "warn", "stop" or "ignore", got \'raise\''):
-        watch_of(tiny(), on_collapse="raise")
+    model = tiny()
+    with pytest.raises(ValueError, match=r"on_collapse must be one of .*got 'raise'"):
+        run(model, ranking(model), on_collapse="raise")
 
 
 # -- Events ------------------------------------------------------------------------------------------------------------
