@@ -1,12 +1,10 @@
 """Why two texts are similar: the cosine of their embeddings as a sum over pairs of tokens.
 
-An embedding is the sum of what each token gives to it, so the product of two embeddings is a sum over pairs of tokens:
-
     cos(a, b) = sum_ij (c_i . d_j) / (|a| |b|),   a = sum_i c_i,   b = sum_j d_j
 
-What token i gives is the derivative of the embedding along its own vector. By Euler's theorem on homogeneous functions
-the parts add up to the whole, exactly, for every pooling (mean, cls, max, ...) and every linear map behind it. What
-belongs to no token (a bias, the bend of a Tanh) is left over as the last row, `REST`, and is shown as such.
+The part c_i of token i is the derivative of the embedding along the token's vector. By Euler's theorem on homogeneous
+functions the parts add up exactly to the embedding, for every pooling (mean, cls, max, ...) and every linear layer
+behind it. What belongs to no token (a bias, the nonlinear part of a Tanh) is shown as the last row, `REST`.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from sbertlab.models import Normalize, Pooling, StaticEmbedding
 from sbertlab.models.module import Features, features_to, masked_mean
 
 REST = "(rest)"
-"""In the place of a token: the part of an embedding that no token gives."""
+"""Stands for a token: the part of an embedding that belongs to no token."""
 
 NEGLIGIBLE = 1e-5
 """A rest up to this share of the embedding's length is rounding."""
@@ -33,12 +31,9 @@ NEGLIGIBLE = 1e-5
 
 @dataclass(frozen=True)
 class TextParts:
-    """An embedding as a sum.
+    """An embedding, not yet normalised, as the sum of `parts` `(tokens, dim)`.
 
-    Args:
-        tokens: as the tokenizer spells them, special ones too; `REST` last where something is left over.
-        parts: `(tokens, dim)`; their sum is the embedding, before it is scaled to length 1.
-        exact: whether the tokens alone make up the embedding.
+    `tokens` are spelled as the tokenizer does; `exact` says that they need no `REST`.
     """
 
     tokens: list[str]
@@ -48,13 +43,9 @@ class TextParts:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A similarity as a sum over pairs of tokens.
+    """A cosine similarity `score` as the sum of `pairs` `(tokens of a, tokens of b)`.
 
-    Args:
-        pairs: `(tokens of a, tokens of b)`, the share of each pair in the score; they add up to it. A negative number
-            drives the texts apart.
-        score: the cosine of the two embeddings.
-        exact: whether the pairs of tokens alone make up the score, without `REST`.
+    A negative share pushes the texts apart; `exact` says that the pairs of tokens add up to the score without `REST`.
     """
 
     pairs: pd.DataFrame
@@ -76,27 +67,18 @@ class Explanation:
 
 
 def explain(model: SentenceTransformer, a: str, b: str) -> Explanation:
-    """Explain the cosine similarity of two texts, pair of tokens by pair of tokens.
-
-    Args:
-        model: with a block that pools token vectors; for mean, cls, max and the like `exact` is True, behind a bias or
-            an activation the `REST` says how much no token accounts for.
-        a: a text.
-        b: another.
-
-    Returns:
-        The matrix, which sums to the score within 1e-6, with texts cut as the model cuts them.
+    """Explain the cosine similarity of two texts; they are truncated and prompted as in `encode`.
 
     Raises:
         TypeError: `a` or `b` is not a text.
-        ValueError: the model does not pool token vectors, or gives a text the zero vector.
+        ValueError: the model does not pool token vectors, or a text has the zero vector.
     """
     first, second = token_parts(model, a), token_parts(model, b)
     whole = [one.parts.sum(dim=0) for one in (first, second)]
     lengths = [vector.norm() for vector in whole]
     for text, length in zip((a, b), lengths, strict=True):
         if not length > 0:
-            raise ValueError(f"the model gives {text!r:.60} the zero vector, which has no direction to compare")
+            raise ValueError(f"the embedding of {text!r:.60} is the zero vector, which has no cosine")
     shares = first.parts @ second.parts.T / (lengths[0] * lengths[1])  # (tokens of a, tokens of b)
     pairs = pd.DataFrame(shares.numpy(), index=first.tokens, columns=second.tokens)
     score = float(torch.dot(whole[0], whole[1]) / (lengths[0] * lengths[1]))
@@ -104,18 +86,9 @@ def explain(model: SentenceTransformer, a: str, b: str) -> Explanation:
 
 
 def token_parts(model: SentenceTransformer, text: str) -> TextParts:
-    """Return what each token gives to the embedding of a text, in float64 for sums that add up.
-
-    Args:
-        model: as in `explain`.
-        text: a text; the model's default prompt comes before it, as in `encode`.
-
-    Raises:
-        TypeError: not a text.
-        ValueError: the model does not pool token vectors.
-    """
+    """Return the part of each token in the embedding of a text, in float64 so that sums add up."""
     if not isinstance(text, str):
-        raise TypeError(f"a similarity is explained between two texts, got {type(text).__name__}")
+        raise TypeError(f"expected a text, got {type(text).__name__}")
     was_training = model.training
     model.eval()
     try:
@@ -125,7 +98,8 @@ def token_parts(model: SentenceTransformer, text: str) -> TextParts:
             features = features_to(chunk.features, model.device)
             vectors, embed = _split(model, features)
             whole = embed(vectors)
-            parts = torch.stack([_along(embed, vectors, place) for place in range(len(vectors))])
+            each = torch.eye(len(vectors), dtype=vectors.dtype, device=vectors.device)[:, :, None]  # token by token
+            parts = torch.stack([torch.func.jvp(embed, (vectors,), (one * vectors,))[1] for one in each])
     finally:
         model.train(was_training)
     tokens = model.tokenizer.convert_ids_to_tokens(features["input_ids"][0].tolist())
@@ -146,13 +120,13 @@ def _split(model: SentenceTransformer, features: Features) -> tuple[Tensor, Call
             break
         if "sentence_embedding" in features:
             raise ValueError(
-                f"{type(block).__name__} makes one vector of a text without pooling token vectors, so no token has a "
-                "part of its own in it; models with a Pooling or a StaticEmbedding can be explained"
+                f"{type(block).__name__} embeds a text without pooling token vectors; only models with a Pooling or a "
+                "StaticEmbedding can be explained"
             )
     else:
-        raise ValueError("the model has no block that makes one vector of a text; put a Pooling behind the Transformer")
+        raise ValueError("the model has no Pooling or StaticEmbedding, so there is no embedding to explain")
     behind = [copy.deepcopy(later).double() for later in blocks]
-    while behind and isinstance(behind[-1], Normalize):  # the cosine takes care of the length
+    while behind and isinstance(behind[-1], Normalize):  # the cosine divides by the length
         behind.pop()
 
     def embed(vectors: Tensor) -> Tensor:
@@ -166,10 +140,3 @@ def _split(model: SentenceTransformer, features: Features) -> tuple[Tensor, Call
         return found["sentence_embedding"][0]
 
     return features["token_embeddings"][0].double(), embed
-
-
-def _along(embed: Callable[[Tensor], Tensor], vectors: Tensor, place: int) -> Tensor:
-    """The derivative of the embedding along the vector of one token, `(dim,)`."""
-    direction = torch.zeros_like(vectors)
-    direction[place] = vectors[place]
-    return torch.func.jvp(embed, (vectors,), (direction,))[1]
