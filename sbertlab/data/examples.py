@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sbertlab.checks import checked_numbers
 from sbertlab.data.rows import Row, gather
 from sbertlab.data.texts import checked_text, plain_text
 
@@ -106,10 +107,9 @@ def _columns(examples: Sequence[InputExample]) -> tuple[list[list[Any]], list[An
 
 def _label(label: Any, name: str) -> int | float | np.ndarray | None:
     """Return a label as None, int, float or float32 vector."""
-    if isinstance(label, Tensor):
-        label = label.detach().cpu().numpy()
-    if isinstance(label, np.ndarray) and label.ndim == 0:
-        label = label.item()
+    if isinstance(label, Tensor | np.ndarray):
+        label = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
+        label = label if label.ndim else label.item()
     if label is None:
         return None
     if isinstance(label, Real | np.bool_):
@@ -119,11 +119,9 @@ def _label(label: Any, name: str) -> int | float | np.ndarray | None:
         return number
     if isinstance(label, np.ndarray | list | tuple):
         try:
-            vector = np.asarray(label, dtype=np.float64)
-        except (TypeError, ValueError):
-            vector = np.empty(0)
-        if vector.ndim != 1 or not len(vector) or not (np.abs(vector) <= LARGEST).all():
-            raise ValueError(f"{name} must be a flat vector of finite numbers, got {label!r}")
+            vector = checked_numbers(name, label)
+        except ValueError as error:
+            raise ValueError(f"{name} must be a flat vector of finite numbers, got {label!r}") from error
         return vector.astype(np.float32)
     raise ValueError(
         f"{name} must be a number, a vector or None, got {label!r} of type {type(label).__name__}; number the classes "
@@ -155,8 +153,7 @@ def examples_from_frame(
     """
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"frame must be a pandas DataFrame, got {type(frame).__name__}")
-    wanted = _wanted(list(frame.columns), texts, label, guid)
-    return _examples(frame[wanted].to_dict("records"), "frame", texts, label, guid, on_error)
+    return _examples(frame, "frame", texts, label, guid, on_error)
 
 
 def examples_from_dataset(
@@ -169,37 +166,20 @@ def examples_from_dataset(
     """Return one example per row of one split of a `datasets` set, streamed or not; see `examples_from_frame`."""
     if isinstance(dataset, Mapping):
         raise ValueError(f"give one split, such as dataset[{next(iter(dataset), 'train')!r}], not a set of splits")
-    if not hasattr(dataset, "column_names"):
-        raise ValueError(f"dataset must be a datasets.Dataset, got {type(dataset).__name__}")
-    if dataset.column_names is not None:
-        _wanted(dataset.column_names, texts, label, guid)
-    return _examples(dataset, "dataset", texts, label, guid, on_error)
+    return _examples(pd.DataFrame(list(dataset)), "dataset", texts, label, guid, on_error)
 
 
-def _wanted(columns: list[str], texts: Sequence[str], label: str | None, guid: str | None) -> list[str]:
+def _examples(
+    frame: pd.DataFrame, source: str, texts: Sequence[str], label: str | None, guid: str | None, on_error: str
+) -> list[InputExample]:
     if isinstance(texts, str) or not len(texts):
         raise ValueError(f"texts must be a list of at least one column name, got {texts!r}")
     wanted = list(dict.fromkeys([*texts, *(name for name in (label, guid) if name is not None)]))
+    columns = list(frame.columns)
     for name in wanted:
         if columns.count(name) != 1:
             found = "occurs twice" if name in columns else "is missing"
             raise ValueError(f"column {name!r} {found}; the columns are {', '.join(map(repr, columns))}")
-    return wanted
-
-
-def _examples(
-    records: Iterable[Mapping[Any, Any]],
-    source: str,
-    texts: Sequence[str],
-    label: str | None,
-    guid: str | None,
-    on_error: str,
-) -> list[InputExample]:
-    def rows() -> Iterator[Row]:
-        for number, record in enumerate(records):
-            missing = [name for name in (*texts, label, guid) if name is not None and name not in record]
-            problem = f"missing column {missing[0]!r}" if missing else ""
-            yield Row(source, number, [record], problem=problem, unit="row")
 
     def convert(row: Row) -> InputExample:
         record = row.cells[0]
@@ -209,7 +189,10 @@ def _examples(
             label=0 if label is None else _label(record[label], f"column {label!r}"),
         )
 
-    return gather(rows(), convert, source, on_error)[0]
+    records = enumerate(frame[wanted].to_dict("records"))
+    return gather((Row(source, number, [record], unit="row") for number, record in records), convert, source, on_error)[
+        0
+    ]
 
 
 def examples_to_frame(examples: Sequence[InputExample], texts: Sequence[str] | None = None) -> pd.DataFrame:

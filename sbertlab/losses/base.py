@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -158,22 +158,17 @@ class Loss(nn.Module):
 
 
 def fitting_losses(texts: int, labels: Tensor | None) -> list[str]:
-    """Return the names of the losses that take rows of `texts` texts with such labels.
-
-    Labels that are missing, or all zero as InputExample leaves them, count as no labels.
+    """Return the names of the losses that take rows of `texts` texts with such labels; all zero counts as no labels.
 
     >>> "TripletLoss" in fitting_losses(3, None), "TripletLoss" in fitting_losses(2, None)
     (True, False)
     """
-    if isinstance(labels, Tensor) and not labels.any():
-        labels = None
-    rows = len(labels) if isinstance(labels, Tensor) and labels.ndim else 1
+    given = labels if isinstance(labels, Tensor) and labels.any() else None
+    rows = 1 if given is None or not given.ndim else len(given)
     return [
-        loss.__name__
-        for loss in _subclasses(Loss)
-        if (loss.label == "none") == (labels is None)
-        and not (loss.needs_texts or _problem(loss, texts, rows, labels))
-        and loss._formula is not Loss._formula
+        kind.__name__
+        for kind in _subclasses(Loss)
+        if (kind.label == "none") == (given is None) and not (kind.needs_texts or _problem(kind, texts, rows, given))
     ]
 
 
@@ -219,28 +214,30 @@ def padded(embeddings: Tensor, dimension: int) -> Tensor:
     return F.pad(embeddings, (0, dimension - embeddings.shape[1]))
 
 
-def _subclasses(loss: type[Loss]) -> Iterator[type[Loss]]:
-    for kind in loss.__subclasses__():
-        yield kind
-        yield from _subclasses(kind)
+def _subclasses(loss: type[Loss]) -> list[type[Loss]]:
+    return [kind for child in loss.__subclasses__() for kind in (child, *_subclasses(child))]
 
 
 def _count(fewest: int, most: float | None) -> str:
-    if fewest == most:
-        return f"{fewest}"
-    return f"{fewest} or more" if most in (None, math.inf) else f"{fewest} to {most}"
+    return f"{fewest}" if fewest == most else f"{fewest} or more" if most in (None, math.inf) else f"{fewest} to {most}"
 
 
 def _problem(loss: Loss | type[Loss], texts: int, rows: int, labels: Tensor | None) -> str | None:
-    """Return why the loss does not take such rows, looking at the values of the labels, too; None if it does."""
-    return _column_problem(loss, texts) or _label_problem(loss, texts, rows, labels) or _value_problem(loss, labels)
+    """Return why the loss does not take such rows, or None if it does."""
+    if problem := _column_problem(loss, texts) or _label_problem(loss, texts, rows, labels):
+        return problem
+    if loss.label == "none" or labels is None:
+        return None
+    wrong = ~labels.isfinite() | (labels != 0) & (labels != 1) & (loss.label == "binary")
+    return f"takes {LABELS[loss.label]}, got the label {labels[wrong][0].item():g}" if wrong.any() else None
 
 
 def _column_problem(loss: Loss | type[Loss], texts: int) -> str | None:
     fewest, most = loss.columns
-    if fewest <= texts and (most is None or texts <= most):
+    if fewest <= texts <= (math.inf if most is None else most):
         return None
-    return f"takes {_count(fewest, most)} text{'' if fewest == most == 1 else 's'} per row, got {texts}"
+    wanted = _count(fewest, most)
+    return f"takes {wanted} text{'' if wanted == '1' else 's'} per row, got {texts}"
 
 
 def _label_problem(loss: Loss | type[Loss], texts: int, rows: int, labels: Tensor | None) -> str | None:
@@ -263,12 +260,3 @@ def _label_problem(loss: Loss | type[Loss], texts: int, rows: int, labels: Tenso
         found = str(labels.dtype).removeprefix("torch.")
         return f"{wanted}, got {found} labels; if they are classes, use label=int(...)"
     return None
-
-
-def _value_problem(loss: Loss | type[Loss], labels: Tensor | None) -> str | None:
-    if loss.label == "none" or labels is None:
-        return None
-    wrong = ~labels.isfinite()
-    if loss.label == "binary":
-        wrong |= (labels != 0) & (labels != 1)
-    return f"takes {LABELS[loss.label]}, got the label {labels[wrong][0].item():g}" if wrong.any() else None
