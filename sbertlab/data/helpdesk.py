@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,11 @@ def split_intents(topics: Mapping[str, str]) -> dict[str, str]:
     {'lamp_red': 'train', 'lamp_dim': 'train'}
     """
     places = [name for name, count in INTENTS_PER_TOPIC.items() for _ in range(count)]
-    splits: dict[str, str] = {}
-    for topic in dict.fromkeys(topics.values()):
-        inside = [intent for intent in topics if topics[intent] == topic]
-        ordered = sorted(inside, key=lambda intent: hashlib.sha256(intent.encode()).hexdigest())
-        splits |= dict(zip(ordered, places, strict=False))
+    seen: Counter[str] = Counter()
+    splits = {}
+    for intent in sorted(topics, key=lambda intent: hashlib.sha256(intent.encode()).hexdigest()):
+        splits[intent] = places[seen[topics[intent]]]
+        seen[topics[intent]] += 1
     return {intent: splits[intent] for intent in topics}
 
 
@@ -77,11 +78,8 @@ def near_intents(named: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
     >>> near_intents({"a": ["b"], "b": [], "c": ["b"]})
     {'a': ('b',), 'b': ('a', 'c'), 'c': ('b',)}
     """
-    near: dict[str, set[str]] = {intent: set(others) for intent, others in named.items()}
-    for intent, others in named.items():
-        for other in others:
-            near[other].add(intent)
-    return {intent: tuple(sorted(others)) for intent, others in near.items()}
+    naming = {intent: {other for other, others in named.items() if intent in others} for intent in named}
+    return {intent: tuple(sorted({*others, *naming[intent]})) for intent, others in named.items()}
 
 
 def pairs(table: pd.DataFrame) -> pd.DataFrame:
@@ -133,14 +131,9 @@ def _sample(table: pd.DataFrame, wanted: Mapping[int, int], seed: int) -> pd.Dat
         if not 0 < count <= len(there):
             raise ValueError(f"there are 1 to {len(there)} pairs of grade {GRADES[grade]!r} to draw, asked for {count}")
         places.append(random.choice(there, count, replace=False))
-    chosen, texts = related.iloc[np.concatenate(places)], table["text"].to_numpy()
-    return pd.DataFrame(
-        {
-            "sentence1": texts[chosen["first"]],
-            "sentence2": texts[chosen["second"]],
-            "grade": chosen["grade"].to_numpy(),
-        }
-    )
+    first, second, grades = related.iloc[np.concatenate(places)].to_numpy().T
+    texts = table["text"].to_numpy()
+    return pd.DataFrame({"sentence1": texts[first], "sentence2": texts[second], "grade": grades})
 
 
 def triplets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -192,13 +185,10 @@ def retrieval(
         queries: rows of `load_helpdesk` whose phrasings are the queries.
         knowledge: rows of `load_helpdesk` whose answers are searched, including those of the queries.
     """
-    asked = {f"{row.intent}/{place}": row for place, row in enumerate(queries.itertuples(index=False))}
+    keys = [f"{intent}/{place}" for place, intent in enumerate(queries["intent"])]
     answers = dict(zip(knowledge["intent"], knowledge["answer"], strict=True))
-    return (
-        {key: str(row.text) for key, row in asked.items()},
-        answers,
-        {key: {str(row.intent)} for key, row in asked.items()},
-    )
+    right = [{intent} for intent in queries["intent"]]
+    return dict(zip(keys, queries["text"], strict=True)), answers, dict(zip(keys, right, strict=True))
 
 
 def reranking(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -211,12 +201,7 @@ def reranking(table: pd.DataFrame) -> list[dict[str, Any]]:
         queries = topic.drop_duplicates(["intent", "style"])
         for query, intent in zip(queries["text"], queries["intent"], strict=True):
             others = topic[topic["text"] != query]
-            alike = others["intent"] == intent
-            samples.append(
-                {
-                    "query": query,
-                    "positive": others[alike]["text"].tolist(),
-                    "negative": others[~alike]["text"].tolist(),
-                }
-            )
+            same = others["intent"] == intent
+            positive, negative = others["text"][same].tolist(), others["text"][~same].tolist()
+            samples.append({"query": query, "positive": positive, "negative": negative})
     return samples

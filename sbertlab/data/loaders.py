@@ -33,20 +33,9 @@ class NoDuplicatesDataLoader:
     of this epoch: `floor(n / batch_size)`, or less if repeated texts prevent it.
 
     A row goes to the first open batch that can take it, or after some trials behind all that hold one of its texts, so
-    an epoch is planned in O(n). Going to a later epoch plans those between once.
+    an epoch is planned in O(n). `collate_fn` makes a batch of a list of rows; by default it returns the list.
 
     Relatives: `losses.GISTEmbedLoss` and the masking of known positives keep such rows together instead.
-
-    Args:
-        train_examples: the rows.
-        batch_size: rows per batch.
-        seed: of the order.
-
-    Attributes:
-        collate_fn: makes a batch of a list of `InputExample`s; returns the list by default.
-
-    Raises:
-        ValueError: there is no full batch without a repeated text, or a row has no texts.
 
     >>> rows = [InputExample(texts=[a, b]) for a, b in [("x", "1"), ("X ", "2"), ("y", "3"), ("z", "4")]]
     >>> [sorted(row.texts[0] for row in batch) for batch in NoDuplicatesDataLoader(rows, batch_size=2, seed=1)]
@@ -165,12 +154,6 @@ class SentenceLabelDataset(IterableDataset[InputExample]):
 
     Relatives: `losses.BatchHardTripletLoss` and its siblings need these batches.
 
-    Args:
-        examples: rows whose label is a class number.
-        samples_per_label: rows per group.
-        with_replacement: draw the rows of each group anew.
-        seed: of the draw.
-
     >>> rows = [InputExample(texts=[f"text {i}"], label=i % 2) for i in range(8)]
     >>> [row.label for row in SentenceLabelDataset(rows, samples_per_label=2)]
     [0, 0, 1, 1, 0, 0, 1, 1]
@@ -257,11 +240,8 @@ class DenoisingAutoEncoderDataset(Dataset[InputExample]):
     Relatives: `losses.DenoisingAutoEncoderLoss` rebuilds the text from the embedding of the noisy one.
     Source: Wang, Reimers and Gurevych, 2021, TSDAE (arXiv:2104.06979), section 3: deletion with ratio 0.6.
 
-    Args:
-        sentences: the texts.
-        noise_fn: makes a text noisy; None deletes words with ratio 0.6. A parameter called `rng` receives the
-            generator to draw from, as in `functools.partial(DenoisingAutoEncoderDataset.delete, del_ratio=0.4)`.
-        seed: of the noise.
+    `noise_fn` makes a text noisy; None deletes words with ratio 0.6. A parameter called `rng` receives the generator
+    to draw from, as in `functools.partial(DenoisingAutoEncoderDataset.delete, del_ratio=0.4)`.
 
     >>> DenoisingAutoEncoderDataset(["one two three four five"], seed=1)[0].texts
     ['two four', 'one two three four five']

@@ -46,8 +46,6 @@ class NeMoReader(Reader):
     Relatives: `losses.MultipleNegativesRankingLoss(hard_negatives="own")` is the loss that NeMo trains with.
 
     Args:
-        dataset_folder: folder of the files.
-        hard_negatives_to_train: negatives per example; 0 makes pairs.
         query_prefix, passage_prefix: put before the texts (E5's convention); "" for none.
         negative_sample_strategy: "random", or "first" for the first n.
         seed: of the draw and of the split; NeMo's is 42.
@@ -69,12 +67,7 @@ class NeMoReader(Reader):
         check_choice("negative_sample_strategy", self.negative_sample_strategy, ("random", "first"))
 
     def get_examples(self, filename: PathLike, max_examples: int = 0) -> list[InputExample]:
-        """Return the first `max_examples` examples of a file in the folder, or all of them for 0.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: a bad row, named by file and line; broken JSON; no usable row.
-        """
+        """Return the first `max_examples` examples of a file in the folder, or all of them for 0."""
         path = Path(self.dataset_folder) / filename
         rows = self._gather(_json_rows(path), self._examples, str(path), max_examples)
         return list(chain.from_iterable(rows))[: max_examples or None]
