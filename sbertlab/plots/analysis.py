@@ -78,7 +78,7 @@ def threshold_figure(
     similar, values = np.asarray(labels).astype(bool), np.asarray(scores, dtype=float)
     check_same_length(labels=similar, scores=values)
     with style(theme) as colors:
-        figure, panels = canvas(7.2, 4.2, title, str(chosen or ""), rows=2, share=True, height_ratios=[2.6, 1])
+        figure, panels = canvas(7.2, 4.2, title, str(chosen or ""), rows=2, sharex=True, height_ratios=[2.6, 1])
         above, below = panels[:, 0]
         for name, shade in zip(MEASURES, (colors.good, colors.bad, colors.ink), strict=True):
             band = curve[f"{name}_low"], curve[f"{name}_high"]
@@ -154,7 +154,8 @@ def robustness_figure(
         low, high = axes.dataLim.intervalx
         margin = 0.04 * (high - low)
         axes.set(
-            title="0: paraphrase, 1: unrelated sentence", xlim=(min(low - margin, -0.15), max(high + margin, 1.02))
+            title="Distance: 0 a paraphrase, 1 an unrelated text",
+            xlim=(min(low - margin, -0.15), max(high + margin, 1.02)),
         )
         share.set(title="closer than a\nparaphrase, %", xlim=(-6, 106), xticks=(0, 50, 100), yticks=[])
         _shade(axes, blocks, 0, colors)
@@ -163,7 +164,7 @@ def robustness_figure(
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.04), ncols=4, borderaxespad=0)
         if gaps:
             _draw_rows(grid[0, 2], differ, "kind", GROUPS, "gap", shades, colors)
-            grid[0, 2].set_title("Gap of the cosine to neutral wording, \N{MULTIPLICATION SIGN} 100")
+            grid[0, 2].set_title("Cosine gap to neutral wording, \N{MULTIPLICATION SIGN} 100")
             grid[0, 2].axvline(0, color=colors.soft, linewidth=0.9, zorder=0)
     return figure
 

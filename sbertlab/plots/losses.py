@@ -1,4 +1,4 @@
-"""Figures of what losses do to points: who is who, where each is pushed, and the way it goes."""
+"""Figures of what losses do to points: which text is which, where each is pushed, and the path it takes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 
 from sbertlab.analysis.loss_plane import Push, on_circle
-from sbertlab.plots.style import Axes, Figure, Theme, canvas, drawable, open_grid, patheffects, style
+from sbertlab.plots.style import Axes, Figure, Line2D, Theme, canvas, drawable, halo, open_grid, style
 
 REACH = 0.36
 """Length of the longest arrow, as a share of half the width of its panel."""
 
 SMALLEST = 1e-9
-"""A gradient below this is none."""
+"""A smaller gradient counts as zero."""
 
 SHAPES = ("o", "s", "v", "P", "X", "D", "^", "p")
-"""Of the texts of a row in their order, and of classes; the first one is larger, so that others may lie on it."""
+"""Of the texts of a row in their order, and of classes; the first one is drawn larger, so that others may lie on it."""
 
-ROUND = np.linspace(0, 360, 181)
-"""Angles of a circle, in degrees."""
+ROUND = on_circle(np.linspace(0, 360, 181)).T
 
 Way = Sequence[Push]
+"""What `loss_plane.descend` returned: the points step by step."""
 
 
 def push_figure(
@@ -36,53 +36,47 @@ def push_figure(
     size: float = 2.9,
     theme: str = "light",
 ) -> Figure:
-    """Points, arrows and ways under one or several losses, side by side.
+    """Points, arrows and paths under one or several losses, side by side.
 
-    In each panel the longest arrow is drawn equally long, and its gradient is said below; with `same_scale` the arrows
+    The longest arrow of each panel has the same length and its gradient is printed below; with `same_scale` the arrows
     of all panels can be compared.
 
     Args:
-        ways: title of each panel, and what `loss_plane.descend` returned; `[push(...)]` has no way to show.
-        at: which moment of the ways is drawn with its arrows; 0 is the start, -1 the end.
+        ways: what `loss_plane.descend` returned, by the title of the panel; `[push(...)]` has no path to show.
+        at: the step whose arrows are drawn; 0 is the start, -1 the end.
         per_line: panels side by side.
         same_scale: one scale of arrows for all panels.
-        texts: what to write at each point, rows of columns.
+        texts: what to write at each point, row by row.
         title: a headline.
         size: width of a panel in inches.
         theme: "light" or "dark".
 
     Raises:
-        ValueError: no way, an empty one, points that are not on a plane, or an unknown theme.
+        ValueError: no panel, an empty path, or points that are not on a plane.
     """
     if not ways:
         raise ValueError("ways must hold at least one panel, got none")
     for name, way in ways.items():
         _check(name, way)
-    shown = [way[at] for way in ways.values()]
-    widest = max(map(len, ways))
-    longest = [float(seen.lengths.max()) for seen in shown]
+    longest = [float(way[at].lengths.max()) for way in ways.values()]
+    scales = [max(longest)] * len(ways) if same_scale else longest
     columns = min(per_line, len(ways))
     lines = -(-len(ways) // columns)
-    footer = "All arrows are drawn to one scale." if same_scale else ""
     with style(theme) as colors:
-        figure, panels = canvas(size * columns, (size + 0.35) * lines + 0.3, title, footer, rows=lines, columns=columns)
+        figure, panels = canvas(size * columns, (size + 0.3) * lines + 0.45, title, rows=lines, columns=columns)
         for axes in panels.flat[len(ways) :]:
             axes.axis("off")
-        scales = [max(longest)] * len(ways) if same_scale else longest
         for axes, (name, way), scale in zip(panels.flat, ways.items(), scales, strict=False):
-            axes.set_title(drawable(name, 60), fontsize=9 if widest < 11 * size else 7.5)
-            _draw_plane(axes, way, at, scale, colors, texts)
-        _draw_legend(figure, shown, any(len(way) > 1 for way in ways.values()), 0.42 * bool(title), colors)
+            axes.set_title(drawable(name), fontsize=9 if len(name) < 11 * size else 7.5)
+            _draw_plane(axes, way, at, scale, colors)
+            if texts is not None:
+                _write(axes, way[at], texts, colors)
+        _draw_key(figure, list(ways.values()), at, colors, " (one scale in all panels)" * same_scale)
     return figure
 
 
 def descent_figure(way: Way, *, title: str = "", theme: str = "light") -> Figure:
-    """Where points have come to, with the arrows there and the way so far, and how the loss has fallen.
-
-    Args:
-        way: what `loss_plane.descend` returned; the last moment is drawn with its arrows.
-        title: a headline.
-        theme: "light" or "dark".
+    """The last step of `way` with its arrows and the path so far, and beside it the value of the loss at every step.
 
     Raises:
         ValueError: as `push_figure`.
@@ -92,197 +86,138 @@ def descent_figure(way: Way, *, title: str = "", theme: str = "light") -> Figure
         figure, panels = canvas(7.2, 4.6, title, columns=2, width_ratios=[1.65, 1])
         plane, curve = panels[0]
         _draw_plane(plane, way, len(way) - 1, float(way[-1].lengths.max()), colors)
-        fallen = [seen.loss for seen in way]
-        curve.plot(fallen, color=colors.good)
-        curve.plot(len(fallen) - 1, fallen[-1], "o", color=colors.good, markersize=5)
-        curve.set(xlim=(-0.02 * max(10, len(fallen)), 1.04 * max(10, len(fallen))), xlabel="step")
-        curve.set_ylim(0, 1.1 * max(fallen) or 1)
-        curve.set_title("Value of the loss")
+        values = [seen.loss for seen in way]
+        curve.plot(values, color=colors.good)
+        curve.plot(len(values) - 1, values[-1], "o", color=colors.good, markersize=5)
+        steps = max(10, len(values))
+        curve.set(xlim=(-0.02 * steps, 1.04 * steps), ylim=(0, 1.1 * max(values) or 1), xlabel="step", title="Loss")
         curve.set_box_aspect(1)
         open_grid(curve)
-        _draw_legend(figure, [way[-1]], True, 0.42 * bool(title), colors)
+        _draw_key(figure, [way], -1, colors)
     return figure
 
 
 def _check(name: str, way: Way) -> None:
     if not way or isinstance(way, Push):
         raise ValueError(f"{name!r} must be a list of at least one push, got {type(way).__name__}")
-    if way[0].points.xy.shape[-1] != 2:
-        shape = way[0].points.xy.shape
-        raise ValueError(
-            f"{name!r} must lie on a plane, (rows, columns, 2), got {shape}; loss_plane.projected does that"
-        )
+    if (shape := way[0].points.xy.shape)[-1] != 2:
+        raise ValueError(f"{name!r} must lie on a plane, (rows, columns, 2), got {shape}; see loss_plane.projected")
 
 
-def _draw_plane(
-    axes: Axes, way: Way, at: int, scale: float, colors: Theme, texts: Sequence[Sequence[str]] | None = None
-) -> None:
-    """One panel: circle or rings, ways, ties, arrows, points, and below it the loss and what the arrows mean."""
+def _draw_plane(axes: Axes, way: Way, at: int, scale: float, colors: Theme) -> None:
+    """One panel: circle or rings, paths, ties, arrows and points; below it the loss and what the arrows mean."""
     seen, course = way[at], np.stack([moment.points.xy for moment in way])  # (steps + 1, rows, columns, 2)
-    center, half = _view(seen, course)
-    axes.set(xticks=[], yticks=[], aspect="equal")
-    axes.set(xlim=(center[0] - half, center[0] + half), ylim=(center[1] - half, center[1] + half))
-    axes.spines[:].set_visible(not seen.circle)
     if seen.circle:
-        axes.plot(*on_circle(ROUND).T, color=colors.soft, linewidth=0.8, alpha=0.6, zorder=1)
+        center, half = np.zeros(2), max(1.26, 1.15 * float(np.abs(course).max()))
+        axes.plot(*ROUND, color=colors.soft, linewidth=0.8, alpha=0.6, zorder=1)
         axes.plot(0, 0, "+", color=colors.soft, markersize=5, markeredgewidth=0.8)
+    else:
+        low, high = course.min(axis=(0, 1, 2)), course.max(axis=(0, 1, 2))
+        center, half = (low + high) / 2, 0.66 * float((high - low).max()) or 1.0
+    (left, bottom), (right, top) = center - half, center + half
+    axes.set(xticks=[], yticks=[], aspect="equal", xlim=(left, right), ylim=(bottom, top))
+    axes.spines[:].set_visible(not seen.circle)
     factor = REACH * half / scale if scale > SMALLEST else 0.0
-    tints, xy = _tints(seen, colors), seen.points.xy
-    for row, (places, moves) in enumerate(zip(xy, seen.arrows, strict=True)):
+    for row, tint in enumerate(_tints(seen, colors)):
         if seen.limits is not None:
-            ring = places[0] + seen.limits[row] * on_circle(ROUND)
-            axes.plot(*ring.T, color=tints[row], linestyle=(0, (4, 3)), linewidth=0.9, alpha=0.75, zorder=1)
-        _draw_tie(axes, seen, row, tints[row], colors)
-        for column, (place, move) in enumerate(zip(places, moves, strict=True)):
-            path = course[:, row, column]
-            axes.plot(*path.T, color=tints[row], linewidth=2.6, alpha=0.28, solid_capstyle="round", zorder=2)
-            other = path[-1] if at in (0, -len(way)) else path[0]
+            ring = seen.points.xy[row, 0, :, None] + seen.limits[row] * ROUND
+            axes.plot(*ring, color=tint, linestyle=(0, (4, 3)), linewidth=0.9, alpha=0.75, zorder=1)
+        _draw_tie(axes, seen, row, tint, colors)
+        for column in range(len(seen.roles)):
+            path, place = course[:, row, column], seen.points.xy[row, column]
+            axes.plot(*path.T, color=tint, linewidth=2.6, alpha=0.28, solid_capstyle="round", zorder=2)
+            look = _look(seen, row, column, tint, colors)
             if len(way) > 1:
-                axes.plot(*other, _shape(seen, row, column), color=tints[row], alpha=0.45, markersize=3.5, zorder=2)
-            if np.linalg.norm(move) * factor > 0.012 * half:  # shorter ones are hidden by their point anyway
-                end = place + move * factor
-                size = 10 * np.clip(np.linalg.norm(move) * factor / (0.2 * half), 0.4, 1)
-                head = {
-                    "arrowstyle": "-|>,head_length=0.5,head_width=0.22",
-                    "color": colors.ink,
-                    "mutation_scale": size,
-                }
-                axes.annotate(
-                    "", end, place, arrowprops={**head, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}, zorder=5
-                )
-            _draw_point(axes, seen, row, column, tints[row], colors)
-            if texts is not None:
-                higher = (np.abs(xy - place).max(axis=-1) < 0.14 * half) & (xy[..., 1] > place[1])
-                _write(axes, drawable(texts[row][column], 34), place, place[0] > center[0], bool(higher.any()), colors)
+                other = path[-1] if at in (0, -len(way)) else path[0]
+                axes.plot(*other, look["marker"], color=tint, alpha=0.45, markersize=3.5, zorder=2)
+            axes.plot(*place, zorder=3 if column == 0 and len(seen.roles) > 1 else 4, **look)
+            move = seen.arrows[row, column] * factor
+            length = float(np.linalg.norm(move)) / half
+            if length > 0.012:  # a shorter arrow is hidden by its point
+                shape = "-|>,head_length=0.5,head_width=0.22"
+                head: dict[str, Any] = {"arrowstyle": shape, "mutation_scale": 10 * np.clip(length / 0.2, 0.4, 1)}
+                head |= {"color": colors.ink, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
+                axes.annotate("", place + move, place, arrowprops=head, zorder=5)
     strength = float(seen.lengths.max())
-    arrows = f"longest arrow: gradient {strength:.2g}" if strength > SMALLEST else "no arrows: nothing is pushed"
+    arrows = f"longest arrow: gradient {strength:.2g}" if strength > SMALLEST else "no arrows: the gradient is zero"
     axes.set_xlabel(f"loss {seen.loss:.3g}   {arrows}", fontsize=7.5, loc="left")
 
 
-def _view(seen: Push, course: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centre and half the width of what must be seen: the whole circle, or all points of the way."""
-    if seen.circle:
-        return np.zeros(2), max(1.26, 1.15 * float(np.abs(course).max()))
-    low, high = course.min(axis=(0, 1, 2)), course.max(axis=(0, 1, 2))
-    return (low + high) / 2, 0.5 * float((high - low).max()) * 1.32 or 1.0
+def _classes(seen: Push) -> np.ndarray | None:
+    """The labels where they are classes or 0 and 1; None where they are scores or missing."""
+    labels = seen.points.labels
+    return labels if labels is not None and np.issubdtype(labels.dtype, np.integer) else None
 
 
 def _tints(seen: Push, colors: Theme) -> list[str]:
-    """A colour for each row: by its label where that is 0 or 1 or a class, else one of its own."""
-    labels = seen.points.labels
-    if len(seen.roles) == 1 and labels is None:
-        return [colors.good] * len(seen.points.xy)
-    if labels is None or not _is_class(labels):
-        return [colors.palette[row % len(colors.palette)] for row in range(len(seen.points.xy))]
-    if len(seen.roles) == 1:
-        return [colors.palette[place % len(colors.palette)] for place in np.unique(labels, return_inverse=True)[1]]
-    return [colors.good if label else colors.bad for label in labels]
+    """A colour for each row: by its label where that is a class or 0 or 1, else one of its own."""
+    classes, count = _classes(seen), len(seen.points.xy)
+    if len(seen.roles) > 1 and classes is not None:
+        return [colors.good if label else colors.bad for label in classes]
+    if len(seen.roles) == 1 and seen.points.labels is None:
+        return [colors.good] * count
+    places = range(count) if classes is None else np.unique(classes, return_inverse=True)[1]
+    return [colors.palette[place % len(colors.palette)] for place in places]
 
 
-def _is_class(labels: np.ndarray | None) -> bool:
-    return labels is not None and np.issubdtype(labels.dtype, np.integer)
-
-
-def _shape(seen: Push, row: int, column: int) -> str:
-    """Shape of a point: by its place in the row, or by its class where a row is one text."""
-    labels = seen.points.labels
-    if len(seen.roles) == 1 and labels is not None:
-        column = int(np.unique(labels, return_inverse=True)[1][row])
-    return SHAPES[column % len(SHAPES)]
-
-
-def _draw_point(axes: Axes, seen: Push, row: int, column: int, tint: str, colors: Theme) -> None:
-    first = column == 0 and len(seen.roles) > 1
-    negative = seen.roles[column].startswith("negative")
-    axes.plot(
-        *seen.points.xy[row, column],
-        _shape(seen, row, column),
-        markersize=11.5 if first else 9 if len(seen.roles) == 1 else 7,
-        markerfacecolor=colors.faint(tint, 0.35) if first else colors.background if negative else tint,
-        markeredgecolor=tint if first or negative else colors.background,
-        markeredgewidth=1.5 if first or negative else 0.8,
-        zorder=3 if first else 4,
-    )
+def _look(seen: Push, row: int, column: int, tint: str, colors: Theme) -> dict[str, Any]:
+    """How a point is drawn: its shape says which text of the row it is, or the class where a row is one text."""
+    classes, single = _classes(seen), len(seen.roles) == 1
+    shape = column if classes is None or not single else int(np.unique(classes, return_inverse=True)[1][row])
+    first, negative = column == 0 and not single, seen.roles[column].startswith("negative")
+    face = colors.faint(tint, 0.35) if first else colors.background if negative else tint
+    edge = {"markeredgecolor": tint if first or negative else colors.background, "markeredgewidth": 1.2}
+    size = 11.5 if first else 9 if single else 7
+    return {"marker": SHAPES[shape % len(SHAPES)], "linestyle": "", "markersize": size, "markerfacecolor": face, **edge}
 
 
 def _draw_tie(axes: Axes, seen: Push, row: int, tint: str, colors: Theme) -> None:
-    """A line between the first two texts of a row, which belong together or are compared; on it, their score."""
+    """A line between the first two texts of a row, dotted for label 0; on it, their score."""
     if len(seen.roles) < 2:
         return
-    ends, labels = seen.points.xy[row, :2], seen.points.labels
-    apart = _is_class(labels) and not seen.points.labels[row]  # type: ignore[index]
+    ends, classes, labels = seen.points.xy[row, :2], _classes(seen), seen.points.labels
+    apart = classes is not None and not classes[row]
     axes.plot(*ends.T, color=tint, linewidth=1, linestyle=":" if apart else "-", alpha=0.8, zorder=1)
-    if labels is not None and not _is_class(labels):
+    if labels is not None and classes is None:
         middle = ends.mean(axis=0) * (0.8 if seen.circle else 1)
-        halo = [patheffects.withStroke(linewidth=2.5, foreground=colors.background)]
-        words: dict[str, Any] = {"color": colors.readable(tint), "weight": "bold", "ha": "center", "va": "center"}
-        axes.text(middle[0], middle[1], f"{labels[row]:g}", path_effects=halo, zorder=6, **words)
+        look: dict[str, Any] = {"color": colors.readable(tint), "weight": "bold", "ha": "center", "va": "center"}
+        axes.text(middle[0], middle[1], f"{labels[row]:g}", path_effects=halo(colors.background), zorder=6, **look)
 
 
-def _write(axes: Axes, words: str, place: np.ndarray, left: bool, below: bool, colors: Theme) -> None:
-    """A text beside its point: on the side where there is room, below where another point lies close above."""
-    halo = [patheffects.withStroke(linewidth=2.5, foreground=colors.background)]
-    axes.annotate(
-        words,
-        (place[0], place[1]),
-        xytext=(-9 if left else 9, -14 if below else 8),
-        textcoords="offset points",
-        ha="right" if left else "left",
-        fontsize=7.5,
-        color=colors.ink,
-        path_effects=halo,
-        zorder=6,
-    )
+def _write(axes: Axes, seen: Push, texts: Sequence[Sequence[str]], colors: Theme) -> None:
+    """The texts beside their points: on the side with more room, below where another point lies close above."""
+    xy, half, middle = seen.points.xy, np.ptp(axes.get_xlim()) / 2, np.mean(axes.get_xlim())
+    look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7.5, "path_effects": halo(colors.background)}
+    for row, column in np.ndindex(xy.shape[:2]):
+        place = xy[row, column]
+        left = place[0] > middle
+        below = ((np.abs(xy - place).max(axis=-1) < 0.14 * half) & (xy[..., 1] > place[1])).any()
+        offset, side = (-9 if left else 9, -14 if below else 8), "right" if left else "left"
+        axes.annotate(drawable(texts[row][column], 34), tuple(place), offset, ha=side, zorder=6, **look)
 
 
-def _draw_legend(figure: Figure, shown: Sequence[Push], ways: bool, top: float, colors: Theme) -> None:
-    """Who is who, in the line under the headline; the same thing is listed once."""
-    entries: dict[str, Any] = {}
-    axes = figure.axes[0]
-    for seen in shown:
-        labels, rows = seen.points.labels, seen.points.xy[:, 0]
-        if len(seen.roles) > 1:
-            for column, role in enumerate(seen.roles):
-                hollow = column == 0 or role.startswith("negative")
-                entries[role] = _mark(axes, SHAPES[column], colors.soft, colors, hollow, 9 if column == 0 else 6.5)
-        tints = _tints(seen, colors)
-        for row in range(len(rows)):
-            if _is_class(labels):
-                name = f"{'label' if len(seen.roles) > 1 else 'class'} {labels[row]}"  # type: ignore[index]
-                pair = _key(axes, color=tints[row], linestyle="-" if labels[row] else ":")  # type: ignore[index]
-                entries[name] = pair if len(seen.roles) > 1 else _mark(axes, _shape(seen, row, 0), tints[row], colors)
-            elif len(seen.roles) == 1:
-                entries["text"] = _mark(axes, "o", tints[row], colors)
-        if seen.limits is not None:
-            entries["the negative must be outside"] = _key(axes, color=colors.soft, linestyle=(0, (4, 3)))
-    arrow = _key(axes, color=colors.ink, marker=">", markevery=(1, 2), markersize=5, linewidth=1.4)
-    entries["where the loss pushes it"] = arrow
-    if ways:
-        entries["its way, step by step"] = _key(axes, color=colors.soft, linewidth=2.6, alpha=0.4)
-    width, height = figure.get_size_inches()
-    lines = int(np.ceil(sum(0.55 + 0.068 * len(name) for name in entries) / width))
-    figure.legend(
-        entries.values(),
-        entries.keys(),
-        loc="upper left",
-        bbox_to_anchor=(0.02 / width, 1 - top / height),
-        ncols=-(-len(entries) // lines),
-        frameon=False,
-        fontsize=8,
-        handletextpad=0.5,
-        columnspacing=1.2,
-        labelcolor=colors.soft,
-    )
-    engine = figure.get_layout_engine()
-    left, bottom, right, share = engine.get()["rect"]  # type: ignore[union-attr]
-    engine.set(rect=(left, bottom, right, share - (0.12 + 0.19 * lines) / height))  # type: ignore[union-attr,call-arg]
+def _key(seen: Push, colors: Theme) -> dict[str, dict[str, Any]]:
+    """Legend entries of a panel: their names, and the looks of their lines."""
+    entries: dict[str, dict[str, Any]] = {}
+    classes, single = _classes(seen), len(seen.roles) == 1
+    for column, role in enumerate([] if single and classes is not None else seen.roles):
+        entries[role] = _look(seen, 0, column, colors.good if single else colors.soft, colors)
+    for row, (label, tint) in enumerate(zip([] if classes is None else classes, _tints(seen, colors), strict=False)):
+        tie = {"color": tint, "linestyle": "-" if label else ":"}
+        entries[f"{'class' if single else 'label'} {label}"] = _look(seen, row, 0, tint, colors) if single else tie
+    if seen.limits is not None:
+        entries["the negative must be outside"] = {"color": colors.soft, "linestyle": (0, (4, 3))}
+    return entries
 
 
-def _mark(axes: Axes, shape: str, tint: str, colors: Theme, hollow: bool = False, size: float = 6.5) -> Any:
-    face = colors.background if hollow else tint
-    return _key(axes, linestyle="", marker=shape, color=tint, markerfacecolor=face, markersize=size)
-
-
-def _key(axes: Axes, **look: Any) -> Any:
-    """A line for the legend only."""
-    return axes.plot([], [], **look)[0]
+def _draw_key(figure: Figure, ways: Sequence[Way], at: int, colors: Theme, scale: str = "") -> None:
+    """The legend below the panels, on as many lines as the width needs."""
+    entries = {name: look for way in ways for name, look in _key(way[at], colors).items()}
+    arrow = {"marker": ">", "markevery": (1, 2), "markersize": 5, "linewidth": 1.4}
+    entries[f"negative gradient{scale}"] = {"color": colors.ink, **arrow}
+    if any(len(way) > 1 for way in ways):
+        entries["path of gradient descent"] = {"color": colors.soft, "linewidth": 2.6, "alpha": 0.4}
+    lines = int(np.ceil(sum(0.6 + 0.068 * len(name) for name in entries) / figure.get_figwidth()))
+    handles = [Line2D([0, 1], [0, 0], **look) for look in entries.values()]
+    columns = -(-len(entries) // lines)
+    figure.legend(handles, list(entries), loc="outside lower left", ncols=columns, columnspacing=1.2)

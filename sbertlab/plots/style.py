@@ -24,6 +24,7 @@ try:
     from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.lines import Line2D
     from matplotlib.patches import FancyBboxPatch, Rectangle
     from matplotlib.ticker import MaxNLocator
 except ImportError as error:
@@ -35,6 +36,7 @@ __all__ = [
     "Axes",
     "FancyBboxPatch",
     "Figure",
+    "Line2D",
     "LinearSegmentedColormap",
     "MaxNLocator",
     "Rectangle",
@@ -199,7 +201,7 @@ def canvas(
     """A figure of this size in inches plus the room for a headline and a footer, and its panels `(rows, columns)`.
 
     Long headlines and footers are wrapped. pyplot forgets the figure, so that a notebook shows it once. `share` links
-    the axes of all panels, or the y axes alone of a single row; `grid` may hold width_ratios and height_ratios.
+    the axes of all panels, or the y axes alone of a single row; `grid` goes to `pyplot.subplots`.
     """
     title = fill(drawable(title, 240), int(8.2 * width))
     footer = fill(drawable(footer, 400), int(15.5 * width))

@@ -251,6 +251,7 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
                 axes.margins(y=0.2)
             elif column != "loss":
                 axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_formatter("{x:,g}")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=ROUND_STEPS))
             margin = 0.03 * max(steps.max() - steps.min(), 1)
             axes.set_xlim(steps.min() - margin, steps.max() + margin)

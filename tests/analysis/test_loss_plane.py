@@ -284,7 +284,7 @@ def test_arrows_are_drawn_to_the_scale_that_is_told(theme: str) -> None:
     assert ratio == pytest.approx(ratio[0])
     assert drawn / ratio[0] == pytest.approx(seen.arrows[pushed])
     assert f"loss {seen.loss:.3g}   longest arrow: gradient {seen.lengths.max():.2g}" in written(figure)
-    legend = {"anchor", "positive", "negative", "the negative must be outside", "its way, step by step"}
+    legend = {"anchor", "positive", "negative", "the negative must be outside", "path of gradient descent"}
     assert legend <= written(figure)
 
 
@@ -296,7 +296,7 @@ def test_one_scale_for_all_panels_compares_arrows() -> None:
         longest[same] = [
             np.linalg.norm(np.diff(drawn_arrows(axes), axis=1), axis=-1).max(initial=0) for axes in figure.axes
         ]
-        assert ("All arrows are drawn to one scale." in written(figure)) is same
+        assert ("negative gradient (one scale in all panels)" in written(figure)) is same
     assert longest[False][0] == pytest.approx(longest[False][1])
     ratio = small[0].lengths.max() / large[0].lengths.max()
     assert longest[True][0] == pytest.approx(ratio * longest[True][1]) or longest[True][0] == 0
@@ -318,7 +318,7 @@ def test_every_scene_can_be_drawn_at_its_start_and_its_end(name: str) -> None:
 def test_nothing_pushed_is_said_and_nothing_drawn() -> None:
     far = Points(np.array([[[0.0, 0.0], [0.1, 0.0], [9.0, 0.0]]]))
     figure = plots.push_figure({"far": [push(losses.TripletLoss(), far)]})
-    assert "loss 0   no arrows: nothing is pushed" in written(figure)
+    assert "loss 0   no arrows: the gradient is zero" in written(figure)
     assert not len(drawn_arrows(figure.axes[0]))
 
 
