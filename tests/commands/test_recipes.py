@@ -13,7 +13,7 @@ from sbertlab.helpdesk import load_helpdesk, triplets
 
 from sbertlab import InputExample, SentenceTransformer
 from sbertlab.commands.settings import recipes
-from sbertlab.commands.train_command import train
+from sbertlab.commands.train import train
 from sbertlab.data import write_nemo
 
 pytestmark = pytest.mark.filterwarnings("ignore::sbertlab.data.texts.TruncationWarning")
