@@ -54,21 +54,14 @@ def text_windows(path: str, column: str, size: int = WINDOW) -> Iterator[list[st
 def embed_file(
     model: str, source: str, target: str, column: str = "text", batch_size: int = 32, normalize: bool = False
 ) -> None:
-    """Write the embeddings of a column of texts into a file that appears whole or not at all.
+    """Write the embeddings of a column of a file (see `read_frames`) into a file that appears whole or not at all.
 
-    Args:
-        model: name or folder.
-        source: as in `read_frames`.
-        target: .npy `(texts, dim)` float32, or .parquet or .csv together with the texts.
-        column: of the texts.
-        batch_size: as in `encode`.
-        normalize: scale each embedding to length 1.
+    The target is .npy, `(texts, dim)` float32, or .parquet or .csv together with the texts.
     """
     kind = Path(target).suffix
     check_choice("the ending of the output", kind, [".npy", ".parquet", ".csv"])
     if kind == ".parquet":
         try:
-            import pyarrow
             import pyarrow.parquet
         except ImportError as error:
             raise ImportError('Parquet needs pyarrow: pip install "sbertlab[benchmark]", or write .npy') from error
@@ -78,11 +71,7 @@ def embed_file(
     encoder = SentenceTransformer(model)
     writer: Any = None
     done = 0
-    with (
-        write_whole(Path(target)) as path,
-        tqdm(total=total, desc="Embedding", unit="text") as bar,
-        ExitStack() as stack,
-    ):
+    with write_whole(Path(target)) as path, tqdm(total=total, unit="text") as bar, ExitStack() as stack:
         for texts in text_windows(source, column):
             vectors = encoder.encode(texts, batch_size, normalize_embeddings=normalize)
             if kind == ".npy":

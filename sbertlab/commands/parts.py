@@ -105,15 +105,7 @@ def make_loss(model: SentenceTransformer, given: Any, where: str) -> losses.Loss
 def table(
     path: str, texts: list[str], label: str | None = None, separator: str | None = None, on_error: str = "raise"
 ) -> list[InputExample]:
-    """Read a table: .csv, .tsv, .jsonl or .parquet.
-
-    Args:
-        path: the file.
-        texts: columns of the texts, in the order that the loss expects.
-        label: column of the labels.
-        separator: of columns; default: a comma in .csv, a tab in .tsv.
-        on_error: raise, or skip bad rows.
-    """
+    """Read columns of texts, in the order that the loss expects, and of labels: .csv, .tsv, .jsonl or .parquet."""
     frame = pd.concat(read_frames(path, sep=separator))
     return examples_from_frame(frame, texts, label, on_error=on_error)
 
@@ -138,23 +130,23 @@ def helpdesk_corpus(
         seed: of the rows and their order.
     """
     corpus = helpdesk.load_helpdesk(split)
+    pair = ["sentence1", "sentence2"]
     if rows == "retrieval":
         answers = helpdesk.load_helpdesk().drop_duplicates("intent").set_index("intent")["answer"]
         asked = zip(corpus["text"], corpus["intent"], corpus["answer"], strict=True)
         made = [InputExample(texts=[text, own, *answers.drop(intent)]) for text, intent, own in asked]
     elif rows == "texts":
-        numbers = pd.factorize(corpus["intent"])[0].tolist()
-        made = [InputExample(texts=[text], label=n) for text, n in zip(corpus["text"], numbers, strict=True)]
+        made = examples_from_frame(corpus.assign(number=pd.factorize(corpus["intent"])[0]), ["text"], "number")
     elif rows == "triplets":
         made = examples_from_frame(helpdesk.triplets(corpus, seed), ["anchor", "positive", "negative"])
     elif rows == "duplicates":
-        made = examples_from_frame(helpdesk.duplicate_pairs(corpus, seed=seed), ["sentence1", "sentence2"], "label")
+        made = examples_from_frame(helpdesk.duplicate_pairs(corpus, seed=seed), pair, "label")
     else:
         frame = helpdesk.graded_pairs(corpus, seed=seed)
         if rows == "nli":
             classes = frame["score"].mul(3).round().map({0: 0, 3: 1, 2: 2})  # "same topic" is none of the three
             frame = frame.assign(score=classes)[classes.notna()].astype({"score": int})
-        made = examples_from_frame(frame, ["sentence1", "sentence2"], "score")
+        made = examples_from_frame(frame, pair, "score")
     random.Random(seed).shuffle(made)
     return made
 
@@ -179,8 +171,6 @@ def read(
     """Read examples; return those to train on and those held out.
 
     Args:
-        kind: the reader.
-        arguments: its own.
         path: the file; for PairedFilesReader a list of files.
         max_examples: read only the first ones; 0 for all.
         evaluation_sample_size: number of examples (rows of NeMo's files) held out for an evaluator without data.
@@ -218,13 +208,10 @@ def make_loader(
     """Make the batches.
 
     Args:
-        examples: what to train on.
-        default_seed: the run's.
         batch_size: rows per batch, of all processes together.
-        loader: plain; no_duplicates (no text twice in a batch, for in-batch negatives); by_label (groups of a class,
-            for the BatchHard losses).
+        loader: plain; no_duplicates (no text twice in a batch, for in-batch negatives); by_label (`samples_per_label`
+            rows of a class together, for the BatchHard losses).
         shuffle: a new order in each epoch; the other loaders always shuffle.
-        samples_per_label: rows per group of by_label.
         noise: share of words to delete, for DenoisingAutoEncoderLoss: makes (noisy text, text) of the first text.
         seed: of order and noise; default: the run's.
     """
@@ -305,32 +292,28 @@ def _duplicates(examples: list[InputExample]) -> dict[str, Any]:
     return {"sentences_map": {text: text for text in (*first, *second)}, "duplicates_list": alike}
 
 
+def _pairs(label: str, rows: list[InputExample]) -> dict[str, Any]:
+    return {**_columns(rows, "sentences1", "sentences2"), label: _labels(rows)}
+
+
+def _samples(rows: list[InputExample]) -> dict[str, Any]:
+    names = ("query", "positive", "negative")
+    return {"samples": [dict(zip(names, (query, *both), strict=True)) for query, both in _searches(rows).items()]}
+
+
 EVALUATORS: Mapping[str, Callable[[list[InputExample]], dict[str, Any]]] = {
-    "EmbeddingSimilarityEvaluator": lambda rows: {
-        **_columns(rows, "sentences1", "sentences2"),
-        "scores": _labels(rows),
-    },
-    "BinaryClassificationEvaluator": lambda rows: {
-        **_columns(rows, "sentences1", "sentences2"),
-        "labels": _labels(rows),
-    },
+    "EmbeddingSimilarityEvaluator": functools.partial(_pairs, "scores"),
+    "BinaryClassificationEvaluator": functools.partial(_pairs, "labels"),
     "TripletEvaluator": lambda rows: _columns(rows, "anchors", "positives", "negatives"),
     "InformationRetrievalEvaluator": _corpus,
-    "RerankingEvaluator": lambda rows: {
-        "samples": [
-            {"query": query, "positive": positives, "negative": negatives}
-            for query, (positives, negatives) in _searches(rows).items()
-        ]
-    },
+    "RerankingEvaluator": _samples,
     "ParaphraseMiningEvaluator": _duplicates,
     "TranslationEvaluator": lambda rows: _columns(rows, "source_sentences", "target_sentences"),
-    "MSEEvaluator": lambda rows: {
-        "source_sentences": collate(rows)[0][0],
-        "target_sentences": collate(rows)[0][-1],
-    },
+    "MSEEvaluator": lambda rows: {"source_sentences": collate(rows)[0][0], "target_sentences": collate(rows)[0][-1]},
     "ClusteringEvaluator": lambda rows: {**_columns(rows, "texts"), "labels": _labels(rows)},
     "LabelAccuracyEvaluator": lambda rows: {"dataloader": DataLoader(rows, batch_size=32)},  # type: ignore[arg-type]
 }
+"""What each evaluator takes of examples."""
 
 
 def make_evaluator(given: Any, held_out: list[InputExample], where: str = "evaluator", loss: Any = None) -> Any:

@@ -21,7 +21,8 @@ NEMO_GROUPS = (
     *("trainer", "exp_manager", "exp_manager.wandb_logger_kwargs"),
     *("model", "model.data", "model.optim", "model.optim.sched", "model.tokenizer"),
 )
-NEMO_NAMES: dict[str, str] = {
+PRECISIONS = {"32": "no", "32-true": "no", "16": "fp16", "16-mixed": "fp16", "bf16": "bf16", "bf16-mixed": "bf16"}
+NEMO: dict[str, str | Callable[[Any], dict[str, Any]]] = {
     "data_train": "data.path",
     "data_validation": "evaluator.data.path",
     "restore_from_path": "model.name",
@@ -35,19 +36,6 @@ NEMO_NAMES: dict[str, str] = {
     "max_epochs": "fit.epochs",
     "label_smoothing": "loss.label_smoothing",
     "lr": "fit.optimizer_params.lr",
-}
-"""NeMo's names of keys (and `output`), without their groups."""
-NEMO_IGNORED = {
-    **dict.fromkeys(("devices", "num_nodes"), "start the processes with: accelerate launch -m sbertlab train ..."),
-    **dict.fromkeys(("do_lower_case", "library", "type"), "the tokenizer comes with the model"),
-    **dict.fromkeys(("name", "project"), "trackers read WANDB_NAME and WANDB_PROJECT"),
-    "micro_batch_size": "batches of any size go through the encoder in chunks of fit.token_budget tokens",
-    "num_sanity_val_steps": "data and loss are checked before the first step",
-    "resume_ignore_no_checkpoint": "fit.resume starts anew without a checkpoint",
-}
-"""NeMo's names that need no setting here, and why."""
-PRECISIONS = {"32": "no", "32-true": "no", "16": "fp16", "16-mixed": "fp16", "bf16": "bf16", "bf16-mixed": "bf16"}
-NEMO_COMPUTED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "create_wandb_logger": lambda value: {"fit.log_with": "wandb"} if value else {},
     "data_prefix": lambda value: {"data.reader": "NeMoReader", "data.path": value},
     "max_steps": lambda value: {"fit.steps_per_epoch": value, "fit.epochs": 1} if value > 0 else {},
@@ -55,8 +43,12 @@ NEMO_COMPUTED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "softmax_temp": lambda value: {"loss.scale": 1 / checked_number("softmax_temp", value, above=True)},
     "val_check_interval": lambda value: {"fit.evaluation_steps": 0 if str(value) == "1.0" else value},
 }
-"""NeMo's names whose value is converted."""
-NEMO_KNOWN = {*NEMO_NAMES, *NEMO_COMPUTED, *NEMO_IGNORED}
+"""NeMo's names (and `output`), without their groups: the key, or the settings that a value stands for."""
+NEMO_IGNORED = (
+    *("devices", "num_nodes", "do_lower_case", "library", "type", "name", "project", "micro_batch_size"),
+    *("num_sanity_val_steps", "resume_ignore_no_checkpoint"),
+)
+"""NeMo's names that need no setting: accelerate starts processes, the tokenizer comes with the model, ..."""
 
 
 def read_settings(words: Sequence[str], sections: Sections) -> dict[str, Any]:
@@ -90,17 +82,16 @@ def resolve(key: str, value: Any, sections: Sections) -> dict[str, Any]:
     group, _, name = key.rpartition(".")
     home = next((home for home, names in sections.items() if name in names), None)
     nemos = not group or group in NEMO_GROUPS
-    if home is not None and (not group or (nemos and name not in NEMO_KNOWN)):
+    if home is not None and (not group or (nemos and name not in {*NEMO, *NEMO_IGNORED})):
         return {f"{home}.{name}": value}
-    if nemos and name in NEMO_NAMES:
-        return {NEMO_NAMES[name]: value}
-    if nemos and name in NEMO_COMPUTED:
-        return NEMO_COMPUTED[name](value)
     if nemos and name in NEMO_IGNORED:
-        print(f"{key}={value} is not needed: {NEMO_IGNORED[name]}", file=sys.stderr)
+        print(f"{key}={value} is not needed", file=sys.stderr)
         return {}
-    near = closest(name, [*(own for names in sections.values() for own in names), *NEMO_KNOWN])
-    raise ValueError(f"unknown key {key!r}.{near or ' The sections are ' + ', '.join(sections)}")
+    if not nemos or name not in NEMO:
+        near = closest(name, [*(own for names in sections.values() for own in names), *NEMO])
+        raise ValueError(f"unknown key {key!r}.{near or ' The sections are ' + ', '.join(sections)}")
+    meaning = NEMO[name]
+    return {meaning: value} if isinstance(meaning, str) else meaning(value)
 
 
 def _read_file(name: str) -> dict[str, Any]:
@@ -164,13 +155,6 @@ def keys_of(make: Callable[..., Any], skip: Collection[str] = ()) -> list[str]:
     return [name for name in inspect.signature(make).parameters if name not in {*skip, "model"}]
 
 
-def add_arguments(parser: Any, make: Callable[..., Any], section: str | None, skip: Collection[str] = ()) -> None:
-    """Add the parameters of a function or class, apart from `skip` and `model`, to a parser of jsonargparse."""
-    skipped = {*skip, "model"} & set(inspect.signature(make).parameters)
-    add = parser.add_class_arguments if isinstance(make, type) else parser.add_function_arguments
-    add(make, section, skip=skipped, fail_untyped=False)
-
-
 def arguments_of(
     make: Callable[..., Any],
     given: Mapping[str, Any],
@@ -178,16 +162,18 @@ def arguments_of(
     skip: Collection[str] = (),
     raw: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return settings as checked arguments of a function or class; those in `raw` are not checked.
+    """Return settings as arguments of a function or class, checked against its signature.
 
-    Raises:
-        ValueError: an unknown or missing setting, or a value of the wrong type.
+    `skip` are its parameters that are not settings, `raw` those that are returned unchecked. An unknown or missing
+    setting, or a value of the wrong type, is a ValueError.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
     raw = set(raw) & set(keys_of(make))
     parser = ArgumentParser(exit_on_error=False)
-    add_arguments(parser, make, None, {*skip, *raw})
+    add = parser.add_class_arguments if isinstance(make, type) else parser.add_function_arguments
+    skipped: Any = {*skip, *raw, "model"} & set(inspect.signature(make).parameters)
+    add(make, None, skip=skipped, fail_untyped=False)
     try:
         values = parser.parse_object({name: value for name, value in given.items() if name not in raw}).as_dict()
     except ArgumentError as error:

@@ -121,22 +121,19 @@ def evaluate(model: str, words: Sequence[str]) -> dict[str, float]:
 
 
 def help_text(words: Sequence[str] = ()) -> str:
-    """Return the help on the losses, evaluators and readers that the words name, or on all sections."""
+    """Return the help on the losses, evaluators and readers that the words name, or on all keys."""
     document = pydoc.plaintext.document  # type: ignore[attr-defined]
     kinds = {**LOSSES, **{name: getattr(evaluation, name) for name in EVALUATORS}, **READERS}
     if named := [kinds[word] for word in words if word in kinds]:
         return "\n".join(map(document, named))
-    makes = [parts.load_model, parts.read, parts.make_loader, fit]
+    listed: dict[str, Any] = {"recipes": recipes(), "losses": LOSSES, "evaluators": EVALUATORS, "readers": READERS}
     lines = [
         "usage: sbertlab train FILE.yaml|RECIPE key=value ... (or --key value)",
         "       sbertlab train --help NAME (of a loss, an evaluator or a reader)",
-        f"recipes: {', '.join(recipes())}",
-        f"losses: {', '.join(LOSSES)}",
-        f"evaluators: {', '.join(EVALUATORS)}",
-        f"readers: {', '.join(READERS)}",
-        "keys: the parameters of loss, evaluator and reader (data), and of these functions (model, data, data, fit):",
+        *(f"{kind}: {', '.join(names)}" for kind, names in listed.items()),
+        "keys: the parameters of loss, evaluator and reader (data), and of these functions (model, data, data, fit):\n",
     ]
-    return "\n\n".join(["\n".join(lines), *map(document, makes)])
+    return "\n".join([*lines, *map(document, (parts.load_model, parts.read, parts.make_loader, fit))])
 
 
 def run_train(words: Sequence[str]) -> None:

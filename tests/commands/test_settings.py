@@ -115,7 +115,7 @@ def test_nemos_own_command_is_understood(capsys: pytest.CaptureFixture[str]) -> 
     fitting = settings["fit"]
     assert (fitting["epochs"], fitting["evaluation_steps"], fitting["output_path"]) == (1, 100, "out")
     assert (fitting["resume"], fitting["log_with"], fitting["optimizer_params"]["lr"]) == (True, "wandb", 1e-5)
-    assert "model.micro_batch_size=8 is not needed: batches of any size" in capsys.readouterr().err
+    assert "model.micro_batch_size=8 is not needed" in capsys.readouterr().err
 
 
 def test_nemos_yaml_is_understood_as_its_words_are(tmp_path: Path) -> None:
