@@ -6,6 +6,11 @@ shows it.
 
 from __future__ import annotations
 
+try:
+    import matplotlib  # noqa: F401
+except ImportError as error:
+    raise ImportError('figures need matplotlib: pip install "sbertlab[lab]"') from error
+
 from sbertlab.plots.analysis import explanation_figure, robustness_figure, threshold_figure
 from sbertlab.plots.benchmark import pareto_front, quality_figure, score_heatmap, standings_figure
 from sbertlab.plots.losses import descent_figure, push_figure

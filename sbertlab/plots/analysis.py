@@ -9,12 +9,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from sbertlab.analysis.explain import Explanation
 from sbertlab.analysis.thresholds import MEASURES, Threshold
 from sbertlab.checks import check_columns, check_same_length
-from sbertlab.plots.style import Axes, Figure, Theme, canvas, color_table, drawable, style
+from sbertlab.plots.style import Theme, canvas, color_table, drawable, style
 
 MOST_NUMBERED = 16
 """With more tokens than this, cells are too small for numbers."""
@@ -45,7 +47,7 @@ def explanation_figure(explanation: Explanation, *, title: str = "", theme: str 
     with style(theme) as colors:
         figure, panels = canvas(max(width, 3.6), height, title or f"cosine {explanation.score:.3f}", note)
         scaled = shares / (np.nanmax(np.abs(shares), initial=0) or 1.0)
-        color_table(panels[0, 0], colors, scaled, rows, columns, numbers if numbered else None)
+        color_table(panels[0, 0], colors, scaled, rows, columns, numbers if numbered else ())
         panels[0, 0].set_aspect("equal")
     return figure
 

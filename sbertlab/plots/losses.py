@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sbertlab.analysis.loss_plane import Push, on_circle
-from sbertlab.plots.style import Axes, Figure, Line2D, Theme, canvas, drawable, halo, open_grid, style
+from sbertlab.plots.style import Theme, canvas, drawable, halo, open_grid, style
 
 REACH = 0.36
 """Length of the longest arrow, as a share of half the width of its panel."""
@@ -27,9 +30,7 @@ Way = Sequence[Push]
 
 def push_figure(
     ways: Mapping[str, Way],
-    at: int = 0,
     *,
-    per_line: int = 4,
     same_scale: bool = False,
     texts: Sequence[Sequence[str]] | None = None,
     title: str = "",
@@ -38,13 +39,11 @@ def push_figure(
 ) -> Figure:
     """Points, arrows and paths under one or several losses, side by side.
 
-    The longest arrow of each panel has the same length and its gradient is printed below; with `same_scale` the arrows
-    of all panels can be compared.
+    Arrows are those of the start. The longest one of each panel has the same length, and its gradient is printed below;
+    with `same_scale` the arrows of all panels can be compared.
 
     Args:
         ways: what `loss_plane.descend` returned, by the title of the panel; `[push(...)]` has no path to show.
-        at: the step whose arrows are drawn; 0 is the start, -1 the end.
-        per_line: panels side by side.
         same_scale: one scale of arrows for all panels.
         texts: what to write at each point, row by row.
         title: a headline.
@@ -58,9 +57,9 @@ def push_figure(
         raise ValueError("ways must hold at least one panel, got none")
     for name, way in ways.items():
         _check(name, way)
-    longest = [float(way[at].lengths.max()) for way in ways.values()]
+    longest = [float(way[0].lengths.max()) for way in ways.values()]
     scales = [max(longest)] * len(ways) if same_scale else longest
-    columns = min(per_line, len(ways))
+    columns = min(4, len(ways))
     lines = -(-len(ways) // columns)
     with style(theme) as colors:
         figure, panels = canvas(size * columns, (size + 0.3) * lines + 0.45, title, rows=lines, columns=columns)
@@ -68,10 +67,10 @@ def push_figure(
             axes.axis("off")
         for axes, (name, way), scale in zip(panels.flat, ways.items(), scales, strict=False):
             axes.set_title(drawable(name), fontsize=9 if len(name) < 11 * size else 7.5)
-            _draw_plane(axes, way, at, scale, colors)
+            _draw_plane(axes, way, 0, scale, colors)
             if texts is not None:
-                _write(axes, way[at], texts, colors)
-        _draw_key(figure, list(ways.values()), at, colors, " (one scale in all panels)" * same_scale)
+                _write(axes, way[0], texts, colors)
+        _draw_key(figure, list(ways.values()), 0, colors, " (one scale in all panels)" * same_scale)
     return figure
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from sbertlab.checks import checked_numbers
-from sbertlab.plots.style import Axes, Figure, Theme, canvas, drawable, halo, sequential, style
+from sbertlab.plots.style import Theme, canvas, drawable, halo, sequential, style
 
 MARKERS = "o^s"
 """Shapes of points: the next one is used when all colours are taken."""

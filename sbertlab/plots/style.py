@@ -1,7 +1,4 @@
-"""The look of all figures: colours of a light and a dark page, fonts, the frame of a figure, tables of coloured cells.
-
-The other files of this room import matplotlib's classes from here, so that a missing matplotlib is reported once.
-"""
+"""The look of all figures: light and dark pages, fonts, the frame of a figure, tables of coloured cells."""
 
 from __future__ import annotations
 
@@ -13,44 +10,16 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager, patheffects
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
+from matplotlib.figure import Figure as Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from sbertlab.checks import check_choice
-
-try:
-    import matplotlib.pyplot as plt
-    from matplotlib import font_manager, patheffects
-    from matplotlib.axes import Axes
-    from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import FancyBboxPatch, Rectangle
-    from matplotlib.ticker import MaxNLocator
-except ImportError as error:
-    raise ImportError('figures need matplotlib: pip install "sbertlab[lab]"') from error
-
-__all__ = [
-    "ROUND_STEPS",
-    "THEMES",
-    "Axes",
-    "FancyBboxPatch",
-    "Figure",
-    "Line2D",
-    "LinearSegmentedColormap",
-    "MaxNLocator",
-    "Rectangle",
-    "Theme",
-    "canvas",
-    "color_table",
-    "drawable",
-    "halo",
-    "open_grid",
-    "save_both",
-    "sequential",
-    "slant",
-    "style",
-]
 
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji")
 """matplotlib's own font, so that a figure looks the same everywhere; the others, if installed, for missing letters."""
@@ -88,15 +57,9 @@ class Theme:
         return _mix(color, self.background, share)
 
     def letters_on(self, face: Any) -> str:
-        """Whichever of background and text colour has more contrast on a cell of this RGB colour."""
-
-        def contrast(letters: str) -> float:
-            rgb = np.array([face[:3], to_rgb(letters)])
-            linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-            dark, light = sorted(linear @ [0.2126, 0.7152, 0.0722] + 0.05)
-            return float(light / dark)
-
-        return max(self.background, self.ink, key=contrast)
+        """The colour of background or text that has more contrast on a cell of this RGB colour."""
+        grey = [float(np.dot(to_rgb(color), (0.3, 0.6, 0.1))) for color in (tuple(face)[:3], self.background, self.ink)]
+        return self.background if abs(grey[1] - grey[0]) > abs(grey[2] - grey[0]) else self.ink
 
 
 THEMES = {
@@ -238,9 +201,9 @@ def color_table(
     shades: np.ndarray,
     rows: Sequence[str],
     columns: Sequence[str],
-    numbers: Sequence[Sequence[str]] | None = None,
-) -> None:
-    """Draw a table of coloured cells with row names at the left and column names on top.
+    numbers: Sequence[Sequence[str]] = (),
+) -> list[list[Any]]:
+    """Draw a table of coloured cells with row names at the left and column names on top; return what is in the cells.
 
     Args:
         axes: to draw into.
@@ -258,17 +221,17 @@ def color_table(
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
     if max(map(len, columns)) > 4:
-        slant(axes, 50)
-    for (row, column), shade in np.ndenumerate(shades if numbers is not None else np.zeros((0, 0))):
-        ink = colors.soft if np.isnan(shade) else colors.letters_on(scale((shade + 1) / 2))
-        text = numbers[row][column]  # type: ignore[index]
-        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7.5, color=ink)
-
-
-def slant(axes: Axes, degrees: float) -> None:
-    """Turn the names on top, so that long ones do not overlap."""
-    for label in axes.get_xticklabels():
-        label.set(rotation=degrees, ha="left", rotation_mode="anchor")
+        for label in axes.get_xticklabels():
+            label.set(rotation=50, ha="left", rotation_mode="anchor")
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5}
+    letters: list[list[Any]] = []
+    for row, words in enumerate(numbers):
+        letters.append([])
+        for column, text in enumerate(words):
+            shade = shades[row, column]
+            ink = colors.soft if np.isnan(shade) else colors.letters_on(scale((shade + 1) / 2))
+            letters[-1].append(axes.text(column + 0.5, row + 0.5, text, color=ink, **look))
+    return letters
 
 
 def open_grid(axes: Axes) -> None:

@@ -11,24 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_auc_score
 
 from sbertlab.checks import check_columns, checked_number, checked_numbers
-from sbertlab.plots.style import (
-    ROUND_STEPS,
-    Axes,
-    FancyBboxPatch,
-    Figure,
-    MaxNLocator,
-    Rectangle,
-    Theme,
-    canvas,
-    color_table,
-    drawable,
-    halo,
-    open_grid,
-    style,
-)
+from sbertlab.plots.style import ROUND_STEPS, Theme, canvas, color_table, drawable, halo, open_grid, style
 
 PANELS = {
     "loss": "Loss",
@@ -77,7 +67,7 @@ def similarity_heatmap(
     width = 0.3 + 0.068 * max(map(len, rows)) + cell * count + (columns is not None)
     with style(theme) as colors:
         figure, panels = canvas(width, cell * len(rows) + (0.6 if columns is None else 1.7), title)
-        numbers = [[f"{value:z.2f}" for value in row] for row in matrix] if numbered else None
+        numbers = [[f"{value:z.2f}" for value in row] for row in matrix] if numbered else []
         color_table(panels[0, 0], colors, matrix, rows, top, numbers)
     return figure
 
