@@ -173,7 +173,7 @@ def _film(snapshots: Mapping[str, np.ndarray], frames: Mapping[str, np.ndarray],
     from sbertlab.plots import map_comparison
 
     names = list(frames)
-    shown = [names[0], names[len(names) // 2], names[-1]]
+    shown = [names[place * (len(names) - 1) // 3] for place in range(4)]
     captions = {
         name: f"trustworthiness {row.trustworthiness:.2f} · recall {row.neighbor_recall:.2f} · drift {row.drift:.2f}"
         for name, row in maps.film_quality(snapshots, frames).iterrows()
@@ -184,7 +184,7 @@ def _film(snapshots: Mapping[str, np.ndarray], frames: Mapping[str, np.ndarray],
         topics.where(topics.isin(sorted(topics.unique())[:4])),
         {name: captions[name].removesuffix(" · drift nan") for name in shown},
         title="Unseen questions while a model is trained",
-        size=3.6,
+        size=3.2,
     )
 
 

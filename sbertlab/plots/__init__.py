@@ -1,7 +1,7 @@
 """Every table as a matplotlib figure, for light and dark pages.
 
-Each function returns a Figure. Save one with `figure.savefig("name.svg")`; in a notebook, the last expression of a cell
-shows it.
+Each function returns a Figure; `title` is its headline and `theme` is "light" or "dark" (else a ValueError). Save one
+with `figure.savefig("name.svg")`; in a notebook, the last expression of a cell shows it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Figures of `sbertlab.analysis`: an explanation, a threshold, and the robustness and fairness of models.
-
-`title` is a headline and `theme` is "light" or "dark"; an unknown theme raises a ValueError.
-"""
+"""Figures of `sbertlab.analysis`: an explanation, a threshold, and the robustness and fairness of models."""
 
 from __future__ import annotations
 
@@ -68,8 +65,6 @@ def threshold_figure(
         labels: 0 or 1 for each pair.
         scores: similarity of each pair.
         chosen: a threshold to mark, with its interval.
-        title: a headline.
-        theme: "light" or "dark".
 
     Raises:
         ValueError: `curve` is missing columns, or labels and scores have different lengths.
@@ -116,9 +111,7 @@ def robustness_figure(
     Args:
         tables: what `robustness` returned, by model; at most eight.
         gaps: what `associations` returned, by model; None leaves the panel out.
-        title: a headline.
         note: added to the line below the figure.
-        theme: "light" or "dark".
 
     Raises:
         ValueError: no table, too many, one without rows or needed columns, or gaps of a model without a table.

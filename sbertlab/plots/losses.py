@@ -46,9 +46,7 @@ def push_figure(
         ways: what `loss_plane.descend` returned, by the title of the panel; `[push(...)]` has no path to show.
         same_scale: one scale of arrows for all panels.
         texts: what to write at each point, row by row.
-        title: a headline.
         size: width of a panel in inches.
-        theme: "light" or "dark".
 
     Raises:
         ValueError: no panel, an empty path, or points that are not on a plane.

@@ -36,8 +36,6 @@ def embedding_map(
         labels: names or numbers, one per point; None leaves a point grey.
         texts: one per point. Up to 30 points carry their texts; above that each group shows its most central one.
         quality: what to print about the map's faithfulness, such as a `maps.MapQuality`.
-        title: a headline.
-        theme: "light" or "dark".
 
     Raises:
         ValueError: `xy` is not `(n, 2)` or not finite, or labels or texts have another length.

@@ -1,19 +1,17 @@
-"""Figures of texts, their embeddings and a training run.
-
-`title` is a headline and `theme` is "light" or "dark"; an unknown theme raises a ValueError.
-"""
+"""Figures of texts, their embeddings and a training run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import wrap
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_auc_score
 
@@ -47,11 +45,9 @@ def similarity_heatmap(
         similarities: cosines, `(rows, columns)`.
         texts: one per row.
         columns: one per column; None means the texts of the rows, which are then numbered.
-        title: a headline.
-        theme: "light" or "dark".
 
     Raises:
-        ValueError: the matrix does not fit the texts or is not finite.
+        ValueError: the matrix does not fit the texts, or is not finite.
     """
     matrix = checked_numbers("similarities", similarities, dimensions=2)
     names = texts if columns is None else columns
@@ -202,8 +198,6 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
 
     Args:
         history: what `fit` returned.
-        title: a headline.
-        theme: "light" or "dark".
 
     Raises:
         ValueError: `history` is missing columns or has no numbers.
@@ -265,56 +259,50 @@ def architecture(
     A row of cells is a token, a column a dimension; the texts of the batch lie behind one another.
 
     Args:
-        modules: name of each module and shape of its output, such as `("Tokenizer", (2, 9))`, `("Transformer", (2, 9,
-            384))`, `("Pooling", (2, 384))`. Two sizes are (batch, tokens) in modules before the first with three sizes
-            and (batch, dim) after it; without three sizes only the first module returns tokens.
-        tokens: of one text, written on their rows; long texts are shortened.
-        notes: one or two lines below the name of a module, by that name.
-        title: a headline.
-        theme: "light" or "dark".
+        modules: name of each module and shape of its output, such as `("Transformer", (2, 9, 384))`. Two sizes are
+            (batch, tokens) in modules before the first with three sizes, and (batch, dim) after it.
+        tokens: of one text, written on their rows.
+        notes: a line below the name of a module, by that name.
 
     Raises:
-        ValueError: no module, or a shape that has not two or three positive sizes.
+        ValueError: no module, or a shape that does not have two or three positive sizes.
     """
     if not modules:
         raise ValueError("modules must hold at least one (name, shape), got none")
     for name, shape in modules:
         if len(shape) not in (2, 3) or min(shape) < 1:
-            raise ValueError(
-                f"a shape must be (batch, tokens), (batch, tokens, dim) or (batch, dim), got {shape} of {name}"
-            )
+            raise ValueError(f"a shape must have two or three positive sizes, got {shape} of {name}")
     first_dim = next((index for index, (_, shape) in enumerate(modules) if len(shape) == 3), 1)
     widest = max((shape[-1] for _, shape in modules[first_dim:]), default=1)
-    step, top, bottom = 1.8, 2.85, 2.2
-    centre = (top + bottom) / 2
-    centred: dict[str, Any] = {"ha": "center", "va": "center"}
+    text: dict[str, Any] = {"ha": "center", "va": "center"}
     with style(theme) as colors:
-        figure, panels = canvas(step * len(modules), top + 0.1, title)
+        figure, panels = canvas(1.8 * len(modules), 2.95, title)
         axes = panels[0, 0]
-        axes.set(xlim=(0, step * len(modules)), ylim=(0, top + 0.05))
+        axes.set(xlim=(0, 1.8 * len(modules)), ylim=(0, 2.9))
         axes.set_axis_off()
         for index, (name, shape) in enumerate(modules):
-            color, middle = colors.palette[index % len(colors.palette)], step * (index + 0.5)
-            look: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.1", "edgecolor": color}
-            box = FancyBboxPatch((middle - 0.7, bottom), 1.4, top - bottom, facecolor=colors.faint(color), **look)
-            axes.add_patch(box)
-            note = wrap(drawable((notes or {}).get(name, ""), 52), 26)
-            above = centre + 0.085 * len(note)
-            axes.text(middle, above, drawable(name, 20), weight="bold", color=colors.readable(color), **centred)
-            axes.text(middle, centre - 0.1, "\n".join(note), fontsize=6.5, color=colors.soft, **centred)
+            color, x = colors.palette[index % len(colors.palette)], 1.8 * (index + 0.5)
+            look: dict[str, Any] = {
+                "boxstyle": "round,pad=0,rounding_size=0.1",
+                "facecolor": colors.faint(color),
+                "edgecolor": color,
+            }
+            axes.add_patch(FancyBboxPatch((x - 0.7, 2.2), 1.4, 0.65, **look))
+            note = fill(drawable((notes or {}).get(name, ""), 52), 26)
+            high = 2.65 if note else 2.525
+            axes.text(x, high, drawable(name, 20), weight="bold", color=colors.readable(color), **text)
+            axes.text(x, 2.42, note, fontsize=6.5, color=colors.soft, **text)
             if index:
                 arrow = {"arrowstyle": "-|>", "color": colors.soft, "shrinkA": 2, "shrinkB": 2}
-                axes.annotate("", (middle - 0.7, centre), (middle - step + 0.7, centre), arrowprops=arrow)
-            axes.plot([middle, middle], [bottom - 0.04, bottom - 0.2], color=color, linewidth=1)
-            sizes = (
-                ["batch", "tokens", "dim"] if len(shape) == 3 else ["batch", "dim" if index >= first_dim else "tokens"]
-            )
-            rows = shape[1] if "tokens" in sizes else 1
-            columns = max(2, round(8 * shape[-1] / widest)) if "dim" in sizes else 1
-            _draw_tensor(axes, middle, (shape[0], rows, columns), tokens if columns == 1 else (), color, colors)
-            product = " \N{MULTIPLICATION SIGN} ".join(f"{size:,}" for size in shape)
-            axes.text(middle, 0.3, product, weight="bold", **centred)
-            axes.text(middle, 0.1, ", ".join(sizes), fontsize=7.5, color=colors.soft, **centred)
+                axes.annotate("", (x - 0.7, 2.525), (x - 1.1, 2.525), arrowprops=arrow)
+            axes.plot([x, x], [2.16, 2], color=color, linewidth=1)
+            second = ["tokens", "dim"] if len(shape) == 3 else ["dim" if index >= first_dim else "tokens"]
+            rows = shape[1] if "tokens" in second else 1
+            columns = max(2, round(8 * shape[-1] / widest)) if "dim" in second else 1
+            _draw_tensor(axes, x, (shape[0], rows, columns), tokens if columns == 1 else (), color, colors)
+            sizes = " \N{MULTIPLICATION SIGN} ".join(f"{size:,}" for size in shape)
+            axes.text(x, 0.3, sizes, weight="bold", **text)
+            axes.text(x, 0.1, ", ".join(["batch", *second]), fontsize=7.5, color=colors.soft, **text)
     return figure
 
 
@@ -331,22 +319,20 @@ def _draw_tensor(
 ) -> None:
     """Cells `(batch, rows, columns)`: at most 3 sheets of 8 rows; of more rows the first six, dots, and the last."""
     sheets, rows, columns = min(shape[0], 3), min(shape[1], 8), shape[2]
-    shortened = shape[1] > rows
     height, shift, width = 0.165, 0.06, 0.15 if columns > 1 else 0.62
-    left = middle - (columns * width + shift * (sheets - 1)) / 2
-    top = 0.5 + (8 if rows > 1 else 5) * height
-    for sheet, row, column in np.ndindex(sheets, rows, columns):
-        if shortened and row == rows - 2:
-            continue
-        behind = shift * (sheets - 1 - sheet)
-        strength = 0.3 + 0.6 * ((row * 7 + column * 5) % 9) / 8 if columns > 1 else 0.3
-        look: dict[str, Any] = {"edgecolor": colors.background, "linewidth": 0.7, "zorder": 2 + sheet}
-        look["facecolor"] = colors.faint(color, 0.18 if behind else strength)
-        spot = (left + behind + column * width, top + behind - (row + 1) * height)
-        axes.add_patch(Rectangle(spot, width, height, **look))
+    left, top = middle - (columns * width + shift * (sheets - 1)) / 2, 0.5 + (8 if rows > 1 else 5) * height
+    scale = LinearSegmentedColormap.from_list("cells", [colors.background, color])
+    pattern = 0.3 + 0.075 * (np.add.outer(7 * np.arange(rows), 5 * np.arange(columns)) % 9) * (columns > 1)
+    written = list(tokens)
     text: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 9}
-    if shortened:
+    if shape[1] > rows:
+        pattern[-2] = np.nan
+        written[rows - 2 : -1] = [""] * bool(tokens)
         axes.text(left + columns * width / 2, top - (rows - 1.5) * height, "⋮", color=colors.soft, **text)
-    written = [*tokens[: rows - 2], "", tokens[-1]] if len(tokens) > rows else tokens
+    for sheet in range(sheets):
+        behind = shift * (sheets - 1 - sheet)
+        x, y = left + behind + width * np.arange(columns + 1), top + behind - height * np.arange(rows + 1)
+        look: dict[str, Any] = {"cmap": scale, "vmin": 0, "vmax": 1, "edgecolors": colors.background, "linewidth": 0.7}
+        axes.pcolormesh(x, y, 0.18 + 0 * pattern if behind else pattern, zorder=2 + sheet, **look)
     for row, token in enumerate(written):
         axes.text(left + width / 2, top - (row + 0.5) * height, drawable(token, 9), fontsize=6.5, **text)

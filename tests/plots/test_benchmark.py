@@ -14,11 +14,11 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from sbertlab.analysis.ranks import benchmark_intervals, standings, task_scores, told_apart
-from sbertlab.plots.benchmark import broken, pareto_front, quality_figure, score_heatmap, standings_figure
+from sbertlab.plots.benchmark import pareto_front, quality_figure, score_heatmap, short_name, standings_figure
 from sbertlab.plots.style import THEMES
 
 LIGHT = THEMES["light"]
@@ -73,9 +73,7 @@ def by_hand() -> pd.DataFrame:
     return table.assign(family=family, tag=np.where(table["value"].isna(), "failed", "measured"))
 
 
-MODELS = {
-    f"model-{i}": {"parameters": 1e7 * 2**i, "megabytes": 40.0 * 2**i, "sentences_per_second": 90} for i in range(5)
-}
+MODELS = {f"model-{i}": {"parameters": 1e7 * 2**i, "sentences_per_second": 90} for i in range(5)}
 
 
 FIGURES: dict[str, Callable[..., Figure]] = {
@@ -87,7 +85,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "one cell": lambda **look: score_heatmap(simulated(1, 1, 1), compared(simulated(1, 1, 1)), **look),
     "one model": lambda **look: standings_figure(simulated(1, 1, 1), compared(simulated(1, 1, 1)), 2.0, **look),
     "quality": lambda **look: quality_figure(simulated(), MODELS, **look),
-    "quality of one": lambda **look: quality_figure(simulated(1, 1, 1), MODELS, ["megabytes"], **look),
+    "quality of one": lambda **look: quality_figure(simulated(1, 1, 1), MODELS, **look),
 }
 
 
@@ -111,9 +109,8 @@ def bars(axes: Axes, width: float, along: str = "x") -> list[tuple[float, ...]]:
 
 def cells_of(axes: Axes) -> dict[tuple[int, int], Any]:
     """The letters in a heat map by row and column."""
-    inside = [text for text in axes.texts if text.get_fontsize() == 8 and text.get_va() == "center"]
-    places = sorted({text.get_position()[0] for text in inside})
-    return {(int(text.get_position()[1]), places.index(text.get_position()[0])): text for text in inside}
+    inside = [text for text in axes.texts if text.get_va() == "center"]
+    return {(int(text.get_position()[1]), int(text.get_position()[0])): text for text in inside}
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -122,22 +119,14 @@ def test_every_figure_is_drawn_on_its_page_without_a_warning(name: str, theme: s
     before = dict(pyplot.rcParams)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = FIGURES[name](theme=theme, title="A title", note="A note.")
+        figure = FIGURES[name](theme=theme, title="A title")
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=40)
     assert file.getvalue().startswith(b"\x89PNG")
     assert to_hex(figure.get_facecolor()) == THEMES[theme].background
-    texts = written(figure)
-    assert "A title" in texts
-    assert any(text.endswith("A note.") for text in texts)
+    assert "A title" in written(figure)
     assert dict(pyplot.rcParams) == before, "the style ends with the figure"
     assert not pyplot.get_fignums(), "pyplot would show the figure a second time"
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_an_unknown_page_is_refused_by_every_figure(name: str) -> None:
-    with pytest.raises(ValueError, match=r"theme must be one of .*'sepia'"):
-        FIGURES[name](theme="sepia")
 
 
 def test_the_interval_of_a_mean_adds_those_of_the_tasks_as_squares() -> None:
@@ -249,41 +238,32 @@ def test_a_heat_map_prints_every_score_by_family_and_marks_the_best_and_its_ties
     ]
     assert {place for place, text in cells.items() if text.get_weight() == "bold"} == {(0, 0), (1, 1), (4, 2)}
     frames = [patch for patch in axes.patches if not patch.get_fill()]
-    places = sorted({patch.get_x() for patch in frames})
-    framed = {(int(patch.get_y()), places.index(patch.get_x())) for patch in frames}
+    framed = {(int(patch.get_y()), int(patch.get_x())) for patch in frames}
     assert framed == {(0, 0), (1, 0), (1, 1), (0, 1), (4, 2), (0, 2)}
     assert {"STS", "clustering"} <= set(written(figure))
     assert len(marks(axes, LIGHT.good)) == 1
     assert len(marks(axes, LIGHT.background)) == 4
 
 
-def test_the_strength_of_a_cell_falls_with_the_distance_from_the_best() -> None:
-    axes = score_heatmap(by_hand(), variant="untuned").axes[0]
-    cells = [patch for patch in axes.patches if patch.get_fill() and patch.get_width() == 1]
-    first = [np.mean(patch.get_facecolor()[:3]) for patch in cells if patch.get_x() == 0][:3]
-    assert first == sorted(first), "paler from row to row"
-    assert to_hex(cells[0].get_facecolor()) == LIGHT.faint(LIGHT.good, 0.6)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_best_cells_are_strongest_and_all_numbers_can_be_read(theme: str) -> None:
+    axes = score_heatmap(simulated(13, 14), theme=theme).axes[0]
+    axes.figure.draw_without_rendering()
+    mesh = axes.collections[0]
+    shades, faces = mesh.get_array(), mesh.get_facecolors().reshape(13, 15, 4)
+    assert (np.diff(shades[:, 0]) <= 0).all()
+    assert shades.max() == pytest.approx(0.6)
     assert not [patch for patch in axes.patches if not patch.get_fill()], "no frames without comparisons"
 
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_numbers_in_cells_can_be_read(theme: str) -> None:
-    axes = score_heatmap(simulated(13, 14), theme=theme).axes[0]
-
     def light(color: Any) -> float:
-        rgb = np.array([int(to_hex(color)[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+        rgb = np.array(to_rgb(color))
         return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
 
-    faces = {(patch.get_x(), patch.get_y()): patch.get_facecolor() for patch in axes.patches if patch.get_fill()}
-    letters = cells_of(axes).values()
+    letters = cells_of(axes)
     assert len(letters) == 13 * 15
-    for text in letters:
-        x, y = text.get_position()
-        face = faces[min(faces, key=lambda place: abs(place[0] + 0.5 - x) + abs(place[1] + 0.5 - y))]
-        dark, bright = sorted([light(text.get_color()), light(face)])
-        assert (bright + 0.05) / (dark + 0.05) >= 3.9, (
-            "of a colour half way between page and letters, more cannot be had"
-        )
+    for place, text in letters.items():
+        dark, bright = sorted([light(text.get_color()), light(faces[place][:3])])
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5
 
 
 @pytest.mark.parametrize(
@@ -334,7 +314,7 @@ def test_quality_is_drawn_against_cost_with_the_front_in_colour() -> None:
     (steps,) = [line for line in speed.lines if line.get_drawstyle() == "steps-pre"]
     assert list(zip(*steps.get_data(), strict=True)) == [(100, 80), (1000, 78)]
     assert marks(size, LIGHT.good) == [(2e7, 80)], "b is larger and worse"
-    assert {"50M", "20M", "a", "b"} <= set(written(figure))
+    assert {"a", "b"} <= set(written(figure))
     assert any("Unknown cost: c." in text for text in written(figure))
     assert speed.get_xscale() == size.get_xscale() == "log"
 
@@ -343,7 +323,7 @@ def test_names_of_points_do_not_collide() -> None:
     table = simulated(13, 14)
     random = np.random.default_rng(1)
     models = {name: {"sentences_per_second": 10 ** random.uniform(2, 3.2)} for name in table["model"].unique()}
-    figure = quality_figure(table, models, ["sentences_per_second"])
+    figure = quality_figure(table, models)
     figure.draw_without_rendering()
     axes = figure.axes[0]
     boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
@@ -354,14 +334,10 @@ def test_names_of_points_do_not_collide() -> None:
     assert not any(box.contains(*spot) for box in boxes for spot in spots)
 
 
-def test_a_property_that_no_model_has_gets_no_panel_and_one_that_is_unknown_is_refused() -> None:
-    models = {"a": {"parameters": None, "megabytes": 80.0}}
-    assert len(quality_figure(by_hand(), models, ["parameters", "megabytes"]).axes) == 1
-    with pytest.raises(ValueError, match=r"models gives \['parameters'\] of none"):
-        quality_figure(by_hand(), models, ["parameters"])
-    for against in ("parameters", [], ["price"]):
-        with pytest.raises(ValueError, match="against must be a list of some of"):
-            quality_figure(by_hand(), models, against)
+def test_a_property_that_no_model_has_gets_no_panel() -> None:
+    assert len(quality_figure(by_hand(), {"a": {"parameters": 1e7, "sentences_per_second": None}}).axes) == 1
+    with pytest.raises(ValueError, match=r"models has none of \['sentences_per_second', 'parameters'\]"):
+        quality_figure(by_hand(), {"a": {"parameters": None}})
 
 
 def test_the_line_below_a_figure_stays_on_its_page() -> None:
@@ -415,6 +391,6 @@ def test_names_are_drawn_as_they_are_written_on_at_most_two_lines(name: str) -> 
         for figure in (standings_figure(table), score_heatmap(table)):
             figure.savefig(io.BytesIO(), format="svg")
         quality_figure(table, {name: {"parameters": 1e7}}).savefig(io.BytesIO(), format="svg")
-    lines = broken(name).split("\n")
+    lines = short_name(name).split("\n")
     assert len(lines) <= 2
-    assert max(map(len, lines)) <= 56
+    assert max(map(len, lines)) <= 28

@@ -392,7 +392,7 @@ def test_two_sizes_are_tokens_first_and_dimensions_later() -> None:
     assert [text for text in static if text.startswith("batch")] == ["batch, tokens", "batch, dim"]
     assert "batch, tokens" in written(plots.architecture([("Tokenizer", (1, 4))]))
     for shape in ((4,), (1, 2, 3, 4), (0, 4)):
-        with pytest.raises(ValueError, match=r"a shape must be .* of Odd"):
+        with pytest.raises(ValueError, match=r"a shape must have .* of Odd"):
             plots.architecture([("Odd", shape)])
     with pytest.raises(ValueError, match="at least one"):
         plots.architecture([])
