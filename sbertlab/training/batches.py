@@ -1,7 +1,4 @@
-"""Batches: a data loader, the loss that its batches go to, and a position in the data that can be found again.
-
-Everything random follows from the run's seed and the place where it is drawn (`set_seed`), not from earlier draws.
-"""
+"""Batches: a data loader, the loss that its batches go to, and a position in the data that can be found again."""
 
 from __future__ import annotations
 
@@ -21,29 +18,20 @@ from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.losses.base import Loss
 
 FINGERPRINTED_ROWS = 100_000
-"""Most rows of a data set that its fingerprint reads, spread evenly."""
+"""Most rows of a data set that its fingerprint reads."""
 
 NOT_SETTINGS = {"model", "training", *vars(Loss)}
 """Attributes of a loss that are not settings."""
 
 
 def set_seed(device: torch.device, seed: int, *where: int | str) -> None:
-    """Seed Python, NumPy and torch from the run's seed and the place in the run."""
-    value = seed_of(seed, *where)
+    """Seed Python, NumPy and torch from the run's seed and the place in the run, whatever was drawn before."""
+    words = [part if isinstance(part, int) else int.from_bytes(part.encode()[:8], "little") for part in where]
+    value = int(np.random.SeedSequence([seed, *words]).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)  # noqa: NPY002 (users' data sets draw from it)
     # Without an accelerator, torch.manual_seed spends a millisecond looking for one.
     (torch.default_generator if device.type == "cpu" else torch).manual_seed(value)
-
-
-def seed_of(seed: int, *where: int | str) -> int:
-    """Return a 32-bit seed that depends on the run's seed and the place in the run.
-
-    >>> seed_of(0, "step", 1) == seed_of(0, "step", 1) != seed_of(0, "step", 2)
-    True
-    """
-    words = [part if isinstance(part, int) else int.from_bytes(part.encode()[:8], "little") for part in where]
-    return int(np.random.SeedSequence([seed, *words]).generate_state(1)[0])
 
 
 class Batch(NamedTuple):
@@ -82,12 +70,7 @@ class Objective:
         self._set_epoch()
 
     def __len__(self) -> int:
-        """Return the number of batches per pass.
-
-        Raises:
-            TypeError: the loader has no length.
-            ValueError: the loader is empty.
-        """
+        """Return the number of batches per pass, which must be known and above 0."""
         try:
             length = len(self.loader)
         except TypeError:
@@ -97,11 +80,7 @@ class Objective:
         return length
 
     def next_batch(self, step: int) -> Batch:
-        """Return the batch of this step, counted from 1.
-
-        Raises:
-            ValueError: the loader is empty, or the batch does not fit the loss.
-        """
+        """Return the batch of this step, counted from 1; a ValueError if it does not fit the loss."""
         set_seed(self.device, self.seed, "batch", self.index, step)
         rows = next(self._batches, None)
         if rows is None:
@@ -115,13 +94,12 @@ class Objective:
             columns, labels = collate(rows)
             if not isinstance(self.loss, Loss):
                 return Batch(columns, labels)
-            try:
-                self.loss.check_batch(columns, labels)
-            except ValueError as error:
-                raise ValueError(f"{error}. The first row has {first_row(columns, labels)}") from error
+            self.loss.check_batch(columns, labels)
             return Batch(columns, labels, self.loss.known_positives(columns, groups_of(rows)) if self.mask else None)
         except ValueError as error:
-            raise ValueError(f"step {step}, objective {self.name}: {error}") from error
+            raise ValueError(
+                f"step {step}, objective {self.name}: {error}. The first row: {rows[:1]!r:.300}"
+            ) from error
 
     def state(self) -> dict[str, Any]:
         """Return the position in the data, for `restore`."""
@@ -134,11 +112,7 @@ class Objective:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Return to a position: start its pass again and draw its batches again.
-
-        Raises:
-            ValueError: the batches differ from those of that time.
-        """
+        """Return to a position: start its pass again and draw its batches again, which must be the same."""
         self.passes = max(0, state["passes"] - 1)
         if not state["passes"]:
             return
@@ -248,18 +222,6 @@ def _check_pair(where: str, loader: Any, loss: Any, model: SentenceTransformer) 
             raise ValueError(f"{where}: {type(part).__name__} was made with another model than the one to train")
 
 
-def first_row(columns: Sequence[Sequence[Any]], labels: Tensor | None) -> str:
-    """Return what the first row of a batch holds, column by column.
-
-    >>> first_row([["a cat"], ["a dog"]], torch.tensor([0.5]))
-    "text 1: 'a cat' (str), text 2: 'a dog' (str), label: 0.5 (float32)"
-    """
-    parts = [f"text {n}: {column[0]!r:.40} ({type(column[0]).__name__})" for n, column in enumerate(columns, start=1)]
-    if labels is not None:
-        parts.append(f"label: {labels[0].numpy()!s:.40} ({labels.numpy().dtype})")
-    return ", ".join(parts)
-
-
 def digest_of(batch: Iterable[Any]) -> bytes:
     """Return a digest of the rows' texts and labels, in order."""
     digest = hashlib.sha256()
@@ -274,28 +236,22 @@ def digest_of(batch: Iterable[Any]) -> bytes:
 
 
 def likely_mistake(loss: nn.Module, batch: Batch) -> str | None:
-    """Return a warning about a likely mistake in the first batch, or None.
-
-    >>> from sbertlab import losses
-    >>> batch = Batch([["a", "b"], ["c", "d"]], torch.tensor([1.0, 0.0]))
-    >>> print(likely_mistake(losses.MultipleNegativesRankingLoss(), batch)[:63])
-    MultipleNegativesRankingLoss ignores labels and takes every row
-    """
+    """Return a warning about a likely mistake in the first batch, or None."""
+    labels = batch.labels
     if not isinstance(loss, Loss):
         return None
-    name, labels = type(loss).__name__, batch.labels
     if loss.in_batch and len(batch.columns[0]) == 1:
-        return f"{name} has no negatives in a batch of one row, so nothing is learnt; raise batch_size"
+        return "no negatives in a batch of one row, so nothing is learnt; raise batch_size"
     if labels is None or labels.ndim != 1:
         return None
     if loss.in_batch and loss.columns[0] > 1 and (labels != labels[0]).any():
         low = (labels <= (labels.min() + labels.max()) / 2).double().mean().item()
         return (
-            f"{name} ignores labels and takes every row as a positive pair, including the {low:.0%} with low labels; "
+            f"the loss ignores labels and takes every row as a positive pair, including the {low:.0%} with low labels; "
             "leave those rows out, or use a loss that reads labels, such as CoSENTLoss"
         )
     if loss.label in ("float", "binary", "int") and len(labels) >= 8 and not labels.any():
-        return f"{name} needs labels, and all of the first batch are 0; were they forgotten? InputExample(label=...)"
+        return "the loss needs labels, and all of the first batch are 0; were they forgotten? InputExample(label=...)"
     return None
 
 

@@ -25,10 +25,6 @@ class BestModel(Callback):
         save_best_model: keep the best model rather than the last.
         callback: called with (score, epoch, steps) after every evaluation.
         patience: evaluations in a row without a better score after which the run stops.
-
-    Raises:
-        OSError: `output_path` cannot be written.
-        TypeError: an evaluator or a callback that cannot be called.
     """
 
     def __init__(
@@ -60,10 +56,10 @@ class BestModel(Callback):
     def on_evaluation(self, run: Run) -> None:
         """Write the score into the history, and the model to `output_path` if it is the best so far."""
         if self.evaluator is not None:
-            if run.accelerator.is_main_process:
+            if run.is_main_process:
                 step = run.step
-                self._evaluate(step.model, step.rows[-1]["epoch"], run.length.within_epoch(step.number))
-            run.step.rows[-1]["metric"] = from_main_process(run.accelerator, self.score)
+                self._evaluate(step.model, step.rows[-1]["epoch"], run.within_epoch)
+            run.step.rows[-1]["metric"] = from_main_process(run.step.accelerator, self.score)
 
     def _evaluate(self, model: SentenceTransformer, epoch: int, steps: int) -> None:
         folder = None
@@ -84,14 +80,11 @@ class BestModel(Callback):
         """Write the last model, unless a best one is kept or the run is to be resumed."""
         if self.output_path is None or run.interrupted:
             return
-        if self.keep_best and self.best > -math.inf:
-            if (self.output_path / "modules.json").exists():
+        if self.keep_best:
+            if self.best > -math.inf and (self.output_path / "modules.json").exists():
                 return
-            problem = f"the best model, with the score {self.best}, is not in {str(self.output_path)!r}"
-            warnings.warn(f"{problem}, where the run began elsewhere; the last model is kept", stacklevel=5)
-        elif self.keep_best:
-            problem = f"the evaluator gave {self.score} and never a score that can be compared"
-            warnings.warn(f"{problem}; the last model is kept", stacklevel=5)
+            problem = f"no model with the best score, {self.best}, is in {str(self.output_path)!r}"
+            warnings.warn(f"{problem} (the last score is {self.score}); the last model is kept", stacklevel=5)
         run.step.model.save(self.output_path)
 
     @property
@@ -136,7 +129,5 @@ def score_of(evaluator: Any, result: Any) -> float:
     try:
         return float(result[key] if isinstance(result, Mapping) else result)
     except (KeyError, TypeError, ValueError):
-        raise TypeError(
-            f"{type(evaluator).__name__} must return a number, or a dictionary with its primary_metric, {key!r}, got "
-            f"{result!r:.200}"
-        ) from None
+        wanted = f"a number, or a dictionary with its primary_metric, {key!r}"
+        raise TypeError(f"{type(evaluator).__name__} must return {wanted}, got {result!r:.200}") from None

@@ -24,58 +24,26 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_availa
 from accelerate.utils import LoggerType, ProjectConfiguration
 from tqdm.auto import tqdm
 
-from sbertlab.checks import check_choice, checked_number
+from sbertlab.checks import check_choice
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.training.batches import Objective
 from sbertlab.training.step import OBJECTIVE_COLUMNS, Step
-
-
-class RunLength(NamedTuple):
-    """The steps of a run, and after which of them it evaluates."""
-
-    total: int
-    steps_per_epoch: int
-    evaluation_steps: int
-
-    @classmethod
-    def of(
-        cls, objectives: Sequence[Objective], epochs: float, steps_per_epoch: int | None, evaluation_steps: int
-    ) -> RunLength:
-        """Check the arguments of `fit`; without `steps_per_epoch`, the shortest loader decides."""
-        checked_number("epochs", epochs, above=True)
-        checked_number("steps_per_epoch", steps_per_epoch or 0, whole=True)
-        checked_number("evaluation_steps", evaluation_steps, whole=True)
-        steps_per_epoch = int(steps_per_epoch or min(map(len, objectives)))
-        return cls(max(1, round(steps_per_epoch * epochs)), steps_per_epoch, evaluation_steps)
-
-    def within_epoch(self, step: int) -> int:
-        """Return the steps taken in this epoch; -1 where the epoch, or the run, ends."""
-        within = step % self.steps_per_epoch
-        return -1 if within == 0 or step == self.total else within
-
-    def evaluates(self, step: int) -> bool:
-        """Whether the model is evaluated after this step."""
-        within = self.within_epoch(step)
-        return within == -1 or (self.evaluation_steps > 0 and within % self.evaluation_steps == 0)
 
 
 @dataclass
 class Run:
-    """A run as its callbacks see it.
+    """A run as its callbacks see it; `step` has the model, the steps taken and the history.
 
     Attributes:
-        step: the model, the steps taken and the history.
-        length: of the whole run.
-        accelerator: says which process is the main one.
-        callbacks: in the order in which they are called.
+        total: steps of the whole run.
         interrupted: Ctrl-C ended the run before its last step.
         stopped: a callback did.
         saved: the step of the newest checkpoint.
     """
 
     step: Step
-    length: RunLength
-    accelerator: Accelerator
+    total: int
+    steps_per_epoch: int
+    evaluation_steps: int
     callbacks: Sequence[Callback]
     interrupted: bool = False
     stopped: bool = False
@@ -90,6 +58,23 @@ class Run:
     def stops(self) -> bool:
         """Whether a callback of this process ends the run."""
         return any(callback.stops for callback in self.callbacks)
+
+    @property
+    def within_epoch(self) -> int:
+        """The steps taken in this epoch; -1 where the epoch, or the run, ends."""
+        within = self.step.number % self.steps_per_epoch
+        return -1 if within == 0 or self.step.number == self.total else within
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the model is evaluated after this step."""
+        within = self.within_epoch
+        return within == -1 or (self.evaluation_steps > 0 and within % self.evaluation_steps == 0)
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process evaluates, saves and reports for all."""
+        return self.step.accelerator.is_main_process
 
 
 class Callback:
@@ -148,11 +133,7 @@ class Event(NamedTuple):
 
 
 class Functions(Callback):
-    """Calls the user's functions of an `Event`, in the main process; one that returns True ends the run.
-
-    Raises:
-        TypeError: not a list of functions.
-    """
+    """Calls the user's functions of an `Event`, in the main process; one that returns True ends the run."""
 
     def __init__(self, functions: Sequence[Callable[[Event], Any]]) -> None:
         if callable(functions) or not all(map(callable, functions)):
@@ -183,12 +164,11 @@ class Functions(Callback):
 
     def _tell(self, kind: str, run: Run) -> bool:
         step = run.step
-        if not step.rows or not self.functions or not run.accelerator.is_main_process:
+        if not step.rows or not self.functions or not run.is_main_process:
             return False
         rows = [dict(row) for row in step.rows[-len(step.objectives) :]]
-        event = Event(
-            kind, rows[-1]["step"], rows[-1]["epoch"], rows[-1], step.model, rows, run.length.total, step.examples
-        )
+        newest, total = rows[-1], run.total
+        event = Event(kind, newest["step"], newest["epoch"], newest, step.model, rows, total, step.examples)
         answers = [function(event) for function in self.functions]  # all are told, whatever the first answers
         return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
 
@@ -224,31 +204,6 @@ class Interrupt(Callback):
             tqdm.write("Interrupted: finishing this step first. Press again to stop at once.")
 
 
-class ProgressBar(Callback):
-    """A bar with the newest loss and score, in the main process."""
-
-    def __init__(self, show: bool) -> None:
-        self.show, self.bar = show, tqdm(disable=True)
-        self._score: dict[str, str] = {}
-
-    def on_begin(self, run: Run) -> None:
-        """Show the bar."""
-        show = self.show and run.accelerator.is_main_process
-        self.bar = tqdm(total=run.length.total, initial=run.step.number, desc="Training", unit="step", disable=not show)
-
-    def on_step_end(self, run: Run) -> None:
-        """Advance the bar."""
-        row = run.step.rows[-1]
-        if not math.isnan(row["metric"]):
-            self._score = {"score": f"{row['metric']:.4f}"}
-        self.bar.set_postfix(loss=f"{row['loss']:.4f}", **self._score, refresh=False)
-        self.bar.update()
-
-    def close(self, run: Run) -> None:
-        """Leave the bar as it is."""
-        self.bar.close()
-
-
 def tracker_settings(log_with: Any, log_dir: str | Path | None) -> dict[str, Any]:
     """Return the arguments by which an Accelerator knows its trackers; none without trackers.
 
@@ -256,66 +211,59 @@ def tracker_settings(log_with: Any, log_dir: str | Path | None) -> dict[str, Any
         ImportError: a tracker is not installed.
         TypeError: neither a name nor a tracker of accelerate.
         ValueError: an unknown name.
-
-    >>> tracker_settings(None, "runs")
-    {}
     """
-    trackers = [] if log_with is None else list(log_with) if isinstance(log_with, (list, tuple)) else [log_with]
-    names = [one for one in trackers if isinstance(one, str)]
-    for one in trackers:
-        if not isinstance(one, str | GeneralTracker):
-            raise TypeError(f"log_with takes names and accelerate.tracking.GeneralTracker objects, got {one!r:.80}")
-    for name in names:
-        check_choice("log_with", name, LOGGER_TYPE_TO_CLASS)
-        if name in LoggerType.list() and name not in map(str, get_available_trackers()):
-            raise ImportError(f"log_with={name!r} needs the package {name}: pip install {name}")
+    trackers = [] if log_with is None else log_with if isinstance(log_with, (list, tuple)) else [log_with]
     settings: dict[str, Any] = {"log_with": list(dict.fromkeys(trackers))} if trackers else {}
-    if names:
+    for tracker in trackers:
+        if isinstance(tracker, GeneralTracker):
+            continue
+        if not isinstance(tracker, str):
+            raise TypeError(f"log_with takes names and accelerate.tracking.GeneralTracker objects, got {tracker!r:.80}")
+        check_choice("log_with", tracker, LOGGER_TYPE_TO_CLASS)
+        if tracker in LoggerType.list() and tracker not in map(str, get_available_trackers()):
+            raise ImportError(f"log_with={tracker!r} needs the package {tracker}: pip install {tracker}")
         folder = Path(log_dir or "runs").resolve()  # tensorboard takes all files in a folder for one run
-        logging = folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
-        settings["project_config"] = ProjectConfiguration(str(folder), logging_dir=str(logging))
+        own = str(folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}")
+        settings["project_config"] = ProjectConfiguration(str(folder), logging_dir=own)
     return settings
 
 
 class Trackers(Callback):
-    """Reports the history to the accelerator's trackers (tensorboard, wandb, trackio, ...), and closes them.
+    """Reports the history, and the configuration, to the accelerator's trackers (tensorboard, wandb, trackio, ...)."""
 
-    Args:
-        configuration: of the run, shown beside its curves.
-    """
-
-    def __init__(self, configuration: Mapping[str, Any]) -> None:
-        self.configuration = {
-            key: value if isinstance(value, (int, float)) else str(value) for key, value in configuration.items()
-        }
+    def __init__(self, accelerator: Accelerator, configuration: Mapping[str, Any]) -> None:
+        self.accelerator, self.configuration = accelerator, configuration
 
     def on_begin(self, run: Run) -> None:
         """Start the trackers."""
-        folder = run.accelerator.project_dir
+        folder = self.accelerator.project_dir
         if folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)  # wandb writes elsewhere if it is missing
-            if "trackio" in map(str, run.accelerator.log_with) and "trackio" not in sys.modules:
+            if "trackio" in map(str, self.accelerator.log_with) and "trackio" not in sys.modules:
                 os.environ["TRACKIO_DIR"] = folder  # which trackio reads when it is imported
-        if run.accelerator.log_with:
-            run.accelerator.init_trackers("sbertlab", self.configuration, {"wandb": {"dir": folder}})
+        if self.accelerator.log_with:
+            shown = {
+                key: value if isinstance(value, (int, float)) else str(value)
+                for key, value in self.configuration.items()
+            }
+            self.accelerator.init_trackers("sbertlab", shown, {"wandb": {"dir": folder}})
 
     def on_step_end(self, run: Run) -> None:
-        """Report a step; with several objectives, what is theirs goes under the name of each."""
-        if not run.accelerator.trackers:
-            return
-        several = len(run.step.objectives) > 1
-        values = {
-            f"{row['objective'].replace(':', '_')}/{key}" if several and key in OBJECTIVE_COLUMNS else key: value
-            for row in run.step.rows[-len(run.step.objectives) :]
-            for key, value in row.items()
-            if key != "step" and isinstance(value, (int, float)) and not math.isnan(value)
-        }
-        run.accelerator.log(values, step=run.step.number)
+        """Report a step; of several objectives, each reports under its name."""
+        count = len(run.step.objectives)
+        if self.accelerator.trackers:
+            values = {
+                f"{row['objective'].replace(':', '_')}/{key}" if count > 1 and key in OBJECTIVE_COLUMNS else key: value
+                for row in run.step.rows[-count:]
+                for key, value in row.items()
+                if key != "step" and isinstance(value, (int, float)) and not math.isnan(value)
+            }
+            self.accelerator.log(values, step=run.step.number)
 
     def close(self, run: Run) -> None:
         """Finish every tracker once; one that fails does not keep the others open."""
-        while run.accelerator.trackers:
-            tracker = run.accelerator.trackers.pop()
+        while self.accelerator.trackers:
+            tracker = self.accelerator.trackers.pop()
             try:
                 tracker.finish()
             except Exception as error:

@@ -52,10 +52,6 @@ class Checkpoints(Callback):
         folder: made when missing.
         configuration: what must not change when the run is resumed, by name.
         limit: most checkpoints of this run to keep, the newest; 0 keeps all.
-
-    Raises:
-        OSError: the folder cannot be written.
-        TypeError: `folder` is not a path.
     """
 
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any], limit: int = 0) -> None:
@@ -68,28 +64,25 @@ class Checkpoints(Callback):
             clear_interrupted(self.folder / step)
 
     def on_checkpoint(self, run: Run) -> None:
-        """Write the checkpoint of this step, and remove the oldest beyond the limit.
+        """Write the checkpoint of this step; once it is found complete, remove the oldest beyond the limit.
 
-        One that cannot be written (the disk is full) is a CheckpointWarning: the earlier ones stay, and the run
-        continues. Nothing is removed before a newer checkpoint is found complete.
+        A full disk is a CheckpointWarning: the earlier checkpoints stay, and the run continues.
 
         Raises:
             CheckpointError: the first checkpoint of the run cannot be read back.
         """
-        if not run.accelerator.is_main_process:
+        if not run.is_main_process:
             return
-        folder = self.folder / str(run.step.number)
-        manifest = {"run": self.run_id, "step": run.step.number, "configuration": self.configuration}
+        number = run.step.number
+        folder = self.folder / str(number)
+        manifest = {"run": self.run_id, "step": number, "configuration": self.configuration}
         states = {type(callback).__name__: callback.state() for callback in run.callbacks}
         try:
             write_checkpoint(folder, run.step.model, {"step": run.step.state(), "callbacks": states}, manifest)
         except (OSError, RuntimeError, SafetensorError) as error:
-            warnings.warn(
-                f"the checkpoint of step {run.step.number} could not be written to {str(folder)!r}: {error}. Earlier "
-                "ones are complete, and training continues; free space on the disk before the next one",
-                CheckpointWarning,
-                stacklevel=5,
-            )
+            problem = f"the checkpoint of step {number} could not be written to {str(folder)!r}: {error}"
+            remedy = "Earlier ones are complete, and training continues; free space before the next one"
+            warnings.warn(f"{problem}. {remedy}", CheckpointWarning, stacklevel=5)
             return
         if not self.written:
             read_state(folder)
@@ -102,7 +95,7 @@ class Checkpoints(Callback):
                 return
             while len(self.written) > self.limit:
                 shutil.rmtree(self.written.pop(0), ignore_errors=True)
-        run.saved = run.step.number
+        run.saved = number
 
     def resume(self, run: Run) -> None:
         """Restore the run from the newest complete checkpoint; without one, it starts from the beginning.
@@ -110,7 +103,7 @@ class Checkpoints(Callback):
         Raises:
             CheckpointError: the checkpoint has another configuration or other data; the message lists what differs.
         """
-        state = self.newest() or {}
+        state = self.newest()
         try:
             if state:
                 run.step.restore(state["step"])
@@ -118,32 +111,34 @@ class Checkpoints(Callback):
             raise CheckpointError(f"the run in {self.folder} cannot be resumed: {error}") from error
         for callback in run.callbacks:
             callback.restore(state.get("callbacks", {}).get(type(callback).__name__, {}))
-        same = run.step.number == from_main_process(run.accelerator, run.step.number)
-        if any(any_process(run.accelerator, not same)):
+        same = run.step.number == from_main_process(run.step.accelerator, run.step.number)
+        if any(any_process(run.step.accelerator, not same)):
             raise CheckpointError("the processes found different checkpoints; every machine must see checkpoint_path")
 
-    def newest(self) -> dict[str, Any] | None:
-        """Return the state in the newest complete checkpoint and continue its run; warn of newer ones that are not."""
-        found, broken = [], []
-        for folder in filter(lambda path: path.name.isdigit(), sorted(self.folder.iterdir())):
+    def newest(self) -> dict[str, Any]:
+        """Return the state in the newest complete checkpoint, whose run this one becomes; empty if there is none."""
+        found: list[tuple[dict[str, Any], Path]] = []
+        problems: list[CheckpointError] = []
+        state: dict[str, Any] = {}
+        for folder in self.folder.iterdir():
             try:
-                found.append((read_manifest(folder), folder))
+                if folder.name.isdigit():
+                    found.append((read_manifest(folder), folder))
             except CheckpointError as error:
-                broken.append(str(error))
+                problems.append(error)
         found.sort(key=lambda one: one[0]["written"])
-        state = None
-        while found and state is None:
+        while found and not state:
             manifest, folder = found[-1]
             try:
                 verify(folder)
                 state = read_state(folder)
             except CheckpointError as error:
-                broken.append(str(error))
+                problems.append(error)
                 found.pop()
-        for problem in broken:
+        for problem in problems:
             warnings.warn(f"skipped: {problem}", CheckpointWarning, stacklevel=4)
-        if state is None:
-            return None
+        if not state:
+            return {}
         changes = differences(manifest["configuration"], self.configuration)
         if changes:
             raise CheckpointError(
@@ -169,29 +164,21 @@ def write_checkpoint(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a checkpoint.
-
-    Raises:
-        CheckpointError: it is missing, unreadable, or of another version.
-    """
+    """Return the manifest of a checkpoint; a CheckpointError if it is missing, damaged, or of another version."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} is not a checkpoint: {MANIFEST} cannot be read: {error}") from None
-    version = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-    if version != FORMAT:
-        raise CheckpointError(f"{folder} has the format {version!r}; this version of sbertlab reads {FORMAT}")
-    if wrong := [key for key, kind in KINDS.items() if not isinstance(manifest.get(key), kind)]:
+    entries = manifest if isinstance(manifest, dict) else {}
+    if entries.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has the format {entries.get('format')}; this version reads {FORMAT}")
+    if wrong := [key for key, kind in KINDS.items() if not isinstance(entries.get(key), kind)]:
         raise CheckpointError(f"{folder / MANIFEST} is damaged: {', '.join(wrong)} missing or of the wrong type")
-    return manifest
+    return entries
 
 
 def verify(folder: Path) -> None:
-    """Compare every file of a checkpoint with its manifest.
-
-    Raises:
-        CheckpointError: a file is missing, altered or unknown to the manifest.
-    """
+    """Compare every file of a checkpoint with its manifest; a CheckpointError names the first that differs."""
     wanted, present = read_manifest(folder)["files"], _files(folder) - {MANIFEST}
     for problem, names in (("is missing", wanted.keys() - present), ("was added", present - wanted.keys())):
         if names:
@@ -206,11 +193,7 @@ def verify(folder: Path) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return the state in a checkpoint: tensors and plain values, never code.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """Return the state in a checkpoint: tensors and plain values, never code; a CheckpointError for anything else."""
     try:
         return torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler meets, followed by advice
@@ -231,14 +214,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def writable_folder(name: str, folder: str | Path, replaced: bool = False) -> Path:
     """Return a folder to write to, made when missing: better refused before a run than at its end.
 
-    Args:
-        name: of the argument.
-        folder: its value.
-        replaced: whether a new folder will take its place, as `save` does.
-
-    Raises:
-        OSError: a file, or a folder that cannot be written or replaced.
-        TypeError: not a path.
+    With `replaced`, a new folder will take its place, as `save` does.
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise TypeError(f"{name} must be the path of a folder, got {folder!r:.80}")

@@ -7,6 +7,7 @@ order of the data and the dropout of a step do not depend on what happened befor
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from accelerate.tracking import GeneralTracker
 from torch import nn
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 from sbertlab.checks import check_choice, checked_number
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
@@ -24,16 +26,7 @@ from sbertlab.models import TokenizerModule
 from sbertlab.models.fast_cpu import has_native_bfloat16
 from sbertlab.training.batches import make_objectives
 from sbertlab.training.best_model import BestModel
-from sbertlab.training.callbacks import (
-    Event,
-    Functions,
-    Interrupt,
-    ProgressBar,
-    Run,
-    RunLength,
-    Trackers,
-    tracker_settings,
-)
+from sbertlab.training.callbacks import Event, Functions, Interrupt, Run, Trackers, tracker_settings
 from sbertlab.training.checkpoint import Checkpoints
 from sbertlab.training.optimizer import frozen, make_optimizer, make_schedule
 from sbertlab.training.probe import METRICS, make_probe
@@ -138,8 +131,11 @@ def fit(
         NonFiniteLossError: the loss became NaN or infinite; the weights are those before it. It has the `history`.
         ProcessLostError: another process of the run died.
     """
-    checked_number("seed", seed, whole=True)
+    checked_number("epochs", epochs, above=True)
     checked_number("checkpoint_save_steps", checkpoint_save_steps, 1, whole=True)
+    whole = {"seed": seed, "steps_per_epoch": steps_per_epoch or 0, "evaluation_steps": evaluation_steps}
+    for name, number in whole.items():
+        checked_number(name, number, whole=True)
     if resume and checkpoint_path is None:
         raise ValueError("resume=True needs checkpoint_path, the folder with the checkpoints")
     if getattr(callback, "takes_events", False):
@@ -151,35 +147,35 @@ def fit(
         if accelerator.num_processes > 1 and model.device.type != "cpu":
             model.to(accelerator.device)
         objectives = make_objectives(model, train_objectives, int(seed), mask_known_positives)
-        length = RunLength.of(objectives, epochs, steps_per_epoch, evaluation_steps)
+        steps_per_epoch = int(steps_per_epoch or min(map(len, objectives)))
+        total = max(1, round(steps_per_epoch * epochs))
         for block in model.modules():
             if isinstance(block, TokenizerModule):
                 block.match_vocabulary()
         losses = [objective.loss for objective in objectives]
         optimizer = make_optimizer(model, losses, optimizer_class, optimizer_params, weight_decay, learning_rates)
-        schedule = make_schedule(scheduler, optimizer, warmup_steps, length.total)
-        optimizer = accelerator.prepare(optimizer)
-        step = Step(model, objectives, optimizer, schedule, accelerator, seed, token_budget, cached, max_grad_norm)
+        schedule = make_schedule(scheduler, optimizer, warmup_steps, total)
+        prepared = accelerator.prepare(optimizer)
+        step = Step(model, objectives, prepared, schedule, accelerator, seed, token_budget, cached, max_grad_norm)
 
         configuration = {
-            "steps": f"{length.total}, {length.steps_per_epoch} per epoch",
+            "steps": f"{total}, {steps_per_epoch} per epoch",
             "schedule": f"{scheduler}, {warmup_steps} warm-up steps",
-            "optimizer": f"{optimizer_class.__name__}, {settings_of(optimizer_params)}, weight decay {weight_decay}",
+            "optimizer": f"{type(optimizer).__name__}, {settings_of(optimizer_params)}, weight decay {weight_decay}",
             "learning_rates": str({name: float(rate) for name, rate in (learning_rates or {}).items()}),
         }
         if checkpoint_path is not None or settings:
             configuration |= step.configuration()
         interrupt, checkpoints = Interrupt(), None
-        probe = make_probe(objectives[0], probe_steps, length.total, seed, on_collapse) if main else None
+        probe = make_probe(objectives[0], probe_steps, total, seed, on_collapse) if main else None
         best = BestModel(evaluator, output_path if main else None, save_best_model, callback, early_stopping_patience)
         if checkpoint_path is not None:
             checkpoints = Checkpoints(checkpoint_path, configuration, checkpoint_save_total_limit)
-        functions, trackers = Functions(callbacks), Trackers(configuration)
-        used = (interrupt, ProgressBar(show_progress_bar), probe, best, checkpoints, functions, trackers)
-        run = Run(step, length, accelerator, [one for one in used if one is not None])
+        used = (interrupt, probe, best, checkpoints, Functions(callbacks), Trackers(accelerator, configuration))
+        run = Run(step, total, steps_per_epoch, evaluation_steps, [one for one in used if one is not None])
         if checkpoints is not None and resume:
             checkpoints.resume(run)
-        train(run, interrupt, checkpoint_save_steps)
+        train(run, interrupt, checkpoint_save_steps, show_progress_bar)
     history = pd.DataFrame(step.rows, columns=HISTORY_COLUMNS)
     history.attrs |= {
         "interrupted": run.interrupted,
@@ -192,30 +188,36 @@ def fit(
     return history
 
 
-def train(run: Run, interrupt: Interrupt, checkpoint_save_steps: int) -> None:
+def train(run: Run, interrupt: Interrupt, checkpoint_save_steps: int, show_progress_bar: bool) -> None:
     """Take the steps that are left."""
-    step, length = run.step, run.length
+    step, accelerator = run.step, run.step.accelerator
+    show = show_progress_bar and run.is_main_process
+    bar = tqdm(total=run.total, initial=step.number, desc="Training", unit="step", disable=not show)
     try:
         run.tell("on_begin")
-        [run.stopped] = any_process(run.accelerator, run.stops)  # a resumed run may have ended already
-        while step.number < length.total and not (run.interrupted or run.stopped):
-            step.take(epoch=step.number // length.steps_per_epoch)
+        [run.stopped] = any_process(accelerator, run.stops)  # a resumed run may have ended already
+        while step.number < run.total and not (run.interrupted or run.stopped):
+            step.take(epoch=step.number // run.steps_per_epoch)
             run.tell("on_step")
-            if length.evaluates(step.number):
+            if run.evaluates:
                 run.tell("on_evaluation")
             run.tell("on_step_end")
-            run.interrupted, run.stopped = any_process(run.accelerator, interrupt.requested, run.stops)
+            run.interrupted, run.stopped = any_process(accelerator, interrupt.requested, run.stops)
             if run.interrupted or step.number % checkpoint_save_steps == 0:
                 run.tell("on_checkpoint")
-        [interrupt.requested] = any_process(run.accelerator, interrupt.requested)
+            shown = {key: step.rows[-1][key] for key in ("loss", "metric") if not math.isnan(step.rows[-1][key])}
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+        [interrupt.requested] = any_process(accelerator, interrupt.requested)
     except NonFiniteLossError as error:
         error.history = pd.DataFrame(step.rows, columns=HISTORY_COLUMNS)
         raise
     finally:
+        bar.close()
         step.optimizer.zero_grad()
         step.model.eval()
         run.tell("close")
-    left = step.number < length.total
+    left = step.number < run.total
     run.interrupted, run.stopped = run.interrupted and left, run.stopped and left and not run.interrupted
     run.tell("on_end")
 

@@ -41,10 +41,6 @@ def make_optimizer(
 
     Each learning rate has two groups, decayed and not. The rate of `optimizer_params` comes first, then the others
     from the highest down; a rate of 0 leaves its parameters out.
-
-    Raises:
-        TypeError: an argument of the wrong kind.
-        ValueError: nothing to train, float16 weights, or arguments that the optimizer refuses.
     """
     checked_number("weight_decay", weight_decay)
     if not callable(optimizer_class) or not isinstance(optimizer_params, Mapping | None):
@@ -91,10 +87,6 @@ def make_optimizer(
 def parameter_rates(model: nn.Module, learning_rates: Mapping[str, float] | None) -> dict[str, float]:
     """Return the learning rate of every parameter that a shell-style pattern matches; the first match wins.
 
-    Raises:
-        TypeError: not a dictionary of patterns.
-        ValueError: a negative or infinite rate, or a pattern that decides no parameter's rate.
-
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False))
     >>> parameter_rates(model, {"*.bias": 0, "0.*": 0.1})
     {'0.weight': 0.1, '0.bias': 0.0}
@@ -108,19 +100,13 @@ def parameter_rates(model: nn.Module, learning_rates: Mapping[str, float] | None
     first = {name: next((key for key in rates if fnmatchcase(name, key)), None) for name in names}
     for pattern, rate in rates.items():
         checked_number(f"learning_rates[{pattern!r}]", rate)
-        if pattern in first.values():
-            continue
-        earlier = {first[name] for name in names if fnmatchcase(name, pattern)}
-        if earlier:
-            raise ValueError(
-                f"learning_rates: {pattern!r} matches only parameters that {', '.join(map(repr, earlier))} before it "
-                "matches, and the first match wins; put the narrower pattern first"
-            )
-        nearest = ", ".join(get_close_matches(pattern, names, n=3, cutoff=0.0))
-        raise ValueError(
-            f"learning_rates: no parameter of the model matches {pattern!r}; the nearest names are {nearest}. A "
-            "pattern covers the whole name, so write a part of one as *part*"
-        )
+        if pattern not in first.values():
+            problem = f"no parameter of the model matches {pattern!r}, which must cover a whole name, as *part* does"
+            hint = f"the nearest names are {', '.join(get_close_matches(pattern, names, n=3, cutoff=0.0))}"
+            if any(fnmatchcase(name, pattern) for name in names):
+                problem = f"{pattern!r} matches only parameters that a pattern before it matches, and the first wins"
+                hint = "put the narrower pattern first"
+            raise ValueError(f"learning_rates: {problem}; {hint}")
     return {name: float(rates[pattern]) for name, pattern in first.items() if pattern is not None}
 
 

@@ -30,27 +30,25 @@ def isolated_accelerator(precision: str, device: torch.device, **settings: Any) 
 
     accelerate keeps one state per process, which would tie a run to the precision and device of the run before it.
     """
-    kinds = (PartialState, AcceleratorState, GradientState)
-    states = [dict(kind._shared_state) for kind in kinds]
+    shared = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
+    before = [dict(state) for state in shared]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
-            for kind in kinds:
-                kind._shared_state.clear()
-            patience = InitProcessGroupKwargs(timeout=PATIENCE)
-            yield Accelerator(
-                mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=[patience], **settings
-            )
+            for state in shared:
+                state.clear()
+            settings["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=PATIENCE)]
+            yield Accelerator(mixed_precision=precision, cpu=device.type == "cpu", **settings)
         finally:
-            for kind, state in zip(kinds, states, strict=True):
-                kind._shared_state.clear()
-                kind._shared_state.update(state)
+            for state, saved in zip(shared, before, strict=True):
+                state.clear()
+                state.update(saved)
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
 
 
 def sum_over_processes(accelerator: Accelerator, tensor: Tensor) -> Tensor:
-    """Replace a tensor by its sum over the processes, in place: accelerate's `reduce` without its copy.
+    """Return a tensor summed over the processes, in place: accelerate's `reduce` without its copy.
 
     Raises:
         ProcessLostError: one of the processes died.
@@ -72,7 +70,7 @@ def any_process(accelerator: Accelerator, *flags: bool) -> list[bool]:
     if accelerator.num_processes == 1:
         return list(flags)
     counts = torch.tensor(flags, dtype=torch.int32, device=accelerator.device)
-    return [bool(count) for count in sum_over_processes(accelerator, counts).tolist()]
+    return [count > 0 for count in sum_over_processes(accelerator, counts).tolist()]
 
 
 def from_main_process(accelerator: Accelerator, value: float) -> float:
@@ -84,10 +82,7 @@ def from_main_process(accelerator: Accelerator, value: float) -> float:
 
 
 def add_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter]) -> None:
-    """Replace the gradients by their sums over the processes, in one exchange per dtype.
-
-    A parameter that has a gradient in one process only gets it in all.
-    """
+    """Sum the gradients over the processes, in one exchange per dtype; one that any process has, all get."""
     parameters = list(parameters)
     reached = any_process(accelerator, *(parameter.grad is not None for parameter in parameters))
     groups: dict[torch.dtype, list[nn.Parameter]] = {}

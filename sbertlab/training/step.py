@@ -1,10 +1,7 @@
 """One training step: embed the texts, compute the loss, carry its gradient back, update the weights.
 
-A loss is mathematics on embeddings, so its gradient has two parts: the one with respect to the embeddings needs the
-whole batch and no encoder; the one from there to the weights is computed by each chunk of texts alone.
-
 1. `embed`: each process embeds its share of the chunks, then all processes get all embeddings.
-2. `loss`: computed on the embeddings alone, and differentiated down to them.
+2. `loss`: computed on the embeddings of the whole batch, and differentiated down to them.
 3. `backward`: each chunk carries the gradient of its embeddings to the weights.
 4. `update`: the gradient is clipped and the optimizer changes the weights.
 
@@ -47,25 +44,16 @@ Share = list[tuple[int, Chunk, Tensor | None]]
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or its gradient became NaN or infinite; the model keeps the weights from before."""
+    """The loss or its gradient became NaN or infinite; the model keeps the weights from before.
+
+    `fit` adds the `history` up to there.
+    """
 
     history: pd.DataFrame
-    """The history up to there, when `fit` raised the error."""
 
 
 class Step:
-    """Takes the steps of a run, and holds the state from which another process can continue it.
-
-    Args:
-        model: the encoder.
-        objectives: what it is trained on.
-        optimizer: one for all objectives, prepared by the accelerator.
-        schedule: of the learning rate; advances once per step.
-        accelerator: of this run.
-        seed: everything random follows from it and from the place in the run.
-        token_budget: padded tokens per chunk; None chooses by the device.
-        cached: use the gradient cache.
-        max_grad_norm: gradients are scaled down to this norm; `math.inf` leaves them.
+    """Takes the steps of a run; the arguments are those of `fit`, the optimizer is prepared by the accelerator.
 
     Attributes:
         number: steps taken.
@@ -103,12 +91,7 @@ class Step:
         self.rows: list[dict[str, Any]] = []
 
     def take(self, epoch: int) -> None:
-        """Learn from one batch of every objective in turn. All batches are checked before the first is learnt.
-
-        Raises:
-            NonFiniteLossError: before the update.
-            ValueError: a batch does not fit its loss.
-        """
+        """Learn from one batch of every objective in turn; all batches are checked before the first is learnt."""
         for module in (self.model, *(objective.loss for objective in self.objectives)):
             module.train()
         number = self.number + 1
@@ -117,7 +100,7 @@ class Step:
         for objective, batch in zip(self.objectives, batches, strict=True):
             mistake = likely_mistake(objective.loss, batch) if number == 1 else None
             if mistake is not None:
-                warnings.warn(f"objective {objective.index}: {mistake}", stacklevel=4)
+                warnings.warn(f"objective {objective.name}: {mistake}", stacklevel=4)
             try:
                 row = self.learn(objective, batch, number)
             except (NonFiniteLossError, TypeError) as error:
@@ -275,19 +258,13 @@ class Step:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Return to a state.
-
-        Raises:
-            ValueError: the state belongs to another model, optimizer or data.
-        """
+        """Return to a state; a ValueError if it belongs to another model, optimizer or other data."""
         tensors, saved = self._tensors(), state["tensors"]
-        for name in sorted({*tensors, *saved}):
-            shapes = [tuple(found[name].shape) if name in found else "missing" for found in (saved, tensors)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(
-                    f"the model or a loss is another one: the shape of {name} was {shapes[0]} and is {shapes[1]} now; "
-                    "make them as they were when the run began"
-                )
+        shapes = [{name: tuple(tensor.shape) for name, tensor in found.items()} for found in (saved, tensors)]
+        if shapes[0] != shapes[1]:
+            name = min(shapes[0].items() ^ shapes[1].items())[0]
+            found = " and is ".join(str(of.get(name, "missing")) for of in shapes)
+            raise ValueError(f"the model or a loss is another one: the shape of {name} was {found} now")
         for objective, place in zip(self.objectives, state["objectives"], strict=True):
             objective.restore(place)
         self.optimizer.load_state_dict(state["optimizer"])

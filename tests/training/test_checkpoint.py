@@ -224,7 +224,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an added file": (lambda f: (f / "pytorch_model.bin").write_bytes(b"x"), "was added"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), f"{MANIFEST} cannot be read"),
     "a manifest that is no JSON": (lambda f: (f / MANIFEST).write_text("{"), "cannot be read"),
-    "a manifest that is a list": (lambda f: (f / MANIFEST).write_text("[]"), "format 'list'"),
+    "a manifest that is a list": (lambda f: (f / MANIFEST).write_text("[]"), "format None"),
     "another version": (lambda f: edit(f / MANIFEST, format=99), "format 99"),
     "a manifest without its files": (lambda f: edit(f / MANIFEST, files=None), "files missing"),
     "an empty folder": (lambda f: [shutil.rmtree(f), f.mkdir()], f"{MANIFEST} cannot be read"),

@@ -1,4 +1,4 @@
-"""What ends a run before its last step: Ctrl-C, a callback, or patience that is at its end."""
+"""What happens beside a run: Ctrl-C, the users' functions, patience; and in which order they are called."""
 
 from __future__ import annotations
 
@@ -227,3 +227,67 @@ def test_a_run_that_patience_has_ended_is_at_its_end_when_it_is_continued(tiny: 
     assert len(history) == 3
     assert history.attrs["stopped_early"]
     assert_equal(again, stopped)
+
+
+# -- Events ------------------------------------------------------------------------------------------------------------
+
+
+def test_functions_are_told_steps_evaluations_checkpoints_and_the_end_in_order(tiny: Tiny, tmp_path: Path) -> None:
+    told: list[str] = []
+    run(
+        tiny(),
+        tmp_path,
+        evaluator=Scores(*[0.5] * STEPS),
+        evaluation_steps=2,
+        callback=lambda score, epoch, steps: told.append(f"score {epoch} {steps}"),
+        callbacks=[
+            lambda event: told.append(f"{event.kind} {event.step}"),
+            lambda event: told.append("the second"),
+        ],
+    )
+    assert [entry for entry in told if entry != "the second"] == [
+        "step 1",
+        *("step 2", "score 0 2", "evaluation 2"),
+        *("step 3", "checkpoint 3"),
+        *("step 4", "score 0 -1", "evaluation 4"),
+        "step 5",
+        *("step 6", "score 1 2", "evaluation 6", "checkpoint 6"),
+        "step 7",
+        *("step 8", "score 1 -1", "evaluation 8"),
+        "end 8",
+    ]
+    events = [entry for entry in told if not entry.startswith("score")]
+    assert events[1::2] == ["the second"] * (len(events) // 2), "each event is told to all before the next"
+
+
+def test_an_event_holds_the_newest_row_and_the_model(tiny: Tiny) -> None:
+    model = tiny()
+    events: list[Any] = []
+
+    def note(event: Any) -> None:
+        assert event.model is model
+        assert (event.steps, event.examples, len(event.rows)) == (STEPS, len(event.rows) * 4, 1)
+        events.append((event.kind, event.step, event.epoch, event.row))
+
+    pairs = PAIRS[:16]
+    loader: Any = DataLoader(pairs, batch_size=4, shuffle=True)
+    history = model.fit(
+        [(loader, losses.MultipleNegativesRankingLoss(model))],
+        evaluator=lambda *_, **__: 0.25,
+        epochs=2,
+        warmup_steps=2,
+        probe_steps=2,
+        callbacks=[note],
+        show_progress_bar=False,
+    )
+    steps = [event for event in events if event[0] == "step"]
+    assert [(step, epoch) for _, step, epoch, _ in steps] == [(step + 1, step // 4) for step in range(STEPS)]
+    assert [row["loss"] for *_, row in steps] == history["loss"].tolist()
+    assert "margin" in steps[1][3], "the space is measured before the step is told"
+    assert [row["metric"] for kind, *_, row in events if kind == "evaluation"] == [0.25, 0.25]
+
+
+def test_callbacks_that_are_not_a_list_of_functions_are_refused(tiny: Tiny) -> None:
+    for callbacks in (print, [3]):
+        with pytest.raises(TypeError, match="callbacks must be a list of functions of an Event"):
+            run(tiny(), callbacks=callbacks)
