@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 import sbertlab
 from sbertlab import InputExample, SentenceTransformer, losses
-from sbertlab.benchmark.machine import processor_name
+from sbertlab.benchmark.runner import processor_name
 from sbertlab.models import fast_cpu as kernels
 from sbertlab.storage.find import find_model
 

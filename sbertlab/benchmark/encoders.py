@@ -1,6 +1,6 @@
-"""What the benchmark compares: encoders by name, what each is made from, and the facts of a model.
+"""The models that the benchmark compares, and facts about a model.
 
-An `Encoder` says how a model is made, anew for every seed; it knows nothing of tasks. `OFFLINE_ENCODERS`,
+A `Candidate` says how a model is built, anew for each seed; it knows nothing about tasks. `OFFLINE_ENCODERS`,
 `LOCAL_ENCODERS` and `PUBLISHED_ENCODERS` are the models of the three presets.
 """
 
@@ -10,7 +10,6 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 from transformers import AutoModel
 
-from sbertlab.benchmark.published_table import BASE_MODELS
+from sbertlab.benchmark.published import BASE_MODELS
+from sbertlab.checks import closest
 from sbertlab.data import helpdesk
 from sbertlab.encoder.fingerprint import fingerprint
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
@@ -32,26 +32,23 @@ from sbertlab.models import Normalize, Pooling, StaticEmbedding, Transformer
 from sbertlab.storage.files import sha256_of
 from sbertlab.storage.find import ModelNotFoundError, find_model
 
-UNTUNED, TUNED = "untuned", "fine-tuned"
-"""The two variants of an encoder."""
-
 MINILM, MPNET = "all-MiniLM-L6-v2", "all-mpnet-base-v2"
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """An encoder to compare.
+class Candidate:
+    """A model to compare.
 
     Args:
         name: as it appears in the table.
-        make: makes it anew from a seed; anything with `encode` or `transform`. A function at the top of a module, or a
-            `functools.partial` of one with all that it depends on: of a lambda, a function inside another or one of a
-            notebook nothing tells whether it is still the same, so what is measured with it is not kept between runs.
-        random: every seed makes another one, so the untuned variant is measured with each.
+        make: builds it from a seed; anything with `encode` or `transform`. Use a function at the top level of a module,
+            or a `functools.partial` of one: lambdas, nested and notebook functions cannot be fingerprinted, so their
+            results are not cached.
+        random: each seed gives another model, so the untuned variant is measured with every seed.
         trainable: a recipe can fine-tune it.
-        learning_rates: by the name of a recipe, where this encoder needs another rate than the recipe's own.
+        learning_rates: by the name of a recipe, if this model needs another rate than the recipe's own.
         base: model whose weights or architecture it starts from.
-        files: what else it is made from.
+        files: other files that it is made from.
     """
 
     name: str
@@ -63,52 +60,40 @@ class Encoder:
     files: tuple[Path, ...] = ()
 
     def revision(self) -> str:
-        """Return what tells this version from others: the commit of the base on the Hub, else a SHA-256 of its weights.
-
-        Empty where nothing is known: without base and files, and as long as the base is not on this machine.
-        """
+        """Return the commit of the base model on the Hub, or the SHA-256 of the weights; empty if unknown."""
         if self.base is None:
-            return weights_digest(self.files)
+            return digest_of(self.files)
         folder = _folder_of(self.base)
         if folder is None:
             return ""
-        if folder.parent.name == "snapshots":  # of Hugging Face's cache, which names them by commit
+        if folder.parent.name == "snapshots":  # Hugging Face's cache names them by commit
             return folder.name
-        return weights_digest(sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin")))
+        return digest_of(sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin")))
 
     def content(self) -> dict[str, Any]:
-        """Return what its models follow from beside the seed: the maker, every file of the base, the other files.
+        """Return everything apart from the seed that determines its models: maker, files of the base, other files.
 
         Raises:
-            TypeError: nothing tells the content of `make`, e.g. of a lambda.
+            TypeError: `make` cannot be fingerprinted.
         """
         folder = None if self.base is None else _folder_of(self.base)
-        return {
-            "make": fingerprint(self.make),
-            "base": None if folder is None else _folder_content(folder),
-            "files": weights_digest(self.files),
-        }
+        base = None
+        if folder is not None:  # hidden files, such as those of git, do not belong to the model
+            files = {file.relative_to(folder): file for file in sorted(folder.rglob("*")) if file.is_file()}
+            base = {name.as_posix(): digest_of([file]) for name, file in files.items() if name.parts[0][0] != "."}
+        return {"make": fingerprint(self.make), "base": base, "files": digest_of(self.files)}
 
 
 def _folder_of(base: str) -> Path | None:
-    """The folder of a model, or None as long as it is not on this machine."""
+    """Return the folder of a model, or None if it is not on this machine."""
     try:
         return find_model(base, local_files_only=True)
     except ModelNotFoundError:
         return None
 
 
-def _folder_content(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file of a model folder by its name; hidden ones, such as those of git, are no part of it."""
-    files = {file.relative_to(folder): file for file in sorted(folder.rglob("*")) if file.is_file()}
-    return {name.as_posix(): weights_digest([file]) for name, file in files.items() if name.parts[0][0] != "."}
-
-
-def weights_digest(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of a file, or of the list of those of several; empty for none.
-
-    A file is read once, and again when its size or time has changed.
-    """
+def digest_of(files: Iterable[Path]) -> str:
+    """Return the SHA-256 of one file, of the digests of several, or "" for none; unchanged files are read once."""
     stats = [(file, file.stat()) for file in files]
     digests = [_digest(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest() if len(digests) > 1 else "".join(digests)
@@ -128,15 +113,12 @@ def _loaded(name: str) -> SentenceTransformer:
 
 
 def pretrained(name: str, seed: int = 0) -> SentenceTransformer:
-    """Return the model of this name, a copy of one's own to train; a model without pooling gets the mean of its tokens.
-
-    The base models of the Training Overview are such: a body, mean pooling, no Normalize.
-    """
+    """Return a copy of the named model; a model without pooling, such as a base model, gets mean pooling."""
     return copy.deepcopy(_loaded(name))
 
 
 def first_layers(name: str, seed: int = 0, layers: int = 3) -> SentenceTransformer:
-    """Return the model without the transformer layers after the first few."""
+    """Return the model with only its first transformer layers."""
     model = pretrained(name)
     transformer: Any = model[0].auto_model
     transformer.encoder.layer = transformer.encoder.layer[:layers]
@@ -145,16 +127,15 @@ def first_layers(name: str, seed: int = 0, layers: int = 3) -> SentenceTransform
 
 
 def token_embeddings(name: str, seed: int = 0) -> SentenceTransformer:
-    """Return the mean of the model's token vectors, without any transformer layer."""
+    """Return the mean of the model's token embeddings, without any transformer layer."""
     model = _loaded(name)
     transformer: Any = model[0]
-    return SentenceTransformer(
-        modules=[StaticEmbedding.from_transformer(transformer), Normalize()], device=model.device
-    )
+    modules = [StaticEmbedding.from_transformer(transformer), Normalize()]
+    return SentenceTransformer(modules=modules, device=model.device)
 
 
 def random_weights(name: str, seed: int = 0) -> SentenceTransformer:
-    """Return the model's architecture with its tokenizer and weights drawn by the seed."""
+    """Return the model's architecture and tokenizer with random weights drawn from the seed."""
     model = _loaded(name)
     trained: Any = model[0]
     with torch.random.fork_rng():
@@ -166,116 +147,101 @@ def random_weights(name: str, seed: int = 0) -> SentenceTransformer:
 
 
 def tfidf_svd(seed: int = 0, dimensions: int = 256) -> Any:
-    """Return TF-IDF over groups of letters and a truncated SVD, fitted on the training texts: the non-neural line."""
+    """Return the non-neural baseline: TF-IDF of character n-grams and a truncated SVD, fitted on the training texts."""
     train = helpdesk.load_helpdesk("train")
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
     pipeline = make_pipeline(letters, TruncatedSVD(dimensions, random_state=0))
     return pipeline.fit(pd.concat([train["text"], train["answer"].drop_duplicates()]))
 
 
-# -- Which encoders there are ------------------------------------------------------------------------------------------
+# -- The known candidates ----------------------------------------------------------------------------------------------
 
 
-def named(model: str) -> Encoder:
-    """Return the encoder that a model's name stands for; the recipe's own learning rate applies.
+def named(model: str) -> Candidate:
+    """Return the candidate for a model's name, fine-tuned with the recipe's own learning rate.
 
     >>> named("all-mpnet-base-v2").base
     'all-mpnet-base-v2'
     """
-    return Encoder(model, partial(pretrained, model), trainable=True, base=model)
+    return Candidate(model, partial(pretrained, model), trainable=True, base=model)
 
 
-def _cut(name: str, make: Callable[..., Any], **settings: Any) -> Encoder:
-    return Encoder(name, partial(make, MINILM), trainable=True, base=MINILM, **settings)
+def _part_of_minilm(name: str, make: Callable[..., Any], random: bool = False, **learning_rates: float) -> Candidate:
+    rates = {recipe.replace("_", "-"): rate for recipe, rate in learning_rates.items()}
+    return Candidate(name, partial(make, MINILM), random, trainable=True, learning_rates=rates, base=MINILM)
 
 
 _OFFLINE = (
-    _cut(MINILM, pretrained, learning_rates={"helpdesk-triplets": 1e-4}),
-    _cut("MiniLM-3-layers", first_layers, learning_rates={"helpdesk-triplets": 3e-4}),
-    _cut("MiniLM-tokens", token_embeddings, learning_rates={"helpdesk-triplets": 1e-2, "nli-local": 1e-2}),
-    _cut("MiniLM-random", random_weights, random=True, learning_rates={"helpdesk-triplets": 5e-5}),
-    Encoder("TF-IDF+SVD", tfidf_svd, files=(helpdesk.CORPUS,)),
+    _part_of_minilm(MINILM, pretrained, helpdesk_triplets=1e-4),
+    _part_of_minilm("MiniLM-3-layers", first_layers, helpdesk_triplets=3e-4),
+    _part_of_minilm("MiniLM-tokens", token_embeddings, helpdesk_triplets=1e-2, nli_local=1e-2),
+    _part_of_minilm("MiniLM-random", random_weights, random=True, helpdesk_triplets=5e-5),
+    Candidate("TF-IDF+SVD", tfidf_svd, files=(helpdesk.CORPUS,)),
 )
 
-OFFLINE_ENCODERS = tuple(encoder.name for encoder in _OFFLINE)
-"""Made from the small packaged model and the packaged corpus. Their rates for "helpdesk-triplets" were chosen on the
-dev intents; that of MiniLM-tokens for "nli-local", out of 1e-3, 3e-3 and 1e-2, by STSb-dev."""
+OFFLINE_ENCODERS = tuple(candidate.name for candidate in _OFFLINE)
+"""Made from the small packaged model and the packaged corpus. Their learning rates for "helpdesk-triplets" were chosen
+on the dev intents; that of MiniLM-tokens for "nli-local", among 1e-3, 3e-3 and 1e-2, on STSb-dev."""
 
 LOCAL_ENCODERS = (*OFFLINE_ENCODERS, MPNET)
-"""Those, and the large packaged model."""
+"""Those and the large packaged model."""
 
-PUBLISHED_ENCODERS = tuple(model for model, _, _ in BASE_MODELS)
-"""The thirteen base models of the Training Overview by their names on the Hub, in its order."""
+PUBLISHED_ENCODERS = BASE_MODELS
+"""The thirteen base models of the Training Overview."""
 
-ENCODERS: Mapping[str, Encoder] = {
-    encoder.name: encoder for encoder in (*_OFFLINE, named(MPNET), *map(named, PUBLISHED_ENCODERS))
+ENCODERS: Mapping[str, Candidate] = {
+    candidate.name: candidate for candidate in (*_OFFLINE, named(MPNET), *map(named, PUBLISHED_ENCODERS))
 }
-"""All encoders that are known by name."""
+"""All candidates that are known by name."""
 
 
-def select_encoders(models: Iterable[str | Encoder] | None = None, *, fetch: bool = True) -> list[Encoder]:
-    """Return the encoders with these names; another name is a model as `SentenceTransformer` takes it.
+def select_encoders(models: str | Candidate | Iterable[str | Candidate], *, fetch: bool = True) -> list[Candidate]:
+    """Return the candidates with these names; any other name is a model that `SentenceTransformer` can load.
 
     Args:
-        models: names, or encoders, which stand for themselves; None: `OFFLINE_ENCODERS`.
-        fetch: have the models that they start from on this machine before anything is made; False leaves that to the
-            making of each, so that one that cannot be had does not keep the others from being measured.
+        models: names or candidates.
+        fetch: bring the models that they start from to this machine now.
 
     Raises:
-        TypeError: a model that is neither a name nor an encoder.
-        ValueError: no names, or one twice.
-        FileNotFoundError: a model cannot be found; the message has the known names that are nearest.
+        TypeError: a model that is neither a name nor a candidate.
+        ValueError: no names, or a name that occurs twice.
+        FileNotFoundError: a model cannot be found; the message suggests the closest known name.
 
-    >>> [encoder.name for encoder in select_encoders(["TF-IDF+SVD"])]
+    >>> [candidate.name for candidate in select_encoders(["TF-IDF+SVD"])]
     ['TF-IDF+SVD']
     """
-    given = [models] if isinstance(models, str | Encoder) else list(OFFLINE_ENCODERS if models is None else models)
+    given = [models] if isinstance(models, str | Candidate) else list(models)
     for model in given:
-        if not isinstance(model, str | Encoder):
+        if not isinstance(model, str | Candidate):
             raise TypeError(
-                f"models must be names or Encoders, got a {type(model).__name__}; a model of your own needs a name and "
-                "a function that makes it from a seed: Encoder('my model', lambda seed: model)"
+                f"models must be names or Candidates, got a {type(model).__name__}; give your own model a name and a "
+                "function that builds it from a seed: Candidate('my model', lambda seed: model)"
             )
-    encoders = [
-        model if isinstance(model, Encoder) else ENCODERS[model] if model in ENCODERS else named(model)
+    candidates = [
+        model if isinstance(model, Candidate) else ENCODERS[model] if model in ENCODERS else named(model)
         for model in given
     ]
-    names = [encoder.name for encoder in encoders]
+    names = [candidate.name for candidate in candidates]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"models must be names of models, each once, got {names}")
-    for base in dict.fromkeys(encoder.base for encoder in encoders if encoder.base and fetch):
+    for base in dict.fromkeys(candidate.base for candidate in candidates if candidate.base and fetch):
         try:
             find_model(base)
         except ModelNotFoundError as error:
-            near = [] if base in ENCODERS else nearest(base)
-            hint = f". Did you mean {' or '.join(near)}?" if near else ""
-            raise ModelNotFoundError(f"{error}{hint}") from error
-    return encoders
-
-
-def nearest(name: str, most: int = 3) -> list[str]:
-    """Return the known names that a mistyped one may mean, the likeliest first.
-
-    >>> nearest("minilm-token")[0], nearest("mpnet-base")[0]
-    ('MiniLM-tokens', 'microsoft/mpnet-base')
-    """
-    known = {short: full for full in ENCODERS for short in (full.lower(), full.lower().rpartition("/")[2])}
-    found = get_close_matches(name.lower(), known, n=2 * most, cutoff=0.5)
-    return list(dict.fromkeys(known[short] for short in found))[:most]
-
-
-# -- Facts of a model --------------------------------------------------------------------------------------------------
+            hint = "" if base in ENCODERS else closest(base, ENCODERS)
+            raise ModelNotFoundError(f"{error}.{hint}" if hint else str(error)) from error
+    return candidates
 
 
 def facts(model: Any) -> dict[str, float | int | None]:
-    """Return what a model is, in numbers.
+    """Return what is known about a model, in numbers.
 
     Args:
-        model: a module of torch with `encode`, or a pipeline of scikit-learn with `transform`.
+        model: a torch module with `encode`, or a scikit-learn pipeline with `transform`.
 
     Returns:
-        parameters (of a pipeline the numbers that it weighs and projects with), megabytes (10^6 bytes) that these take,
-        dimensions of an embedding, max_seq_length (None where nothing is cut). None where something is not known.
+        parameters (of a pipeline, its weights and projections), their size in megabytes (10^6 bytes), dimensions of an
+        embedding and max_seq_length (None without a limit). Unknown values are None.
 
     >>> from sbertlab import models
     >>> block = models.Dense(3, 2)

@@ -1,118 +1,177 @@
-"""The benchmark: encoders, untuned and fine-tuned by one recipe, measured on tasks, with intervals.
+"""The benchmark: models, untuned and fine-tuned by one recipe, measured on tasks, with intervals.
 
-| preset | encoders | tasks | recipe |
+| preset | models | tasks | recipe |
 | --- | --- | --- | --- |
-| offline | MiniLM, its cuts, TF-IDF | the packaged corpus | triplets of the corpus |
+| offline | MiniLM, parts of it, TF-IDF | the packaged corpus | triplets of the corpus |
 | local | these and mpnet | public sets in a folder (SBERTLAB_DATA) | training_nli_v2, on the sets of the folder |
 | published | the thirteen of the Training Overview | its fourteen, through mteb | training_nli_v2 |
 
-`runner` computes the cells, `comparisons` says which differences are real, `results` makes the page, and
-`results_folder` keeps it all. A run replaces the rows of its preset, or of the tasks it names.
+`run` selects models and tasks, computes the cells (`runner`), compares the models (`comparisons`) and writes the tables
+(`results`).
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sbertlab.benchmark.comparisons import Scores, comparisons
+from sbertlab.analysis.ranks import VARIANTS
+from sbertlab.benchmark.cells import FACTS, Cell, CellStore
+from sbertlab.benchmark.comparisons import Scores
 from sbertlab.benchmark.encoders import (
     LOCAL_ENCODERS,
     OFFLINE_ENCODERS,
     PUBLISHED_ENCODERS,
-    TUNED,
-    UNTUNED,
-    Encoder,
+    Candidate,
     select_encoders,
 )
-from sbertlab.benchmark.local_tasks import DATA_VARIABLE, data_folder
-from sbertlab.benchmark.published import PUBLISHED
+from sbertlab.benchmark.local_tasks import DATA_VARIABLE, LOCAL_SETS, data_folder, local_task, sets_in
+from sbertlab.benchmark.published import PUBLISHED, published_task
 from sbertlab.benchmark.recipes import NLI_LOCAL, OFFLINE, TRAINING_NLI_V2, Recipe
-from sbertlab.benchmark.results import COLUMNS, report, rows_of
-from sbertlab.benchmark.results_folder import (
-    TOLERANCES,
-    check_output,
-    check_part,
-    check_table,
-    environments,
-    read,
-    save,
-)
-from sbertlab.benchmark.runner import FACTS, Cell, CellStore, Engine, Job, jobs_of, run_jobs
-from sbertlab.benchmark.tasks import Task, find_tasks, helpdesk_tasks, known_sets, select_tasks
+from sbertlab.benchmark.results import COLUMNS, check_output, check_table, read, rows_of, save
+from sbertlab.benchmark.runner import Engine, Job, attempt, jobs_of, run_jobs
+from sbertlab.benchmark.tasks import Task, helpdesk_tasks
+from sbertlab.checks import check_choice, checked_number, closest
 from sbertlab.encoder.embedding_store import EmbeddingStore
 from sbertlab.storage.files import sha256_of
 from sbertlab.storage.find import cache_home
 
 OUTPUT = "figures"
-"""The folder of the results where none is named."""
+"""The folder of the results of whole presets."""
+
+SEEDS = 3
+"""Fine-tuned models of each candidate."""
+
+TOLERANCES = dict(zip(VARIANTS, (0.05, 1.0), strict=True))
+"""Points by which a recomputed cell may differ: an untuned model only by rounding; a fine-tuning on another processor
+rounds differently at every step."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What is compared when nothing else is said: encoders by their names, and the recipe that fine-tunes them."""
+    """What is compared by default: models and tasks by name, and the recipe of the fine-tuned variant."""
 
-    encoders: Sequence[str]
+    models: Sequence[str]
+    tasks: Sequence[str]
     recipe: Recipe
 
 
-CHOICES = {
-    "offline": Preset(OFFLINE_ENCODERS, OFFLINE),
-    "local": Preset(LOCAL_ENCODERS, NLI_LOCAL),
-    "published": Preset(PUBLISHED_ENCODERS, TRAINING_NLI_V2),
+PRESETS = {
+    "offline": Preset(OFFLINE_ENCODERS, [task.name for task in helpdesk_tasks()], OFFLINE),
+    "local": Preset(LOCAL_ENCODERS, list(LOCAL_SETS), NLI_LOCAL),
+    "published": Preset(PUBLISHED_ENCODERS, list(PUBLISHED), TRAINING_NLI_V2),
 }
-"""The presets by name."""
+
+
+# -- Tasks by name -----------------------------------------------------------------------------------------------------
+
+
+def select_tasks(names: Iterable[str | Task], data: str | os.PathLike[str] | None = None) -> list[Task]:
+    """Return the tasks with these names; of local data sets only headers and splits are read.
+
+    Args:
+        names: of help-desk tasks, of published tasks, or of data sets in the folder; or tasks.
+        data: folder of data sets; None takes the one that SBERTLAB_DATA names. Published tasks take their texts from it
+            if it has them.
+
+    Raises:
+        ValueError: an unknown name, a name twice, or a data set whose columns fit no task.
+        FileNotFoundError: the folder or a file is missing.
+
+    >>> [task.name for task in select_tasks(["helpdesk-sts", "helpdesk-clustering"])]
+    ['helpdesk-sts', 'helpdesk-clustering']
+    """
+    folder = data_folder(data)
+    return [_task(name, folder) for name in _checked_names(names)]
+
+
+def find_tasks(
+    names: Iterable[str | Task], data: str | os.PathLike[str] | None = None
+) -> tuple[list[Task], dict[str, Exception]]:
+    """Return the tasks whose data are available, and by name the problems of the others; nothing is downloaded.
+
+    >>> found, problems = find_tasks(["helpdesk-sts", "helpdesk-cluster"], data="")
+    >>> [task.name for task in found], list(problems)
+    (['helpdesk-sts'], ['helpdesk-cluster'])
+    """
+    folder = data_folder(data)
+
+    def find(name: str | Task) -> Task | Exception:
+        task = attempt(partial(_task, name, folder))
+        problem = attempt(task.check or task.load) if isinstance(task, Task) else None
+        return problem if isinstance(problem, Exception) else task
+
+    given = _checked_names(names)
+    with ThreadPoolExecutor(max_workers=16) as threads:  # a silent Hub costs one wait, not one per task
+        found = dict(zip([_name(name) for name in given], threads.map(find, given), strict=True))
+    tasks = [task for task in found.values() if isinstance(task, Task)]
+    return tasks, {name: problem for name, problem in found.items() if isinstance(problem, Exception)}
+
+
+def _name(task: str | Task) -> str:
+    return task.name if isinstance(task, Task) else task
+
+
+def _checked_names(names: Iterable[str | Task]) -> list[str | Task]:
+    given: list[str | Task] = [names] if isinstance(names, str | Task) else list(names)
+    called = [_name(name) for name in given]
+    if not called or len(set(called)) < len(called) or not all(isinstance(name, str) for name in called):
+        raise ValueError(f"tasks must be names of tasks, each once, got {called}")
+    return given
+
+
+def _task(name: str | Task, folder: Path | None) -> Task:
+    """Return the task with this name: of the packaged corpus, published, or of the folder."""
+    if isinstance(name, Task):
+        return name
+    own = {task.name: task for task in helpdesk_tasks()}
+    if name in own:
+        return own[name]
+    if name in PUBLISHED:
+        return published_task(name, folder)
+    if folder is not None and name in sets_in(folder):
+        return local_task(name, folder)
+    local = ", ".join(sets_in(folder)) or "none"
+    where = f"of the folder {folder} ({local})" if folder else f"of a folder, if {DATA_VARIABLE} names one"
+    raise ValueError(
+        f"task {name!r} is unknown.{closest(name, [*own, *PUBLISHED, *sets_in(folder)])} Tasks are those of the corpus "
+        f"({', '.join(own)}), the published ones ({', '.join(PUBLISHED)}) and the data sets {where}"
+    )
 
 
 def default_tasks(preset: str) -> list[str]:
-    """Return the names of a preset's tasks.
-
-    Raises:
-        ValueError: an unknown preset, or "local" without a folder of sets.
-        FileNotFoundError: the folder is missing or holds no known set.
-    """
-    check_preset(preset)
-    if preset == "published":
-        return list(PUBLISHED)
-    if preset == "offline":
-        return [task.name for task in helpdesk_tasks()]
+    """Return the names of a preset's tasks; of "local" those whose data sets are in the folder."""
+    if preset != "local":
+        return list(PRESETS[preset].tasks)
     folder = data_folder()
-    if folder is None:
-        raise ValueError(
-            f"the preset 'local' measures sets of a folder; let {DATA_VARIABLE} name one (see local_tasks)"
+    found = [name for name in LOCAL_SETS if name in sets_in(folder)]
+    if not found:
+        raise FileNotFoundError(
+            f"the preset 'local' measures data sets of the folder that {DATA_VARIABLE} names, such as "
+            f"{', '.join(LOCAL_SETS)}; found none in {folder}. Add some, or name your own with --tasks"
         )
-    return known_sets(folder)
-
-
-def check_preset(preset: str) -> None:
-    """Refuse an unknown preset."""
-    if preset not in CHOICES:
-        raise ValueError(f"preset must be one of {', '.join(CHOICES)}, got {preset!r}")
-
-
-def check_seeds(seeds: int) -> None:
-    """Refuse what is no number of seeds."""
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise ValueError(f"seeds must be a whole number of at least 1, got {seeds!r}")
+    return found
 
 
 # -- A run -------------------------------------------------------------------------------------------------------------
 
 
 def run(
-    models: Iterable[str | Encoder] | None = None,
+    models: Iterable[str | Candidate] | None = None,
     tasks: Iterable[str | Task] | None = None,
-    seeds: int = 3,
-    output: str | os.PathLike[str] = OUTPUT,
+    seeds: int = SEEDS,
+    output: str | os.PathLike[str] | None = None,
     recipe: Recipe | None = None,
     preset: str = "offline",
     *,
@@ -122,133 +181,119 @@ def run(
     workers: int = 1,
     engine: Engine = "processes",
 ) -> pd.DataFrame:
-    """Measure every encoder, untuned and fine-tuned with each seed, on every task.
+    """Measure each model, untuned and fine-tuned with each seed, on each task; write the tables and return the cells.
 
-    Finished cells lie in the cache: a run that was interrupted or killed goes on, a long fine-tuning from its last
-    checkpoint; a second run computes nothing. A cell that fails is recorded with its error, the run goes on, and the
-    next one tries it again.
+    Finished cells are cached: a killed run resumes, a long fine-tuning from its last checkpoint, and a second run
+    computes nothing. A failed cell is recorded with its error, and the next run tries it again.
 
     Args:
-        models: names of known encoders, or of models as `SentenceTransformer` takes them, or encoders; None: the
-            preset's.
-        tasks: names for `select_tasks`, or tasks; None: the preset's.
-        seeds: fine-tuned models of each encoder, with the seeds 0, 1, ...
-        output: folder of benchmark.csv, comparisons.csv, environment.json and what is drawn from them; made when
-            missing. The rows of this preset are replaced, those of others stay; where tasks are named, only the rows
-            of these are, and the means are over all tasks that the folder then holds.
-        recipe: of the fine-tuned variant; None: the preset's.
-        preset: "offline", "local" or "published".
-        cache: folder of finished cells and embeddings; sbertlab's cache when None.
+        models: names of known candidates or of models that `SentenceTransformer` can load, or candidates.
+        tasks: names for `select_tasks`, or tasks.
+        seeds: fine-tuned models of each candidate, with the seeds 0, 1, ...
+        output: folder of the tables, in which the rows of this preset are overwritten. None is `OUTPUT`, which takes
+            only whole presets: all models and tasks, at least `SEEDS` seeds and the preset's recipe.
+        recipe: of the fine-tuned variant.
+        preset: "offline", "local" or "published"; gives the models, tasks and recipe that are None.
+        cache: folder of finished cells and embeddings; None is sbertlab's cache.
         fresh: compute every cell again.
-        skip_missing: measure what can be had when a model, a set or the recipe's data is missing; what is missing is
-            named in a warning.
+        skip_missing: if models, data sets or the recipe's data are missing, warn and measure the rest.
         workers: processes at a time.
         engine: "processes", or "ray" for a cluster.
 
-    Returns:
-        The rows of this run, with `results.COLUMNS`.
-
     Raises:
-        TypeError: a model that is neither a name nor an encoder.
-        ValueError: an unknown preset, a name twice, seeds below 1; named tasks, while the folder holds others of the
-            preset that were measured of other models or seeds, or by another recipe.
-        FileNotFoundError: models, tasks or the recipe's data cannot be had, or, with `skip_missing`, nothing can; every
-            one of them is named, with what would help.
-        OSError: the output cannot be written; like tables in it that were changed by hand (ValueError), this is found
-            before anything is measured.
+        TypeError: a model that is neither a name nor a candidate.
+        ValueError: an unknown preset, a name twice, seeds below 1, a part of a preset without `output`, or tables in
+            the output that were changed by hand.
+        FileNotFoundError: something is missing; the message lists everything, with remedies.
+        OSError: the output cannot be written.
     """
-    check_seeds(seeds)
-    check_preset(preset)
-    check_output(Path(output))
-    recipe = recipe or CHOICES[preset].recipe
-    encoders, chosen, problems = _resources(models, tasks, recipe, preset)
+    check_choice("preset", preset, PRESETS)
+    checked_number("seeds", seeds, 1, whole=True)
+    folder = Path(OUTPUT if output is None else output)
+    check_output(folder)
+    whole, recipe = PRESETS[preset], recipe or PRESETS[preset].recipe
+    candidates, chosen, problems = _resources(
+        whole.models if models is None else models, default_tasks(preset) if tasks is None else tasks, recipe
+    )
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
-        if not (encoders and chosen):
+        if not (candidates and chosen):
             raise FileNotFoundError(f"nothing can be measured:{listed}")
         if not skip_missing:
-            hint = "skip_missing=True (--skip-missing) measures what is there"
+            hint = "skip_missing=True (--skip-missing) measures the rest"
             raise FileNotFoundError(f"not everything can be measured:{listed}\n{hint}")
         warnings.warn(f"not measured:{listed}", stacklevel=2)
-    jobs = jobs_of(encoders, seeds, recipe)
-    if problems and _lacks_data(recipe):
+    if output is None:
+        left_out = {*whole.models, *whole.tasks} - {candidate.name for candidate in candidates}
+        left_out -= {task.name for task in chosen}
+        if left_out or seeds < SEEDS or recipe != whole.recipe:
+            what = f"it leaves out {', '.join(sorted(left_out))}" if left_out else "fewer seeds or another recipe"
+            raise ValueError(f"{OUTPUT} holds whole presets and this run is a part ({what}); give it --output DIR")
+    jobs = jobs_of(candidates, seeds, recipe)
+    if problems and _problem_of(recipe):
         jobs = [job for job in jobs if job.recipe is None]
-    about = described(jobs, chosen, recipe)
-    if tasks is not None:
-        check_part(Path(output), preset, about, {(job.encoder.name, job.variant, job.seed) for job in jobs})
     home = Path(cache) if cache is not None else cache_home()
-    store = EmbeddingStore(home / "embeddings")
-    options: dict[str, Any] = {"fresh": fresh, "workers": workers, "engine": engine, "training": home / "training"}
+    store, training = EmbeddingStore(home / "embeddings"), home / "training"
+    options: dict[str, Any] = {"fresh": fresh, "workers": workers, "engine": engine, "training": training}
     cells = run_jobs(jobs, chosen, CellStore(home / "cells"), store, **options)
     scores = Scores([cell for cell in cells if cell.row["task"] != FACTS])
-    table = scores.table.assign(preset=preset)[COLUMNS].round({"value": 4, "low": 2, "high": 2})
-    models = {cell.row["model"]: _facts(cell) for cell in cells if cell.row["task"] == FACTS and not cell.failed}
-    places = [cell.environment | {"cells": {cell.row["task"]: 1}} for cell in scores.cells if not cell.failed]
-    about |= {"measured": environments(places), "models": models}
-    save(Path(output), table, comparisons(scores), preset, about, part=tasks is not None)
+    table = scores.table().assign(preset=preset)[COLUMNS].round({"value": 4, "low": 2, "high": 2})
+    save(folder, table, scores.comparisons(), preset, _manifest(jobs, chosen, recipe, cells))
     return table
 
 
 def _resources(
-    models: Iterable[str | Encoder] | None, tasks: Iterable[str | Task] | None, recipe: Recipe, preset: str
-) -> tuple[list[Encoder], list[Task], list[str]]:
-    """The encoders and tasks that can be had, and what is wrong with the others, in words."""
-    asked = select_encoders(CHOICES[preset].encoders if models is None else models, fetch=False)
-    chosen, missing = find_tasks(default_tasks(preset) if tasks is None else tasks)  # before a model is downloaded
-    encoders: list[Encoder] = []
-    problems: list[str] = []
-    for encoder in asked:
-        try:
-            encoders += select_encoders([encoder])
-        except (OSError, ImportError) as error:
-            problems.append(_of("model", encoder.name, error))
-    problems += [_of("task", name, error) for name, error in missing.items()]
-    if any(encoder.trainable for encoder in encoders) and (lack := _lacks_data(recipe)):
-        problems.append(lack)
-    return encoders, chosen, problems
+    models: Iterable[str | Candidate], tasks: Iterable[str | Task], recipe: Recipe
+) -> tuple[list[Candidate], list[Task], list[str]]:
+    """Return the available models and tasks, and the problems of the others in words."""
+    asked = select_encoders(models, fetch=False)
+    chosen, missing = find_tasks(tasks)  # before a model is downloaded
+    found = {candidate.name: attempt(partial(select_encoders, candidate)) for candidate in asked}
+    candidates = [candidate for candidate in asked if not isinstance(found[candidate.name], Exception)]
+    problems = [f"model {name}: {error}" for name, error in found.items() if isinstance(error, Exception)]
+    problems += [str(error) if name in str(error) else f"task {name}: {error}" for name, error in missing.items()]
+    if any(candidate.trainable for candidate in candidates) and (problem := _problem_of(recipe)):
+        problems.append(problem)
+    return candidates, chosen, problems
 
 
-def _lacks_data(recipe: Recipe) -> str:
-    """Why the recipe cannot be carried out, or nothing."""
-    try:
-        recipe.check()
-    except (OSError, ValueError, ImportError) as error:
-        return _of("recipe", recipe.name, error)
-    return ""
+def _problem_of(recipe: Recipe) -> str:
+    """Return why the recipe cannot be used, or nothing."""
+    problem = attempt(recipe.check)
+    return f"recipe {recipe.name}: {problem}" if isinstance(problem, Exception) else ""
 
 
-def _of(kind: str, name: str, error: Exception) -> str:
-    """An error in words, which name what it is of once."""
-    return str(error) if name in str(error) else f"{kind} {name}: {error}"
-
-
-def _facts(cell: Cell) -> dict[str, Any]:
-    """What the table of models says of one."""
-    known = ("revision", "parameters", "megabytes", "dimensions", "max_seq_length", "sentences_per_second")
-    return {name: cell.row[name] for name in known}
-
-
-def described(jobs: Sequence[Job], tasks: Sequence[Task], recipe: Recipe) -> dict[str, Any]:
-    """Return what was asked for: command, recipe, tasks, and SHA-256 of data and weights."""
-    encoders = list({job.encoder.name: job.encoder for job in jobs}.values())
+def _manifest(jobs: Sequence[Job], tasks: Sequence[Task], recipe: Recipe, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Return how a preset was measured: command, recipe, tasks, SHA-256 of data and weights, machines, facts."""
+    candidates = list({job.candidate.name: job.candidate for job in jobs}.values())
+    rates = {one.name: one.learning_rates.get(recipe.name) for one in candidates}
     by_command = sys.orig_argv[1:3] == ["-m", "sbertlab"]
+    known = ("revision", "parameters", "megabytes", "dimensions", "max_seq_length", "sentences_per_second")
+    machines: dict[str, dict[str, Any]] = {}  # cells may come from several, through the cache
+    for cell in cells:
+        if not cell.failed and cell.row["task"] != FACTS:
+            machine = machines.setdefault(
+                json.dumps(cell.environment, sort_keys=True), cell.environment | {"cells": {}}
+            )
+            machine["cells"][cell.row["task"]] = machine["cells"].get(cell.row["task"], 0) + 1
     return {
         "commands": [" ".join(["python", *sys.orig_argv[1:]]) if by_command else "sbertlab.benchmark.presets.run(...)"],
-        "recipe": {name: value for name, value in recipe.describe().items() if name != "differences"},
-        "differences": list(recipe.differences),
-        "learning_rates": {
-            one.name: one.learning_rates[recipe.name] for one in encoders if recipe.name in one.learning_rates
-        },
+        "recipe": recipe.describe(),
+        "differences": recipe.differences,
+        "learning_rates": {name: rate for name, rate in rates.items() if rate is not None},
         "tasks": {task.name: task.note for task in tasks},
         "sha256": {
-            **{encoder.name: encoder.revision() for encoder in encoders},
+            **{candidate.name: candidate.revision() for candidate in candidates},
             **({"training data": recipe.data_sha256()} if any(job.recipe for job in jobs) else {}),
             **{f"{file.parent.name}/{file.name}": sha256_of(file) for task in tasks for file in task.files},
         },
+        "measured": list(machines.values()),
+        "models": {
+            cell.row["model"]: {name: cell.row[name] for name in known}
+            for cell in cells
+            if cell.row["task"] == FACTS and not cell.failed
+        },
     }
-
-
-# -- Check: the same numbers again -------------------------------------------------------------------------------------
 
 
 def check(
@@ -257,13 +302,13 @@ def check(
     seeds: int = 1,
     output: str | os.PathLike[str] = OUTPUT,
     preset: str = "offline",
-    variants: Iterable[str] = (UNTUNED,),
+    variants: Iterable[str] = VARIANTS[:1],
 ) -> pd.DataFrame:
-    """Compute cells of the table in the folder again, from nothing, and compare.
+    """Compute cells of the table in the folder again, without the cache, and compare.
 
     Args:
         models: whose cells; None: all in the table.
-        tasks: which; None: all in the table.
+        tasks: None: all in the table.
         seeds: cells with a seed below this.
         output: folder of the table.
         preset: rows to check.
@@ -273,101 +318,28 @@ def check(
         Columns model, variant, seed, task, value (of the table), again, difference, tolerance (`TOLERANCES`), same.
 
     Raises:
-        ValueError: seeds below 1; the table has no such cell, or was changed since it was measured.
-        FileNotFoundError: there is no table, or a model or a set is missing.
+        ValueError: seeds below 1, no such cell, or a table that was changed by hand.
+        FileNotFoundError: the table, a model or a data set is missing.
     """
-    check_preset(preset)
-    check_seeds(seeds)
+    check_choice("preset", preset, PRESETS)
+    checked_number("seeds", seeds, 1, whole=True)
     check_table(Path(output))
-    table, *_ = read(output)
-    rows = table[(table["preset"] == preset) & ~table["tag"].isin(["published", "failed"]) & (table["seed"] < seeds)]
-    rows = rows[rows["variant"].isin(list(variants))]
+    rows = rows_of(read(output)[0], preset)
+    rows = rows[(rows["tag"] != "failed") & (rows["seed"] < seeds) & rows["variant"].isin(list(variants))]
     for column, chosen in (("model", models), ("task", tasks)):
         rows = rows if chosen is None else rows[rows[column].isin(list(chosen))]
     if rows.empty:
         raise ValueError(f"{Path(output) / 'benchmark.csv'} has no such cell of the preset {preset!r} to check")
-    encoders = select_encoders(rows["model"].drop_duplicates().tolist())
+    candidates = select_encoders(rows["model"].drop_duplicates().tolist())
     measured = select_tasks(rows["task"].drop_duplicates().tolist())
     places = set(rows[["model", "variant", "seed"]].itertuples(index=False, name=None))
-    jobs = jobs_of(encoders, seeds, CHOICES[preset].recipe)
-    jobs = [job for job in jobs if (job.encoder.name, job.variant, job.seed) in places]
-    with tempfile.TemporaryDirectory() as nowhere:
-        cells = run_jobs(jobs, measured, CellStore(nowhere))
+    jobs = jobs_of(candidates, seeds, PRESETS[preset].recipe)
+    jobs = [job for job in jobs if (job.candidate.name, job.variant, job.seed) in places]
+    with tempfile.TemporaryDirectory() as empty:
+        cells = run_jobs(jobs, measured, CellStore(empty))
     again = pd.DataFrame([cell.row for cell in cells if cell.row["task"] != FACTS])
     key = ["model", "variant", "seed", "task"]
     found = rows[[*key, "value"]].merge(again[[*key, "value"]].rename(columns={"value": "again"}), on=key)
     found["difference"] = (found["again"] - found["value"]).round(4)
     found["tolerance"] = found["variant"].map(TOLERANCES)
     return found.assign(same=found["difference"].abs() <= found["tolerance"])
-
-
-# -- Command line ------------------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `python -m sbertlab benchmark`."""
-    add = parser.add_argument
-    add("--preset", choices=list(CHOICES), default="offline", help="what is compared (default: offline)")
-    add("--models", nargs="+", metavar="NAME", help="encoders of a preset, or any other model (default: the preset's)")
-    add("--tasks", nargs="+", metavar="NAME", help=f"tasks, or sets of {DATA_VARIABLE} (default: the preset's)")
-    add("--seeds", type=int, metavar="N", help="fine-tunings of each encoder (default: 3; with --check 1)")
-    add(
-        "--output",
-        metavar="DIR",
-        help=f"folder of the results (default: {OUTPUT}, where fewer models or seeds replace nothing)",
-    )
-    add("--fresh", action="store_true", help="compute finished cells again")
-    add("--skip-missing", action="store_true", help="measure what can be had when something is missing")
-    add("--workers", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
-    add("--engine", choices=["processes", "ray"], default="processes", help="where jobs run (default: processes)")
-    add("--check", action="store_true", help="compute untuned cells of the table again and compare")
-    add("--tuned", action="store_true", help="with --check: fine-tuned cells too")
-
-
-def _refuse_part(models: Sequence[str] | None, tasks: Sequence[str] | None, seeds: int, preset: str) -> None:
-    """Raise a ValueError where `OUTPUT` holds cells that a run would replace by fewer."""
-    table, *_ = read(OUTPUT)
-    held = rows_of(table, preset)
-    going = held if tasks is None else held[held["task"].isin(tasks)]
-    lost = (going["seed"] >= seeds) | (False if models is None else ~going["model"].isin(models))
-    if lost.any():
-        raise ValueError(
-            f"{OUTPUT} holds {len(going)} cells of the preset {preset!r} and these tasks, and {lost.sum()} of them are "
-            f"not among the models and seeds of this run, which would replace them all, in the README too; give the "
-            f"run a folder of its own by --output DIR, or name this one, --output {OUTPUT}, if they may go"
-        )
-
-
-def run_from(given: argparse.Namespace, draw: Callable[[str], object] | None = None) -> None:
-    """Run the benchmark as the command line says, print the page and where it lies.
-
-    Raises:
-        SystemExit: cells failed, or are not what the table says; the message says how many.
-        ValueError: a part of a preset would take the place of more in `OUTPUT`, which was not named.
-    """
-    output = OUTPUT if given.output is None else given.output
-    if given.check:
-        variants = (UNTUNED, TUNED) if given.tuned else (UNTUNED,)
-        found = check(
-            given.models, given.tasks, 1 if given.seeds is None else given.seeds, output, given.preset, variants
-        )
-        print(found.to_string(index=False))
-        if not found["same"].all():
-            raise SystemExit(f"{(~found['same']).sum()} of {len(found)} cells are not what the table says")
-        return
-    options = {"fresh": given.fresh, "skip_missing": given.skip_missing}
-    options |= {"workers": given.workers, "engine": given.engine}
-    seeds = 3 if given.seeds is None else given.seeds
-    if given.output is None:
-        _refuse_part(given.models, given.tasks, seeds, given.preset)
-    table = run(given.models, given.tasks, seeds, output, preset=given.preset, **options)
-    if draw is not None:
-        draw(output)
-    every, pairs, _ = read(output)
-    print(
-        f"\n{report(every[every['preset'] == given.preset], pairs)}\nWritten to {output}: benchmark.csv, "
-        "comparisons.csv, environment.json, benchmark.md and the pictures"
-    )
-    failed = int((table["tag"] == "failed").sum())
-    if failed:
-        raise SystemExit(f"{failed} of {len(table)} cells failed; benchmark.csv has their errors")

@@ -1,7 +1,18 @@
-"""The results of a benchmark as a page: one row a cell, their means, spreads and intervals, and who is really ahead."""
+"""The results of a benchmark: their folder, and the page in Markdown.
+
+| file | holds |
+| --- | --- |
+| benchmark.csv | one row per cell, with `COLUMNS`, of all presets and of the published figures |
+| comparisons.csv | one row per pair of models and task, with `PAIR_FILE` |
+| environment.json | how and where each preset was measured, and the SHA-256 of the two tables |
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,24 +20,31 @@ import pandas as pd
 
 from sbertlab.analysis.intervals import group_letters, joined, smallest_difference
 from sbertlab.analysis.ranks import KEY, OVER_SEEDS, VARIANTS, mean_of, seed_scores, standings, told_apart
-from sbertlab.benchmark import comparisons
+from sbertlab.benchmark.comparisons import ALPHA, MEAN
+from sbertlab.benchmark.comparisons import COLUMNS as PAIR_COLUMNS
+from sbertlab.benchmark.published import published_cells
+from sbertlab.storage.files import sha256_of, write_whole
 
 COLUMNS = [
     *("preset", "model", "revision", "variant", "recipe", "seed", "task", "family", "metric"),
     *("value", "low", "high", "n", "seconds", "tag", "error"),
 ]
-"""Of the table of cells: `value` is the metric times 100 and `low` to `high` its 95 % interval over the `n` examples,
-`seconds` what the cell took with the texts that no task before it had encoded, `tag` where the number comes from (a key
-of `TAGS`), `error` what went wrong."""
+"""Of the table of cells: `value` is the metric times 100, `low` and `high` its 95 % interval over the `n` examples,
+`seconds` the time of the cell with the texts that no earlier task had encoded, `tag` the origin of the number (a key of
+`TAGS`), `error` what went wrong."""
+
+PAIR_FILE = ["preset", *PAIR_COLUMNS]
+PAIR_DIGITS = dict.fromkeys(["difference", "error", "seed_error"], 4) | dict.fromkeys(["low", "high"], 2)
+PAIR_DIGITS |= {"freedom": 1, "seed_freedom": 1, "p": 6}
 
 TAGS = {
-    "proxy": "measured here, on the corpus of the package",
-    "measured": "measured here, on public sets",
-    "edition": "measured here, on another edition of the set than the published figures of that task",
-    "published": "a figure of a document; nothing was computed",
-    "failed": "no number, but an error",
+    "proxy": "measured here, on the packaged corpus",
+    "measured": "measured here, on public data sets",
+    "edition": "measured here, on another edition of the data set than the published figures of that task",
+    "published": "a figure from a document; nothing was computed",
+    "failed": "an error instead of a number",
 }
-"""What stands behind a number."""
+"""Where a number comes from."""
 
 PRESETS = {
     "offline": "The packaged corpus",
@@ -36,20 +54,100 @@ PRESETS = {
 """Titles, in the order of the page."""
 
 
+# -- The folder --------------------------------------------------------------------------------------------------------
+
+
+def check_output(folder: Path) -> None:
+    """Check, before anything is measured, that the results can be written into the folder; it is not created yet.
+
+    Raises:
+        OSError: it is a file, or cannot be written.
+        ValueError: its tables are not those that its manifest was written with.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=existing):
+            read(folder)
+    except OSError as error:
+        raise OSError(f"output {str(folder)!r} cannot be written: {error}; choose another folder (--output)") from error
+
+
+def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, preset: str, about: dict[str, Any]) -> None:
+    """Write the tables of a preset into the folder; they replace its rows and leave those of other presets.
+
+    Args:
+        folder: created if it is missing.
+        table: cells of the preset, with `COLUMNS`.
+        pairs: its comparisons.
+        preset: its name.
+        about: what the manifest says about it.
+    """
+    old, old_pairs, manifest = read(folder)
+    old = old[old["tag"] != "published"]
+    pairs = pairs.assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
+    parts, pair_parts = [], []
+    for name in PRESETS:
+        parts.append(table[COLUMNS] if name == preset else old[old["preset"] == name])
+        pair_parts.append(pairs if name == preset else old_pairs[old_pairs["preset"] == name])
+    tables = {
+        "benchmark.csv": [*parts, published_cells()[COLUMNS]],
+        "comparisons.csv": pair_parts,
+    }
+    with (
+        write_whole(folder / "environment.json") as manifest_file,
+        write_whole(folder / "comparisons.csv") as pairs_file,
+        write_whole(folder / "benchmark.csv") as table_file,
+    ):
+        digests = {}
+        for (name, rows), file in zip(tables.items(), (table_file, pairs_file), strict=True):
+            pd.concat([part for part in rows if len(part)] or rows).to_csv(file, index=False, lineterminator="\n")
+            digests[name] = sha256_of(file)
+        manifest = {"presets": manifest.get("presets", {}) | {preset: about}, "sha256": digests}
+        manifest_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def read(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Return the cells, the comparisons and the manifest of a folder; empty ones if it has none.
+
+    Raises:
+        ValueError: a table is not the one that the manifest was written with, or one of the three files is missing.
+    """
+    paths = [Path(folder) / name for name in ("environment.json", "benchmark.csv", "comparisons.csv")]
+    missing = [path for path in paths if not path.exists()]
+    if len(missing) == len(paths):
+        return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PAIR_FILE), {}
+    remedy = "restore it, or run the benchmark into another folder"
+    if missing:
+        raise ValueError(f"{missing[0]} is missing, so the tables cannot be verified; {remedy}")
+    manifest = json.loads(paths[0].read_text(encoding="utf-8"))
+    for path in paths[1:]:
+        if sha256_of(path) != manifest["sha256"][path.name]:
+            raise ValueError(
+                f"{path} was changed after it was measured (its SHA-256 is not that of environment.json); {remedy}"
+            )
+    numbers = {name: [""] for name in ("value", "low", "high", "seed")}
+    table = pd.read_csv(paths[1], dtype={"revision": str}, keep_default_na=False, na_values=numbers)
+    return table, pd.read_csv(paths[2]), manifest
+
+
+def check_table(folder: Path) -> None:
+    """Raise a FileNotFoundError if there is no benchmark.csv."""
+    if not (folder / "benchmark.csv").exists():
+        raise FileNotFoundError(f"{folder / 'benchmark.csv'} is missing; create it with `python -m sbertlab benchmark`")
+
+
 def rows_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
-    """Return the cells of a preset, without figures of documents."""
+    """Return the cells of a preset that were measured or failed."""
     return table[(table["preset"] == preset) & (table["tag"] != "published")]
 
 
+# -- What the tables say -----------------------------------------------------------------------------------------------
+
+
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and spread over the seeds for each model, variant and task, and for the mean over the tasks.
+    """Return mean and standard deviation over the seeds (columns mean, spread) of each model, variant and task.
 
-    Args:
-        table: with `COLUMNS`, of one preset.
-
-    Returns:
-        Rows (model, variant, task), "mean" first, in the order of the table; columns mean and spread (standard
-        deviation; missing with one seed). What lacks a failed cell is missing.
+    The first task is "mean", over all tasks. With a failed cell both are missing, with one seed the spread.
 
     >>> cells = [("a", "untuned", 0, "x", 50.0), ("a", "untuned", 0, "y", 60.0), ("a", "untuned", 1, "x", 54.0)]
     >>> cells += [("a", "untuned", 1, "y", 60.0)]
@@ -62,43 +160,16 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: table.stack(future_stack=True) for name, table in tables.items()})  # noqa: PD013
 
 
-def report(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """Return the tables as a page in Markdown: a part for each preset.
-
-    Args:
-        table: of cells, with `COLUMNS`.
-        pairs: of comparisons, with a column "preset".
-    """
-    tags = table["tag"].drop_duplicates()
-    lines = [
-        "# Benchmark",
-        "",
-        "Metrics times 100, higher is better. Made from `benchmark.csv` and `comparisons.csv` by "
-        "`python -m sbertlab figures`; `environment.json` says where and with what they were measured.",
-        "",
-        *(f"- **{tag}**: {meaning}." for tag, meaning in TAGS.items() if tag in set(tags)),
-    ]
-    for preset, title in PRESETS.items():
-        part = rows_of(table, preset)
-        if len(part):
-            lines += ["", f"## {title}", "", *_section(part, pairs[pairs["preset"] == preset])]
-    known = table[table["tag"] == "published"]
-    if len(known):
-        cells = known.assign(value=known["value"].map("{:.2f}".format))
-        lines += ["", "## Published figures", "", markdown_table(cells[["model", "recipe", "task", "metric", "value"]])]
-    return "\n".join(lines) + "\n"
-
-
 def ranking(part: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a model and variant, best mean first: its mean over the tasks, how sure it is and who is tied.
+    """Return one row per model and variant, best mean first.
 
     Args:
         part: the cells of one preset.
         pairs: its comparisons.
 
     Returns:
-        Columns model, variant, those of `standings` and group (letters: two models that share one cannot be told apart;
-        empty where a task is missing).
+        Columns model, variant, those of `standings` and group: models that share a letter are statistically
+        indistinguishable; empty if a task is missing.
     """
     order = standings(part)
     placed = order.index[order["mean"].notna()]
@@ -107,70 +178,86 @@ def ranking(part: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def table_resolution(pairs: pd.DataFrame) -> float:
-    """Return the true difference of two means that the table would see four times in five, in points.
+    """Return the difference of two means, in points, that the table would detect with a probability of 80 %.
 
-    Of the median pair of models, whose errors over the examples and over the seeds count together; Bonferroni's share
-    of the level stands for Holm's, which lies between it and the whole. NaN without a pair.
+    It is that of the median pair of models, with the errors over examples and seeds, at Bonferroni's level, which is a
+    little stricter than Holm's. NaN without a pair.
     """
-    means = pairs[pairs["task"] == comparisons.MEAN]
+    means = pairs[pairs["task"] == MEAN]
     sizes = []
     for row in means[["error", "freedom", "seed_error", "seed_freedom"]].to_numpy(dtype=float).tolist():
         error, freedom = joined([(row[0] ** 2, row[1]), (row[2] ** 2, row[3])])
-        sizes.append(smallest_difference(error, alpha=comparisons.ALPHA / len(means), freedom=freedom))
+        sizes.append(smallest_difference(error, alpha=ALPHA / len(means), freedom=freedom))
     return float(np.median(sizes)) if sizes else float("nan")
 
 
+# -- The page ----------------------------------------------------------------------------------------------------------
+
+
+def report(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """Return the tables as a page in Markdown, with a section per preset; arguments as `read` returns them."""
+    lines = [
+        "# Benchmark",
+        "",
+        "Metrics times 100, higher is better. `python -m sbertlab figures` makes this page from `benchmark.csv` and "
+        "`comparisons.csv`; `environment.json` describes where and how they were measured.",
+        "",
+        *(f"- **{tag}**: {meaning}." for tag, meaning in TAGS.items() if tag in set(table["tag"])),
+    ]
+    for preset, title in PRESETS.items():
+        part = rows_of(table, preset)
+        if len(part):
+            lines += ["", f"## {title}", ""]
+            lines += _measured(part, pairs[pairs["preset"] == preset]) if part["value"].notna().any() else []
+            failed = part.loc[part["tag"] == "failed", ["model", "variant", "seed", "task", "error"]]
+            lines += ["", "Failed cells:", "", markdown_table(failed)] if len(failed) else []
+    known = table[table["tag"] == "published"]
+    if len(known):
+        cells = known.assign(value=known["value"].map("{:.2f}".format))
+        lines += ["", "## Published figures", "", markdown_table(cells[["model", "recipe", "task", "metric", "value"]])]
+    return "\n".join(lines) + "\n"
+
+
 def readme_block(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """Return the rankings of the presets that were measured, as Markdown for the README."""
+    """Return the rankings of the measured presets as Markdown for the README."""
     blocks = []
     for preset, title in PRESETS.items():
         part = rows_of(table, preset)
-        if not part["value"].notna().any():
-            continue
-        order = ranking(part, pairs[pairs["preset"] == preset])
-        shown = order.assign(score=_scores(order))[["model", "variant", "score", "group"]]
-        means = mean_of(part)
-        blocks.append(f"{title}, {means[0].lower()}{means[1:]} (± over the seeds):\n\n{markdown_table(shown)}\n")
+        if part["value"].notna().any():
+            order = ranking(part, pairs[pairs["preset"] == preset])
+            shown = order.assign(score=_scores(order))[["model", "variant", "score", "group"]]
+            means = mean_of(part).lower()
+            blocks.append(f"{title}, {means} (± standard deviation over seeds):\n\n{markdown_table(shown)}\n")
     return "\n".join(blocks)
 
 
-def _section(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """The lines of one preset: the ranking, the tasks, and what failed."""
-    failed = part[part["tag"] == "failed"]
-    lines = _measured(part, pairs) if len(failed) < len(part) else ["Nothing could be measured."]
-    if len(failed):
-        lines += ["", "Failed cells:", "", markdown_table(failed[["model", "variant", "seed", "task", "error"]])]
-    return lines
-
-
 def _measured(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    order, sees = ranking(part, pairs), table_resolution(pairs)
+    """Return the lines of the ranking and of the tasks of a preset."""
+    order, resolution = ranking(part, pairs), table_resolution(pairs)
     wide: Any = _scores(summarise(part)).unstack("task", sort=False)  # noqa: PD010 (nothing to aggregate)
     wide = wide.loc[pd.MultiIndex.from_frame(order[KEY])].reset_index()
     wide.insert(2, "group", order["group"])
     tasks = part[part["tag"] != "failed"].drop_duplicates("task")
-    once = order["variant"].eq(VARIANTS[-1]) & order["seeds"].eq(1)
-    return [
-        "Mean ± standard deviation over the seeds, where there are several. Models that share a letter cannot be told",
-        "apart."
-        if np.isnan(sees)
-        else f"apart; of the median pair, means that truly differ by {sees:.1f} are told apart four times in five.",
-        *(["Fine-tuned with one seed alone: what another one would change is in no verdict."] if once.any() else []),
-        "",
-        markdown_table(wide),
-        "",
-        markdown_table(tasks[["task", "family", "metric", "n", "tag"]]),
+    single = order["variant"].eq(VARIANTS[-1]) & order["seeds"].eq(1)
+    lines = [
+        "Mean ± standard deviation over seeds, if there are several. Models that share a letter are statistically "
+        "indistinguishable."
     ]
+    if np.isfinite(resolution):
+        lines.append(f"For the median pair of models, a difference of {resolution:.1f} is detected four times in five.")
+    if single.any():
+        lines.append("Models fine-tuned with one seed: the verdicts leave out the variation between seeds.")
+    return [*lines, "", markdown_table(wide), "", markdown_table(tasks[["task", "family", "metric", "n", "tag"]])]
 
 
 def _scores(means: pd.DataFrame) -> pd.Series:
-    """Mean ± spread as text, "-" where there is no mean."""
+    """Return mean ± spread as text, "-" if there is no mean."""
     spread = means["spread"].map(" ± {:.1f}".format).where(means["spread"].notna(), "")
     return (means["mean"].map("{:.1f}".format) + spread).where(means["mean"].notna(), "-")
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
-    """Return a table in Markdown whose columns are aligned when it is read as plain text, too.
+    """Return a table in Markdown with aligned columns.
 
     >>> print(markdown_table(pd.DataFrame({"model": ["a", "bc"], "mean": ["1.0", "20.0"]})))
     | model | mean |

@@ -1,23 +1,20 @@
-"""Runs a benchmark: one job a model, one cell a task; what is finished is never computed again.
+"""Computes a benchmark: one job per model, one cell per job and task; finished cells are never computed again.
 
-A job makes a model from an encoder, a variant and a seed, fine-tunes it where the variant says so, and measures it on
-tasks. Each finished cell is written to disk under a key made of all that its number follows from, so a run that was
-killed goes on where it was, and a second run finds everything done. What nothing tells from another thing (a lambda in
-place of a function, a recipe of a notebook) has no such key: its cells are computed in every run.
+A job builds a model from a candidate and a seed, fine-tunes it if it has a recipe, and measures it on tasks. Each
+finished cell is written to disk under a key of everything that its number depends on, so a killed run resumes where it
+was, and a second run computes nothing. What cannot be fingerprinted (a lambda, a notebook's class) is never cached.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import platform
 import shutil
 import time
-import uuid
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from concurrent.futures import Future, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,181 +25,116 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from sbertlab.analysis.ranks import VARIANTS
 from sbertlab.analysis.resampling import Examples
-from sbertlab.benchmark.encoders import TUNED, UNTUNED, Encoder, facts, weights_digest
-from sbertlab.benchmark.machine import environment
-from sbertlab.benchmark.published import PUBLISHED
+from sbertlab.benchmark.cells import FACTS, Cell, CellStore, fingerprint_or_none, keys_of, sha256_of_json
+from sbertlab.benchmark.encoders import Candidate, facts
 from sbertlab.benchmark.recipes import Recipe
 from sbertlab.benchmark.tasks import Task
+from sbertlab.checks import check_choice, checked_number
 from sbertlab.data import helpdesk
 from sbertlab.encoder.embedding_store import EmbeddingStore
 from sbertlab.encoder.fingerprint import MEASURING, fingerprint, source_digest
+from sbertlab.encoder.sentence_transformer import best_device
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
-from sbertlab.storage.files import sha256_of, staged_folder
 
 Engine = Literal["processes", "ray"]
 
-FACTS = "facts"
-"""In the place of a task's name: the cell that holds what a model is, and how fast it encodes."""
+UNTUNED, FINE_TUNED = VARIANTS
 
-UNKEPT = "unkept-"
-"""How the key of a cell begins that is not kept, because nothing tells what its number follows from."""
-
-LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "scikit-learn")
-"""Whose versions are a part of the key."""
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn")
+"""Their versions are part of the keys and, with those of sbertlab and pandas, of `environment`."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model to make and to measure.
+    """One model to build and measure.
 
     Args:
-        encoder: what to make it from.
-        seed: of its weights where these are random, and of its fine-tuning.
-        recipe: how to fine-tune it; None leaves it as it is.
+        candidate: what to build it from.
+        seed: of its weights if these are random, and of its fine-tuning.
+        recipe: how to fine-tune it; None leaves it untuned.
     """
 
-    encoder: Encoder
+    candidate: Candidate
     seed: int
     recipe: Recipe | None = None
 
     @property
     def variant(self) -> str:
         """ "untuned" or "fine-tuned"."""
-        return UNTUNED if self.recipe is None else TUNED
+        return UNTUNED if self.recipe is None else FINE_TUNED
 
-    def make(self, checkpoints: Path | None = None) -> Any:
-        """Return the model, fine-tuned when there is a recipe.
-
-        Args:
-            checkpoints: folder from which a fine-tuning that was killed goes on; None begins it anew.
-        """
-        model = self.encoder.make(self.seed)
+    def build(self, checkpoints: Path | None = None) -> Any:
+        """Return the model, fine-tuned if there is a recipe; a killed fine-tuning resumes from its checkpoints."""
+        model = self.candidate.make(self.seed)
         if self.recipe is not None:
-            self.recipe.fine_tune(model, self.encoder, self.seed, checkpoints)
+            self.recipe.fine_tune(model, self.candidate, self.seed, checkpoints)
         return model
 
     def origin(self) -> dict[str, Any]:
-        """Return all that the model follows from, for a key: encoder, recipe, training data, seed, code, libraries.
+        """Return everything that the model depends on: candidate, recipe, training data, seed, code, libraries.
 
         Raises:
-            TypeError: nothing tells the content of the encoder or of the recipe.
+            TypeError: the candidate or the recipe cannot be fingerprinted.
         """
+        recipe = self.recipe
         return {
-            "encoder": self.encoder.name,
-            "content": self.encoder.content(),
+            "candidate": self.candidate.name,
+            "content": self.candidate.content(),
             "seed": self.seed,
-            "recipe": None if self.recipe is None else _settings(self.recipe),
-            "learning_rate": None if self.recipe is None else self.encoder.learning_rates.get(self.recipe.name),
+            "recipe": recipe and [recipe.describe(), recipe.data_sha256(), fingerprint(type(recipe))],
+            "learning_rate": recipe and self.candidate.learning_rates.get(recipe.name),
             "code": source_digest(MEASURING),
-            "versions": {name: version(name) for name in LIBRARIES},
+            "versions": {name: version(name) for name in (*PACKAGES, "scipy")},
         }
 
+    def row(self, task: Task | None) -> dict[str, Any]:
+        """Return what is known about a cell before it is measured; None stands for the facts."""
+        row: dict[str, Any] = {
+            "model": self.candidate.name,
+            "revision": self.candidate.revision()[:12],
+            "variant": self.variant,
+            "recipe": "" if self.recipe is None else self.recipe.name,
+            "seed": self.seed,
+        }
+        if task is None:
+            return row | {"task": FACTS, "error": ""}
+        tag = "proxy" if helpdesk.CORPUS in task.files else "edition" if task.edition else "measured"
+        row |= {"task": task.name, "family": task.family, "metric": task.metric}
+        return row | {"value": np.nan, "n": 0, "tag": tag, "error": ""}
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """What a fine-tuning follows from; words about it are not part of that."""
-    settings = {name: value for name, value in recipe.describe().items() if name != "differences"}
-    return settings | {"data": recipe.data_sha256(), "code": fingerprint(type(recipe))}
 
-
-def jobs_of(encoders: Iterable[Encoder], seeds: int, recipe: Recipe) -> list[Job]:
-    """Return the jobs: each encoder untuned (with every seed where its weights are random), then fine-tuned a seed.
+def jobs_of(candidates: Iterable[Candidate], seeds: int, recipe: Recipe) -> list[Job]:
+    """Return the jobs: each candidate untuned (with every seed if it is random), then fine-tuned with every seed.
 
     >>> from sbertlab.benchmark.recipes import OFFLINE
-    >>> jobs = jobs_of([Encoder("fixed", len), Encoder("random", len, random=True, trainable=True)], 2, OFFLINE)
-    >>> [(job.encoder.name, job.variant, job.seed) for job in jobs]
-    [('fixed', 'untuned', 0), ('random', 'untuned', 0), ('random', 'untuned', 1), ('random', 'fine-tuned', 0), \
-('random', 'fine-tuned', 1)]
+    >>> jobs = jobs_of([Candidate("fixed", len), Candidate("random", len, random=True, trainable=True)], 2, OFFLINE)
+    >>> [f"{job.candidate.name} {job.variant} {job.seed}" for job in jobs]
+    ['fixed untuned 0', 'random untuned 0', 'random untuned 1', 'random fine-tuned 0', 'random fine-tuned 1']
     """
     jobs = []
-    for encoder in encoders:
-        jobs += [Job(encoder, seed) for seed in range(seeds if encoder.random else 1)]
-        jobs += [Job(encoder, seed, recipe) for seed in range(seeds if encoder.trainable else 0)]
+    for candidate in candidates:
+        jobs += [Job(candidate, seed) for seed in range(seeds if candidate.random else 1)]
+        jobs += [Job(candidate, seed, recipe) for seed in range(seeds if candidate.trainable else 0)]
     return jobs
 
 
-@dataclass(frozen=True)
-class Cell:
-    """What came out of a job and a task.
-
-    Args:
-        row: numbers for a row of the table.
-        examples: what intervals need.
-        environment: the machine and the libraries that it was measured with.
-    """
-
-    row: dict[str, Any]
-    examples: Examples | None = None
-    environment: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def failed(self) -> bool:
-        """Whether it has an error in place of a number."""
-        return bool(self.row.get("error"))
-
-
-class CellStore:
-    """Finished cells on disk, a folder each, whole or not there at all; several runs may write at once.
-
-    Args:
-        folder: where they lie; made when the first is written.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-        self._warned = False
-
-    def get(self, key: str) -> Cell | None:
-        """Return the cell with this key, or None where there is none or a damaged one, which is removed."""
-        place = self.folder / key
-        try:
-            record = json.loads((place / "cell.json").read_text(encoding="utf-8"))
-            file = place / "examples.npz"
-            if record["examples"] is None:
-                return Cell(record["row"], None, record["environment"])
-            if sha256_of(file) != record["examples"]:
-                raise ValueError(f"{file} was altered")
-            return Cell(record["row"], Examples.load(file), record["environment"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError):
-            shutil.rmtree(place, ignore_errors=True)
-            return None
-
-    def put(self, key: str, cell: Cell) -> None:
-        """Write a cell, unless its key is `UNKEPT`; one that lies there already is replaced.
-
-        Warns:
-            UserWarning: of the first that cannot be written, e.g. because the disk is full; a run goes on.
-        """
-        if key.startswith(UNKEPT):
-            return
-        try:
-            self._write(key, cell)
-        except OSError as error:
-            if not self._warned and self.get(key) is None:  # another run may have finished it at the same time
-                self._warned = True
-                warnings.warn(
-                    f"finished cells are not kept in {self.folder}: {error}; this run goes on, the next one computes "
-                    "them again unless there is room in a folder that can be written to",
-                    stacklevel=2,
-                )
-
-    def _write(self, key: str, cell: Cell) -> None:
-        with staged_folder(self.folder / key) as folder:
-            digest = None
-            if cell.examples is not None:
-                cell.examples.save(folder / "examples.npz")
-                digest = sha256_of(folder / "examples.npz")
-            record = {"row": cell.row, "examples": digest, "environment": cell.environment}
-            (folder / "cell.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
+# -- Running the jobs --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Work:
-    """A job, the tasks it still has to be measured on by their keys, and where to leave what is finished.
+    """A job with the tasks that are still to be measured, by the keys of their cells.
 
-    `training` is the folder of its fine-tuning, which is there until the job is done.
+    Args:
+        job: the model.
+        tasks: what to measure; None stands for the facts.
+        cells: where finished cells go.
+        store: of embeddings.
+        threads: of this process; None leaves them as they are.
+        device: number of the GPU to use; None leaves the choice to torch.
+        training: folder for the checkpoints of the fine-tuning, removed when the job is done.
     """
 
     job: Job
@@ -213,143 +145,83 @@ class Work:
     device: int | None = None
     training: Path | None = None
 
-    def cells_of(self) -> Iterator[tuple[str, Cell]]:
-        """Yield the key and the cell of each task; finished ones are on disk by then, failed ones are not."""
-        with _kept(self.training) as checkpoints:
-            yield from self._cells(checkpoints)
-
-    def _cells(self, checkpoints: Path | None) -> Iterator[tuple[str, Cell]]:
+    def run(self) -> Iterator[tuple[str, Cell]]:
+        """Yield the key and the cell of each task; finished cells are on disk by then, failed ones are not."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if self.device is not None:
             torch.cuda.set_device(self.device)
-        surroundings = environment()
-        # Data that cannot be read are found before a training of hours. Evaluators hold texts alone.
-        loaded = {key: _tried(task.load) for key, task in self.tasks.items() if task is not None}
-        embeddings: Any = None
-        if not all(isinstance(loaded.get(key), Exception) for key in self.tasks):
-            embeddings = _tried(partial(self._embeddings, checkpoints))
-        for key, task in self.tasks.items():
-            start = time.perf_counter()
-            row, examples = row_of(self.job, task), None
-            evaluator = loaded.pop(key, None)
-            try:
-                for failure in (evaluator, embeddings):
-                    if isinstance(failure, Exception):
-                        raise failure
-                if task is None:
-                    model = embeddings.model
-                    row |= facts(model) | {"sentences_per_second": sentences_per_second(model)}
-                else:
-                    score = task.evaluate(embeddings, evaluator)
-                    examples = score.examples
-                    row |= {"value": score.value, "n": len(examples)}
-            except Exception as error:
-                row |= {"tag": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
-            cell = Cell(row | {"seconds": round(time.perf_counter() - start, 2)}, examples, surroundings)
-            if not cell.failed:
-                self.cells.put(key, cell)
-            yield key, cell
+        here = environment()
+        # Unreadable data are found before a training of hours. Evaluators hold only texts.
+        evaluators = {key: attempt(task.load) for key, task in self.tasks.items() if task is not None}
+        failed = [key for key, evaluator in evaluators.items() if isinstance(evaluator, Exception)]
+        with checkpoint_folder(self.training) as checkpoints:
+            model = None if len(failed) == len(self.tasks) else attempt(partial(self._embeddings, checkpoints))
+            for key, task in self.tasks.items():
+                start = time.perf_counter()
+                row, examples = self.job.row(task), None
+                try:
+                    measured, examples = self._measure(model, task, evaluators.pop(key, None))
+                    row |= measured
+                except Exception as error:
+                    row |= {"tag": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
+                cell = Cell(row | {"seconds": round(time.perf_counter() - start, 2)}, examples, here)
+                if not cell.failed:
+                    self.cells.put(key, cell)
+                yield key, cell
+
+    def run_all(self) -> list[tuple[str, Cell]]:
+        """Return what `run` yields, for another process."""
+        return list(self.run())
 
     def _embeddings(self, checkpoints: Path | None) -> StoredEmbeddings:
-        return _stored(self.job.make(checkpoints), self.store, self.job.encoder.name)
+        """Return the model with stored embeddings: on disk, or in memory if it cannot be fingerprinted."""
+        model, name = self.job.build(checkpoints), self.job.candidate.name
+        try:
+            return StoredEmbeddings(model, self.store, name=name)
+        except TypeError:
+            return StoredEmbeddings(model, name=name)
 
-    def finish(self) -> list[tuple[str, Cell]]:
-        """Return what `cells_of` yields: for another process."""
-        return list(self.cells_of())
+    def _measure(self, model: Any, task: Task | None, evaluator: Any) -> tuple[dict[str, Any], Examples | None]:
+        """Return what a task adds to the row, and its examples; raise the error of its data or of the model."""
+        for failure in (evaluator, model):
+            if isinstance(failure, Exception):
+                raise failure
+        if task is None:
+            return facts(model.model) | {"sentences_per_second": sentences_per_second(model.model)}, None
+        score = task.evaluate(model, evaluator)
+        return {"value": score.value, "n": len(score.examples)}, score.examples
 
 
 @contextmanager
-def _kept(folder: Path | None) -> Iterator[Path | None]:
-    """Give the folder, made when missing, and remove it when the block ends well; a process that is killed leaves it.
+def checkpoint_folder(folder: Path | None) -> Iterator[Path | None]:
+    """Yield the folder and remove it when the block ends without error; a killed process leaves it.
 
-    None in its place where it cannot be written, or another run is at work in it.
+    Yield None if the folder cannot be written, or another run is using it.
     """
-    lock = None
+    if folder is None:
+        yield None
+        return
+    lock = FileLock(folder / "lock")
     try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / "lock")
-            lock.acquire(timeout=0)
-    except OSError:  # of which the lock's Timeout is one
-        lock = None
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except OSError:  # the lock's Timeout is one
+        yield None
+        return
     try:
-        yield folder if lock is not None else None
-        if folder is not None and lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
     finally:
-        if lock is not None:
-            lock.release()
+        lock.release()
 
 
-def _tried(make: Callable[[], Any]) -> Any:
-    """What a function returns, or the exception that it raises."""
+def attempt(make: Callable[[], Any]) -> Any:
+    """Return the result of a function, or the exception that it raises."""
     try:
         return make()
     except Exception as error:
         return error
-
-
-def _stored(model: Any, store: EmbeddingStore | None, name: str) -> StoredEmbeddings:
-    """The model with a memory: on disk, or, where nothing tells its content from another's, in this process alone."""
-    try:
-        return StoredEmbeddings(model, store, name=name)
-    except TypeError:
-        return StoredEmbeddings(model, name=name)
-
-
-def row_of(job: Job, task: Task | None) -> dict[str, Any]:
-    """Return what is known of a cell before it is measured."""
-    row: dict[str, Any] = {
-        "model": job.encoder.name,
-        "revision": job.encoder.revision()[:12],
-        "variant": job.variant,
-        "recipe": "" if job.recipe is None else job.recipe.name,
-        "seed": job.seed,
-    }
-    if task is None:
-        return row | {"task": FACTS, "error": ""}
-    tag = "proxy" if helpdesk.CORPUS in task.files else "edition" if task.edition else "measured"
-    row |= {"task": task.name, "family": task.family, "metric": task.metric}
-    return row | {"value": np.nan, "n": 0, "tag": tag, "error": ""}
-
-
-def keys_of(origin: Mapping[str, Any] | None, tasks: Iterable[Task | None], place: Mapping[str, Any]) -> list[str]:
-    """Return the key of each cell of a job: the SHA-256, in hex, of all that its number follows from.
-
-    Where nothing tells the content of the job, or of a task, the key is `UNKEPT` and never drawn again.
-
-    Args:
-        origin: what the model follows from, by `Job.origin`; None where nothing tells.
-        tasks: what it is measured on; None for its facts.
-        place: where it runs, which the speed among the facts follows from.
-    """
-    asked = [
-        {"name": FACTS, "place": dict(place)} if task is None else _or_none(partial(_asked, task)) for task in tasks
-    ]
-    return [UNKEPT + uuid.uuid4().hex if None in (origin, task) else _sha256_of([origin, task]) for task in asked]
-
-
-def _or_none(describe: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-    """A description, or None of what has no content to describe."""
-    try:
-        return describe()
-    except TypeError:
-        return None
-
-
-def _sha256_of(described: Any) -> str:
-    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _asked(task: Task) -> dict[str, Any]:
-    """What a number follows from beside the model; the content of a task is in its files, its pins or its code."""
-    asked: dict[str, Any] = {"name": task.name, "metric": task.metric, "note": task.note}
-    if task.files:
-        return asked | {"files": {file.name: weights_digest([file]) for file in task.files}}
-    if task.name in PUBLISHED:
-        return asked | {"pins": PUBLISHED[task.name].pins}
-    return asked | {"load": fingerprint(task.load)}
 
 
 def run_jobs(
@@ -365,56 +237,48 @@ def run_jobs(
 ) -> list[Cell]:
     """Return the cells of all jobs and tasks, in that order, computing only those that are not on disk.
 
-    Before the tasks, every untuned job with seed 0 has one cell more, with `FACTS` for its task.
+    Before its tasks, each untuned job with seed 0 has one more cell, with the task `FACTS`.
 
     Args:
-        jobs: the models to make.
+        jobs: the models to build.
         tasks: what to measure them on.
-        cells: where finished cells lie.
-        store: of embeddings, shared by tasks and runs; None keeps them in memory only.
+        cells: where finished cells are.
+        store: of embeddings, shared by tasks and runs; None keeps them in memory.
         fresh: compute everything again.
         workers: processes at a time, each with its share of the processor's cores or one of the GPUs.
-        engine: "processes" on this machine, or "ray": one task a job on the cluster that RAY_ADDRESS names (this
-            machine when it names none).
-        training: where fine-tunings leave checkpoints, a folder each as long as it is at work, so that one that was
-            killed goes on; None begins it anew, and so does `fresh`.
+        engine: "processes" on this machine, or "ray": one task per job on the cluster that RAY_ADDRESS names (this
+            machine if it names none).
+        training: folder for the checkpoints of fine-tunings, so that a killed one resumes; None, and `fresh`, start
+            anew.
 
     Raises:
-        ValueError: workers below 1, an unknown engine.
+        ValueError: workers below 1, or an unknown engine.
         ImportError: "ray" without ray.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
-    if engine not in ("processes", "ray"):
-        raise ValueError(f'engine must be "processes" or "ray", got {engine!r}')
+    checked_number("workers", workers, 1, whole=True)
+    check_choice("engine", engine, ("processes", "ray"))
+    alone, here = workers == 1 and engine == "processes", environment()
+    threads = None if alone or engine == "ray" else max(1, (os.cpu_count() or 1) // workers)
+    gpus = 0 if alone or engine == "ray" else torch.cuda.device_count()
+    place = {"processor": here["processor"], "device": here["device"], "threads": threads or here["threads"]}
+    place |= {"workers": workers, "engine": engine}
     keys: list[str] = []
     found: dict[str, Cell] = {}
     waiting: list[Work] = []
-    alone = workers == 1 and engine == "processes"
-    threads = None if alone or engine == "ray" else max(1, (os.cpu_count() or 1) // workers)
-    here = environment()
-    place = {"processor": here["processor"], "device": here["device"], "threads": threads or here["threads"]}
-    place |= {"workers": workers, "engine": engine}
     for job in jobs:
         asked: list[Task | None] = [*([None] if job.variant == UNTUNED and job.seed == 0 else []), *tasks]
-        missing: dict[str, Task | None] = {}
-        origin = _or_none(job.origin)
-        for key, task in zip(keys_of(origin, asked, place), asked, strict=True):
-            keys.append(key)
-            cell = None if fresh else cells.get(key)
-            if cell is None:
-                missing[key] = task
-            else:
-                found[key] = cell
-        if missing:
-            gpus = 0 if alone or engine == "ray" else torch.cuda.device_count()
+        origin = fingerprint_or_none(job.origin)
+        by_key = dict(zip(keys_of(origin, asked, place), asked, strict=True))
+        keys += by_key
+        done = {} if fresh else {key: cell for key in by_key if (cell := cells.get(key)) is not None}
+        found |= done
+        if missing := {key: task for key, task in by_key.items() if key not in done}:
+            resumes = training is not None and origin is not None and job.recipe is not None and not fresh
+            folder = training / sha256_of_json(origin) if resumes and training is not None else None
             device = len(waiting) % gpus if gpus else None
-            folder = None
-            if training is not None and origin is not None and job.recipe is not None and not fresh:
-                folder = training / _sha256_of(origin)
             waiting.append(Work(job, missing, cells, store, threads, device, folder))
     with tqdm(total=len(keys), initial=len(found), desc="Benchmark", unit="cell") as bar:
-        for key, cell in _done(waiting, workers, engine, bar):
+        for key, cell in _in_turn(waiting, bar) if alone else _in_parallel(waiting, workers, engine):
             if engine == "ray" and not cell.failed:
                 cells.put(key, cell)  # the machine that computed it may have another disk
             found[key] = cell
@@ -422,64 +286,74 @@ def run_jobs(
     return [found[key] for key in keys]
 
 
-def _done(waiting: Sequence[Work], workers: int, engine: Engine, bar: Any) -> Iterator[tuple[str, Cell]]:
-    """Yield cells as they come: one by one in this process, a job at a time from others."""
-    if engine == "ray":
-        yield from _by_ray(waiting)
-    elif workers > 1:
-        yield from _by_processes(waiting, workers)
-    else:
-        for work in waiting:
-            bar.set_postfix_str(f"{work.job.encoder.name}, {work.job.variant}, seed {work.job.seed}")
-            yield from work.cells_of()
+def _in_turn(waiting: Sequence[Work], bar: Any) -> Iterator[tuple[str, Cell]]:
+    for work in waiting:
+        bar.set_postfix_str(f"{work.job.candidate.name}, {work.job.variant}, seed {work.job.seed}")
+        yield from work.run()
 
 
-def _by_processes(waiting: Sequence[Work], workers: int) -> Iterator[tuple[str, Cell]]:
-    """A pool of fresh processes; when one of them dies, the jobs that it takes along are failed cells."""
-    from concurrent.futures import as_completed
+def _in_parallel(waiting: Sequence[Work], workers: int, engine: Engine) -> Iterator[tuple[str, Cell]]:
+    """Yield the cells of each job as it ends; if a process dies, the unfinished cells of its job have failed."""
+    with ExitStack() as stack:
+        if engine == "ray":
+            try:
+                import ray
+            except ImportError as error:
+                raise ImportError('engine="ray" needs ray: pip install "sbertlab[ray]"') from error
+            ray.init(ignore_reinit_error=True, log_to_driver=False)
+            share: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+            remote = ray.remote(**share)(Work.run_all)
+            futures: dict[Future[Any], Work] = {remote.remote(work).future(): work for work in waiting}
+        else:
+            from joblib.externals.loky import ProcessPoolExecutor
 
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    with ProcessPoolExecutor(workers) as pool:
-        works = {pool.submit(work.finish): work for work in waiting}
-        for future in as_completed(works):
+            pool = stack.enter_context(ProcessPoolExecutor(workers))
+            futures = {pool.submit(work.run_all): work for work in waiting}
+        for future in as_completed(futures):
             try:
                 yield from future.result()
             except Exception as error:
-                yield from _lost(works[future], error)
-
-
-def _by_ray(waiting: Sequence[Work]) -> Iterator[tuple[str, Cell]]:
-    """One Ray task a job, each with a GPU where the cluster has any."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError('engine="ray" needs ray: pip install "sbertlab[ray]"') from error
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
-    share: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-    remote = ray.remote(**share)(Work.finish)
-    works = {remote.remote(work): work for work in waiting}
-    left = list(works)
-    while left:
-        (done,), left = ray.wait(left)
-        try:
-            yield from ray.get(done)
-        except Exception as error:
-            yield from _lost(works[done], error)
+                yield from _lost(futures[future], error)
 
 
 def _lost(work: Work, error: Exception) -> Iterator[tuple[str, Cell]]:
-    """The cells of a job whose process was lost: those it had finished, and for the others the reason."""
+    """Yield the cells of a job whose process died: those that it had finished, the others failed with the reason."""
     cause = str(error.__cause__ or "").strip(' "\n').rpartition("\n")[2]  # the last line of that process's traceback
     reason = " ".join(f"{type(error).__name__}: {error} {cause}".split())
     for key, task in work.tasks.items():
-        finished = work.cells.get(key)
-        lost = row_of(work.job, task) | {"tag": "failed", "error": f"the process was lost: {reason}", "seconds": 0.0}
-        yield key, finished or Cell(lost)
+        lost = work.job.row(task) | {"tag": "failed", "error": f"the process was lost: {reason}", "seconds": 0.0}
+        yield key, work.cells.get(key) or Cell(lost)
+
+
+# -- Where it runs -----------------------------------------------------------------------------------------------------
+
+
+def environment() -> dict[str, Any]:
+    """Return where this process computes: python, versions, system, processor, cores, threads, device."""
+    kind = best_device().type
+    return {
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("sbertlab", *PACKAGES, "pandas")},
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": f"cuda ({torch.cuda.get_device_name()})" if kind == "cuda" else kind,
+    }
+
+
+def processor_name() -> str:
+    """Return the processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def sentences_per_second(model: Any, rounds: int = 3) -> float:
-    """Return how many help-desk phrasings a second the model encodes, the median of several rounds over 256 of them."""
+    """Return how many help-desk phrasings the model encodes per second: the median of rounds over 256 of them."""
     encode = getattr(model, "encode", None) or model.transform
     texts = helpdesk.load_helpdesk("test")["text"].drop_duplicates().head(256).tolist()
     encode(texts[:32])

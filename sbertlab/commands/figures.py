@@ -7,6 +7,7 @@ model. A seeded UMAP differs between machines, so the maps keep their neighbourh
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,13 +25,22 @@ from sbertlab.analysis.loss_plane import descend, scene
 from sbertlab.analysis.robustness import associations, card, robustness
 from sbertlab.analysis.thresholds import choose_threshold, threshold_curve
 from sbertlab.benchmark.encoders import select_encoders
-from sbertlab.benchmark.results import PRESETS, ranking, readme_block, report, rows_of, table_resolution
-from sbertlab.benchmark.results_folder import BLOCK, check_table, read, write
+from sbertlab.benchmark.results import (
+    PRESETS,
+    check_table,
+    ranking,
+    read,
+    readme_block,
+    report,
+    rows_of,
+    table_resolution,
+)
 from sbertlab.data import InputExample, helpdesk
 from sbertlab.encoder.embedding_store import EmbeddingStore
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
 from sbertlab.losses import MultipleNegativesRankingLoss
+from sbertlab.storage.files import write_whole
 from sbertlab.training.callbacks import Event
 from sbertlab.training.fit import fit
 from sbertlab.util import pairwise_cos_sim
@@ -38,6 +48,7 @@ from sbertlab.util import pairwise_cos_sim
 MODEL = "all-MiniLM-L6-v2"
 LOSSES = ("MultipleNegativesRankingLoss", "TripletLoss", "CosineSimilarityLoss", "ContrastiveLoss")
 ROBUSTNESS, GAPS = "robustness.csv", "associations.csv"
+BLOCK = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 Picture = Callable[..., Any]
 """Returns a figure when called with `theme="light"` or `theme="dark"`."""
@@ -61,12 +72,14 @@ def draw_benchmark(folder: str | os.PathLike[str], readme: str | os.PathLike[str
     place = Path(folder)
     check_table(place)
     table, pairs, manifest = read(place)
-    write(place / "benchmark.md", report(table, pairs))
-    written = [place / "benchmark.md"]
+    pages = {place / "benchmark.md": report(table, pairs)}
     page = Path(readme) if readme is not None else place.resolve().parent / "README.md"
     if page.exists() and BLOCK.search(text := page.read_text(encoding="utf-8")):
-        write(page, BLOCK.sub(lambda found: found[1] + readme_block(table, pairs) + found[2], text))
-        written.append(page)
+        pages[page] = BLOCK.sub(lambda found: found[1] + readme_block(table, pairs) + found[2], text)
+    for path, text in pages.items():
+        with write_whole(path) as file:
+            file.write_text(text, encoding="utf-8", newline="\n")
+    written = list(pages)
     if (plots := _plots()) is None:
         return written
     pictures: dict[str, Picture] = {}

@@ -9,8 +9,7 @@ import ipywidgets
 import pandas as pd
 
 from sbertlab.benchmark.comparisons import MEAN, PAIR, over_tasks
-from sbertlab.benchmark.results import PRESETS
-from sbertlab.benchmark.results_folder import read
+from sbertlab.benchmark.results import PRESETS, read
 from sbertlab.plots.benchmark import score_heatmap, standings_figure
 from sbertlab.plots.style import Figure
 from sbertlab.widgets.panel import Panel, control, escaped, message, picture_of, row, table

@@ -13,10 +13,9 @@ import pytest
 from sbertlab.analysis import resampling
 from sbertlab.analysis.intervals import compare, holm
 from sbertlab.analysis.resampling import Examples
-from sbertlab.benchmark.comparisons import COLUMNS, MEAN, PAIR, Scores, comparisons, over_tasks
-from sbertlab.benchmark.local_tasks import cluster_evaluator
-from sbertlab.benchmark.runner import Cell
-from sbertlab.benchmark.tasks import Task
+from sbertlab.benchmark.cells import Cell
+from sbertlab.benchmark.comparisons import COLUMNS, MEAN, PAIR, Scores, over_tasks
+from sbertlab.benchmark.tasks import Task, cluster_evaluator
 
 RANDOM = np.random.default_rng(0)
 HARDNESS = {task: RANDOM.normal(0.5, 0.15, 200) for task in ("x", "y", "z")}
@@ -34,7 +33,7 @@ def table_of(shifts: dict[str, float]) -> list[Cell]:
 
 
 def test_every_pair_is_compared_on_every_task_and_in_the_mean() -> None:
-    table = comparisons(Scores(table_of({"a": 0.1, "bb": 0.0, "ccc": 0.002}), resamples=200))
+    table = Scores(table_of({"a": 0.1, "bb": 0.0, "ccc": 0.002}), resamples=200).comparisons()
     assert list(table.columns) == COLUMNS
     assert table["task"].tolist() == [task for task in (MEAN, "x", "y", "z") for _ in range(3)]
     mean = table[table["task"] == MEAN].set_index(["model_a", "model_b"])
@@ -50,7 +49,7 @@ def test_every_pair_is_compared_on_every_task_and_in_the_mean() -> None:
 
 def test_the_numbers_are_those_of_compare_on_the_same_draws() -> None:
     cells = [cell("a", "x", 0.1), cell("bb", "x", 0.0)]
-    (row,) = comparisons(Scores(cells, 100)).query("task == 'x'").to_dict("records")
+    (row,) = Scores(cells, 100).comparisons().query("task == 'x'").to_dict("records")
     draws = zlib.crc32(b"x")
     replicates = [100 * one.examples.replicates(100, draws) for one in cells if one.examples is not None]
     values = [100 * one.examples.value() for one in cells if one.examples is not None]
@@ -73,43 +72,44 @@ def test_a_task_is_drawn_once_for_many_models_and_each_gets_what_it_would_alone(
     monkeypatch.setattr(resampling, "draw_counts", counted)
     scores = Scores(table_of(models), 50)
     assert len(drawn) == 2 * len(HARDNESS)
-    for model in models:
-        examples = cell(model, "y", 0.0).examples
-        assert examples is not None
-        alone = 100 * examples.replicates(50, zlib.crc32(b"y"))
-        np.testing.assert_array_equal(scores.of("y")[model, "untuned"].replicates, alone)
+    for one, replicates in zip(scores.cells, scores.replicates, strict=True):
+        assert one.examples is not None
+        alone = 100 * one.examples.replicates(50, zlib.crc32(one.row["task"].encode()))
+        np.testing.assert_array_equal(replicates, alone)
 
 
 def test_examples_that_both_models_find_hard_do_not_blur_their_difference() -> None:
     scores = Scores(table_of({"a": 0.0, "bb": 0.02}), 300)
-    paired = comparisons(scores).query("task == 'x'")["error"].item()
-    apart = np.hypot(*(measured.replicates.std(ddof=1) for measured in scores.of("x").values()))
-    assert paired < apart / 2
+    paired = scores.comparisons().query("task == 'x'")["error"].item()
+    drawn = [
+        replicates for one, replicates in zip(scores.cells, scores.replicates, strict=True) if one.row["task"] == "x"
+    ]
+    assert paired < np.hypot(*np.std(drawn, axis=1, ddof=1)) / 2
 
 
 def test_the_spread_over_seeds_is_kept_apart_and_counts() -> None:
     seeds = [cell("a", task, 0.1 * seed, seed, "fine-tuned") for seed in range(3) for task in HARDNESS]
-    table = comparisons(Scores([*seeds, *table_of({"bb": 0.0})], 200)).query("task == 'mean'")
+    table = Scores([*seeds, *table_of({"bb": 0.0})], 200).comparisons().query("task == 'mean'")
     (row,) = table.to_dict("records")
     assert row["seed_error"] == pytest.approx(np.std([0, 10, 20], ddof=1) / np.sqrt(3), rel=0.1)
     assert row["difference"] == pytest.approx(10, abs=1.5)
     assert not row["different"], "three seeds that differ by 10 points each do not make 10 points real"
-    assert comparisons(Scores(table_of({"a": 0.1, "bb": 0.0}), 200))["seed_error"].max() == 0
+    assert Scores(table_of({"a": 0.1, "bb": 0.0}), 200).comparisons()["seed_error"].max() == 0
 
 
 def test_a_model_with_a_failed_cell_has_no_mean_and_is_compared_where_it_can_be() -> None:
     broken = Cell({"model": "a", "variant": "untuned", "seed": 0, "task": "y", "error": "out of memory"})
     cells = [one for one in table_of({"a": 0.1, "bb": 0.0}) if (one.row["model"], one.row["task"]) != ("a", "y")]
-    table = comparisons(Scores([*cells, broken], 100))
+    table = Scores([*cells, broken], 100).comparisons()
     assert table["task"].tolist() == ["x", "z"]
-    assert comparisons(Scores([broken], 100)).empty
+    assert Scores([broken], 100).comparisons().empty
 
 
 def test_the_mean_over_some_tasks_follows_from_the_comparisons_on_each() -> None:
     seeds = [cell("a", task, 0.02 * seed, seed, "fine-tuned") for seed in range(3) for task in HARDNESS]
     cells = [*seeds, *table_of({"bb": 0.0, "ccc": 0.1})]
     scores = Scores(cells, 400)
-    rows, pairs = scores.table, comparisons(scores)
+    rows, pairs = scores.table(), scores.comparisons()
     whole = over_tasks(pairs, rows, ["x", "y", "z"]).set_index(PAIR)
     mean = pairs[pairs["task"] == MEAN].set_index(PAIR).loc[[tuple(pair) for pair in whole.index]]
     for column, tolerance in (("difference", 1e-9), ("seed_error", 1e-9), ("error", 0.1 * mean["error"].max())):
@@ -125,7 +125,7 @@ def test_the_mean_over_some_tasks_follows_from_the_comparisons_on_each() -> None
 
 def test_intervals_stand_around_the_values_in_points() -> None:
     broken = Cell({"model": "a", "variant": "untuned", "seed": 0, "task": "y", "value": np.nan, "error": "no"})
-    table = Scores([cell("a", "x", 0.0), broken], 200).table
+    table = Scores([cell("a", "x", 0.0), broken], 200).table()
     assert table["low"][0] < table["value"][0] < table["high"][0]
     width = table["high"][0] - table["low"][0]
     assert width == pytest.approx(
@@ -138,7 +138,7 @@ def test_models_on_different_examples_are_not_compared() -> None:
     fewer = cell("bb", "x", 0.0)
     fewer = Cell(fewer.row, Examples("mean", fewer.examples.predictions[:, :150]))  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"task 'x': a untuned was measured on 200 examples, bb untuned on 150"):
-        comparisons(Scores([cell("a", "x", 0.0), fewer], 100))
+        Scores([cell("a", "x", 0.0), fewer], 100).comparisons()
 
 
 def test_one_example_alone_has_no_interval_and_proves_nothing() -> None:
@@ -150,8 +150,8 @@ def test_one_example_alone_has_no_interval_and_proves_nothing() -> None:
         for name, value in (("a", 1.0), ("b", 0.0))
     ]
     scores = Scores(cells, 100)
-    assert scores.table[["low", "high"]].isna().to_numpy().all()
-    assert comparisons(scores)[["p", "different"]].to_numpy().tolist() == [[1.0, False]] * 2
+    assert scores.table()[["low", "high"]].isna().to_numpy().all()
+    assert scores.comparisons()[["p", "different"]].to_numpy().tolist() == [[1.0, False]] * 2
 
 
 def clustered(model: str, values: np.ndarray, embeddings: np.ndarray) -> Cell:
@@ -169,9 +169,9 @@ def test_the_luck_of_k_means_makes_no_difference_real() -> None:
     labels = np.repeat(np.arange(12), 60)
     points = 0.9 * random.normal(size=(12, 16))[labels] + random.normal(size=(720, 16))
     cells = [clustered(f"m{copy}", labels, points + 0.01 * random.normal(size=points.shape)) for copy in range(16)]
-    pairs = comparisons(Scores(cells, 300)).query("task == 'x'")
+    pairs = Scores(cells, 300).comparisons().query("task == 'x'")
     alone = [Cell(one.row, Examples("v_measure", one.examples.predictions[:1], one.examples.target)) for one in cells]  # type: ignore[union-attr]
-    unlucky = comparisons(Scores(alone, 300)).query("task == 'x'")
+    unlucky = Scores(alone, 300).comparisons().query("task == 'x'")
     assert (unlucky["p"] < 0.05).mean() > 0.2, "without the starts copies of one model differ, so this test can fail"
     assert (pairs["p"] < 0.05).mean() < 0.07
     assert not pairs["different"].any()

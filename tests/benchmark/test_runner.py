@@ -20,17 +20,16 @@ import pytest
 from sbertlab import SentenceTransformer
 from sbertlab.analysis.resampling import Examples
 from sbertlab.benchmark import runner
-from sbertlab.benchmark.encoders import ENCODERS, Encoder, named, tfidf_svd
-from sbertlab.benchmark.machine import environment
+from sbertlab.benchmark.encoders import ENCODERS, Candidate, named, tfidf_svd
 from sbertlab.benchmark.recipes import HelpdeskRecipe
 from sbertlab.benchmark.runner import (
     FACTS,
     Cell,
     CellStore,
     Job,
+    environment,
     jobs_of,
     keys_of,
-    row_of,
     run_jobs,
     sentences_per_second,
 )
@@ -64,7 +63,7 @@ def make_letters(seed: int) -> Letters:
     return Letters(seed)
 
 
-LETTERS = Encoder("letters", make_letters)
+LETTERS = Candidate("letters", make_letters)
 
 
 def scaled(seed: int, scale: float = 1.0) -> Any:
@@ -85,7 +84,7 @@ def values(cells: list[Cell]) -> list[tuple[Any, ...]]:
 
 
 def test_every_job_gives_one_cell_a_task_in_order_and_the_facts_of_each_model_once(tmp_path: Path) -> None:
-    encoders = [LETTERS, Encoder("random letters", make_letters, random=True)]
+    encoders = [LETTERS, Candidate("random letters", make_letters, random=True)]
     cells = run_jobs(jobs_of(encoders, 2, SHORT), TASKS, CellStore(tmp_path))
     names = [task.name for task in TASKS]
     places = [(cell.row["model"], cell.row["seed"], cell.row["task"]) for cell in cells]
@@ -118,7 +117,7 @@ def test_a_second_run_computes_nothing(tmp_path: Path) -> None:
 def test_a_model_that_is_fine_tuned_is_measured_after_its_training(
     tiny: Callable[..., SentenceTransformer], tmp_path: Path
 ) -> None:
-    small = Encoder(
+    small = Candidate(
         "tiny", lambda seed: tiny(seed=7, dropout=0.1), trainable=True, learning_rates={"helpdesk-triplets": 1e-3}
     )
     jobs = jobs_of([small], 2, SHORT)
@@ -130,7 +129,11 @@ def test_a_model_that_is_fine_tuned_is_measured_after_its_training(
 
 def test_a_cell_that_fails_is_recorded_with_its_error_not_kept_and_tried_again(tmp_path: Path) -> None:
     broken = Task("broken", "STS", "no_such_metric", "", TASKS[0].load)
-    models = [Encoder("cannot be made", lambda seed: 1 / 0), Encoder("cannot encode", lambda seed: Failing()), LETTERS]
+    models = [
+        Candidate("cannot be made", lambda seed: 1 / 0),
+        Candidate("cannot encode", lambda seed: Failing()),
+        LETTERS,
+    ]
     cells = run_jobs(jobs_of(models, 1, SHORT), [broken, TASKS[0]], CellStore(tmp_path))
     errors = [cell.row["error"] for cell in cells]
     assert errors[:3] == ["ZeroDivisionError: division by zero"] * 3
@@ -150,7 +153,7 @@ def unreadable() -> Any:
 
 def test_data_that_cannot_be_read_are_found_before_the_model_is_made(tmp_path: Path) -> None:
     made: list[int] = []
-    counted = Encoder("counted", lambda seed: (made.append(seed), Letters())[1])
+    counted = Candidate("counted", lambda seed: (made.append(seed), Letters())[1])
     broken = Task("broken", "STS", "m", "", unreadable)
     (cell,) = run_jobs([Job(counted, 1)], [broken], CellStore(tmp_path))
     assert (cell.row["error"], made) == ("ValueError: data.csv.gz cannot be read", [])
@@ -187,7 +190,7 @@ def test_the_key_follows_everything_that_the_number_follows_from(tmp_path: Path)
 def test_the_key_follows_every_file_of_a_model_folder(tiny: Callable[..., SentenceTransformer], tmp_path: Path) -> None:
     tiny().save(tmp_path)
     job = Job(named(str(tmp_path)), 0)
-    weights, first = job.encoder.revision(), key_of(job, TASKS[0])
+    weights, first = job.candidate.revision(), key_of(job, TASKS[0])
     seen = {first}
     for name in ("modules.json", "config.json", "tokenizer.json", "1_Pooling/config.json"):
         (file,) = [path for path in tmp_path.rglob("*") if path.relative_to(tmp_path).as_posix() == name]
@@ -197,15 +200,15 @@ def test_the_key_follows_every_file_of_a_model_folder(tiny: Callable[..., Senten
         file.write_bytes(before)
     assert len(seen) == 5
     assert key_of(job, TASKS[0]) == first
-    assert job.encoder.revision() == weights, "what the table shows is of the weights alone"
+    assert job.candidate.revision() == weights, "what the table shows is of the weights alone"
 
 
 def test_the_key_follows_the_maker_and_the_arguments_that_it_was_given() -> None:
     makers: list[Any] = [make_letters, scaled, partial(scaled, scale=2.0), partial(scaled, scale=3.0)]
     makers += [tfidf_svd, partial(tfidf_svd, dimensions=64)]
-    assert len({key_of(Job(Encoder("one name", make), 0), TASKS[0]) for make in makers}) == len(makers)
-    again = Job(Encoder("one name", partial(scaled, scale=2.0)), 0)
-    assert key_of(again, TASKS[0]) == key_of(Job(Encoder("one name", makers[2]), 0), TASKS[0])
+    assert len({key_of(Job(Candidate("one name", make), 0), TASKS[0]) for make in makers}) == len(makers)
+    again = Job(Candidate("one name", partial(scaled, scale=2.0)), 0)
+    assert key_of(again, TASKS[0]) == key_of(Job(Candidate("one name", makers[2]), 0), TASKS[0])
 
 
 def test_the_key_follows_the_code_of_the_package_and_what_a_task_without_files_loads(
@@ -235,16 +238,16 @@ def test_a_speed_that_was_measured_elsewhere_is_measured_again_and_no_score_is(
 def test_what_a_job_follows_from_is_looked_up_once_for_all_its_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Encoder] = []
-    content = Encoder.content
-    monkeypatch.setattr(Encoder, "content", lambda self: (asked.append(self), content(self))[1])
+    asked: list[Candidate] = []
+    content = Candidate.content
+    monkeypatch.setattr(Candidate, "content", lambda self: (asked.append(self), content(self))[1])
     run_jobs(jobs_of([LETTERS], 1, SHORT), TASKS, CellStore(tmp_path))
     assert asked == [LETTERS]
 
 
 def test_cells_of_a_maker_or_a_task_whose_content_nothing_tells_are_computed_in_every_run(tmp_path: Path) -> None:
     scale = 1.0
-    closure = Encoder("closure", lambda seed: scaled(seed, scale))
+    closure = Candidate("closure", lambda seed: scaled(seed, scale))
     unknown = Task("unknown", TASKS[0].family, TASKS[0].metric, "", lambda: TASKS[0].load())
     for encoder, task in ((closure, TASKS[0]), (LETTERS, unknown)):
         for _ in range(2):
@@ -260,7 +263,7 @@ class Stopped(HelpdeskRecipe):
 
     given: list[tuple[Path | None, bool]] = []  # noqa: RUF012 (shared on purpose)
 
-    def fine_tune(self, model: Any, encoder: Encoder, seed: int, checkpoints: Path | None = None) -> Any:
+    def fine_tune(self, model: Any, encoder: Candidate, seed: int, checkpoints: Path | None = None) -> Any:
         left = checkpoints is not None and (checkpoints / "left").exists()
         self.given.append((checkpoints, left))
         if checkpoints is not None and not left:
@@ -286,17 +289,20 @@ def test_a_fine_tuning_that_was_killed_finds_its_folder_again_which_is_there_unt
 
 
 def test_two_runs_do_not_train_in_the_same_folder(tmp_path: Path) -> None:
-    with runner._kept(tmp_path / "training") as mine, runner._kept(tmp_path / "training") as other:
+    with (
+        runner.checkpoint_folder(tmp_path / "training") as mine,
+        runner.checkpoint_folder(tmp_path / "training") as other,
+    ):
         assert (mine, other) == (tmp_path / "training", None)
     (tmp_path / "file").touch()
-    with runner._kept(tmp_path / "file" / "training") as nowhere:
+    with runner.checkpoint_folder(tmp_path / "file" / "training") as nowhere:
         assert nowhere is None
 
 
 def test_the_tag_says_whether_the_texts_are_those_of_the_name() -> None:
     job, load = Job(LETTERS, 0), TASKS[0].load
     tasks = [TASKS[0], Task("BIOSSES", "STS", "m", "", load), Task("BIOSSES", "STS", "m", "", load, edition="fewer")]
-    assert [row_of(job, task)["tag"] for task in tasks] == ["proxy", "measured", "edition"]
+    assert [job.row(task)["tag"] for task in tasks] == ["proxy", "measured", "edition"]
 
 
 @pytest.mark.parametrize("damage", ["cell.json", "examples.npz", "missing"])
@@ -331,7 +337,7 @@ def die(seed: int) -> Any:
 
 @pytest.mark.slow
 def test_a_process_that_dies_leaves_failed_cells_and_the_run_ends(tmp_path: Path) -> None:
-    cells = run_jobs(jobs_of([Encoder("dies", die)], 1, SHORT), TASKS, CellStore(tmp_path), workers=2)
+    cells = run_jobs(jobs_of([Candidate("dies", die)], 1, SHORT), TASKS, CellStore(tmp_path), workers=2)
     assert [cell.failed for cell in cells] == [True] * 3
     assert "the process was lost" in cells[0].row["error"]
 
@@ -371,7 +377,7 @@ def test_two_runs_that_finish_the_same_cell_both_go_on(tmp_path: Path, monkeypat
 
 def test_a_cache_that_is_a_file_is_said_once_and_the_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
-    with pytest.warns(UserWarning, match="finished cells are not kept in") as caught:
+    with pytest.warns(UserWarning, match="finished cells cannot be cached in") as caught:
         cells = run_jobs(jobs_of([LETTERS], 1, SHORT), TASKS, CellStore(tmp_path / "cache" / "cells"))
     assert [cell.failed for cell in cells] == [False] * 3
     assert len(caught) == 1
@@ -391,9 +397,9 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_cells_in_hand(
 
 
 def test_what_is_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="workers must be a whole number of at least 1, got 0"):
         run_jobs([], [], CellStore("unused"), workers=0)
-    with pytest.raises(ValueError, match='engine must be "processes" or "ray"'):
+    with pytest.raises(ValueError, match="engine must be one of 'processes', 'ray'"):
         run_jobs([], [], CellStore("unused"), engine="threads")  # type: ignore[arg-type]
 
 
@@ -409,7 +415,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_runner import Letters
 from sbertlab.benchmark.presets import run
-from sbertlab.benchmark.encoders import Encoder
+from sbertlab.benchmark.encoders import Candidate
 
 class Slow(Letters):
     def encode(self, texts):
@@ -420,7 +426,7 @@ class Slow(Letters):
 def slow(seed):
     return Slow()
 
-encoders = [Encoder(f"letters {{number}}", slow) for number in range(3)]
+encoders = [Candidate(f"letters {{number}}", slow) for number in range(3)]
 print("ready", flush=True)
 run(encoders, seeds=1, output={output!r}, cache={cache!r})
 """

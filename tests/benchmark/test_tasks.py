@@ -17,8 +17,9 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sbertlab import SentenceTransformer, helpdesk
 from sbertlab.benchmark.local_tasks import DATA_VARIABLE
+from sbertlab.benchmark.presets import find_tasks, select_tasks
 from sbertlab.benchmark.published import PUBLISHED
-from sbertlab.benchmark.tasks import METRICS, Task, find_tasks, helpdesk_tasks, select_tasks, unavailable
+from sbertlab.benchmark.tasks import METRICS, Task, helpdesk_tasks
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
 from sbertlab.evaluation import (
     BinaryClassificationEvaluator,
@@ -374,26 +375,17 @@ def test_unknown_names_and_missing_folders_are_named_with_the_remedy(
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
     for name in ("mine", "medline"):
         (tmp_path / "sets" / name).mkdir(parents=True)
-    with pytest.raises(
-        ValueError,
-        match=r"task 'stsb' is unknown; .*there are helpdesk-sts, .* once SBERTLAB_DATA names one",
-    ):
-        select_tasks(["stsb"])
-    with pytest.raises(ValueError, match="task 'biosess' is unknown; did you mean BIOSSES"):
+    with pytest.raises(ValueError, match=r"'biosess' is unknown. Did you mean 'BIOSSES'.* if SBERTLAB_DATA names one"):
         select_tasks(["biosess"])
-    with pytest.raises(
-        FileNotFoundError, match=r"neither one of helpdesk-sts.* which has medline, mine; did you mean medline.*add the"
-    ):
+    with pytest.raises(ValueError, match=r"'Medlines' is unknown. Did you mean 'medline'.*sets \(medline, mine\)"):
         select_tasks(["Medlines"], tmp_path / "sets")
     for wrong in (["mine", "mine"], [], ["mine", 3]):
         with pytest.raises(ValueError, match="each once, got"):
             select_tasks(wrong, tmp_path / "sets")  # type: ignore[arg-type]
-    with pytest.raises(FileNotFoundError, match="'no/such/folder', is not there; correct or unset SBERTLAB_DATA"):
-        select_tasks(data="no/such/folder")
-    with pytest.raises(FileNotFoundError, match=r"holds none of the sets stsb, sickr, .* or unset SBERTLAB_DATA"):
-        select_tasks(data=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"'no/such/folder' does not exist; .*SBERTLAB_DATA"):
+        select_tasks(["mine"], data="no/such/folder")
     for outside in ("", "..", "mine/..", str(tmp_path)):
-        with pytest.raises(FileNotFoundError, match="neither one of"):
+        with pytest.raises(ValueError, match="is unknown"):
             select_tasks([outside], tmp_path / "sets")
 
 
@@ -408,7 +400,7 @@ def test_all_problems_are_found_at_once_and_the_other_tasks_are_returned(tmp_pat
     assert [task.name for task in tasks] == ["helpdesk-sts", "helpdesk-clustering"]
     assert {name: type(error) for name, error in problems.items()} == {
         "mine": FileNotFoundError,
-        "nothing": FileNotFoundError,
+        "nothing": ValueError,
         "texts": ValueError,
         "broken": ValueError,
     }
@@ -421,8 +413,9 @@ def test_a_task_with_a_check_is_not_loaded_to_see_whether_it_can_be() -> None:
     def never() -> SentenceEvaluator:
         raise AssertionError("loaded")
 
-    assert unavailable([Task("far", "STS", "map", "", never, check=lambda: None)]) == {}
-    assert list(unavailable([Task("near", "STS", "map", "", never)])) == ["near"]
+    far, near = Task("far", "STS", "map", "", never, check=lambda: None), Task("near", "STS", "map", "", never)
+    tasks, problems = find_tasks([far, near], data="")
+    assert (tasks, list(problems)) == ([far], ["near"])
 
 
 def test_published_tasks_are_named_beside_the_others() -> None:

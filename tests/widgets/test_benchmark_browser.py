@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 
 from sbertlab.analysis.resampling import Examples
-from sbertlab.benchmark import results_folder
-from sbertlab.benchmark.comparisons import Scores, comparisons
-from sbertlab.benchmark.results import COLUMNS
-from sbertlab.benchmark.runner import Cell
+from sbertlab.benchmark.cells import Cell
+from sbertlab.benchmark.comparisons import Scores
+from sbertlab.benchmark.results import COLUMNS, save
 
 pytest.importorskip("ipywidgets")
 from sbertlab.widgets.benchmark_browser import BenchmarkBrowser
@@ -32,9 +31,8 @@ def cell(model: str, task: str, level: float) -> Cell:
 def folder(tmp_path: Path) -> Path:
     cells = [cell(model, task, level) for model, levels in LEVELS.items() for task, level in levels.items()]
     scores = Scores(cells, 200)
-    table = scores.table.assign(preset="offline")[COLUMNS]
-    pairs = comparisons(scores).assign(preset="offline")[results_folder.PAIR_FILE]
-    results_folder.save(tmp_path, table, pairs, "offline", {"models": {}})
+    table = scores.table().assign(preset="offline")[COLUMNS]
+    save(tmp_path, table, scores.comparisons(), "offline", {"models": {}})
     return tmp_path
 
 

@@ -1,0 +1,266 @@
+"""A run: what it measures and writes, what it refuses before it starts, and the check of a table."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+
+from sbertlab import SentenceTransformer, helpdesk
+from sbertlab.benchmark import presets, runner
+from sbertlab.benchmark.cells import CellStore
+from sbertlab.benchmark.comparisons import MEAN, Scores
+from sbertlab.benchmark.encoders import ENCODERS, Candidate, select_encoders
+from sbertlab.benchmark.presets import check, run, select_tasks
+from sbertlab.benchmark.published import published_cells
+from sbertlab.benchmark.recipes import NLI_LOCAL, OFFLINE, HelpdeskRecipe
+from sbertlab.benchmark.results import COLUMNS, read
+from sbertlab.benchmark.runner import environment, jobs_of, run_jobs
+from sbertlab.benchmark.tasks import Task, helpdesk_tasks
+from sbertlab.storage.files import sha256_of
+
+ROOT = Path(__file__).parents[2]
+SHORT = HelpdeskRecipe(rows=60)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells and embeddings of a test stay in its folder; models come from the usual cache."""
+    monkeypatch.setattr(presets, "cache_home", lambda: tmp_path / "cache")
+
+
+def copied(model: SentenceTransformer, seed: int) -> SentenceTransformer:
+    return copy.deepcopy(model)
+
+
+@pytest.fixture
+def small(tiny: Callable[..., SentenceTransformer]) -> Candidate:
+    """A tiny model that can be fine-tuned."""
+    rates = {SHORT.name: 1e-3}
+    return Candidate("tiny", partial(copied, tiny(seed=7, dropout=0.1)), trainable=True, learning_rates=rates)
+
+
+def never(*arguments: Any, **settings: Any) -> Any:
+    raise AssertionError("called too early, or again")
+
+
+# -- A run -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_run_writes_what_it_measured_and_a_second_run_the_same_without_encoding(
+    small: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["helpdesk-duplicates", "helpdesk-clustering"]
+    table = run([small, "TF-IDF+SVD"], names, seeds=2, output=tmp_path / "new" / "out", recipe=SHORT)
+    assert list(table.columns) == COLUMNS
+    jobs = [("tiny", "untuned", 0), ("tiny", "fine-tuned", 0), ("tiny", "fine-tuned", 1), ("TF-IDF+SVD", "untuned", 0)]
+    expected = [(*job, name) for job in jobs for name in names]
+    assert list(table[["model", "variant", "seed", "task"]].itertuples(index=False, name=None)) == expected
+    assert set(table["tag"]) == {"proxy"}
+    assert ((table["low"] < table["value"]) & (table["value"] < table["high"])).all()
+    assert table["n"].tolist() == [2000, 576] * 4
+    assert table["recipe"].tolist() == ["", "", *[SHORT.name] * 4, "", ""]
+    assert table["value"].iloc[:6:2].nunique() == 3, "untuned, and two fine-tunings with different seeds"
+
+    every, pairs, manifest = read(tmp_path / "new" / "out")
+    pd.testing.assert_frame_equal(every[every["preset"] == "offline"], table, check_dtype=False)
+    assert every["tag"].value_counts()["published"] == len(published_cells())
+    assert pairs["task"].tolist() == np.repeat([MEAN, *names], 3).tolist()
+    about = manifest["presets"]["offline"]
+    assert about["sha256"]["corpora/helpdesk.jsonl"] == sha256_of(helpdesk.CORPUS)
+    assert about["measured"] == [environment() | {"cells": dict.fromkeys(names, 4)}]
+    assert about["recipe"]["rows"] == 60
+    assert about["differences"] == SHORT.differences
+    assert about["learning_rates"] == {"tiny": 1e-3}
+    assert about["models"]["tiny"]["dimensions"] == 32
+    assert about["models"]["TF-IDF+SVD"]["sentences_per_second"] > 0
+    assert str(ROOT) not in json.dumps(manifest), "no path of this machine"
+
+    monkeypatch.setattr(SentenceTransformer, "encode", never)
+    second = run([small, "TF-IDF+SVD"], names, seeds=2, output=tmp_path / "again", recipe=SHORT)
+    pd.testing.assert_frame_equal(table, second)
+    for name in ("benchmark.csv", "comparisons.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "new" / "out" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_fresh_run_gives_the_same_rows_whatever_the_global_generators(small: Candidate, tmp_path: Path) -> None:
+    first = run([small], ["helpdesk-duplicates"], seeds=1, output=tmp_path, recipe=SHORT)
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002 (the run must not depend on the global generators)
+    second = run([small], ["helpdesk-duplicates"], seeds=1, output=tmp_path, recipe=SHORT, fresh=True)
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
+
+
+@pytest.mark.slow
+def test_a_run_overwrites_the_rows_of_its_preset_and_names_the_machines_that_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = ["helpdesk-duplicates", "helpdesk-clustering"]
+    here = environment()
+    monkeypatch.setattr(runner, "environment", lambda: here | {"processor": "another", "threads": 64})
+    run(["TF-IDF+SVD"], tasks[:1], seeds=1, output=tmp_path)
+    run(["TF-IDF+SVD"], tasks[:1], seeds=1, output=tmp_path, preset="local", recipe=SHORT)
+    monkeypatch.setattr(runner, "environment", lambda: here)
+    run(["TF-IDF+SVD"], tasks, seeds=1, output=tmp_path)
+    table, _, manifest = read(tmp_path)
+    rows = table.loc[table["tag"] == "proxy", ["preset", "task"]].values.tolist()
+    assert rows == [["offline", tasks[0]], ["offline", tasks[1]], ["local", tasks[0]]]
+    other, own = manifest["presets"]["offline"]["measured"]
+    assert (other["processor"], other["threads"], other["cells"]) == ("another", 64, {tasks[0]: 1})
+    assert own == here | {"cells": {tasks[1]: 1}}
+
+
+@pytest.mark.slow
+def test_a_failed_cell_is_recorded_and_the_run_continues(tmp_path: Path) -> None:
+    broken = Task("broken", "STS", "no_such_metric", "", helpdesk_tasks()[0].load)
+    models = [Candidate("cannot be built", lambda seed: 1 / 0), ENCODERS["TF-IDF+SVD"]]
+    table = run(models, [broken, "helpdesk-clustering"], seeds=1, output=tmp_path)
+    assert table["tag"].tolist() == ["failed"] * 3 + ["proxy"]
+    assert table["value"].isna().tolist() == [True] * 3 + [False]
+    assert table["error"].tolist()[:2] == ["ZeroDivisionError: division by zero"] * 2
+    every, *_ = read(tmp_path)
+    pd.testing.assert_frame_equal(every[every["preset"] == "offline"], table, check_dtype=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MiniLM-tokens", "MiniLM-3-layers"])
+def test_fine_tuning_helps_on_intents_never_trained_on(name: str, tmp_path: Path) -> None:
+    tasks = helpdesk_tasks()
+    cells = run_jobs(jobs_of(select_encoders([name]), 1, OFFLINE), tasks, CellStore(tmp_path))
+    pairs = Scores([cell for cell in cells if cell.examples is not None], 300).comparisons()
+    (mean,) = pairs[pairs["task"] == MEAN].to_dict("records")
+    assert (mean["variant_a"], mean["variant_b"], mean["different"]) == ("untuned", "fine-tuned", True)
+    assert mean["difference"] < -1
+
+
+# -- The check ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_check_recomputes_cells_and_finds_a_wrong_one(tmp_path: Path) -> None:
+    run(["TF-IDF+SVD"], ["helpdesk-clustering", "helpdesk-duplicates"], seeds=1, output=tmp_path)
+    table, _, manifest = read(tmp_path)
+    table.loc[table["task"] == "helpdesk-clustering", "value"] += 0.2
+    table.to_csv(tmp_path / "benchmark.csv", index=False)
+    with pytest.raises(ValueError, match=r"benchmark.csv was changed"):
+        check(output=tmp_path)
+    manifest["sha256"]["benchmark.csv"] = sha256_of(tmp_path / "benchmark.csv")
+    (tmp_path / "environment.json").write_text(json.dumps(manifest))
+    found = check(output=tmp_path, models=["TF-IDF+SVD"])
+    assert found["same"].tolist() == [False, True]
+    assert found["difference"].tolist() == pytest.approx([-0.2, 0], abs=1e-3)
+    with pytest.raises(ValueError, match="no such cell of the preset 'offline'"):
+        check(output=tmp_path, tasks=["helpdesk-sts"])
+
+
+def test_a_check_without_a_table_or_seeds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere/benchmark.csv is missing; .*`python -m sbertlab benchmark`"):
+        check(output=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"seeds must be .*got 0"):
+        check(output=ROOT / "figures", seeds=0)
+
+
+# -- What is refused before anything is built --------------------------------------------------------------------------
+
+NEVER = Candidate("never", never)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seeds": 0}, "seeds must be .*got 0"),
+        ({"tasks": ["helpdesk-sst"]}, "helpdesk-sst.*Did you mean 'helpdesk-sts'"),
+        ({"tasks": []}, "tasks must be names of tasks"),
+        ({"models": [NEVER, NEVER]}, "models must be names of models, each once"),
+        ({"models": []}, "models must be names of models"),
+        ({"models": [make_pipeline(TfidfVectorizer())]}, r"got a Pipeline; .* Candidate\('my model', lambda seed"),
+        ({"preset": "ofline"}, "preset must be one of .*'offline'"),
+        ({"preset": "local", "tasks": None}, "SBERTLAB_DATA"),
+        ({"output": None}, "figures holds whole presets .* leaves out .*MiniLM-tokens.* --output DIR"),
+        ({"output": None, "models": None, "tasks": None, "seeds": 2}, "fewer seeds or another recipe.* --output DIR"),
+        ({"output": None, "models": None, "tasks": None, "recipe": SHORT}, "another recipe.* --output DIR"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_built(
+    wrong: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SBERTLAB_DATA", raising=False)
+    monkeypatch.setattr(presets, "run_jobs", never)
+    given = {"models": [NEVER], "tasks": ["helpdesk-sts"], "output": tmp_path / "out", **wrong}
+    with pytest.raises((ValueError, FileNotFoundError, TypeError), match=message):
+        run(**given)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/inside", "/proc/self"])
+def test_an_output_that_cannot_be_written_is_refused(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(OSError, match=r"output .* cannot be written: .*--output"):
+        run([NEVER], ["helpdesk-sts"], seeds=1, output=tmp_path / place)
+
+
+def test_an_output_whose_tables_were_changed_by_hand_is_refused(tmp_path: Path) -> None:
+    for name in ("benchmark.csv", "comparisons.csv", "environment.json"):
+        (tmp_path / name).write_bytes((ROOT / "figures" / name).read_bytes())
+    path = tmp_path / "comparisons.csv"
+    path.write_text(path.read_text() + "offline\n")
+    with pytest.raises(ValueError, match=r"comparisons.csv was changed"):
+        run([NEVER], ["helpdesk-sts"], seeds=1, output=tmp_path)
+
+
+@pytest.mark.slow
+def test_everything_that_is_missing_is_listed_and_the_rest_is_measured_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SBERTLAB_DATA", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    models, tasks = ["TF-IDF+SVD", "nobody/no-such-model"], ["helpdesk-clustering", "no-such-set"]
+    everything = (
+        r"(?s)not everything can be measured:\n- .*nobody/no-such-model.*\n- task 'no-such-set'.*--skip-missing"
+    )
+    with pytest.raises(FileNotFoundError, match=everything):
+        run(models, tasks, seeds=1, output=tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="nothing can be measured") as caught:
+        run(models, tasks[1:], output=tmp_path / "out", skip_missing=True)
+    assert "--skip-missing" not in str(caught.value), "it would not help"
+    with pytest.warns(UserWarning, match=r"not measured:\n- .*nobody/no-such-model"):
+        table = run(models, tasks, seeds=1, output=tmp_path / "out", skip_missing=True)
+    assert table[["model", "task", "tag"]].values.tolist() == [["TF-IDF+SVD", "helpdesk-clustering", "proxy"]]
+
+
+def test_a_broken_set_of_the_local_preset_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"biosses": "sentence1,sentence2,score\na,b,1\nc,d,0\n", "sickr": "wrong\n1\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.csv.gz").write_bytes(gzip.compress(text.encode()))
+    monkeypatch.setenv("SBERTLAB_DATA", str(tmp_path))
+    assert sorted(presets.default_tasks("local")) == ["biosses", "sickr"]
+    with pytest.raises(FileNotFoundError, match=r"(?s)sickr/data.csv.gz has the columns wrong.*--skip-missing"):
+        run(["TF-IDF+SVD"], seeds=1, output=tmp_path / "out", preset="local")
+
+
+def test_bad_training_data_are_named_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "snli_devtest").mkdir()
+    pairs = [("p", "e", "entailment"), ("p", "c", "contradiction"), ("p", "x", "maybe")]
+    columns = ["sentence1", "sentence2", "label"]
+    pd.DataFrame(pairs, columns=columns).to_csv(tmp_path / "snli_devtest" / "data.csv.gz", index=False)
+    recipe = replace(NLI_LOCAL, folder=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"recipe nli-local: .*snli_devtest/data.csv.gz: .* got 'maybe'"):
+        run([replace(NEVER, trainable=True)], ["helpdesk-sts"], output=tmp_path / "out", recipe=recipe)
+    assert select_tasks(["helpdesk-sts"])
