@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sbertlab.checks import checked_numbers
 from sbertlab.data.rows import Row, gather
 from sbertlab.data.texts import checked_text, plain_text
 
@@ -119,9 +118,11 @@ def _label(label: Any, name: str) -> int | float | np.ndarray | None:
         return number
     if isinstance(label, np.ndarray | list | tuple):
         try:
-            vector = checked_numbers(name, label)
-        except ValueError as error:
-            raise ValueError(f"{name} must be a flat vector of finite numbers, got {label!r}") from error
+            vector = np.asarray(label, dtype=np.float64)
+        except (TypeError, ValueError):
+            vector = np.empty(0)
+        if vector.ndim != 1 or not len(vector) or not (np.abs(vector) <= LARGEST).all():
+            raise ValueError(f"{name} must be a flat vector of finite numbers, got {label!r}")
         return vector.astype(np.float32)
     raise ValueError(
         f"{name} must be a number, a vector or None, got {label!r} of type {type(label).__name__}; number the classes "

@@ -11,12 +11,8 @@ from sbertlab.readers import InputExample
 from sbertlab.data.nemo import NeMoReader, write_nemo
 
 ROWS = [
-    {
-        "query": "What is rain?",
-        "pos_doc": "Water from clouds.",
-        "neg_doc": ["A drum.", "Äther.", "Snow.", "Hail.", "Fog."],
-    },
-    {"query": " What is a drum? ", "pos_doc": "An instrument.", "neg_doc": ["Water from clouds.", "A cat."]},
+    {"query": "Rain?", "pos_doc": "Water.", "neg_doc": ["A drum.", "Äther.", "Snow.", "Hail.", "Fog."]},
+    {"query": " A drum? ", "pos_doc": "An instrument.", "neg_doc": ["Water.", "A cat."]},
 ]
 
 
@@ -38,8 +34,7 @@ def write(path: Path, text: str | bytes) -> Path:
 
 
 def texts(examples: list[InputExample]) -> list[list[str]]:
-    assert all(example.texts for example in examples)
-    return [list(example.texts or []) for example in examples]
+    return [list(example.texts) for example in examples]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -49,8 +44,8 @@ def test_every_spelling_gives_the_same_prefixed_texts(tmp_path, spelling, packed
     write(tmp_path / "train", gzip.compress(data) if packed else data)
     reader = NeMoReader(tmp_path, hard_negatives_to_train=2, negative_sample_strategy="first")
     assert texts(reader.get_examples("train")) == [
-        ["query: What is rain?", "passage: Water from clouds.", "passage: A drum.", "passage: Äther."],
-        ["query: What is a drum?", "passage: An instrument.", "passage: Water from clouds.", "passage: A cat."],
+        ["query: Rain?", "passage: Water.", "passage: A drum.", "passage: Äther."],
+        ["query: A drum?", "passage: An instrument.", "passage: Water.", "passage: A cat."],
     ]
 
 
@@ -64,22 +59,19 @@ def test_every_row_gets_the_same_number_of_negatives_drawn_from_its_own(tmp_path
     assert set(second[4:]) <= set(ROWS[1]["neg_doc"])
 
 
-def test_the_draw_of_negatives_depends_on_the_seed_alone(tmp_path):
+@pytest.mark.parametrize("as_list", [False, True])
+def test_the_draw_of_negatives_depends_on_the_seed_and_the_row(tmp_path, as_list):
     row = {"query": "q", "pos_doc": "p", "neg_doc": [f"n{i}" for i in range(50)]}
-    write(tmp_path / "train.jsonl", (json.dumps(row) + "\n") * 2)
-    draw = [texts(NeMoReader(tmp_path, seed=seed).get_examples("train.jsonl")) for seed in (1, 1, 2)]
+    write(tmp_path / "train", json.dumps([row] * 2) if as_list else (json.dumps(row) + "\n") * 2)
+    draw = [texts(NeMoReader(tmp_path, seed=seed).get_examples("train")) for seed in (1, 1, 2)]
     assert draw[0] == draw[1] != draw[2]
     assert draw[0][0] != draw[0][1]
 
 
-def test_without_hard_negatives_rows_are_pairs_and_need_no_neg_doc(tmp_path):
+def test_rows_without_hard_negatives_are_pairs_and_each_positive_gives_an_example(tmp_path):
     write(tmp_path / "pairs.jsonl", '{"query": "q", "pos_doc": "p"}\n')
-    assert texts(NeMoReader(tmp_path, hard_negatives_to_train=0).get_examples("pairs.jsonl")) == [
-        ["query: q", "passage: p"]
-    ]
-
-
-def test_each_of_several_positives_gives_an_example(tmp_path):
+    pairs = NeMoReader(tmp_path, hard_negatives_to_train=0).get_examples("pairs.jsonl")
+    assert texts(pairs) == [["query: q", "passage: p"]]
     write(tmp_path / "train.json", '[{"question": "q", "pos_doc": ["p1", "p2"], "neg_doc": ["n"]}]')
     reader = NeMoReader(tmp_path, hard_negatives_to_train=1, query_prefix="", passage_prefix="")
     assert texts(reader.get_examples("train.json")) == [["q", "p1", "n"], ["q", "p2", "n"]]
@@ -103,23 +95,12 @@ BAD_LINES = {
     "broken JSON": ('{"query": "q",', r"broken JSON \(.* column 15 .*\); JSONL has one object on each line"),
     "too deep": ("[" * 100_000, "broken JSON"),
     "no object": ('"q"', "must be an object"),
-    "no query": (
-        '{"pos_doc": "p", "neg_doc": ["n"]}',
-        r"missing key 'query' or 'question'; the row has 'pos_doc', 'neg",
-    ),
-    "no negatives": ('{"query": "q", "pos_doc": "p"}', "missing key 'neg_doc'"),
-    "empty negatives": ('{"query": "q", "pos_doc": "p", "neg_doc": []}', "neg_doc must be .* at least one text"),
+    "no query": ('{"pos_doc": "p"}', "missing key 'query' or 'question'; the row has 'pos_doc'"),
+    "no negatives": ('{"query": "q", "pos_doc": "p", "neg_doc": []}', "neg_doc must be .* at least one text"),
     "negatives as text": ('{"query": "q", "pos_doc": "p", "neg_doc": "n"}', "neg_doc must be a list"),
-    "number for text": ('{"query": 7, "pos_doc": "p", "neg_doc": ["n"]}', "query must be a text, got 7 of type int"),
-    "null in list": (
-        '{"query": "q", "pos_doc": "p", "neg_doc": ["n", null]}',
-        r"neg_doc\[1\] must be a text, got None",
-    ),
+    "null": ('{"query": "q", "pos_doc": "p", "neg_doc": ["n", null]}', r"neg_doc\[1\] must be a text, got None"),
     "empty positive": ('{"query": "q", "pos_doc": [" "], "neg_doc": ["n"]}', r"empty text in pos_doc\[0\]"),
-    "half a character": (
-        '{"query": "\\ud83d", "pos_doc": "p", "neg_doc": ["n"]}',
-        "wrong encoding: query has characters that are not UTF-8",
-    ),
+    "half a character": ('{"query": "\\ud83d", "pos_doc": "p", "neg_doc": ["n"]}', "wrong encoding: query"),
     "Latin-1": ('{"query": "Ä", "pos_doc": "p", "neg_doc": ["n"]}'.encode("latin-1"), "wrong encoding"),
 }
 
@@ -151,17 +132,14 @@ def test_a_bad_element_of_a_list_is_named_by_its_row(tmp_path):
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_a_list_broken_between_its_rows_is_never_read_in_part(tmp_path, on_error):
+def test_a_broken_list_is_never_read_in_part_and_a_file_without_rows_is_an_error(tmp_path, on_error):
     write(tmp_path / "train.json", f"[\n{GOOD},\n// next data instance\n{GOOD}\n]")
     with pytest.raises(ValueError, match=r"train\.json, line 3: broken JSON list .*JSONL"):
         NeMoReader(tmp_path, on_error=on_error).get_examples("train.json")
-
-
-@pytest.mark.parametrize("data", ["", "[]", "\n \n"])
-def test_a_file_without_rows_is_an_error(tmp_path, data):
-    write(tmp_path / "train.json", data)
-    with pytest.raises(ValueError, match=r"nothing to read in .*train\.json"):
-        NeMoReader(tmp_path).get_examples("train.json")
+    for data in ("", "[]", "\n \n"):
+        write(tmp_path / "train.json", data)
+        with pytest.raises(ValueError, match=r"nothing to read in .*train\.json"):
+            NeMoReader(tmp_path, on_error=on_error).get_examples("train.json")
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
@@ -173,7 +151,7 @@ def test_what_is_written_is_read_back_and_is_nemos_jsonl(tmp_path, name):
     data = (tmp_path / name).read_bytes()
     records = [json.loads(line) for line in (gzip.decompress(data) if name.endswith("gz") else data).splitlines()]
     assert [list(record) for record in records] == [["query", "pos_doc", "neg_doc"]] * 2
-    assert records[1] == {"query": "What is a drum?", "pos_doc": "An instrument.", "neg_doc": ROWS[1]["neg_doc"]}
+    assert records[1] == {"query": "A drum?", "pos_doc": "An instrument.", "neg_doc": ROWS[1]["neg_doc"]}
     assert texts(reader.get_examples(name)) == texts(examples)
 
 
@@ -182,9 +160,7 @@ def test_what_is_written_is_read_back_and_is_nemos_jsonl(tmp_path, name):
     [
         ([], "there is no example"),
         ([InputExample(texts=["q", "p"]), InputExample(texts=["q"])], "example 1 must have a query and a positive"),
-        ([InputExample()], "example 0 must have"),
         ([InputExample(texts=["q", 3])], "text 1 of example 0 must be a text, got 3"),
-        ([InputExample(texts=["q", "p", " "])], "empty text in text 2 of example 0"),
     ],
 )
 def test_what_cannot_be_written_leaves_the_old_file_alone(tmp_path, examples, message):
@@ -196,13 +172,8 @@ def test_what_cannot_be_written_leaves_the_old_file_alone(tmp_path, examples, me
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"hard_negatives_to_train": -1}, "hard_negatives_to_train"),
-        ({"negative_sample_strategy": "hardest"}, "negative_sample_strategy"),
-        ({"on_error": "warn"}, "on_error"),
-    ],
+    "wrong", [{"hard_negatives_to_train": -1}, {"negative_sample_strategy": "hardest"}, {"on_error": "warn"}]
 )
-def test_wrong_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        NeMoReader(**arguments)
+def test_wrong_arguments_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        NeMoReader(**wrong)
