@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from sbertlab.losses.known_positives import known_positives
 
+Columns = Sequence[Tensor]  # one (batch, dim) tensor of embeddings per column of texts
+Texts = Sequence[Sequence[str]]  # one sequence of batch texts per column
+Groups = Sequence[Hashable] | None  # one group id per row
 Metric = Callable[[Tensor, Tensor], Tensor]  # of two (n, dim) tensors: row by row (n,), or all pairs (n, m)
 
 LABELS = {
@@ -63,13 +66,11 @@ class Loss(nn.Module):
             raise ValueError(f"{type(self).__name__}: model must be a SentenceTransformer, got {model!r}")
         self.model = model
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         """Return the loss of checked and cast input; `labels` is empty if there are none."""
         raise NotImplementedError
 
-    def compute(
-        self, embeddings: Sequence[Tensor], labels: Tensor | None = None, known: Tensor | None = None
-    ) -> Tensor:
+    def compute(self, embeddings: Columns, labels: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """Return the loss of a batch, a scalar, in float32 even under autocast (float64 stays float64).
 
         Args:
@@ -93,17 +94,15 @@ class Loss(nn.Module):
                 return self._formula(columns, labels)
             return self._formula(columns, labels, known)  # type: ignore[call-arg]
 
-    def prepare(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> Tensor | None:
+    def prepare(self, columns: Texts, labels: Tensor | None) -> Tensor | None:
         """Return what `compute` takes as labels, given the texts; runs before the forward pass, without gradient."""
         return labels
 
-    def known_positives(
-        self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
-    ) -> Tensor | None:
+    def known_positives(self, columns: Texts, groups: Groups = None) -> Tensor | None:
         """Return what `compute` takes as `known`; None if nothing is masked. See the function of the same name."""
         return known_positives(columns, groups) if self.in_batch else None
 
-    def check_batch(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> None:
+    def check_batch(self, columns: Texts, labels: Tensor | None) -> None:
         """Check the texts and labels of a batch before it is embedded.
 
         Raises:
@@ -140,7 +139,7 @@ class Loss(nn.Module):
             labels = self.prepare(texts, labels)
         return self.compute(embeddings, labels)
 
-    def _check(self, embeddings: Sequence[Tensor], labels: Tensor | None) -> None:
+    def _check(self, embeddings: Columns, labels: Tensor | None) -> None:
         """Check shapes and types only, which does not wait for a GPU."""
         name = type(self).__name__
         if not all(isinstance(column, Tensor) for column in embeddings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from sbertlab.losses.base import Loss, model_dimension, padded
+from sbertlab.losses.base import Columns, Loss, Texts, model_dimension, padded
 from sbertlab.storage.find import find_model
 
 
@@ -83,7 +83,7 @@ class DenoisingAutoEncoderLoss(Loss):
                 f"{model_dimension(model)}; pool in one way only, or add a Dense layer"
             )
 
-    def prepare(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> Tensor:
+    def prepare(self, columns: Texts, labels: Tensor | None) -> Tensor:
         """Return the token ids of the texts, `(batch, tokens)`, padded and truncated at the model's max_seq_length."""
         model: Any = self.model
         if self.tokenizer is None:
@@ -94,9 +94,7 @@ class DenoisingAutoEncoderLoss(Loss):
         )
         return encoded["input_ids"]
 
-    def compute(
-        self, embeddings: Sequence[Tensor], labels: Tensor | None = None, known: Tensor | None = None
-    ) -> Tensor:
+    def compute(self, embeddings: Columns, labels: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """Return the loss of a batch; the decoder runs under the caller's autocast, the cross-entropy in float32.
 
         Args:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sbertlab.checks import checked_number
-from sbertlab.losses.base import Loss, Metric, checked_function
+from sbertlab.losses.base import Columns, Loss, Metric, checked_function
 from sbertlab.util import cos_sim, pairwise_cos_sim, pairwise_euclidean_sim, pairwise_manhattan_sim
 
 
@@ -92,7 +92,7 @@ class TripletLoss(Loss):
         self.distance_metric = checked_function("distance_metric", distance_metric)
         self.triplet_margin = checked_number("triplet_margin", triplet_margin)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         anchors, positives, negatives = embeddings
         excess = self.distance_metric(anchors, positives) - self.distance_metric(anchors, negatives)
         return F.relu(excess + self.triplet_margin).mean()
@@ -133,7 +133,7 @@ class ContrastiveLoss(Loss):
         self.margin = checked_number("margin", margin)
         self.size_average = size_average
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         distances = self.distance_metric(*embeddings)
         losses = (labels * distances.square() + (1 - labels) * F.relu(self.margin - distances).square()) / 2
         return losses.mean() if self.size_average else losses.sum()
@@ -166,7 +166,7 @@ class OnlineContrastiveLoss(ContrastiveLoss):
     ) -> None:
         super().__init__(model, distance_metric, margin)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         distances = self.distance_metric(*embeddings)
         together, apart = distances[labels == 1], distances[labels == 0]
         nearest_apart = apart.min() if len(apart) else together.mean()
@@ -209,7 +209,7 @@ class BatchHardTripletLoss(Loss):
         self.distance_metric = checked_function("distance_metric", distance_metric)
         self.margin = checked_number("margin", margin)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         return F.relu(self._excess(embeddings[0], labels) + self.margin).mean()
 
     def _excess(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
     ) -> None:
         super().__init__(model, distance_metric)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         return F.softplus(self._excess(embeddings[0], labels)).mean()
 
 
@@ -277,7 +277,7 @@ class BatchSemiHardTripletLoss(BatchHardTripletLoss):
     2.5
     """
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         positive, distances, negatives = self._triplets(embeddings[0], labels)
         farther = negatives & (distances > positive)
         nearest_farther = distances.masked_fill(~farther, torch.inf).min(dim=1).values
@@ -304,7 +304,7 @@ class BatchAllTripletLoss(BatchHardTripletLoss):
     2.0
     """
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         positive, distances, negatives = self._triplets(embeddings[0], labels)
         excess = F.relu(positive - distances + self.margin)[negatives]
         return excess.sum() / (excess > 0).sum().clamp(min=1)

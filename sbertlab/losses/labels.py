@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sbertlab.checks import checked_number
-from sbertlab.losses.base import Loss, Metric, checked_function, model_dimension, padded
+from sbertlab.losses.base import Columns, Loss, Metric, Texts, checked_function, model_dimension, padded
 from sbertlab.util import pairwise_angle_sim, pairwise_cos_sim, pairwise_dot_score
 
 
@@ -47,10 +47,10 @@ class CosineSimilarityLoss(Loss):
             "cos_score_transformation", cos_score_transformation or nn.Identity()
         )
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         return self.loss_fct(self.cos_score_transformation(pairwise_cos_sim(*embeddings)), labels)
 
-    def check_batch(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> None:
+    def check_batch(self, columns: Texts, labels: Tensor | None) -> None:
         """Check the batch, and that cosines can reach its labels."""
         super().check_batch(columns, labels)
         outside = torch.empty(0) if labels is None else labels[labels.abs() > 1]
@@ -86,7 +86,7 @@ class CoSENTLoss(Loss):
         self.scale = checked_number("scale", scale, above=True)
         self.similarity_fct = checked_function("similarity_fct", similarity_fct)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         scores = self.scale * self.similarity_fct(*embeddings)
         excess = scores.unsqueeze(1) - scores.unsqueeze(0)  # (batch, batch)
         should_be_negative = excess[labels.unsqueeze(1) < labels.unsqueeze(0)]
@@ -172,7 +172,7 @@ class SoftmaxLoss(Loss):
         )
         self.loss_fct = checked_function("loss_fct", loss_fct)
 
-    def logits(self, embeddings: Sequence[Tensor]) -> Tensor:
+    def logits(self, embeddings: Columns) -> Tensor:
         """Return the classifier's scores of pairs u and v, `(batch, num_labels)`."""
         u, v = (padded(column.to(self.classifier.weight), self.sentence_embedding_dimension) for column in embeddings)
         parts = [u, v] if self.concatenation_sent_rep else []
@@ -180,7 +180,7 @@ class SoftmaxLoss(Loss):
         parts += [u * v] if self.concatenation_sent_multiplication else []
         return self.classifier(torch.cat(parts, dim=1))
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         return self.loss_fct(self.logits(embeddings).to(embeddings[0].dtype), labels)
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Any:
@@ -188,7 +188,7 @@ class SoftmaxLoss(Loss):
         embeddings = self.embed(sentence_features)
         return (embeddings, self.logits(embeddings)) if labels is None else self.compute(embeddings, labels)
 
-    def check_batch(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> None:
+    def check_batch(self, columns: Texts, labels: Tensor | None) -> None:
         """Check the batch, and that the classifier knows its classes."""
         super().check_batch(columns, labels)
         outside = torch.empty(0) if labels is None else labels[(labels < 0) | (labels >= self.num_labels)]
@@ -218,7 +218,7 @@ class MSELoss(Loss):
     columns = (1, None)
     label = "vector"
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         students = torch.stack(list(embeddings), dim=1)  # (batch, texts, dim)
         teachers = labels if labels.ndim == 3 else labels.unsqueeze(1)
         if teachers.shape[-1] != students.shape[-1]:
@@ -253,7 +253,7 @@ class MarginMSELoss(Loss):
         super().__init__(model)
         self.similarity_fct = checked_function("similarity_fct", similarity_fct)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         query, positive, *negatives = embeddings
         score = self.similarity_fct(query, positive)
         margins = torch.stack([score - self.similarity_fct(query, negative) for negative in negatives], dim=1)
@@ -305,7 +305,7 @@ class DistillKLDivLoss(Loss):
         self.student_temperature = checked_number("student_temperature", student, above=True)
         self.teacher_temperature = checked_number("teacher_temperature", teacher, above=True)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
         query, *candidates = embeddings
         scores = torch.stack([self.similarity_fct(query, candidate) for candidate in candidates], dim=1)
         student = F.log_softmax(scores / self.student_temperature, dim=1)  # (batch, candidates)

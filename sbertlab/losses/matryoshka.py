@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sbertlab.checks import checked_number
-from sbertlab.losses.base import Loss, model_dimension
+from sbertlab.losses.base import Columns, Groups, Loss, Texts, model_dimension
 
 
 class MatryoshkaLoss(Loss):
@@ -74,21 +74,19 @@ class MatryoshkaLoss(Loss):
         for rule in ("columns", "label", "fewer_scores", "embedded", "views", "needs_texts", "in_batch"):
             setattr(self, rule, getattr(loss, rule))
 
-    def prepare(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> Tensor | None:
+    def prepare(self, columns: Texts, labels: Tensor | None) -> Tensor | None:
         """Prepare as the inner loss does."""
         return self.loss.prepare(columns, labels)
 
-    def known_positives(
-        self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
-    ) -> Tensor | None:
+    def known_positives(self, columns: Texts, groups: Groups = None) -> Tensor | None:
         """Return the mask of the inner loss."""
         return self.loss.known_positives(columns, groups)
 
-    def check_batch(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> None:
+    def check_batch(self, columns: Texts, labels: Tensor | None) -> None:
         """Check the batch as the inner loss does."""
         self.loss.check_batch(columns, labels)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
         width, count = embeddings[0].shape[1], len(self.matryoshka_dims)
         if self.matryoshka_dims[0] > width:
             raise ValueError(f"matryoshka_dims go up to {self.matryoshka_dims[0]}, but the embeddings have {width}")

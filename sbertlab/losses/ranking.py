@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sbertlab.checks import check_choice, checked_number
-from sbertlab.losses.base import Loss, Metric, checked_function, own_rows, without_known
+from sbertlab.losses.base import Columns, Groups, Loss, Metric, Texts, checked_function, own_rows, without_known
 from sbertlab.losses.known_positives import known_positives
 from sbertlab.util import cos_sim
 
@@ -63,9 +62,7 @@ class MultipleNegativesRankingLoss(Loss):
         self.hard_negatives = hard_negatives
         self.label_smoothing = checked_number("label_smoothing", label_smoothing, high=1)
 
-    def known_positives(
-        self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
-    ) -> Tensor | None:
+    def known_positives(self, columns: Texts, groups: Groups = None) -> Tensor | None:
         """Return the mask of this loss's scores: `(batch, batch * (1 + n))`, or `(batch, batch + n)` for "own"."""
         known = super().known_positives(columns, groups)
         if known is None or self.hard_negatives == "shared":
@@ -73,10 +70,10 @@ class MultipleNegativesRankingLoss(Loss):
         known = _with_own(*known.split(len(known), dim=1))
         return known if known.any() else None
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
         return self._cross_entropy(self._scores(embeddings, known), known)
 
-    def _scores(self, embeddings: Sequence[Tensor], known: Tensor | None) -> Tensor:
+    def _scores(self, embeddings: Columns, known: Tensor | None) -> Tensor:
         """Return scaled similarities of anchors and candidates, positives first: `(batch, candidates)`."""
         anchors, *columns = embeddings
         if self.hard_negatives == "shared":
@@ -114,7 +111,7 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
     0.7532
     """
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
         scores = self._scores(embeddings, known)
         batch = len(scores)
         known_backward = None if known is None else known[:, :batch].T  # a pair is masked in both directions or none
@@ -159,7 +156,7 @@ class MegaBatchMarginLoss(Loss):
         self.positive_margin = checked_number("positive_margin", positive_margin, high=1)
         self.negative_margin = checked_number("negative_margin", negative_margin, high=1)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
         scores = cos_sim(*embeddings)
         own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
         nearest_other = without_known(scores, known).masked_fill(own, -torch.inf).max(dim=1).values
@@ -198,7 +195,7 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
         self.similarity_fct = checked_function("similarity_fct", similarity_fct)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(checked_number("scale", scale, above=True))))
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
         scores = without_known(self.logit_scale.exp() * self.similarity_fct(embeddings[0], embeddings[-1]), known)
         return (F.cross_entropy(scores, own_rows(scores)) + F.cross_entropy(scores.T, own_rows(scores))) / 2
 
@@ -262,16 +259,14 @@ class GISTEmbedLoss(Loss):
         self.contrast_anchors = contrast_anchors
         self.contrast_positives = contrast_positives
 
-    def prepare(self, columns: Sequence[Sequence[str]], labels: Tensor | None) -> Tensor:
+    def prepare(self, columns: Texts, labels: Tensor | None) -> Tensor:
         """Return the guide's embeddings of the texts, `(columns, batch, guide_dim)`."""
         guide: Any = self.guide
         texts = [text for column in columns for text in column]
         embeddings = guide.encode(texts, convert_to_tensor=True, show_progress_bar=False)
         return embeddings.reshape(len(columns), len(columns[0]), -1)
 
-    def known_positives(
-        self, columns: Sequence[Sequence[str]], groups: Sequence[Hashable] | None = None
-    ) -> Tensor | None:
+    def known_positives(self, columns: Texts, groups: Groups = None) -> Tensor | None:
         """Return the mask of all pairs, in the order of the formula.
 
         (a_i, a_j) and (p_i, p_j) are masked if a_j or p_j is known to be a positive of row i.
@@ -283,7 +278,7 @@ class GISTEmbedLoss(Loss):
         rows = [positives | anchors] * (self.contrast_anchors + self.contrast_positives)
         return torch.cat([positives, *rows, *negatives], dim=1)
 
-    def _formula(self, embeddings: Sequence[Tensor], labels: Tensor, known: Tensor | None = None) -> Tensor:
+    def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
         if labels.ndim != 3 or labels.shape[:2] != (len(embeddings), len(embeddings[0])):
             raise ValueError(
                 f"GISTEmbedLoss.compute takes the guide's embeddings (columns, batch, guide_dim) as labels, got shape "
