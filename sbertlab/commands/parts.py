@@ -229,8 +229,10 @@ def make_loader(
 
 def read_data(given: Mapping[str, Any], where: str) -> tuple[list[InputExample], list[InputExample], dict[str, Any]]:
     """Return the examples to train on, those held out, and the arguments of the loader."""
-    name = given.get("reader", "table")
-    check_choice(f"{where}.reader", name, READERS)
+    reader = given.get("reader", "table")
+    reader = dict(reader) if isinstance(reader, dict) else {"name": reader}
+    check_choice(f"{where}.reader", name := reader.pop("name", None), READERS)
+    given = {**reader, **given}
     shared, loading = keys_of(read, OF_DATA), keys_of(make_loader, OF_DATA)
     own = [key for key in given if key in keys_of(READERS[name]) or key not in ("reader", "teacher", *shared, *loading)]
     arguments = [

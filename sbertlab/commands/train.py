@@ -6,9 +6,9 @@ and `evaluator` are a class by name, `data` is a reader by name together with `r
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
-import pydoc
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,7 +122,10 @@ def evaluate(model: str, words: Sequence[str]) -> dict[str, float]:
 
 def help_text(words: Sequence[str] = ()) -> str:
     """Return the help on the losses, evaluators and readers that the words name, or on all keys."""
-    document = pydoc.plaintext.document  # type: ignore[attr-defined]
+
+    def document(make: Any) -> str:
+        return f"{make.__name__}{inspect.signature(make)}\n{inspect.getdoc(make)}\n"
+
     kinds = {**LOSSES, **{name: getattr(evaluation, name) for name in EVALUATORS}, **READERS}
     if named := [kinds[word] for word in words if word in kinds]:
         return "\n".join(map(document, named))
