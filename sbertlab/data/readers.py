@@ -137,6 +137,7 @@ class STSDataReader(TableReader):
         return examples
 
     def _example(self, row: Row) -> InputExample:
+        texts = [row.text(0), row.text(1)]
         try:
             score = float(row.cells[2])
         except ValueError:
@@ -149,7 +150,7 @@ class STSDataReader(TableReader):
             )
         if self.normalize_scores:
             score = (score - self.min_score) / (self.max_score - self.min_score)
-        return InputExample(guid=row.guid, texts=[row.text(0), row.text(1)], label=score)
+        return InputExample(guid=row.guid, texts=texts, label=score)
 
 
 @dataclass(eq=False)

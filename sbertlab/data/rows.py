@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sbertlab.checks import check_choice, checked_number
-from sbertlab.data.texts import checked_text, is_utf8
+from sbertlab.data.texts import checked_text
 
 T = TypeVar("T")
 Column = int | str
 
-NOT_UTF8 = "wrong encoding: these bytes are not UTF-8; save the file as UTF-8"
 SHOWN = 20  # row numbers in a warning
 
 
@@ -176,7 +175,7 @@ def _csv_rows(path: Path, delimiter: str, quoting: int | None) -> Iterator[Row]:
         if cells is None:
             return
         if cells:
-            yield Row(path.name, line, cells, problem="" if is_utf8(" ".join(cells)) else NOT_UTF8)
+            yield Row(path.name, line, cells)
 
 
 def _position(column: Column, header: Row, delimiter: str) -> int:
@@ -197,7 +196,5 @@ def aligned_lines(paths: Sequence[Path]) -> Iterator[Row]:
         ended = [name for name, text in zip(names, texts, strict=True) if text is None]
         if ended:
             yield Row(source, number, problem=f"{' and '.join(ended)} ended before this line")
-        elif not all(map(is_utf8, texts)):
-            yield Row(source, number, problem=NOT_UTF8)
         else:
             yield Row(source, number, [text.rstrip("\r\n") for text in texts], names)

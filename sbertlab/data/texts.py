@@ -51,7 +51,7 @@ def checked_text(text: Any, name: str) -> str:
     if not text.strip():
         raise ValueError(f"empty text in {name}")
     if not is_utf8(text):
-        raise ValueError(f"wrong encoding: {name} has characters that are not UTF-8: {text!r}")
+        raise ValueError(f"wrong encoding: {name} is not UTF-8, got {text!r}; save the file as UTF-8")
     return text
 
 

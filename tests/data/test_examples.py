@@ -53,7 +53,7 @@ def test_labels_that_are_none_stay_none_and_routes_stay_dicts():
     assert examples_to_frame([pair(None)]).columns.tolist() == ["guid", "text_1", "text_2"]
 
 
-def test_groups_are_hashable_and_invisible_where_nothing_is_known():
+def test_groups_are_hashable_ids_per_row():
     rows = [pair(0, group=group) for group in (1, None, 1)]
     assert groups_of(rows) == [1, None, 1]
     assert groups_of(rows[1:2]) is None

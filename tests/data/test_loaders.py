@@ -125,7 +125,7 @@ def test_repeated_texts_cost_few_batches_and_no_quadratic_planning():
         ([("a", "b")], 1, r"example 0 must be an InputExample with texts, got \('a', 'b'\)"),
     ],
 )
-def test_what_no_batch_can_be_made_of_is_an_error(examples, batch_size, message):
+def test_examples_that_give_no_full_batch_are_refused(examples, batch_size, message):
     with pytest.raises(ValueError, match=message):
         NoDuplicatesDataLoader(examples, batch_size)
 

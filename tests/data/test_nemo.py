@@ -143,7 +143,7 @@ def test_a_broken_list_is_never_read_in_part_and_a_file_without_rows_is_an_error
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
-def test_what_is_written_is_read_back_and_is_nemos_jsonl(tmp_path, name):
+def test_written_files_are_nemos_jsonl_and_read_back(tmp_path, name):
     write(tmp_path / "train.json", SPELLINGS["json list"])
     reader = NeMoReader(tmp_path, hard_negatives_to_train=2, negative_sample_strategy="first")
     examples = reader.get_examples("train.json")
@@ -163,7 +163,7 @@ def test_what_is_written_is_read_back_and_is_nemos_jsonl(tmp_path, name):
         ([InputExample(texts=["q", 3])], "text 1 of example 0 must be a text, got 3"),
     ],
 )
-def test_what_cannot_be_written_leaves_the_old_file_alone(tmp_path, examples, message):
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, examples, message):
     target = write(tmp_path / "out.jsonl", "old")
     with pytest.raises(ValueError, match=message):
         write_nemo(examples, target)
