@@ -223,7 +223,7 @@ def _draw_scale(axes: Axes, xy: np.ndarray, values: pd.Series, name: str, colors
     bar = axes.figure.colorbar(points, ax=axes, shrink=0.4, aspect=24, pad=0.01)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
-    bar.ax.set_title(name, fontsize=8, weight="normal", color=colors.soft)
+    bar.set_label(name)
 
 
 def _draw_groups(axes: Axes, xy: np.ndarray, labels: pd.Series, texts: Sequence[str] | None, colors: Theme) -> None:
