@@ -87,12 +87,9 @@ class CellStore:
 
 
 def keys_of(origin: Mapping[str, Any] | None, tasks: Iterable[Task | None], place: Mapping[str, Any]) -> list[str]:
-    """Return the key of each cell of a job: the SHA-256 of everything that its number depends on.
+    """Return the key of each cell of a job, which may be None if it cannot be fingerprinted; a task None is the facts.
 
-    Args:
-        origin: the result of `Job.origin`, or None if the job cannot be fingerprinted.
-        tasks: None stands for the facts.
-        place: where the job runs; only the speed among the facts depends on it.
+    Only the speed among the facts depends on the place where the job runs.
     """
     keys = []
     for task in tasks:

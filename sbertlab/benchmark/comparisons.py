@@ -85,10 +85,8 @@ class Scores:
     def comparisons(self) -> pd.DataFrame:
         """Return the comparison of each pair of models in the mean over all tasks and on each, with `COLUMNS`.
 
-        A model with a failed cell is left out on that task and has no mean.
-
-        Raises:
-            ValueError: two models were measured on different numbers of examples.
+        A model with a failed cell is left out on that task and has no mean. A ValueError says that two models were
+        measured on different numbers of examples.
         """
         tasks = list(dict.fromkeys(cell.row["task"] for cell in self.cells))
         tables = [table for table in map(self._compare, tasks) if len(table)]

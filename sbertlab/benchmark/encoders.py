@@ -41,10 +41,9 @@ class Candidate:
 
     Args:
         name: as it appears in the table.
-        make: builds it from a seed; anything with `encode` or `transform`. Use a function at the top level of a module,
-            or a `functools.partial` of one: lambdas, nested and notebook functions cannot be fingerprinted, so their
-            results are not cached.
-        random: each seed gives another model, so the untuned variant is measured with every seed.
+        make: builds it from a seed; anything with `encode` or `transform`. Lambdas, nested and notebook functions
+            cannot be fingerprinted, so their results are not cached.
+        random: each seed gives another model, so the untuned variant too is measured with every seed.
         trainable: a recipe can fine-tune it.
         learning_rates: by the name of a recipe, if this model needs another rate than the recipe's own.
         base: model whose weights or architecture it starts from.
@@ -59,43 +58,34 @@ class Candidate:
     base: str | None = None
     files: tuple[Path, ...] = ()
 
+    def base_files(self) -> dict[str, Path]:
+        """Return the files of the base by name, without hidden ones; none if it is not on this machine."""
+        try:
+            folder = None if self.base is None else find_model(self.base, local_files_only=True)
+        except ModelNotFoundError:
+            folder = None
+        files = [] if folder is None else sorted(path for path in folder.rglob("*") if path.is_file())
+        names = {path.relative_to(folder).as_posix(): path for path in files if folder is not None}
+        return {name: path for name, path in names.items() if not name.startswith(".")}
+
     def revision(self) -> str:
-        """Return the commit of the base model on the Hub, or the SHA-256 of the weights; empty if unknown."""
-        if self.base is None:
-            return digest_of(self.files)
-        folder = _folder_of(self.base)
-        if folder is None:
-            return ""
-        if folder.parent.name == "snapshots":  # Hugging Face's cache names them by commit
-            return folder.name
-        return digest_of(sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin")))
+        """Return the commit of the base on the Hub, or the SHA-256 of the weights or files; empty if unknown."""
+        files = self.base_files()
+        for path in files.values():
+            if "snapshots" in path.parts:  # Hugging Face's cache names them by commit
+                return path.parts[path.parts.index("snapshots") + 1]
+        weights = [path for name, path in files.items() if name.endswith((".safetensors", ".bin"))]
+        return digest_of(weights if self.base else self.files)
 
     def content(self) -> dict[str, Any]:
-        """Return everything apart from the seed that determines its models: maker, files of the base, other files.
-
-        Raises:
-            TypeError: `make` cannot be fingerprinted.
-        """
-        folder = None if self.base is None else _folder_of(self.base)
-        base = None
-        if folder is not None:  # hidden files, such as those of git, do not belong to the model
-            files = {file.relative_to(folder): file for file in sorted(folder.rglob("*")) if file.is_file()}
-            base = {name.as_posix(): digest_of([file]) for name, file in files.items() if name.parts[0][0] != "."}
+        """Return everything but the seed that determines its models; a TypeError says `make` has no fingerprint."""
+        base = {name: digest_of([path]) for name, path in self.base_files().items()}
         return {"make": fingerprint(self.make), "base": base, "files": digest_of(self.files)}
-
-
-def _folder_of(base: str) -> Path | None:
-    """Return the folder of a model, or None if it is not on this machine."""
-    try:
-        return find_model(base, local_files_only=True)
-    except ModelNotFoundError:
-        return None
 
 
 def digest_of(files: Iterable[Path]) -> str:
     """Return the SHA-256 of one file, of the digests of several, or "" for none; unchanged files are read once."""
-    stats = [(file, file.stat()) for file in files]
-    digests = [_digest(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+    digests = [_digest(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest() if len(digests) > 1 else "".join(digests)
 
 
@@ -198,9 +188,7 @@ ENCODERS: Mapping[str, Candidate] = {
 def select_encoders(models: str | Candidate | Iterable[str | Candidate], *, fetch: bool = True) -> list[Candidate]:
     """Return the candidates with these names; any other name is a model that `SentenceTransformer` can load.
 
-    Args:
-        models: names or candidates.
-        fetch: bring the models that they start from to this machine now.
+    With `fetch`, the models that they start from are downloaded now.
 
     Raises:
         TypeError: a model that is neither a name nor a candidate.
@@ -234,14 +222,9 @@ def select_encoders(models: str | Candidate | Iterable[str | Candidate], *, fetc
 
 
 def facts(model: Any) -> dict[str, float | int | None]:
-    """Return what is known about a model, in numbers.
+    """Return parameters, their megabytes (10^6 bytes), dimensions and max_seq_length of a model; None if unknown.
 
-    Args:
-        model: a torch module with `encode`, or a scikit-learn pipeline with `transform`.
-
-    Returns:
-        parameters (of a pipeline, its weights and projections), their size in megabytes (10^6 bytes), dimensions of an
-        embedding and max_seq_length (None without a limit). Unknown values are None.
+    The parameters of a scikit-learn pipeline are its weights and projections.
 
     >>> from sbertlab import models
     >>> block = models.Dense(3, 2)
@@ -255,14 +238,10 @@ def facts(model: Any) -> dict[str, float | int | None]:
         steps = [step for _, step in getattr(model, "steps", [])]
         arrays = [getattr(step, name) for step in steps for name in ("idf_", "components_") if hasattr(step, name)]
         sizes = [(array.size, array.nbytes) for array in arrays]
-    stated = getattr(model, "get_sentence_embedding_dimension", None)
-    dimensions = stated() if callable(stated) else None
-    if dimensions is None:
-        embed = getattr(model, "encode", None) or model.transform
-        dimensions = np.asarray(embed(["text"])).shape[-1]
+    embed = getattr(model, "encode", None) or model.transform
     return {
         "parameters": sum(count for count, _ in sizes) if sizes else None,
         "megabytes": round(sum(size for _, size in sizes) / 1e6, 1) if sizes else None,
-        "dimensions": int(dimensions),
+        "dimensions": int(np.asarray(embed(["text"])).shape[-1]),
         "max_seq_length": getattr(model, "max_seq_length", None),
     }

@@ -51,12 +51,7 @@ class LocalSet:
         return self.split or ("test" if "test" in set(table["split"]) else None)
 
     def note(self, table: pd.DataFrame) -> str:
-        """Return in words which rows of the table are used.
-
-        >>> table = pd.DataFrame({"split": ["train", "dev", "test", "test"]})
-        >>> LocalSet().note(table), LocalSet().note(table.head(2)), LocalSet("all", sample=3).note(table)
-        ('test rows', 'all rows', 'all rows, 3 drawn')
-        """
+        """Return in words which rows of the table are used."""
         split = self.split_of(table)
         size = len(table) if split is None else (table["split"] == split).sum()
         sampled = self.sample is not None and self.sample < size
@@ -102,11 +97,7 @@ SEARCH_FILES: Mapping[str, set[str]] = {
 
 
 def data_folder(data: str | os.PathLike[str] | None = None) -> Path | None:
-    """Return the folder of data sets: `data`, or the one that SBERTLAB_DATA names; None if there is neither.
-
-    Raises:
-        FileNotFoundError: it is not a folder.
-    """
+    """Return the folder of data sets: `data`, or the one that SBERTLAB_DATA names; None if there is neither."""
     named = os.fspath(data) if data is not None else os.environ.get(DATA_VARIABLE)
     if not named:
         return None
@@ -123,11 +114,8 @@ def sets_in(folder: Path | None) -> list[str]:
 def local_task(name: str, folder: Path) -> Task:
     """Return the task of the data set `folder / name`; its family follows from its files and columns.
 
-    Only headers and splits are read. What is wrong with the rows is found by `Task.load`.
-
-    Raises:
-        ValueError: the columns fit no task, or a file has no rows.
-        FileNotFoundError: a file is missing.
+    Only headers and splits are read; `Task.load` reads the rows. A ValueError says that the columns fit no task or a
+    file has no rows, a FileNotFoundError that one is missing.
     """
     place, use = folder / name, LOCAL_SETS.get(name, LocalSet())
     if (place / "qrels.tsv.gz").exists():
@@ -149,16 +137,8 @@ def _note(use: LocalSet, path: Path, columns: list[str]) -> str:
     return use.note(read_table(path, columns=["split"] if "split" in columns else columns[:1]))
 
 
-# -- From files to evaluators ------------------------------------------------------------------------------------------
-
-
 def read_table(path: Path, rows: int | None = None, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read a data file, every cell as text (so "NA" and "null" stay texts); of CSV and TSV only `columns`.
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it cannot be read.
-    """
+    """Read a data file, every cell as text (so "NA" and "null" stay texts); of CSV and TSV only `columns`."""
     if not path.exists():
         files = ", ".join(SEARCH_FILES)
         raise FileNotFoundError(f"{path} is missing; the set {path.parent.name} needs data.csv.gz, or {files}")
@@ -182,11 +162,7 @@ def rows_of_split(table: pd.DataFrame, split: str, path: Path) -> pd.DataFrame:
 
 
 def table_evaluator(path: Path, use: LocalSet, make: Callable[[pd.DataFrame], SentenceEvaluator]) -> SentenceEvaluator:
-    """Return the evaluator of the used rows of a data.csv.gz.
-
-    Raises:
-        ValueError: the file cannot be read, a cell is empty, or the evaluator refuses the rows.
-    """
+    """Return the evaluator of the used rows of a data.csv.gz; a ValueError names the file and what is wrong."""
     table = use.rows(read_table(path), path)
     _refuse_empty(table, next(needed for needed, *_ in TABLES.values() if needed <= set(table)), path)
     try:

@@ -119,13 +119,7 @@ class PairSet:
         return repr(self.hub) if path is None else sha256_of(path)
 
     def read(self, folder: Path | None) -> pd.DataFrame:
-        """Return the columns sentence1, sentence2 and the third; of a file, all as texts.
-
-        Raises:
-            FileNotFoundError: the pairs are not available; the message says what would help.
-            ValueError: the file cannot be read, is missing a column or has no such row.
-            ImportError: the package datasets is missing.
-        """
+        """Return the columns sentence1, sentence2 and the third; of a file, all as texts."""
         path = self.path(folder)
         if path is None:
             return self._from_hub()

@@ -19,7 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,30 +74,24 @@ PRESETS = {
 }
 
 
-# -- Tasks by name -----------------------------------------------------------------------------------------------------
-
-
 def select_tasks(names: Iterable[str | Task], data: str | os.PathLike[str] | None = None) -> list[Task]:
-    """Return the tasks with these names; of local data sets only headers and splits are read.
+    """Return the tasks with these names: of the packaged corpus, published, or of data sets in the folder.
 
-    Args:
-        names: of help-desk tasks, of published tasks, or of data sets in the folder; or tasks.
-        data: folder of data sets; None takes the one that SBERTLAB_DATA names. Published tasks take their texts from it
-            if it has them.
+    The folder is `data`, or the one that SBERTLAB_DATA names; published tasks take their texts from it if it has them.
+    Only headers and splits are read.
 
     Raises:
         ValueError: an unknown name, a name twice, or a data set whose columns fit no task.
         FileNotFoundError: the folder or a file is missing.
-
-    >>> [task.name for task in select_tasks(["helpdesk-sts", "helpdesk-clustering"])]
-    ['helpdesk-sts', 'helpdesk-clustering']
     """
-    folder = data_folder(data)
-    return [_task(name, folder) for name in _checked_names(names)]
+    tasks, problems = find_tasks(names, data, check=False)
+    for problem in problems.values():
+        raise problem
+    return tasks
 
 
 def find_tasks(
-    names: Iterable[str | Task], data: str | os.PathLike[str] | None = None
+    names: Iterable[str | Task], data: str | os.PathLike[str] | None = None, *, check: bool = True
 ) -> tuple[list[Task], dict[str, Exception]]:
     """Return the tasks whose data are available, and by name the problems of the others; nothing is downloaded.
 
@@ -105,34 +99,23 @@ def find_tasks(
     >>> [task.name for task in found], list(problems)
     (['helpdesk-sts'], ['helpdesk-cluster'])
     """
-    folder = data_folder(data)
+    given, folder = list(names), data_folder(data)
+    called = [task.name if isinstance(task, Task) else task for task in given]
+    if not called or len(set(called)) < len(called) or not all(isinstance(name, str) for name in called):
+        raise ValueError(f"tasks must be names of tasks, each once, got {called}")
 
     def find(name: str | Task) -> Task | Exception:
         task = attempt(partial(_task, name, folder))
-        problem = attempt(task.check or task.load) if isinstance(task, Task) else None
+        problem = attempt(task.check or task.load) if check and isinstance(task, Task) else None
         return problem if isinstance(problem, Exception) else task
 
-    given = _checked_names(names)
     with ThreadPoolExecutor(max_workers=16) as threads:  # a silent Hub costs one wait, not one per task
-        found = dict(zip([_name(name) for name in given], threads.map(find, given), strict=True))
+        found = dict(zip(called, threads.map(find, given), strict=True))
     tasks = [task for task in found.values() if isinstance(task, Task)]
     return tasks, {name: problem for name, problem in found.items() if isinstance(problem, Exception)}
 
 
-def _name(task: str | Task) -> str:
-    return task.name if isinstance(task, Task) else task
-
-
-def _checked_names(names: Iterable[str | Task]) -> list[str | Task]:
-    given: list[str | Task] = [names] if isinstance(names, str | Task) else list(names)
-    called = [_name(name) for name in given]
-    if not called or len(set(called)) < len(called) or not all(isinstance(name, str) for name in called):
-        raise ValueError(f"tasks must be names of tasks, each once, got {called}")
-    return given
-
-
 def _task(name: str | Task, folder: Path | None) -> Task:
-    """Return the task with this name: of the packaged corpus, published, or of the folder."""
     if isinstance(name, Task):
         return name
     own = {task.name: task for task in helpdesk_tasks()}
@@ -164,9 +147,6 @@ def default_tasks(preset: str) -> list[str]:
     return found
 
 
-# -- A run -------------------------------------------------------------------------------------------------------------
-
-
 def run(
     models: Iterable[str | Candidate] | None = None,
     tasks: Iterable[str | Task] | None = None,
@@ -183,8 +163,8 @@ def run(
 ) -> pd.DataFrame:
     """Measure each model, untuned and fine-tuned with each seed, on each task; write the tables and return the cells.
 
-    Finished cells are cached: a killed run resumes, a long fine-tuning from its last checkpoint, and a second run
-    computes nothing. A failed cell is recorded with its error, and the next run tries it again.
+    Finished cells are cached: a killed run resumes, a long fine-tuning from its last checkpoint. A failed cell is
+    recorded with its error, and the next run tries it again.
 
     Args:
         models: names of known candidates or of models that `SentenceTransformer` can load, or candidates.
@@ -201,9 +181,8 @@ def run(
         engine: "processes", or "ray" for a cluster.
 
     Raises:
-        TypeError: a model that is neither a name nor a candidate.
-        ValueError: an unknown preset, a name twice, seeds below 1, a part of a preset without `output`, or tables in
-            the output that were changed by hand.
+        ValueError: an unknown preset, a name twice, a part of a preset without `output`, or tables in the output that
+            were changed by hand.
         FileNotFoundError: something is missing; the message lists everything, with remedies.
         OSError: the output cannot be written.
     """
@@ -224,14 +203,11 @@ def run(
             raise FileNotFoundError(f"not everything can be measured:{listed}\n{hint}")
         warnings.warn(f"not measured:{listed}", stacklevel=2)
     if output is None:
-        left_out = {*whole.models, *whole.tasks} - {candidate.name for candidate in candidates}
-        left_out -= {task.name for task in chosen}
-        if left_out or seeds < SEEDS or recipe != whole.recipe:
-            what = f"it leaves out {', '.join(sorted(left_out))}" if left_out else "fewer seeds or another recipe"
-            raise ValueError(f"{OUTPUT} holds whole presets and this run is a part ({what}); give it --output DIR")
+        left_out = {*whole.models, *whole.tasks} - {*(one.name for one in candidates), *(task.name for task in chosen)}
+        if left_out or problems or seeds < SEEDS or recipe != whole.recipe:
+            what = f"without {', '.join(sorted(left_out))}" if left_out else "with fewer seeds or another recipe"
+            raise ValueError(f"{OUTPUT} holds whole presets, and this run is a part, {what}; pass --output DIR")
     jobs = jobs_of(candidates, seeds, recipe)
-    if problems and _problem_of(recipe):
-        jobs = [job for job in jobs if job.recipe is None]
     home = Path(cache) if cache is not None else cache_home()
     store, training = EmbeddingStore(home / "embeddings"), home / "training"
     options: dict[str, Any] = {"fresh": fresh, "workers": workers, "engine": engine, "training": training}
@@ -245,22 +221,18 @@ def run(
 def _resources(
     models: Iterable[str | Candidate], tasks: Iterable[str | Task], recipe: Recipe
 ) -> tuple[list[Candidate], list[Task], list[str]]:
-    """Return the available models and tasks, and the problems of the others in words."""
+    """Return the available models and tasks, and the problems in words; without training data no model is trained."""
     asked = select_encoders(models, fetch=False)
     chosen, missing = find_tasks(tasks)  # before a model is downloaded
     found = {candidate.name: attempt(partial(select_encoders, candidate)) for candidate in asked}
     candidates = [candidate for candidate in asked if not isinstance(found[candidate.name], Exception)]
     problems = [f"model {name}: {error}" for name, error in found.items() if isinstance(error, Exception)]
     problems += [str(error) if name in str(error) else f"task {name}: {error}" for name, error in missing.items()]
-    if any(candidate.trainable for candidate in candidates) and (problem := _problem_of(recipe)):
-        problems.append(problem)
+    unusable = attempt(recipe.check) if any(candidate.trainable for candidate in candidates) else None
+    if isinstance(unusable, Exception):
+        problems.append(f"recipe {recipe.name}: {unusable}")
+        candidates = [replace(candidate, trainable=False) for candidate in candidates]
     return candidates, chosen, problems
-
-
-def _problem_of(recipe: Recipe) -> str:
-    """Return why the recipe cannot be used, or nothing."""
-    problem = attempt(recipe.check)
-    return f"recipe {recipe.name}: {problem}" if isinstance(problem, Exception) else ""
 
 
 def _manifest(jobs: Sequence[Job], tasks: Sequence[Task], recipe: Recipe, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -306,19 +278,13 @@ def check(
 ) -> pd.DataFrame:
     """Compute cells of the table in the folder again, without the cache, and compare.
 
-    Args:
-        models: whose cells; None: all in the table.
-        tasks: None: all in the table.
-        seeds: cells with a seed below this.
-        output: folder of the table.
-        preset: rows to check.
-        variants: "untuned", "fine-tuned" or both.
+    The cells are those of the models, tasks (None: all in the table) and variants with a seed below `seeds`.
 
     Returns:
         Columns model, variant, seed, task, value (of the table), again, difference, tolerance (`TOLERANCES`), same.
 
     Raises:
-        ValueError: seeds below 1, no such cell, or a table that was changed by hand.
+        ValueError: no such cell, or a table that was changed by hand.
         FileNotFoundError: the table, a model or a data set is missing.
     """
     check_choice("preset", preset, PRESETS)

@@ -1,8 +1,8 @@
 """The published table of thirteen base models: its fourteen tasks, and the figures of the documents.
 
-The Training Overview of sentence-transformers ranks thirteen base models by the plain mean of fourteen scores, which it
-does not name. Its author pointed to an older benchmark program (issue 1618 of that project;
-github.com/nreimers/se-benchmark), whose tasks and metrics are in `published.yaml`:
+The Training Overview of sentence-transformers ranks them by the plain mean of fourteen scores, which it does not name.
+Its author pointed to an older benchmark program (issue 1618 of that project; github.com/nreimers/se-benchmark), whose
+tasks and metrics are in `published.yaml`:
 
 | family | metric |
 | --- | --- |
@@ -12,16 +12,16 @@ github.com/nreimers/se-benchmark), whose tasks and metrics are in `published.yam
 | retrieval | the higher MAP@100 of cosine and dot product, within each forum; mean over forums |
 | clustering | V-measure of mini-batch k-means (batches of 2,000, seed 42), mean over the sets |
 
-The texts come from the Hub through mteb (extra `benchmark`) at pinned revisions, or from a local folder that holds the
-same data set. The original files are no longer served, so three things differ from the original: SciDocs is one set
-instead of the mean of several, questions of CQADupStack are title and text, where the original seems to have had titles
-alone, and k-means starts once, today's default of scikit-learn, instead of three times.
+The texts come from the Hub through mteb (extra `benchmark`) at pinned revisions, or from a local folder. The original
+files are no longer served; in mteb SciDocs is one set instead of the mean of several, and questions of CQADupStack are
+title and text, where the original seems to have had titles alone. k-means starts once instead of three times.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -42,6 +42,7 @@ from sbertlab.benchmark.tasks import (
     search_evaluator,
     sts_evaluator,
 )
+from sbertlab.checks import check_choice
 from sbertlab.evaluation import (
     ClusteringEvaluator,
     InformationRetrievalEvaluator,
@@ -98,12 +99,9 @@ BASE_MODELS: tuple[str, ...] = tuple(DATA["figures"][0]["models"])
 
 
 def figures() -> pd.DataFrame:
-    """Return all published figures, one per row.
+    """Return all published figures (times 100), one per row, with source and conditions.
 
-    Returns:
-        Columns model (the base model if a recipe was applied), variant ("untuned" or "fine-tuned"), recipe (empty if
-        untuned), task (a name of `PUBLISHED`, `MEAN` or `TWITTER_MEAN`), family, metric, value (times 100), source and
-        conditions.
+    Tasks are names of `PUBLISHED`, `MEAN` or `TWITTER_MEAN`; the recipe is empty if the model is untuned.
 
     >>> figures().query("task == 'mean of 14' and model == 'microsoft/mpnet-base'")[["recipe", "value"]].values.tolist()
     [['training_nli_v2', 60.99], ['training_nli_v2, batch 128', 62.49]]
@@ -125,11 +123,7 @@ def figures() -> pd.DataFrame:
 
 
 def published_cells() -> pd.DataFrame:
-    """Return `figures` as rows of benchmark.csv with the tag "published".
-
-    What the documents do not say is missing: interval, revision, number of examples (n is 0). Seed 0 stands for the one
-    unseeded run.
-    """
+    """Return `figures` as rows of benchmark.csv with the tag "published"; unknown are intervals, revisions and n."""
     unknown: dict[str, Any] = {"preset": "published", "revision": "", "seed": 0, "low": math.nan, "high": math.nan}
     table = figures().assign(**unknown, n=0, seconds=0.0, tag="published", error="")
     columns = ["preset", "model", "revision", "variant", "recipe", "seed", "task", "family", "metric"]
@@ -180,33 +174,25 @@ def check_published(name: str) -> None:
         ConnectionError: a data set is not in the cache, and the Hub does not answer or does not have it.
     """
     if find_spec("mteb") is None:
-        raise ImportError(
-            f"{name} takes its texts from the Hub through mteb, which is not installed: "
-            f'pip install "sbertlab[benchmark]"{_local_remedy(name)}'
-        )
+        install = 'pip install "sbertlab[benchmark]"'
+        raise ImportError(f"{name} takes its texts from the Hub through mteb: {install}{_local_remedy(name)}")
     from huggingface_hub import HfApi, snapshot_download
 
     for pin in PUBLISHED[name].pins:
         try:
             folder = snapshot_download(pin.path, repo_type="dataset", revision=pin.revision, local_files_only=True)
-            files = {path.name for path in Path(folder).rglob("*") if path.is_file()}
-            if files - {"README.md", ".gitattributes"}:
-                continue
+            cached = {path.name for path in Path(folder).rglob("*") if path.is_file()}
         except OSError:
-            pass
-        try:
-            HfApi().dataset_info(pin.path, revision=pin.revision, timeout=TIMEOUT)
-        except Exception as error:  # network errors have no common class
-            raise ConnectionError(_unavailable(name, pin, error)) from error
+            cached = set()
+        if not cached - {"README.md", ".gitattributes"}:
+            with _explained(name, pin):
+                HfApi().dataset_info(pin.path, revision=pin.revision, timeout=TIMEOUT)
 
 
 def load_published(name: str) -> SentenceEvaluator:
     """Load the texts of a published task through mteb and return its evaluator; several sets give their mean.
 
-    Raises:
-        ImportError: mteb is missing.
-        ConnectionError: the texts are neither in the cache nor available from the Hub.
-        ValueError: the installed mteb pins another revision.
+    Errors are those of `check_published`, and a ValueError if the installed mteb pins another revision.
     """
     check_published(name)
     import mteb
@@ -214,27 +200,30 @@ def load_published(name: str) -> SentenceEvaluator:
     evaluators = []
     for pin in PUBLISHED[name].pins:
         task = mteb.get_task(pin.task)
-        found = task.metadata.dataset["path"], task.metadata.dataset["revision"]
-        if found != (pin.path, pin.revision):
+        path, revision = task.metadata.dataset["path"], task.metadata.dataset["revision"]
+        if (path, revision) != (pin.path, pin.revision):
             raise ValueError(
-                f"{pin.task} is {pin.path} at {pin.revision}, but the installed mteb {mteb.__version__} has "
-                f"{found[0]} at {found[1]}; scores would not be comparable: pip install mteb=={MTEB}"
+                f"{pin.task} is {pin.path} at {pin.revision}, but the installed mteb {mteb.__version__} has {path} at "
+                f"{revision}; scores would not be comparable: pip install mteb=={MTEB}"
             )
-        try:
+        with _explained(name, pin):
             task.load_data()
-        except Exception as error:  # as above
-            raise ConnectionError(_unavailable(name, pin, error)) from error
         evaluators.append(mteb_evaluator(task))
         task.unload_data()
     return _mean(evaluators)
 
 
-def _unavailable(name: str, pin: Pin, error: Exception) -> str:
-    return (
-        f"{name}: {pin.path} (revision {pin.revision[:7]}) is neither in the Hub's cache nor available from the Hub "
-        f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, HF_ENDPOINT and "
-        f"HF_HUB_OFFLINE, or copy the cache (HF_HOME) from a machine that has the data set{_local_remedy(name)}"
-    )
+@contextmanager
+def _explained(name: str, pin: Pin) -> Iterator[None]:
+    """Turn the errors of the network, which have no common class, into a ConnectionError with remedies."""
+    try:
+        yield
+    except Exception as error:
+        raise ConnectionError(
+            f"{name}: {pin.path} (revision {pin.revision[:7]}) is neither in the Hub's cache nor on the Hub "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, HF_ENDPOINT and "
+            f"HF_HUB_OFFLINE, or copy the cache (HF_HOME) from a machine that has the data set{_local_remedy(name)}"
+        ) from error
 
 
 def _local_remedy(name: str) -> str:
@@ -256,8 +245,7 @@ def mteb_evaluator(task: Any, split: str = "test") -> SentenceEvaluator:
         ValueError: another type, no such split, or a missing column.
     """
     name, kind = task.metadata.name, task.metadata.type
-    if kind not in TYPES:
-        raise ValueError(f"{name} is of the type {kind}, expected one of {', '.join(TYPES)}")
+    check_choice(f"the type of {name}", kind, TYPES)
     if hasattr(task, "convert_v1_dataset_format_to_v2"):
         task.convert_v1_dataset_format_to_v2(num_proc=None)
     data = (task.dataset or {}).get("default", task.dataset or {})
@@ -265,31 +253,37 @@ def mteb_evaluator(task: Any, split: str = "test") -> SentenceEvaluator:
         raise ValueError(f"{name} has no split {split!r}, only {', '.join(data) or 'none: call load_data() first'}")
     try:
         return TYPES[kind](task, data[split])
-    except KeyError as error:
-        raise ValueError(
-            f"{name} is missing {error} in its split {split!r}; its data are not in mteb's form"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
-def _sts(task: Any, data: Any) -> SentenceEvaluator:
-    first, second = task.column_names
-    table = pd.DataFrame({"sentence1": _column(data, first), "sentence2": _column(data, second)})
-    return sts_evaluator(table.assign(score=_column(data, "score")), SIMILARITIES["STS"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{name}: {error}; its data are not in mteb's form") from error
 
 
 def _pairs(task: Any, data: Any) -> SentenceEvaluator:
-    names = (task.input1_column_name, task.input2_column_name, task.label_column_name)
+    if task.metadata.type == "STS":
+        names, family, third, make = (*task.column_names, "score"), "STS", "score", sts_evaluator
+    else:
+        names = (task.input1_column_name, task.input2_column_name, task.label_column_name)
+        family, third, make = "duplicates", "label", pair_evaluator
     columns = [_column(data, name) for name in names]
     if len(data) == 1 and isinstance(columns[0][0], list):  # mteb's older sets hold all pairs in one row
         columns = [column[0] for column in columns]
-    table = pd.DataFrame(dict(zip(("sentence1", "sentence2", "label"), columns, strict=True)))
-    return pair_evaluator(table, SIMILARITIES["duplicates"])
+    table = pd.DataFrame(dict(zip(("sentence1", "sentence2", third), columns, strict=True)))
+    return make(table, SIMILARITIES[family])
 
 
-def _reranking(task: Any, data: Any) -> SentenceEvaluator:
-    queries, corpus, relevant = _search_texts(data)
+def _search(task: Any, data: Any) -> SentenceEvaluator:
+    """Return the evaluator of a search in the corpus (title and text), or of reranking the candidates of each query."""
+    queries = dict(zip(_column(data["queries"], "id"), _column(data["queries"], "text"), strict=True))
+    texts = _column(data["corpus"], "text")
+    titles = _column(data["corpus"], "title") if "title" in data["corpus"].column_names else [""] * len(texts)
+    joined = [f"{title or ''} {text}".strip() for title, text in zip(titles, texts, strict=True)]
+    corpus = dict(zip(_column(data["corpus"], "id"), joined, strict=True))
+    relevant = {
+        query: {document for document, score in documents.items() if score > 0}
+        for query, documents in data["relevant_docs"].items()
+    }
+    if task.metadata.type == "Retrieval":
+        make = ExcludeSelfEvaluator if task.ignore_identical_ids else partial(search_evaluator, dot=True)
+        return make(queries, corpus, relevant)
     samples = []
     for query, ranked in (data["top_ranked"] or {}).items():
         right = relevant.get(query, set())
@@ -297,11 +291,6 @@ def _reranking(task: Any, data: Any) -> SentenceEvaluator:
         negative = [corpus[document] for document in ranked if document not in right]
         samples.append({"query": queries.get(query, ""), "positive": positive, "negative": negative})
     return RerankingEvaluator(samples)
-
-
-def _retrieval(task: Any, data: Any) -> SentenceEvaluator:
-    make = ExcludeSelfEvaluator if task.ignore_identical_ids else partial(search_evaluator, dot=True)
-    return make(*_search_texts(data))
 
 
 def _clustering(task: Any, data: Any) -> SentenceEvaluator:
@@ -312,10 +301,10 @@ def _clustering(task: Any, data: Any) -> SentenceEvaluator:
 
 
 TYPES = {
-    "STS": _sts,
+    "STS": _pairs,
     "PairClassification": _pairs,
-    "Reranking": _reranking,
-    "Retrieval": _retrieval,
+    "Reranking": _search,
+    "Retrieval": _search,
     "Clustering": _clustering,
 }
 """Makers of evaluators by mteb's type of task."""
@@ -346,20 +335,6 @@ class ExcludeSelfEvaluator(InformationRetrievalEvaluator):
             order = own.int().argsort(dim=1, stable=True)  # the query itself goes last, where it is never a hit
             best[name] = scores.gather(1, order), places.gather(1, order)
         return best
-
-
-def _search_texts(data: Any) -> tuple[dict[str, str], dict[str, str], dict[str, set[str]]]:
-    """Return the texts of the queries, those of the corpus (title and text), and the relevant documents."""
-    queries = dict(zip(_column(data["queries"], "id"), _column(data["queries"], "text"), strict=True))
-    texts = _column(data["corpus"], "text")
-    titles = _column(data["corpus"], "title") if "title" in data["corpus"].column_names else [""] * len(texts)
-    joined = [f"{title or ''} {text}".strip() for title, text in zip(titles, texts, strict=True)]
-    corpus = dict(zip(_column(data["corpus"], "id"), joined, strict=True))
-    relevant = {
-        query: {document for document, score in documents.items() if score > 0}
-        for query, documents in data["relevant_docs"].items()
-    }
-    return queries, corpus, relevant
 
 
 def _column(data: Any, name: str) -> list[Any]:

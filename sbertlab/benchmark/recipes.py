@@ -176,13 +176,7 @@ class NLIRecipe(Recipe):
         return {part.source(folder): part.digest(folder) for part in (self.pairs, self.dev)}
 
     def check(self) -> None:
-        """Read the data, and raise an error if a batch of triplets or the evaluator cannot be made of them.
-
-        Raises:
-            FileNotFoundError: a data set or the folder is missing.
-            ValueError: a file has other columns, labels or scores, or too few rows.
-            ImportError: a package is missing.
-        """
+        """Read the data, and raise an error if a batch of triplets or the evaluator cannot be made of them."""
         folder = data_folder(self.folder)
         for part in (self.pairs, self.dev):
             path, pairs = part.path(folder), part.read(folder)

@@ -54,16 +54,8 @@ PRESETS = {
 """Titles, in the order of the page."""
 
 
-# -- The folder --------------------------------------------------------------------------------------------------------
-
-
 def check_output(folder: Path) -> None:
-    """Check, before anything is measured, that the results can be written into the folder; it is not created yet.
-
-    Raises:
-        OSError: it is a file, or cannot be written.
-        ValueError: its tables are not those that its manifest was written with.
-    """
+    """Check, before anything is measured, that the folder can be written and its tables are those of its manifest."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryDirectory(dir=existing):
@@ -73,26 +65,12 @@ def check_output(folder: Path) -> None:
 
 
 def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, preset: str, about: dict[str, Any]) -> None:
-    """Write the tables of a preset into the folder; they replace its rows and leave those of other presets.
-
-    Args:
-        folder: created if it is missing.
-        table: cells of the preset, with `COLUMNS`.
-        pairs: its comparisons.
-        preset: its name.
-        about: what the manifest says about it.
-    """
+    """Write the cells, comparisons and description of a preset; they replace its rows and leave those of others."""
     old, old_pairs, manifest = read(folder)
-    old = old[old["tag"] != "published"]
-    pairs = pairs.assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
-    parts, pair_parts = [], []
-    for name in PRESETS:
-        parts.append(table[COLUMNS] if name == preset else old[old["preset"] == name])
-        pair_parts.append(pairs if name == preset else old_pairs[old_pairs["preset"] == name])
-    tables = {
-        "benchmark.csv": [*parts, published_cells()[COLUMNS]],
-        "comparisons.csv": pair_parts,
-    }
+    cells = {name: rows_of(old, name) for name in PRESETS} | {preset: table[COLUMNS]}
+    compared = {name: old_pairs[old_pairs["preset"] == name] for name in PRESETS}
+    compared[preset] = pairs.assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
+    tables = {"benchmark.csv": [*cells.values(), published_cells()[COLUMNS]], "comparisons.csv": [*compared.values()]}
     with (
         write_whole(folder / "environment.json") as manifest_file,
         write_whole(folder / "comparisons.csv") as pairs_file,
@@ -109,8 +87,7 @@ def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, preset: str, ab
 def read(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Return the cells, the comparisons and the manifest of a folder; empty ones if it has none.
 
-    Raises:
-        ValueError: a table is not the one that the manifest was written with, or one of the three files is missing.
+    A ValueError says that a table was changed after the manifest was written, or one of the three files is missing.
     """
     paths = [Path(folder) / name for name in ("environment.json", "benchmark.csv", "comparisons.csv")]
     missing = [path for path in paths if not path.exists()]
@@ -141,9 +118,6 @@ def rows_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
     return table[(table["preset"] == preset) & (table["tag"] != "published")]
 
 
-# -- What the tables say -----------------------------------------------------------------------------------------------
-
-
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and standard deviation over the seeds (columns mean, spread) of each model, variant and task.
 
@@ -161,15 +135,9 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranking(part: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model and variant, best mean first.
+    """Return one row per model and variant of a preset, best mean first, with the columns of `standings` and group.
 
-    Args:
-        part: the cells of one preset.
-        pairs: its comparisons.
-
-    Returns:
-        Columns model, variant, those of `standings` and group: models that share a letter are statistically
-        indistinguishable; empty if a task is missing.
+    Models that share a letter of their group are statistically indistinguishable; it is empty if a task is missing.
     """
     order = standings(part)
     placed = order.index[order["mean"].notna()]
@@ -189,9 +157,6 @@ def table_resolution(pairs: pd.DataFrame) -> float:
         error, freedom = joined([(row[0] ** 2, row[1]), (row[2] ** 2, row[3])])
         sizes.append(smallest_difference(error, alpha=ALPHA / len(means), freedom=freedom))
     return float(np.median(sizes)) if sizes else float("nan")
-
-
-# -- The page ----------------------------------------------------------------------------------------------------------
 
 
 def report(table: pd.DataFrame, pairs: pd.DataFrame) -> str:

@@ -1,8 +1,7 @@
 """Computes a benchmark: one job per model, one cell per job and task; finished cells are never computed again.
 
-A job builds a model from a candidate and a seed, fine-tunes it if it has a recipe, and measures it on tasks. Each
-finished cell is written to disk under a key of everything that its number depends on, so a killed run resumes where it
-was, and a second run computes nothing. What cannot be fingerprinted (a lambda, a notebook's class) is never cached.
+Each finished cell is written to disk under a key of everything that its number depends on, so a killed run resumes
+where it was, and a second run computes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,6 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from sbertlab.analysis.ranks import VARIANTS
-from sbertlab.analysis.resampling import Examples
 from sbertlab.benchmark.cells import FACTS, Cell, CellStore, fingerprint_or_none, keys_of, sha256_of_json
 from sbertlab.benchmark.encoders import Candidate, facts
 from sbertlab.benchmark.recipes import Recipe
@@ -40,21 +38,13 @@ from sbertlab.encoder.stored_embeddings import StoredEmbeddings
 
 Engine = Literal["processes", "ray"]
 
-UNTUNED, FINE_TUNED = VARIANTS
-
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn")
 """Their versions are part of the keys and, with those of sbertlab and pandas, of `environment`."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model to build and measure.
-
-    Args:
-        candidate: what to build it from.
-        seed: of its weights if these are random, and of its fine-tuning.
-        recipe: how to fine-tune it; None leaves it untuned.
-    """
+    """One model to build from a candidate and a seed, and to fine-tune if there is a recipe."""
 
     candidate: Candidate
     seed: int
@@ -63,21 +53,17 @@ class Job:
     @property
     def variant(self) -> str:
         """ "untuned" or "fine-tuned"."""
-        return UNTUNED if self.recipe is None else FINE_TUNED
+        return VARIANTS[self.recipe is not None]
 
     def build(self, checkpoints: Path | None = None) -> Any:
-        """Return the model, fine-tuned if there is a recipe; a killed fine-tuning resumes from its checkpoints."""
+        """Return the model; a killed fine-tuning resumes from its checkpoints."""
         model = self.candidate.make(self.seed)
         if self.recipe is not None:
             self.recipe.fine_tune(model, self.candidate, self.seed, checkpoints)
         return model
 
     def origin(self) -> dict[str, Any]:
-        """Return everything that the model depends on: candidate, recipe, training data, seed, code, libraries.
-
-        Raises:
-            TypeError: the candidate or the recipe cannot be fingerprinted.
-        """
+        """Return everything that the model depends on; a TypeError says that something cannot be fingerprinted."""
         recipe = self.recipe
         return {
             "candidate": self.candidate.name,
@@ -120,20 +106,17 @@ def jobs_of(candidates: Iterable[Candidate], seeds: int, recipe: Recipe) -> list
     return jobs
 
 
-# -- Running the jobs --------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Work:
-    """A job with the tasks that are still to be measured, by the keys of their cells.
+    """A job with the tasks that are still to be measured (None: the facts), and where and how to measure them.
 
     Args:
         job: the model.
-        tasks: what to measure; None stands for the facts.
+        tasks: by the keys of their cells.
         cells: where finished cells go.
         store: of embeddings.
-        threads: of this process; None leaves them as they are.
-        device: number of the GPU to use; None leaves the choice to torch.
+        threads: of the process; None leaves them as they are.
+        device: number of the GPU; None leaves the choice to torch.
         training: folder for the checkpoints of the fine-tuning, removed when the job is done.
     """
 
@@ -182,7 +165,7 @@ class Work:
         except TypeError:
             return StoredEmbeddings(model, name=name)
 
-    def _measure(self, model: Any, task: Task | None, evaluator: Any) -> tuple[dict[str, Any], Examples | None]:
+    def _measure(self, model: Any, task: Task | None, evaluator: Any) -> tuple[dict[str, Any], Any]:
         """Return what a task adds to the row, and its examples; raise the error of its data or of the model."""
         for failure in (evaluator, model):
             if isinstance(failure, Exception):
@@ -192,6 +175,14 @@ class Work:
         score = task.evaluate(model, evaluator)
         return {"value": score.value, "n": len(score.examples)}, score.examples
 
+    def lost(self, error: Exception) -> Iterator[tuple[str, Cell]]:
+        """Yield the cells of a job whose process died: those that it had finished, the others failed."""
+        cause = str(error.__cause__ or "").strip(' "\n').rpartition("\n")[2]  # last line of that process's traceback
+        reason = " ".join(f"the process was lost: {type(error).__name__}: {error} {cause}".split())
+        for key, task in self.tasks.items():
+            failed = self.job.row(task) | {"tag": "failed", "error": reason, "seconds": 0.0}
+            yield key, self.cells.get(key) or Cell(failed)
+
 
 @contextmanager
 def checkpoint_folder(folder: Path | None) -> Iterator[Path | None]:
@@ -199,21 +190,16 @@ def checkpoint_folder(folder: Path | None) -> Iterator[Path | None]:
 
     Yield None if the folder cannot be written, or another run is using it.
     """
-    if folder is None:
-        yield None
-        return
-    lock = FileLock(folder / "lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except OSError:  # the lock's Timeout is one
-        yield None
-        return
-    try:
+    with ExitStack() as stack:
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(folder / "lock", timeout=0))
+        except OSError:  # the lock's Timeout is one
+            folder = None
         yield folder
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        lock.release()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def attempt(make: Callable[[], Any]) -> Any:
@@ -246,10 +232,9 @@ def run_jobs(
         store: of embeddings, shared by tasks and runs; None keeps them in memory.
         fresh: compute everything again.
         workers: processes at a time, each with its share of the processor's cores or one of the GPUs.
-        engine: "processes" on this machine, or "ray": one task per job on the cluster that RAY_ADDRESS names (this
+        engine: "processes" on this machine, or "ray": one Ray task per job on the cluster that RAY_ADDRESS names (this
             machine if it names none).
-        training: folder for the checkpoints of fine-tunings, so that a killed one resumes; None, and `fresh`, start
-            anew.
+        training: folder for the checkpoints of fine-tunings, so that a killed one resumes.
 
     Raises:
         ValueError: workers below 1, or an unknown engine.
@@ -257,43 +242,42 @@ def run_jobs(
     """
     checked_number("workers", workers, 1, whole=True)
     check_choice("engine", engine, ("processes", "ray"))
-    alone, here = workers == 1 and engine == "processes", environment()
-    threads = None if alone or engine == "ray" else max(1, (os.cpu_count() or 1) // workers)
-    gpus = 0 if alone or engine == "ray" else torch.cuda.device_count()
+    local, here = engine == "processes", environment()
+    threads = max(1, (os.cpu_count() or 1) // workers) if local and workers > 1 else None
+    gpus = torch.cuda.device_count() if local and workers > 1 else 0
     place = {"processor": here["processor"], "device": here["device"], "threads": threads or here["threads"]}
     place |= {"workers": workers, "engine": engine}
     keys: list[str] = []
     found: dict[str, Cell] = {}
     waiting: list[Work] = []
     for job in jobs:
-        asked: list[Task | None] = [*([None] if job.variant == UNTUNED and job.seed == 0 else []), *tasks]
+        asked: list[Task | None] = [*([None] if job.recipe is None and job.seed == 0 else []), *tasks]
         origin = fingerprint_or_none(job.origin)
         by_key = dict(zip(keys_of(origin, asked, place), asked, strict=True))
         keys += by_key
         done = {} if fresh else {key: cell for key in by_key if (cell := cells.get(key)) is not None}
         found |= done
-        if missing := {key: task for key, task in by_key.items() if key not in done}:
+        if len(done) < len(by_key):
+            missing = {key: task for key, task in by_key.items() if key not in done}
             resumes = training is not None and origin is not None and job.recipe is not None and not fresh
-            folder = training / sha256_of_json(origin) if resumes and training is not None else None
-            device = len(waiting) % gpus if gpus else None
-            waiting.append(Work(job, missing, cells, store, threads, device, folder))
+            folder = training / sha256_of_json(origin) if training is not None and resumes else None
+            waiting.append(Work(job, missing, cells, store, threads, len(waiting) % gpus if gpus else None, folder))
     with tqdm(total=len(keys), initial=len(found), desc="Benchmark", unit="cell") as bar:
-        for key, cell in _in_turn(waiting, bar) if alone else _in_parallel(waiting, workers, engine):
-            if engine == "ray" and not cell.failed:
+        for key, cell in _computed(waiting, workers, engine, bar):
+            if not local and not cell.failed:
                 cells.put(key, cell)  # the machine that computed it may have another disk
             found[key] = cell
             bar.update()
     return [found[key] for key in keys]
 
 
-def _in_turn(waiting: Sequence[Work], bar: Any) -> Iterator[tuple[str, Cell]]:
-    for work in waiting:
-        bar.set_postfix_str(f"{work.job.candidate.name}, {work.job.variant}, seed {work.job.seed}")
-        yield from work.run()
-
-
-def _in_parallel(waiting: Sequence[Work], workers: int, engine: Engine) -> Iterator[tuple[str, Cell]]:
-    """Yield the cells of each job as it ends; if a process dies, the unfinished cells of its job have failed."""
+def _computed(waiting: Sequence[Work], workers: int, engine: Engine, bar: Any) -> Iterator[tuple[str, Cell]]:
+    """Yield each cell as it is finished in this process, or the cells of a job as it ends in another one."""
+    if workers == 1 and engine == "processes":
+        for work in waiting:
+            bar.set_postfix_str(f"{work.job.candidate.name}, {work.job.variant}, seed {work.job.seed}")
+            yield from work.run()
+        return
     with ExitStack() as stack:
         if engine == "ray":
             try:
@@ -303,7 +287,7 @@ def _in_parallel(waiting: Sequence[Work], workers: int, engine: Engine) -> Itera
             ray.init(ignore_reinit_error=True, log_to_driver=False)
             share: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
             remote = ray.remote(**share)(Work.run_all)
-            futures: dict[Future[Any], Work] = {remote.remote(work).future(): work for work in waiting}
+            futures = {remote.remote(work).future(): work for work in waiting}
         else:
             from joblib.externals.loky import ProcessPoolExecutor
 
@@ -312,20 +296,8 @@ def _in_parallel(waiting: Sequence[Work], workers: int, engine: Engine) -> Itera
         for future in as_completed(futures):
             try:
                 yield from future.result()
-            except Exception as error:
-                yield from _lost(futures[future], error)
-
-
-def _lost(work: Work, error: Exception) -> Iterator[tuple[str, Cell]]:
-    """Yield the cells of a job whose process died: those that it had finished, the others failed with the reason."""
-    cause = str(error.__cause__ or "").strip(' "\n').rpartition("\n")[2]  # the last line of that process's traceback
-    reason = " ".join(f"{type(error).__name__}: {error} {cause}".split())
-    for key, task in work.tasks.items():
-        lost = work.job.row(task) | {"tag": "failed", "error": f"the process was lost: {reason}", "seconds": 0.0}
-        yield key, work.cells.get(key) or Cell(lost)
-
-
-# -- Where it runs -----------------------------------------------------------------------------------------------------
+            except Exception as error:  # the process died
+                yield from futures[future].lost(error)
 
 
 def environment() -> dict[str, Any]:
@@ -344,10 +316,8 @@ def environment() -> dict[str, Any]:
 
 def processor_name() -> str:
     """Return the processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 

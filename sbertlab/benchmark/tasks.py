@@ -1,4 +1,4 @@
-"""A benchmark task: labelled texts, an evaluator and a metric. Also the five tasks of the packaged help-desk corpus.
+"""A benchmark task: labelled texts, an evaluator and a metric; and the five tasks of the packaged corpus.
 
 | family | question | metric |
 | --- | --- | --- |
@@ -7,8 +7,6 @@
 | reranking | do the relevant candidates of a query come first? | MAP |
 | retrieval | is the relevant document found in a corpus? | MRR@10 (one relevant document) or MAP@100 |
 | clustering | do clusters match the classes? | V-measure |
-
-Other tasks come from a folder of data sets (`local_tasks`) and from the published benchmark (`published`).
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -85,8 +83,7 @@ METRICS: Mapping[str, Metric] = {
 """Named as in the evaluators. Any other metric is the mean of the column of that name in the table of examples."""
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """The result of a task: `value` is `100 * examples.value()`, `per_example` the evaluator's table of examples."""
 
     value: float
@@ -123,11 +120,8 @@ class Task:
     def evaluate(self, model: Any, evaluator: SentenceEvaluator | None = None) -> Score:
         """Measure a model: anything with `encode(list of texts) -> (texts, dim)`, or with `transform` instead.
 
-        Pass the same `StoredEmbeddings(model)` to several tasks, and no text is encoded twice.
-
-        Args:
-            model: what to measure.
-            evaluator: the result of `load`, if it was called before.
+        Pass the same `StoredEmbeddings(model)` to several tasks, and no text is encoded twice. `evaluator` is the
+        result of `load`, if it was called before.
 
         Raises:
             ValueError: the metric is neither known nor a column of the evaluator's table.
@@ -143,9 +137,6 @@ class Task:
             )
         examples = METRICS.get(self.metric, Metric("mean", (self.metric,))).examples(table)
         return Score(100 * examples.value(), table, examples)
-
-
-# -- From tables to evaluators -----------------------------------------------------------------------------------------
 
 
 def sts_evaluator(table: pd.DataFrame, similarities: Sequence[Any] = ("cosine",)) -> SentenceEvaluator:
@@ -172,8 +163,6 @@ def search_evaluator(
     functions = {"cos_sim": cos_sim, "dot_score": dot_score} if dot else {"cos_sim": cos_sim}
     return InformationRetrievalEvaluator(queries, corpus, relevant, score_functions=functions)
 
-
-# -- The packaged corpus -----------------------------------------------------------------------------------------------
 
 HELPDESK: Mapping[str, tuple[str, str, Callable[[pd.DataFrame], SentenceEvaluator]]] = {
     "STS": ("spearman_cosine", "pairs in four grades", lambda table: sts_evaluator(helpdesk.graded_pairs(table))),

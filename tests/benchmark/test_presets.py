@@ -192,7 +192,7 @@ NEVER = Candidate("never", never)
         ({"models": [make_pipeline(TfidfVectorizer())]}, r"got a Pipeline; .* Candidate\('my model', lambda seed"),
         ({"preset": "ofline"}, "preset must be one of .*'offline'"),
         ({"preset": "local", "tasks": None}, "SBERTLAB_DATA"),
-        ({"output": None}, "figures holds whole presets .* leaves out .*MiniLM-tokens.* --output DIR"),
+        ({"output": None}, "figures holds whole presets.* without .*MiniLM-tokens.* --output DIR"),
         ({"output": None, "models": None, "tasks": None, "seeds": 2}, "fewer seeds or another recipe.* --output DIR"),
         ({"output": None, "models": None, "tasks": None, "recipe": SHORT}, "another recipe.* --output DIR"),
     ],
