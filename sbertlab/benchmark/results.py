@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from sbertlab.analysis.intervals import group_letters, joined, smallest_difference
-from sbertlab.analysis.ranks import KEY, OVER_SEEDS, VARIANTS, mean_of, seed_scores, standings, told_apart
+from sbertlab.analysis.ranks import KEY, OVER_SEEDS, VARIANTS, distinguishable, mean_of, seed_scores, standings
 from sbertlab.benchmark.comparisons import ALPHA, MEAN
 from sbertlab.benchmark.comparisons import COLUMNS as PAIR_COLUMNS
 from sbertlab.benchmark.published import published_cells
@@ -141,7 +141,7 @@ def ranking(part: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """
     order = standings(part)
     placed = order.index[order["mean"].notna()]
-    letters = pd.Series(group_letters(told_apart(pairs, placed)), placed, dtype=object)
+    letters = pd.Series(group_letters(distinguishable(pairs, placed)), placed, dtype=object)
     return order.assign(group=letters.reindex(order.index).fillna("")).reset_index()
 
 

@@ -19,7 +19,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogLocator
 
 from sbertlab.analysis.intervals import tied_groups
-from sbertlab.analysis.ranks import VARIANTS, mean_of, measured_cells, seed_scores, standings, task_scores, told_apart
+from sbertlab.analysis.ranks import (
+    VARIANTS,
+    distinguishable,
+    mean_of,
+    measured_cells,
+    seed_scores,
+    standings,
+    task_scores,
+)
 from sbertlab.checks import checked_number
 from sbertlab.plots.maps import write_labels
 from sbertlab.plots.style import Theme, canvas, color_table, drawable, halo, open_grid, style
@@ -62,7 +70,7 @@ def standings_figure(
     resolution = None if resolution is None or np.isnan(resolution) else resolution
     if resolution is not None:
         checked_number("resolution", resolution, above=True)
-    apart = None if comparisons is None else told_apart(comparisons, placed.index)
+    apart = None if comparisons is None else distinguishable(comparisons, placed.index)
     ties = [] if apart is None else [group for group in tied_groups(apart) if len(group) > 1]
     bottom = len(placed) - 0.5 + 1.7 * (resolution is not None)
     footer = f"{mean_of(measured_cells(table))}."
@@ -143,7 +151,7 @@ def score_heatmap(
             letters[row][column].set(fontsize=8, weight="normal" if value else "bold")
         for column, (task, values) in enumerate(scores.items() if comparisons is not None else ()):
             order = values.dropna().sort_values(ascending=False, kind="stable").index
-            tied = ~told_apart(comparisons, order, str(task))[0] if comparisons is not None and len(order) else []
+            tied = ~distinguishable(comparisons, order, str(task))[0] if comparisons is not None and len(order) else []
             for row in scores.index.get_indexer(order[tied]):
                 frame = Rectangle(
                     (column + 0.06, row + 0.09), 0.88, 0.82, fill=False, edgecolor=colors.ink, linewidth=1.3

@@ -307,7 +307,7 @@ def test_every_scene_can_be_drawn_at_its_start_and_its_end(name: str) -> None:
     there = scene(name)
     way = descend(there.make(), there.points, 3)
     for theme in ("light", "dark"):
-        figure = plots.push_figure({name: way}, at=-1, theme=theme)
+        figure = plots.push_figure({name: way[-1:]}, theme=theme)
         assert name in written(figure)
         assert any(words.startswith(f"loss {way[-1].loss:.3g}") for words in written(figure))
     labels = there.points.labels

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from sbertlab.analysis.ranks import benchmark_intervals, standings, task_scores, told_apart
+from sbertlab.analysis.ranks import distinguishable, standings, task_scores
 from sbertlab.plots.benchmark import pareto_front, quality_figure, score_heatmap, short_name, standings_figure
 from sbertlab.plots.style import THEMES
 
@@ -130,12 +130,11 @@ def test_every_figure_is_drawn_on_its_page_without_a_warning(name: str, theme: s
 
 
 def test_the_interval_of_a_mean_adds_those_of_the_tasks_as_squares() -> None:
-    low, high = (benchmark_intervals(by_hand(), side) for side in ("low", "high"))
-    assert low.loc[("b", "untuned")].to_dict() == {"mean": 75.5, "STS": 76, "clustering": 73}, "78 - sqrt(9 + 16) / 2"
-    assert high.loc[("a", "fine-tuned"), "mean"] == 82.5, "seeds share their examples, so they make it no shorter"
-    assert low.loc[("d", "untuned")].isna().tolist() == [True, True, False]
-    without = benchmark_intervals(by_hand().drop(columns=["low", "high"]), "low")
-    assert without.isna().to_numpy().all()
+    means = standings(by_hand())
+    assert means.loc[("b", "untuned"), "low"] == 75.5, "78 - sqrt(9 + 16) / 2"
+    assert means.loc[("a", "fine-tuned"), "high"] == 82.5, "seeds share their examples, so they make it no shorter"
+    assert np.isnan(means.loc[("d", "untuned"), "low"])
+    assert standings(by_hand().drop(columns=["low", "high"]))[["low", "high"]].isna().to_numpy().all()
 
 
 def test_the_interval_of_a_mean_has_the_length_that_simulation_gives() -> None:
@@ -143,7 +142,7 @@ def test_the_interval_of_a_mean_has_the_length_that_simulation_gives() -> None:
     draws = np.random.default_rng(0).normal(60, errors, (20_000, 3)).mean(axis=1)
     table = pd.DataFrame({"task": list("xyz"), "family": "STS", "value": 60.0})
     table = table.assign(model="m", variant="untuned", seed=0, low=60 - 1.96 * errors, high=60 + 1.96 * errors)
-    ends = [benchmark_intervals(table, side)["mean"].iloc[0] for side in ("low", "high")]
+    ends = standings(table)[["low", "high"]].iloc[0].tolist()
     assert ends == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.03)
 
 
@@ -219,8 +218,8 @@ def test_pairs_count_in_either_direction() -> None:
     ranked = standings(by_hand()).dropna(subset="mean").index
     pairs = compared(by_hand(), 9)
     turned = {"model_a": "model_b", "variant_a": "variant_b", "model_b": "model_a", "variant_b": "variant_a"}
-    apart = told_apart(pairs, ranked)
-    assert (apart == told_apart(pairs.rename(columns=turned), ranked)).all()
+    apart = distinguishable(pairs, ranked)
+    assert (apart == distinguishable(pairs.rename(columns=turned), ranked)).all()
     assert apart.astype(int).tolist() == [[0, 0, 1, 1], [0, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 0]]
 
 
