@@ -108,36 +108,19 @@ def encoders_folder(name: str) -> str:
 # -- Names -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_presets_compare_five_six_and_thirteen_encoders() -> None:
-    assert OFFLINE_ENCODERS == (
-        "all-MiniLM-L6-v2",
-        "MiniLM-3-layers",
-        "MiniLM-tokens",
-        "MiniLM-random",
-        "TF-IDF+SVD",
-    )
+def test_the_presets_compare_five_six_and_thirteen_models() -> None:
+    assert OFFLINE_ENCODERS == ("all-MiniLM-L6-v2", "MiniLM-3-layers", "MiniLM-tokens", "MiniLM-random", "TF-IDF+SVD")
     assert (*OFFLINE_ENCODERS, "all-mpnet-base-v2") == LOCAL_ENCODERS
     assert len(PUBLISHED_ENCODERS) == len(set(PUBLISHED_ENCODERS)) == 13
     assert set(ENCODERS) == {*LOCAL_ENCODERS, *PUBLISHED_ENCODERS}
-    assert [encoder.name for encoder in select_encoders(OFFLINE_ENCODERS, fetch=False)] == list(OFFLINE_ENCODERS)
-    assert [name for name, encoder in ENCODERS.items() if not encoder.trainable] == ["TF-IDF+SVD"]
-    assert [name for name, encoder in ENCODERS.items() if encoder.random] == ["MiniLM-random"]
+    assert [name for name, candidate in ENCODERS.items() if not candidate.trainable] == ["TF-IDF+SVD"]
+    assert [name for name, candidate in ENCODERS.items() if candidate.random] == ["MiniLM-random"]
+    assert all(set(candidate.learning_rates) <= set(RECIPES) for candidate in ENCODERS.values())
+    tokens = pickle.loads(pickle.dumps(ENCODERS["MiniLM-tokens"]))  # as for another process
+    assert tokens.learning_rates == {"helpdesk-triplets": 1e-2, "nli-local": 1e-2}
 
 
-def test_learning_rates_are_for_recipes_that_exist() -> None:
-    for encoder in ENCODERS.values():
-        assert set(encoder.learning_rates) <= set(RECIPES)
-
-
-def test_an_encoder_travels_to_another_process() -> None:
-    for name in LOCAL_ENCODERS:
-        there = pickle.loads(pickle.dumps(ENCODERS[name]))
-        assert (there.name, there.learning_rates) == (name, ENCODERS[name].learning_rates)
-        assert there.revision() == ENCODERS[name].revision()
-    assert pickle.loads(pickle.dumps(ENCODERS["TF-IDF+SVD"])) == ENCODERS["TF-IDF+SVD"]
-
-
-def test_a_mistyped_name_is_answered_with_the_nearest_known_ones(
+def test_a_mistyped_name_is_answered_with_the_closest_known_one(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(FileNotFoundError, match="Did you mean 'all-MiniLM-L6-v2'") as caught:
@@ -149,7 +132,7 @@ def test_a_mistyped_name_is_answered_with_the_nearest_known_ones(
     assert "Did you mean" not in str(caught.value), "the name is right, the Hub is missing"
 
 
-def test_names_must_be_given_once_each() -> None:
+def test_each_name_must_be_given_once() -> None:
     encoder = Candidate("mine", len)
     assert select_encoders(encoder) == [encoder]
     assert select_encoders("TF-IDF+SVD") == [ENCODERS["TF-IDF+SVD"]]
@@ -172,7 +155,7 @@ def test_the_revision_of_a_model_in_the_cache_of_the_hub_is_its_commit(
     assert named("roberta-base").revision() == commit
 
 
-def test_the_revision_of_another_model_is_the_sha256_of_its_weights_and_follows_them(
+def test_the_revision_of_another_model_is_the_sha256_of_its_weights(
     own_cache: Path, tiny: Callable[..., SentenceTransformer]
 ) -> None:
     folder = own_cache / "mine"
@@ -189,13 +172,13 @@ def test_the_revision_of_another_model_is_the_sha256_of_its_weights_and_follows_
     assert encoder.revision() not in (first, hashlib.sha256(weights.read_bytes()).hexdigest())
 
 
-def test_revisions_of_what_is_not_here_or_has_no_base(own_cache: Path) -> None:
+def test_a_revision_is_empty_without_a_base_or_before_the_download(own_cache: Path) -> None:
     assert named("roberta-base").revision() == ""
     assert Candidate("made up", len).revision() == ""
     assert ENCODERS["TF-IDF+SVD"].revision() == hashlib.sha256(helpdesk.CORPUS.read_bytes()).hexdigest()
 
 
-def test_the_revision_of_the_packaged_model_is_the_checksum_that_the_package_index_is_held_to(
+def test_the_revision_of_the_packaged_model_is_its_pinned_checksum(
     minilm_folder: Path,
 ) -> None:
     from sbertlab.storage.find import PACKAGED
@@ -280,11 +263,3 @@ def test_facts_of_a_model_are_counted_by_hand(tiny: Callable[..., SentenceTransf
     found = facts(short)
     assert (found["parameters"], found["dimensions"], found["max_seq_length"]) == (parameters + 32 * 8 + 8, 8, 16)
     assert found["megabytes"] == round(2 * (parameters + 264) / 1e6, 1)
-
-
-def test_facts_of_a_table_of_tokens(tiny: Callable[..., SentenceTransformer]) -> None:
-    transformer: Any = tiny()[0]
-    block = models.StaticEmbedding.from_transformer(transformer)
-    found = facts(SentenceTransformer(modules=[block, models.Normalize()], device="cpu"))
-    assert found["parameters"] == len(transformer.tokenizer) * 32
-    assert found["dimensions"] == 32

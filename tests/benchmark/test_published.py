@@ -16,37 +16,83 @@ import pytest
 
 from sbertlab import SentenceTransformer
 from sbertlab.analysis.ranks import FAMILIES
-from sbertlab.benchmark import published as mteb_tasks
+from sbertlab.benchmark import published
 from sbertlab.benchmark.presets import find_tasks, select_tasks
-from sbertlab.benchmark.published import PUBLISHED, check_published, load_published, mteb_evaluator
+from sbertlab.benchmark.published import (
+    BASE_MODELS,
+    BATCH_64,
+    BATCH_128,
+    MEAN,
+    PUBLISHED,
+    TWITTER_MEAN,
+    check_published,
+    figures,
+    load_published,
+    mteb_evaluator,
+    published_cells,
+)
+from sbertlab.benchmark.results import COLUMNS
 from sbertlab.benchmark.tasks import METRICS, SIMILARITIES, Task
-
-pytestmark = pytest.mark.slow  # importing mteb alone takes half a minute
 
 SLOW = pytest.mark.slow  # mteb takes many seconds to import
 
-# -- The table of the fourteen -----------------------------------------------------------------------------------------
+# -- The published data ------------------------------------------------------------------------------------------------
 
 
-def test_the_fourteen_are_those_of_the_average_with_their_metrics() -> None:
+def test_the_fourteen_tasks_are_those_of_the_average_with_their_metrics() -> None:
     metrics = {"STS": "spearman_max", "duplicates": "max_ap", "reranking": "map", "retrieval": "max_map@100"}
     metrics["clustering"] = "v_measure"
     families = [task.family for task in PUBLISHED.values()]
     assert [families.count(family) for family in FAMILIES] == [3, 3, 3, 2, 3]
-    for task in PUBLISHED.values():
-        assert task.metric == metrics[task.family]
-        assert task.metric in METRICS
-    for family, metric in (("STS", "spearman_max"), ("duplicates", "max_ap")):
-        assert METRICS[metric].predictions == SIMILARITIES[family]
+    assert all(task.metric == metrics[task.family] and task.metric in METRICS for task in PUBLISHED.values())
     assert [len(task.pins) for task in PUBLISHED.values() if len(task.pins) > 1] == [12]
     assert len({pin for task in PUBLISHED.values() for pin in task.pins}) == 25
+    assert PUBLISHED["SICK-R"].pins == (("SICK-R", "mteb/sickr-sts", "20a6d6f312dd54037fe07a32d58e5e168867909d"),)
+    gaming = PUBLISHED["CQADupstackRetrieval"].pins[2]
+    assert (gaming.path, gaming.revision[:7]) == ("mteb/cqadupstack-gaming", "4885aa1")
+
+
+def test_figures_equal_the_documents() -> None:
+    table = figures()
+    averages = table[(table["recipe"] == BATCH_64) & (table["task"] == MEAN)]
+    assert averages["model"].tolist() == list(BASE_MODELS)
+    assert averages["value"].tolist() == [
+        *(60.99, 60.73, 60.21, 59.63, 59.21, 59.17, 59.03, 58.27, 57.63, 57.31, 57.14, 56.79, 54.46)
+    ]
+    by_place = table.set_index(["model", "recipe", "task"])["value"]
+    assert by_place.index.is_unique
+    for place, value in {
+        ("microsoft/mpnet-base", BATCH_128, "STSBenchmark"): 86.53,
+        ("microsoft/mpnet-base", BATCH_128, MEAN): 62.49,
+        ("roberta-base", BATCH_128, "StackExchangeClustering"): 49.51,
+        ("distilroberta-base", BATCH_128, TWITTER_MEAN): 73.86,
+        ("average_word_embeddings_glove.6B.300d", "", "SciDocsRR"): 63.69,
+        ("all-MiniLM-L6-v2", "", "STSBenchmark"): 82.03,
+        ("all-MiniLM-L6-v2", "", MEAN): 68.06,
+        ("all-mpnet-base-v2", "", "SICK-R"): 80.59,
+    }.items():
+        assert by_place[place] == value
+    assert ("roberta-base", BATCH_128, MEAN) not in by_place.index
+    minilm = table[table["model"] == "all-MiniLM-L6-v2"].set_index("task")
+    others = minilm.loc[[task for task in PUBLISHED if task != "CQADupstackRetrieval"], "value"].sum()
+    assert 14 * 68.06 - others == pytest.approx(27.9, abs=0.05), "the average implies the fourteenth value"
+    assert minilm["metric"][["CQADupstackRetrieval", "BIOSSES"]].tolist() == ["ndcg@10", "spearman_cosine"]
+
+
+def test_published_cells_are_rows_of_the_table_and_leave_unknown_values_out() -> None:
+    cells = published_cells()
+    assert list(cells.columns) == COLUMNS
+    assert set(cells["preset"]) == set(cells["tag"]) == {"published"}
+    assert cells[["low", "high"]].isna().all(axis=None)
+    assert ((cells["recipe"] == "") == (cells["variant"] == "untuned")).all()
+    assert not cells.duplicated(["model", "variant", "recipe", "seed", "task"]).any()
 
 
 @SLOW
 def test_every_pin_is_the_revision_that_mteb_has() -> None:
     mteb = pytest.importorskip("mteb")
-    for name, published in PUBLISHED.items():
-        for pin in published.pins:
+    for name, task in PUBLISHED.items():
+        for pin in task.pins:
             dataset = mteb.get_task(pin.task).metadata.dataset
             assert (dataset["path"], dataset["revision"]) == (pin.path, pin.revision), name
     forums = mteb.get_task("CQADupstackRetrieval").metadata.tasks
@@ -68,7 +114,7 @@ class Letters:
         return [[text.count("a"), text.count("b"), 1] for text in texts]
 
 
-def test_a_set_of_the_folder_serves_the_published_task_and_the_note_says_which_edition_it_is(tmp_path: Path) -> None:
+def test_a_local_set_replaces_the_hub_and_the_note_names_its_edition(tmp_path: Path) -> None:
     rows = ["test,aa,aa,1", "test,ab,bb,0.7", "test,a,aaaa,0.2", "test,b,aaaaa,0", "train,a,b,1"]
     for name in ("stsb", "sickr", "biosses"):
         write(tmp_path / name / "data.csv.gz", "split,sentence1,sentence2,score", *rows)
@@ -112,7 +158,7 @@ def test_a_local_set_of_another_family_is_refused_for_a_published_task(tmp_path:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Sends requests for the Hub to another address; returns the folder of an empty cache."""
     constants = pytest.importorskip("huggingface_hub").constants
-    monkeypatch.setattr(mteb_tasks, "find_spec", lambda name: object())
+    monkeypatch.setattr(published, "find_spec", lambda name: object())
 
     def use(endpoint: str) -> Path:
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
@@ -158,14 +204,14 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 
 def test_a_missing_mteb_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mteb_tasks, "find_spec", lambda name: None)
+    monkeypatch.setattr(published, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'STSBenchmark .* pip install "sbertlab\[benchmark\]"; or put the set stsb'):
         check_published("STSBenchmark")
     with pytest.raises(ImportError, match="RedditClustering takes its texts from the Hub through mteb"):
         load_published("RedditClustering")
 
 
-def test_an_unreachable_hub_is_named_with_set_and_remedy_for_all_fourteen_at_once(
+def test_an_unreachable_hub_is_named_for_all_fourteen_tasks_at_once(
     hub: Callable[[str], Path], closed_port: int
 ) -> None:
     hub(f"http://127.0.0.1:{closed_port}")
@@ -181,10 +227,8 @@ def test_an_unreachable_hub_is_named_with_set_and_remedy_for_all_fourteen_at_onc
     assert "or put the set" not in str(problems["QuoraRetrieval"])
 
 
-def test_a_hub_that_is_silent_is_given_up_after_one_wait(
-    hub: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mteb_tasks, "TIMEOUT", 1.0)
+def test_a_silent_hub_costs_one_wait(hub: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "TIMEOUT", 1.0)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
@@ -197,7 +241,7 @@ def test_a_hub_that_is_silent_is_given_up_after_one_wait(
     assert waited < 10, "fourteen tasks with twenty-five sets, one after the other, would take twenty-five seconds"
 
 
-def test_a_hub_that_lacks_a_set_costs_only_the_tasks_of_that_set(
+def test_a_set_that_the_hub_does_not_have_costs_only_its_tasks(
     hub: Callable[[str], Path], server: ThreadingHTTPServer
 ) -> None:
     hub(f"http://127.0.0.1:{server.server_address[1]}")
@@ -306,36 +350,29 @@ def ours(model: Any, name: str, task: Any) -> float:
 
 
 @SLOW
-def test_sts_of_mteb_is_scored_as_mteb_does(tiny: Callable[..., SentenceTransformer]) -> None:
-    task, model = loaded("BIOSSES", sts_data()), tiny()
-    scores = by_mteb(model, task)
-    names = ("cosine_spearman", "euclidean_spearman", "manhattan_spearman")
-    assert len({round(scores[name], 6) for name in names}) == 3
-    assert ours(model, "BIOSSES", task) == pytest.approx(max(scores[name] for name in names), abs=1e-6)
-
-
-@SLOW
-@pytest.mark.parametrize("one_row", [False, True])
-def test_pair_classification_of_mteb_is_scored_as_mteb_does(
-    one_row: bool, tiny: Callable[..., SentenceTransformer]
+@pytest.mark.parametrize(
+    ("name", "make", "keys", "tolerance"),
+    [
+        ("BIOSSES", lambda: sts_data(), [f"{name}_spearman" for name in SIMILARITIES["STS"]], 1e-6),
+        ("TwitterURLCorpus", lambda: pair_data(), [f"{name}_ap" for name in SIMILARITIES["duplicates"]], 1e-6),
+        ("TwitterURLCorpus", lambda: pair_data(one_row=True), ["max_ap"], 1e-6),
+        ("SciDocsRR", lambda: search_data(reranking=True), ["map_at_1000"], 6e-6),  # mteb rounds to five decimals
+        # mteb's mini-batches have 500 texts, those of the published score 2,000; the sets of 80 texts fit into either
+        ("RedditClustering", lambda: cluster_data(), ["v_measure"], 1e-6),
+    ],
+)
+def test_tasks_of_mteb_are_scored_as_mteb_does(
+    name: str, make: Callable[[], Any], keys: list[str], tolerance: float, tiny: Callable[..., SentenceTransformer]
 ) -> None:
-    task, model = loaded("TwitterURLCorpus", pair_data(one_row)), tiny()
+    task, model = loaded(name, make()), tiny()
     scores = by_mteb(model, task)
-    assert len({round(scores[f"{name}_ap"], 6) for name in SIMILARITIES["duplicates"]}) > 1
-    assert ours(model, "TwitterURLCorpus", task) == pytest.approx(scores["max_ap"], abs=1e-6)
-
-
-@SLOW
-def test_reranking_of_mteb_is_scored_as_mteb_does(tiny: Callable[..., SentenceTransformer]) -> None:
-    task, model = loaded("SciDocsRR", search_data(reranking=True)), tiny()
-    score = by_mteb(model, task)["map_at_1000"]
-    assert 0.1 < score < 0.9
-    assert ours(model, "SciDocsRR", task) == pytest.approx(score, abs=6e-6)  # mteb rounds to five decimals
+    assert len(keys) == 1 or len({round(scores[key], 6) for key in keys}) > 1
+    assert ours(model, name, task) == pytest.approx(max(scores[key] for key in keys), abs=tolerance)
 
 
 @SLOW
 @pytest.mark.parametrize(("name", "own"), [("CQADupstackGisRetrieval", False), ("QuoraRetrieval", True)])
-def test_retrieval_of_mteb_is_scored_as_mteb_does_by_the_better_of_cosine_and_dot_product(
+def test_retrieval_is_scored_as_mteb_does_by_the_better_of_cosine_and_dot_product(
     name: str, own: bool, tiny: Callable[..., SentenceTransformer]
 ) -> None:
     model, found = tiny(), {}
@@ -345,15 +382,6 @@ def test_retrieval_of_mteb_is_scored_as_mteb_does_by_the_better_of_cosine_and_do
     assert found["cosine"] != found["dot"]
     score = ours(model, "QuoraRetrieval", loaded(name, search_data(own=own)))
     assert score == pytest.approx(max(found.values()), abs=6e-6)  # mteb rounds to five decimals
-
-
-@SLOW
-def test_clustering_of_mteb_is_scored_as_mteb_does_on_small_sets(tiny: Callable[..., SentenceTransformer]) -> None:
-    task, model = loaded("RedditClustering", cluster_data()), tiny()
-    scores = by_mteb(model, task)
-    assert len({round(value, 6) for value in scores["v_measures"]}) == 3  # type: ignore[call-overload]
-    # mteb's mini-batches have 500 texts, those of the published score 2,000; 80 texts fit into either
-    assert ours(model, "RedditClustering", task) == pytest.approx(scores["v_measure"], abs=1e-6)
 
 
 @SLOW
@@ -371,7 +399,7 @@ def test_a_published_task_of_several_sets_is_the_mean_over_them(
         return task
 
     monkeypatch.setattr(mteb, "get_task", get_task)
-    monkeypatch.setattr(mteb_tasks, "check_published", lambda name: None)
+    monkeypatch.setattr(published, "check_published", lambda name: None)
     model = tiny()
     (task,) = select_tasks(["CQADupstackRetrieval"], data="")
     score = task.evaluate(model)
@@ -382,7 +410,7 @@ def test_a_published_task_of_several_sets_is_the_mean_over_them(
 
 
 @SLOW
-def test_data_that_are_not_in_the_form_of_mteb_are_named() -> None:
+def test_data_in_another_form_are_refused() -> None:
     from datasets import Dataset
 
     columns = Dataset.from_dict({"first": ["a"], "score": [1.0]})
@@ -400,7 +428,7 @@ def test_data_that_are_not_in_the_form_of_mteb_are_named() -> None:
 @SLOW
 def test_another_revision_in_mteb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     mteb = pytest.importorskip("mteb")
-    monkeypatch.setattr(mteb_tasks, "check_published", lambda name: None)
+    monkeypatch.setattr(published, "check_published", lambda name: None)
     other = loaded("SICK-R", None)
     monkeypatch.setattr(mteb, "get_task", lambda name: other)
     with pytest.raises(ValueError, match=r"BIOSSES is mteb/biosses-sts at d3fb.*has mteb/sickr-sts at .* pip install"):
@@ -411,7 +439,7 @@ def test_another_revision_in_mteb_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @SLOW
-def test_mteb_takes_our_model_as_it_is_and_gives_it_what_it_gives_sentence_transformers(
+def test_mteb_takes_our_model_and_gives_it_the_scores_of_sentence_transformers(
     tiny: Callable[..., SentenceTransformer], tmp_path: Path
 ) -> None:
     reference = pytest.importorskip("sentence_transformers")
@@ -426,7 +454,7 @@ def test_mteb_takes_our_model_as_it_is_and_gives_it_what_it_gives_sentence_trans
 
 
 @SLOW
-def test_mteb_gives_our_model_the_prompt_that_it_has_for_queries(tiny: Callable[..., SentenceTransformer]) -> None:
+def test_mteb_uses_our_models_prompts(tiny: Callable[..., SentenceTransformer]) -> None:
     types = pytest.importorskip("mteb.types")
     model = tiny()
     model.prompts = {"query": "the question: ", "passage": "an answer: "}
@@ -441,7 +469,7 @@ def test_mteb_gives_our_model_the_prompt_that_it_has_for_queries(tiny: Callable[
 
 
 @SLOW
-def test_mteb_files_a_model_whose_weights_changed_under_another_revision(
+def test_mteb_sees_another_revision_when_the_weights_change(
     tiny: Callable[..., SentenceTransformer],
 ) -> None:
     pytest.importorskip("mteb")

@@ -1,0 +1,104 @@
+"""The packaged corpus, and the pairs and triplets derived from it."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pandas as pd
+import pytest
+
+from sbertlab import helpdesk
+
+
+@pytest.fixture(scope="module")
+def corpus() -> pd.DataFrame:
+    return helpdesk.load_helpdesk()
+
+
+def test_the_corpus_has_the_size_its_readme_states_and_repeats_no_text(corpus: pd.DataFrame) -> None:
+    answers = corpus["answer"].drop_duplicates()
+    assert (len(corpus), len(answers), corpus["intent"].nunique(), corpus["topic"].nunique()) == (1440, 120, 120, 12)
+    assert pd.concat([corpus["text"], answers]).nunique() == 1560
+    assert (corpus.groupby(["intent", "style"]).size() == 2).all()
+    assert answers.str.count(r"[.!?](?:\s|$)").between(2, 4).all(), "answers have two to four sentences"
+    readme = helpdesk.CORPUS.with_name("README.md").read_text(encoding="utf-8")
+    for words in ("CC0", "1,440", "120, 10 a topic", *corpus["topic"].unique(), *corpus["style"].unique()):
+        assert words in readme
+
+
+def test_near_intents_are_mutual_and_topics_are_split_alike(corpus: pd.DataFrame) -> None:
+    intents = corpus.drop_duplicates("intent").set_index("intent")
+    assert (intents["near"].map(len) >= 2).all()
+    for intent, row in intents.iterrows():
+        for other in row["near"]:
+            assert other != intent
+            assert intent in intents.loc[other, "near"]
+            assert row["topic"] == intents.loc[other, "topic"]
+    counts = intents.groupby(["topic", "split"]).size().unstack()  # noqa: PD010
+    assert (counts[["train", "dev", "test"]] == [5, 1, 4]).all(axis=None)
+    assert len(corpus.drop_duplicates(["intent", "split"])) == 120
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_of_a_test_or_dev_intent_is_ever_trained_on(corpus: pd.DataFrame, seed: int) -> None:
+    rows = helpdesk.triplets(helpdesk.load_helpdesk("train"), seed)
+    trained = {*rows["anchor"], *rows["positive"], *rows["negative"]}
+    held_out = corpus[corpus["split"] != "train"]
+    assert len(held_out) == 12 * 60
+    assert not trained & {*held_out["text"], *held_out["answer"]}
+    assert trained <= {*corpus["text"], *corpus["answer"]}
+
+
+def test_grades_of_pairs_equal_those_found_pair_by_pair(corpus: pd.DataFrame) -> None:
+    table = corpus[corpus["topic"].isin(["billing", "returns"])].iloc[::5].reset_index(drop=True)
+    expected = []
+    for (_, one), (_, other) in combinations(table.iterrows(), 2):
+        if one["intent"] == other["intent"]:
+            expected.append(3)
+        elif other["intent"] in one["near"]:
+            expected.append(2)
+        else:
+            expected.append(int(one["topic"] == other["topic"]))
+    found = helpdesk.pairs(table)
+    assert found["grade"].tolist() == expected
+    assert set(expected) == {0, 1, 2, 3}
+    assert list(zip(found["first"], found["second"], strict=True)) == list(combinations(range(len(table)), 2))
+
+
+def test_graded_pairs_hold_as_many_of_each_grade_and_no_pair_twice() -> None:
+    test = helpdesk.load_helpdesk("test")
+    pairs = helpdesk.graded_pairs(test, per_grade=50, seed=1)
+    assert pairs["score"].value_counts().to_dict() == {0: 50, 1 / 3: 50, 2 / 3: 50, 1: 50}
+    assert not pairs.duplicated(["sentence1", "sentence2"]).any()
+    pd.testing.assert_frame_equal(pairs, helpdesk.graded_pairs(test, per_grade=50, seed=1))
+    assert not pairs.equals(helpdesk.graded_pairs(test, per_grade=50, seed=2))
+
+
+def test_triplets_take_the_positive_from_the_intent_and_the_negative_from_a_near_one() -> None:
+    train = helpdesk.load_helpdesk("train")
+    intent_of = dict(zip([*train["text"], *train["answer"]], [*train["intent"]] * 2, strict=True))
+    near_of = dict(zip(train["intent"], train["near"], strict=True))
+    rows = helpdesk.triplets(train, seed=3)
+    assert sorted(rows["anchor"]) == sorted(train["text"])
+    for column, intent in (("anchor", "intent"), ("positive", "intent"), ("negative", "negative_intent")):
+        assert (rows[column].map(intent_of) == rows[intent]).all()
+    assert (rows["anchor"] != rows["positive"]).all()
+    assert (rows["intent"] != rows["negative_intent"]).all()
+    has_near = {intent for intent, near in near_of.items() if set(near) & set(near_of)}
+    near = [other in near_of[intent] for intent, other in zip(rows["intent"], rows["negative_intent"], strict=True)]
+    assert near == rows["intent"].isin(has_near).tolist()
+    answers = set(train["answer"])
+    assert rows["positive"].isin(answers).sum() == len(rows) / 2
+    assert (rows["positive"].isin(answers) == rows["negative"].isin(answers)).all()
+    for size in (20, 30, 60):
+        for start in range(0, len(rows), size):
+            assert rows["intent"].iloc[start : start + size].is_unique
+
+
+def test_impossible_requests_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"split must be one of .*'validation'"):
+        helpdesk.load_helpdesk("validation")
+    with pytest.raises(ValueError, match=r"4176 pairs of grade 'near intent' .*5000"):
+        helpdesk.duplicate_pairs(helpdesk.load_helpdesk("test"), others=5000)
+    with pytest.raises(ValueError, match="topic 'account' has one intent"):
+        helpdesk.triplets(helpdesk.load_helpdesk("dev"))
