@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 from sbertlab.continual import gained_and_lost, interpolate, interpolation_curve, replay
-from sbertlab.helpdesk import load_helpdesk, triplets
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -374,33 +373,3 @@ def test_the_curve_joins_the_scores_of_the_two_models(tiny: Tiny) -> None:
 
 
 # -- The real model ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_real_model_learns_new_topics_and_the_curve_leads_there_from_what_it_was(
-    minilm: SentenceTransformer,
-) -> None:
-    rows = triplets(load_helpdesk("train"))
-    topics = dict(load_helpdesk("train")[["intent", "topic"]].to_numpy().tolist())
-    is_new = rows["intent"].map(topics).isin(["warranty", "setup"])
-    columns = ["anchor", "positive", "negative"]
-    new, old = (
-        list(part[columns].head(24).itertuples(index=False, name=None)) for part in (rows[is_new], rows[~is_new])
-    )
-    on_new, on_old = (evaluator_of(part, main_similarity_function="cosine") for part in (new, old))
-
-    tuned = copy.deepcopy(minilm)
-    train(tuned, replay(rows_of(new), rows_of(old), share=0.2), epochs=2, optimizer_params={"lr": 1e-4})
-    table = gained_and_lost(minilm, tuned, on_new, on_old, False)
-    for place, evaluator in enumerate([on_new, on_old]):
-        key = evaluator.primary_metric
-        assert table["metric"][place] == key
-        assert table["before"][place] == pytest.approx(evaluator(minilm)[key])
-        assert table["after"][place] == pytest.approx(evaluator(tuned)[key])
-    assert np.allclose(table["difference"], table["after"] - table["before"])
-    assert np.allclose(table["difference"], table["better"] - table["worse"])
-    assert table["difference"][0] > 0, "it has seen these very rows"
-
-    curve = interpolation_curve(minilm, tuned, on_new, on_old, alphas=[0, 0.5, 1], show_progress_bar=False)
-    assert curve["new"].iloc[[0, 2]].tolist() == table.loc[0, ["before", "after"]].tolist()
-    assert curve["old"].iloc[[0, 2]].tolist() == table.loc[1, ["before", "after"]].tolist()

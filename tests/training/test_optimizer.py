@@ -55,12 +55,6 @@ def test_the_first_pattern_that_matches_decides_and_the_rest_keeps_the_optimizer
     assert len(rates) == len(list(model.parameters()))
 
 
-def test_without_rates_there_are_the_two_groups_of_the_field(tiny: Tiny) -> None:
-    optimizer = optimizer_of(tiny(), None)
-    assert [(group["weight_decay"], group["lr"]) for group in optimizer.param_groups] == [(0.01, 1e-3), (0.0, 1e-3)]
-    assert all(group["fused"] for group in optimizer.param_groups)
-
-
 def test_each_rate_has_a_decayed_and_an_undecayed_group_and_the_main_rate_comes_first(tiny: Tiny) -> None:
     model = tiny()
     optimizer = optimizer_of(model, {"*.layer.0.*": 1e-5, "*.layer.1.*": 5e-3})
@@ -85,14 +79,6 @@ def test_the_schedule_multiplies_each_groups_own_rate(tiny: Tiny) -> None:
     assert [sorted(rates) for rates in seen] == [[0.0], [5e-6, 5e-4], [1e-5, 1e-3], [5e-6, 5e-4]]
 
 
-def test_the_losses_own_parameters_train_at_the_optimizers_rate(tiny: Tiny) -> None:
-    model = tiny()
-    softmax = losses.SoftmaxLoss(model, sentence_embedding_dimension=32, num_labels=3)
-    optimizer = optimizer_of(model, {"*": 1e-5}, softmax)
-    assert rates_of(softmax, optimizer)["classifier.weight"] == 1e-3
-    assert set(rates_of(model, optimizer_of(model, {"*": 1e-5})).values()) == {1e-5}
-
-
 # Freezing
 
 
@@ -109,16 +95,6 @@ def test_frozen_layers_stay_equal_get_no_gradient_and_are_not_in_the_optimizer(t
         assert (parameter.grad is None) == (name in still | unused), name
         assert parameter.requires_grad
     assert not still & rates_of(model, optimizer_of(model, rates)).keys()
-
-
-def test_no_graph_is_kept_for_layers_frozen_from_the_bottom_up(tiny: Tiny) -> None:
-    model = tiny()
-    inputs: list[bool] = []
-    model[0].auto_model.encoder.layer[1].register_forward_pre_hook(lambda _, args: inputs.append(args[0].requires_grad))
-    with frozen(model, {"*.layer.0.*": 0, EMBEDDINGS: 0}):
-        assert model.embed(["the cat"]).requires_grad
-    model.embed(["the cat"])
-    assert inputs == [False, True]
 
 
 def test_frozen_puts_back_what_was_there_also_after_an_error(tiny: Tiny) -> None:
@@ -215,3 +191,56 @@ def test_fit_takes_the_rates_and_leaves_the_frozen_as_they_are(tiny: Tiny) -> No
     assert max(moves[name] for name in moves if ".layer.1." in name) > 5e-4
     assert history["lr"].tolist() == [1e-3, 1e-3]
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+# Groups and schedules
+
+
+def test_all_objectives_share_one_optimizer_and_each_parameter_is_in_it_once(tiny: Tiny) -> None:
+    model = tiny()
+    softmax = losses.SoftmaxLoss(model, sentence_embedding_dimension=32, num_labels=3)
+    ranking = losses.MultipleNegativesRankingLoss(model)
+    optimizer = make_optimizer(model, [softmax, ranking], torch.optim.AdamW, {"lr": 1e-3}, weight_decay=0.01)
+    inside = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(inside) == len(set(inside))
+    assert set(inside) == {id(parameter) for parameter in softmax.parameters()}
+    names = {id(parameter): name for name, parameter in softmax.named_parameters()}
+    undecayed = {
+        names[id(p)] for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]
+    }
+    assert undecayed == {name for name in names.values() if "bias" in name or "LayerNorm.weight" in name}
+
+
+def test_weights_with_gaps_in_memory_are_trained_as_others(tiny: Tiny) -> None:
+    matrix = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    steps = []
+    for weight in (matrix.clone()[:, ::2], matrix[:, ::2].clone()):
+        module = nn.Module()
+        module.weight = nn.Parameter(weight)
+        optimizer = make_optimizer(module, [], torch.optim.AdamW, {"lr": 0.1}, weight_decay=0.01)
+        (module.weight * matrix[:, 1::2]).sum().backward()
+        optimizer.step()
+        steps.append(module.weight.detach())
+    assert torch.allclose(*steps, atol=1e-6)
+    assert not torch.allclose(steps[0], matrix[:, ::2], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ConstantLR", [1.0, 1.0, 1.0, 1.0]),
+        ("WarmupConstant", [0.0, 0.5, 1.0, 1.0]),
+        ("WarmupLinear", [0.0, 0.5, 1.0, 0.5]),
+        ("WarmupCosine", [0.0, 0.5, 1.0, 0.5]),
+        ("WarmupCosineWithHardRestarts", [0.0, 0.5, 1.0, 0.5]),
+    ],
+)
+def test_the_schedules_give_the_rates_worked_out_by_hand(name: str, expected: list[float]) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(name, optimizer, 2, 4)
+    rates = []
+    for _ in expected:
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected)
