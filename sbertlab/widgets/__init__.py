@@ -1,8 +1,4 @@
-"""Panels for notebooks: what can be touched. Each lies in a file of its own; import them from here.
-
-A panel only shows; what it shows is computed by the modules below. Where no widget can run (GitHub, nbviewer, an HTML
-export), its static picture is shown.
-"""
+"""Panels for notebooks. A panel only shows what the rooms below compute, and has a static picture for other pages."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""`EmbeddingMap`: a map of texts to hover over, search, colour, cut out of with a lasso, and watch through training."""
+"""`EmbeddingMap`: a map of texts to hover over, search, colour, select from with a lasso, and watch in training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,23 @@ from torch import Tensor
 
 from sbertlab import plots
 from sbertlab.analysis import maps
+from sbertlab.checks import check_choice, checked_number
+from sbertlab.data.texts import normalised
 from sbertlab.plots.style import THEMES, Figure
 from sbertlab.util import Embeddings, Encoder, as_tensor, cos_sim, euclidean_sim, top_matches
-from sbertlab.widgets import map_scatter
-from sbertlab.widgets.map_frames import check_frame, color_columns, coordinates, frames_and_spaces
-from sbertlab.widgets.panel import Panel, control, escaped, new_file, row, table, words_figure
-from sbertlab.widgets.word_search import find_words, fold_texts
+from sbertlab.widgets.panel import Panel, control, escaped, new_file, row, table, text_figure
+from sbertlab.widgets.scatter import (
+    LEGEND_GROUPS,
+    MOST_GROUPS,
+    MOVE,
+    Points,
+    checked_frames,
+    checked_spaces,
+    color_columns,
+)
 
 LISTED_TEXTS = 50
-"""So many of the selected texts are listed below the map."""
+"""Number of selected texts that are listed below the map."""
 
 LABELS = ("nothing", "names of the groups", "frequent terms")
 """What can be written on the map: the names in the colour column, or the words of clusters of the original space."""
@@ -31,28 +40,27 @@ class EmbeddingMap(Panel):
     """A map of texts: hover shows the text, a lasso selects rows, two searches and a click find their neighbours.
 
     Drag to move, scroll to zoom, hold the mouse down (or Shift, or the lasso tool) to select; `selected` has the rows.
-    A click on a point shows its nearest neighbours in the original space, not on the map: lines lead to them, and the
-    map selects them. By keyboard: search, choose one of the listed texts, press "Show its neighbours". What the map
-    keeps of the original space is printed on it. Texts and labels are shown as they are, never run as HTML. Where no
-    widget can run (GitHub, nbviewer, an HTML export) the static picture is shown instead.
-
-    With fewer than 3 texts, or without the package that draws or makes the map, a message stands in its place.
+    A click on a point selects its nearest neighbours in the original space, not on the map, and draws lines to them.
+    By keyboard: search, choose one of the listed texts, press "Show its neighbours". The map states how faithful it is
+    to the original space. Texts and labels are never run as HTML. Pages that run no widgets (GitHub, nbviewer, an HTML
+    export) show the static picture. With fewer than 3 texts, or without a package that the map needs, a message is
+    shown instead.
 
     Args:
-        frame: one row a text.
-        embeddings: `(n, dim)`, of the same rows; needed for a map when `xy` is None, to say how faithful one is, and
-            for neighbours. With frames, those of the last one, or one for each by the same names.
-        xy: `(n, 2)`, coordinates computed before.
+        frame: one row per text.
+        embeddings: `(n, dim)`, of the same rows; needed to make a map if there is no `xy`, to measure how faithful it
+            is, and for neighbours. With frames: those of the last frame, or one per frame under the same name.
+        xy: coordinates computed before, `(n, 2)`.
         text: the column with the texts.
-        color: the column to colour by at first; any other can be chosen in the menu.
+        color: the column to colour by at first; the menu offers all others.
         method: "pca" or "umap", for the coordinates when neither `xy` nor `frames` are given.
         seed: of UMAP and of the clusters.
         frames: in place of `xy`: coordinates `(n, 2)` by the name of a checkpoint, or a list of them; a slider and a
             play button move the points from one to the next.
         model: embeds what is typed into "Find meaning": anything with `encode(texts)`, or a function of a list of
-            texts. It must be the one that made the embeddings (with frames: those of the last).
-        neighbors: rows that a click or a search by meaning finds; a slider changes it.
-        clusters: how many clusters get their frequent terms written on the map, or the column that has them.
+            texts. It must be the model that made the (last) embeddings.
+        neighbors: number of rows that a click or a search by meaning finds; a slider changes it.
+        clusters: number of clusters whose frequent terms can be written on the map, or the column that has them.
         folder: where the buttons save the selection and the picture.
         metric: "cosine" or "euclidean" (similarity is then minus the distance), in the original space.
         height: of the map, in pixels.
@@ -60,8 +68,8 @@ class EmbeddingMap(Panel):
 
     Raises:
         TypeError: `frame` is not a DataFrame.
-        ValueError: neither embeddings nor coordinates, lengths that differ, NaN, an unknown column, method or theme,
-            a colour column with too many names, or frames that do not fit the embeddings.
+        ValueError: neither embeddings nor coordinates, different lengths, NaN, an unknown column, method or theme, a
+            colour column with too many names, or frames that do not match the embeddings.
 
     >>> frame = pd.DataFrame({"text": ["refund", "money back", "parcel"], "topic": ["money", "money", "post"]})
     >>> panel = EmbeddingMap(frame, [[1, 0], [0.9, 0.1], [0, 1]], xy=np.array([[0, 0], [1, 0], [0, 5]]), color="topic")
@@ -90,41 +98,42 @@ class EmbeddingMap(Panel):
         theme: str = "light",
     ) -> None:
         super().__init__(theme=theme)
-        check_frame(frame, text, color)
-        if metric not in maps.METRICS:
-            raise ValueError(f"metric must be one of {maps.METRICS}, got {metric!r}")
-        if neighbors < 1:
-            raise ValueError(f"neighbors must be at least 1, got {neighbors}")
-        if isinstance(clusters, str) and clusters not in frame:
-            raise ValueError(f"clusters must be a number or a column of frame, got {clusters!r}")
+        self.columns = color_columns(frame, text)
+        self._check_color(color)
+        check_choice("method", method, ("pca", "umap"))
+        check_choice("metric", metric, maps.METRICS)
+        checked_number("neighbors", neighbors, 1, whole=True)
+        if isinstance(clusters, str):
+            check_choice("clusters", clusters, frame.columns)
         self.frame, self.text, self.model, self.metric, self.folder = frame, text, model, metric, Path(folder)
         self.seed, self._clusters = seed, clusters
         self.scatter: Any = None
-        self.frames: dict[str, np.ndarray] = {}
         self.qualities: dict[str, maps.MapQuality] = {}
-        self.columns = color_columns(frame, text)
         self._callbacks: list[Callable[[pd.DataFrame], object]] = []
         self._followers: list[Callable[[np.ndarray, int | None], object]] = []
         self._rows = np.array([], dtype=int)
         self._lines: tuple[int | None, list[int]] = (None, [])
-        self._folded: pd.Series | None = None
-        self._regions: pd.Series | None = None
-        self._region_names: dict[Any, str] = {}
         self._texts = frame[text].fillna("").astype(str).tolist()
+        self.frames = checked_frames(len(frame), xy, frames)
+        self.spaces = checked_spaces(len(frame), embeddings, list(self.frames))
+        if not self.frames and not self.spaces:
+            raise ValueError("an EmbeddingMap needs embeddings (n, dim) or coordinates xy (n, 2), got neither")
         self._make_controls(color, neighbors)
-        given, self.spaces = frames_and_spaces(len(frame), embeddings, xy, frames, method)
         if len(frame) < maps.FEWEST_POINTS:
+            self.frames = {}
             self.replace(f"An EmbeddingMap needs at least {maps.FEWEST_POINTS} texts, got {len(frame)}.")
             return
         try:
-            self.frames = given or {"": coordinates(self.spaces[""], method, seed, metric)}
+            if not self.frames:
+                space, umap = self.spaces[""], method == "umap"
+                self.frames[""] = maps.cached_umap(space, seed=seed, metric=metric) if umap else maps.pca(space)
             for name, space in self.spaces.items():
                 self.qualities[name] = maps.map_quality(space, self.frames[name], metric=metric)
-            colors = THEMES[theme]
-            self.scatter = map_scatter.make_scatter(self.frames, self._texts, self.columns, height, colors)
+            self._points = Points(self.frames, self._texts, self.columns, color, height, THEMES[theme])
         except ImportError as error:
             self.replace(str(error), *([ipywidgets.Image(value=self.picture())] if self.frames else []))
             return
+        self.scatter = self._points.scatter
         self._lay_out()
 
     @property
@@ -134,25 +143,24 @@ class EmbeddingMap(Panel):
 
     @frame_name.setter
     def frame_name(self, name: str) -> None:
-        if name not in self.frames:
-            raise ValueError(f"frame_name must be one of {list(self.frames)}, got {name!r}")
+        check_choice("frame_name", name, self.frames)
         self._film.index = list(self.frames).index(name)
 
     @property
     def xy(self) -> np.ndarray:
-        """Where the points are now, `(n, 2)`."""
+        """Current coordinates of the points, `(n, 2)`."""
         return self.frames[self.frame_name]
 
     @property
     def quality(self) -> maps.MapQuality | None:
-        """What this frame keeps of its original space."""
+        """How faithful this frame is to its original space; None without embeddings."""
         return self.qualities.get(self.frame_name)
 
     @property
     def faithfulness(self) -> str:
-        """What the map keeps of the original space, in words."""
+        """`quality` as a sentence."""
         if self.quality is None:
-            return "Nobody knows how faithful this map is: it was made without embeddings to compare it with."
+            return "How faithful this map is cannot be measured: it has no embeddings to compare with."
         return f"This map keeps: {self.quality}"
 
     @property
@@ -162,19 +170,17 @@ class EmbeddingMap(Panel):
 
     @color.setter
     def color(self, column: str | None) -> None:
-        if column is not None and column not in self.columns:
-            raise ValueError(f"color must be one of {list(self.columns)} or None, got {column!r}")
+        self._check_color(column)
         self._color.value = column
 
     @property
     def labels(self) -> str:
-        """What is written on the map: "nothing", "names of the groups" or "frequent terms"; set it to change it."""
+        """What is written on the map, one of `LABELS`; set it to change it."""
         return self._labels.value
 
     @labels.setter
     def labels(self, kind: str) -> None:
-        if kind not in LABELS:
-            raise ValueError(f"labels must be one of {LABELS}, got {kind!r}")
+        check_choice("labels", kind, LABELS)
         self._labels.value = kind
 
     @property
@@ -183,55 +189,40 @@ class EmbeddingMap(Panel):
         return self.frame.iloc[self._rows]
 
     def select(self, rows: Sequence[int]) -> None:
-        """Select rows by their positions in the frame, as a lasso would.
-
-        Raises:
-            ValueError: a position outside the frame.
-        """
+        """Select rows by their positions in the frame, as a lasso would."""
         positions = np.asarray(rows, dtype=int)
         if positions.size and not 0 <= positions.min() <= positions.max() < len(self.frame):
             raise ValueError(f"rows must be positions from 0 to {len(self.frame) - 1}, got {positions.tolist()}")
         self._show(positions)
 
     def on_select(self, callback: Callable[[pd.DataFrame], object]) -> None:
-        """Call `callback(selected rows)` whenever the selection changes; its errors are told in the panel."""
+        """Call `callback(selected rows)` whenever the selection changes; the panel shows its errors."""
         self._callbacks.append(self.guarded(callback))
 
     def find_words(self, query: str) -> np.ndarray:
-        """Positions of the texts that contain all words of the query, whatever their case."""
-        if self._folded is None:
-            self._folded = fold_texts(self._texts)
-        return find_words(self._folded, query)
+        """Positions of the texts that contain all words of the query, in any order, case and Unicode spelling."""
+        words = normalised(query).casefold().split()
+        hits = np.full(len(self._texts), bool(words))
+        for word in words:
+            hits &= self._searchable.str.contains(word, regex=False).to_numpy(dtype=bool)
+        return np.flatnonzero(hits)
+
+    @cached_property
+    def _searchable(self) -> pd.Series:
+        return pd.Series([normalised(text).casefold() for text in self._texts], dtype="str")
 
     def find_meaning(self, query: str, k: int | None = None) -> pd.DataFrame:
-        """The k texts nearest to a query in the original space.
-
-        Returns:
-            Columns position, similarity, text; best first.
-
-        Raises:
-            ValueError: no model or no embeddings to search in, or a model of another dimension.
-        """
+        """The k texts nearest to a query in the original space: columns position, similarity, text; best first."""
         if self.model is None or not self.spaces:
-            raise ValueError(
-                "a search by meaning needs embeddings and the model that made them: EmbeddingMap(..., model=)"
-            )
+            raise ValueError("a search by meaning needs embeddings and the model that made them: EmbeddingMap(model=)")
         encode: Any = getattr(self.model, "encode", self.model)
         return self._nearest(as_tensor(encode([query]), "the embedding of the query"), list(self.spaces)[-1], k)
 
     def neighbors(self, position: int, k: int | None = None) -> pd.DataFrame:
-        """The k texts nearest to the text at a position of the frame, in the original space of the frame shown.
-
-        Returns:
-            Columns position, similarity, text; best first, the text itself left out.
-
-        Raises:
-            ValueError: no embeddings, or a position outside the frame.
-        """
+        """The k texts nearest to a text of the frame, as `find_meaning`, in the original space of the frame shown."""
         if self.frame_name not in self.spaces:
             raise ValueError("neighbours in the original space need its embeddings: EmbeddingMap(frame, embeddings)")
-        if not 0 <= position < len(self.frame):
-            raise ValueError(f"position must be from 0 to {len(self.frame) - 1}, got {position}")
+        checked_number("position", position, 0, len(self.frame) - 1, whole=True)
         k = self._k.value if k is None else k
         found = self._nearest(self.spaces[self.frame_name][position], self.frame_name, k + 1)
         return found[found["position"] != position].head(k)
@@ -239,7 +230,8 @@ class EmbeddingMap(Panel):
     def show_neighbors(self, position: int) -> None:
         """Select a text and its neighbours, list them with their similarities, and draw lines to them."""
         found = self.neighbors(position)
-        self._show(np.array([position, *found["position"]]), position, found, self._nearest_to(position))
+        title = f"Nearest to “{self._texts[position]}”"
+        self._show(np.array([position, *found["position"]]), position, found, title)
 
     def save_selection(self, path: str | Path | None = None) -> Path:
         """Write the selected rows as CSV; without a path, to a new file in `folder`."""
@@ -256,76 +248,85 @@ class EmbeddingMap(Panel):
     def static(self, title: str = "") -> Figure:
         """The same map as a matplotlib figure, with the names of the groups on it."""
         if not self.frames:
-            return words_figure(self.message, self.theme)
+            return text_figure(self.message, self.theme)
         labels = None if self.color is None else self.columns[self.color].rename(self.color)
         title = title or self.frame_name
         return plots.embedding_map(self.xy, labels, self._texts, self.faithfulness, title=title, theme=self.theme)
+
+    @cached_property
+    def regions(self) -> pd.Series:
+        """The cluster of each row, `(n,)`: a column of the frame, or k-means in the (last) original space."""
+        if isinstance(self._clusters, str):
+            return self.frame[self._clusters].reset_index(drop=True)
+        space: Any = list(self.spaces.values())[-1] if self.spaces else self.xy
+        metric = self.metric if self.spaces else "euclidean"
+        return pd.Series(maps.find_clusters(space, self._clusters, self.seed, metric))
+
+    @cached_property
+    def _region_names(self) -> dict[Any, str]:
+        terms = maps.cluster_terms(self._texts, self.regions.tolist())
+        names = {" · ".join(terms[group]): group for group in self.regions.value_counts().index[::-1]}
+        return {group: name for name, group in names.items()}  # of clusters with the same terms, the largest is named
 
     def __repr__(self) -> str:
         about = f"EmbeddingMap of {len(self.frame):,} texts"
         return f"{about}: {self.message}" if self.message else f"{about}, coloured by {self.color}"
 
+    def _check_color(self, column: str | None) -> None:
+        if column is not None and column not in self.columns:
+            raise ValueError(
+                f"color must be one of {list(self.columns)}, got {column!r}; colours need a column of numbers "
+                f"or of at most {MOST_GROUPS} distinct names"
+            )
+
     def _make_controls(self, color: str | None, neighbors: int) -> None:
-        """What is set before the points exist, because it can be asked for: colour, labels, frame, neighbours."""
         choices = [("nothing", None), *((str(name), name) for name in self.columns)]
         self._color = control(ipywidgets.Dropdown, "Colour by", options=choices, value=color)
         self._labels = control(ipywidgets.Dropdown, "Write on it", options=LABELS)
         most = max(1, min(50, len(self.frame) - 1))
         self._k = control(ipywidgets.IntSlider, "Neighbours", value=min(neighbors, most), min=1, max=most)
-        self._film = ipywidgets.SelectionSlider(options=[("", 0)])
+        names = [(name, index) for index, name in enumerate(self.frames or [""])]
+        self._film = control(ipywidgets.SelectionSlider, "Checkpoint", options=names, layout={"width": "60%"})
+        ready = self.model is not None and bool(self.spaces)
+        hint = "a question or sentence, Enter" if ready else "needs embeddings and model="
+        late = {"continuous_update": False}
+        self._words = control(ipywidgets.Text, "Find words", placeholder="in any order, Enter", **late)
+        self._meaning = control(ipywidgets.Text, "Find meaning", placeholder=hint, disabled=not ready, **late)
+        self._list = control(ipywidgets.Select, "Selected", rows=6, layout={"width": "98%"})
+        self._clear = self.button("Clear selection", lambda: self.select([]))
+        tooltip = "Of the text chosen in the list"
+        self._walk = self.button("Show its neighbours", lambda: self.show_neighbors(self._list.value), tooltip)
+        self._head, self._found, self._note, self._saved = (ipywidgets.HTML() for _ in range(4))
 
     def _lay_out(self) -> None:
         """Put the controls around the map and listen to them."""
-        names = [(name, index) for index, name in enumerate(self.frames)]
-        self._film = control(ipywidgets.SelectionSlider, "Checkpoint", options=names, layout={"width": "60%"})
-        play = ipywidgets.Play(
-            max=len(names) - 1, interval=2 * map_scatter.MOVE, show_repeat=True, tooltip="Play the film"
-        )
+        self.on_change(self._color, lambda column: self._recolor())
+        self.on_change(self._labels, lambda kind: self._write_names())
+        self.on_change(self._film, lambda index: self._move(), "index")
+        self.on_change(self._words, self._search_words)
+        self.on_change(self._meaning, self._search_meaning)
+        self.on_change(self.scatter.widget, lambda rows: self._touched(), "selection")
+        save = [
+            self.button("Save selection (CSV)", lambda: self._tell_saved(self.save_selection())),
+            self.button("Save picture (PNG)", lambda: self._tell_saved(self.save_picture())),
+            self.button("Save picture (SVG)", lambda: self._tell_saved(self.save_picture(format="svg"))),
+        ]
+        play = ipywidgets.Play(max=len(self.frames) - 1, interval=2 * MOVE, show_repeat=True, tooltip="Play the film")
         ipywidgets.jslink((play, "value"), (self._film, "index"))
-        ready = self.model is not None and bool(self.spaces)
-        late = {"continuous_update": False}
-        self._words = control(ipywidgets.Text, "Find words", placeholder="in any order, Enter", **late)
-        hint = "a question or sentence, Enter" if ready else "needs embeddings and model="
-        self._meaning = control(ipywidgets.Text, "Find meaning", placeholder=hint, disabled=not ready, **late)
-        self._clear = control(ipywidgets.Button, "Clear selection")
-        self._head = ipywidgets.HTML()
-        self._list = control(ipywidgets.Select, "Selected", rows=6, layout={"width": "98%"})
-        self._walk = control(ipywidgets.Button, "Show its neighbours", tooltip="Of the text chosen in the list")
-        self._found = ipywidgets.HTML()
-        self._note, self._saved = ipywidgets.HTML(), ipywidgets.HTML()
-        csv = control(ipywidgets.Button, "Save selection (CSV)")
-        pictures = [control(ipywidgets.Button, f"Save picture ({kind})") for kind in ("PNG", "SVG")]
-        self._color.observe(self.guarded(lambda change: self._recolor()), names="value")
-        self._labels.observe(self.guarded(lambda change: self._relabel()), names="value")
-        self._film.observe(self.guarded(lambda change: self._move()), names="index")
-        self._words.observe(self.guarded(lambda change: self._search_words(change.new)), names="value")
-        self._meaning.observe(self.guarded(lambda change: self._search_meaning(change.new)), names="value")
-        self._clear.on_click(self.guarded(lambda button: self.select([])))
-        self._walk.on_click(self.guarded(lambda button: self.show_neighbors(self._list.value)))
-        csv.on_click(self.guarded(lambda button: self._tell_saved(self.save_selection())))
-        for kind, button in zip(("png", "svg"), pictures, strict=True):
-            button.on_click(self.guarded(lambda button, kind=kind: self._tell_saved(self.save_picture(format=kind))))
-        self._turns = map_scatter.Turns()
-        self.scatter.widget.observe(self.guarded(lambda change: self._touched()), names="selection")
-        self._recolor()
-        self._turns.watch(self.scatter)
-        self._say_faithfulness()
         self._show(self._rows)
-        film = [row(play, self._film)] if len(names) > 1 else []
-        search, look = row(self._words, self._meaning, self._k), row(self._color, self._labels, self._clear)
-        save = row(csv, *pictures, self._saved)
-        parts = [
-            look,
-            search,
+        self.children = (
+            *self.children,
+            row(self._color, self._labels, self._clear),
+            row(self._words, self._meaning, self._k),
             self.scatter.widget,
-            *film,
+            *([row(play, self._film)] if len(self.frames) > 1 else []),
             self._note,
             self._head,
             self._list,
             row(self._walk),
             self._found,
-        ]
-        self.children = (*self.children, *parts, save)
+            row(*save, self._saved),
+        )
 
     def _nearest(self, query: Tensor, name: str, k: int | None) -> pd.DataFrame:
         """Rows of a space nearest to one embedding `(dim,)` or `(1, dim)`, best first."""
@@ -348,30 +349,35 @@ class EmbeddingMap(Panel):
 
     def _search_words(self, query: str) -> None:
         rows = self.find_words(query)
-        self._show(rows, told=f"{len(rows):,} texts contain “{query.strip()}”" if query.strip() else "")
+        self._show(rows, title=f"{len(rows):,} texts contain “{query.strip()}”" if query.strip() else "")
 
     def _search_meaning(self, query: str) -> None:
-        if not query.strip():
-            self._show(np.array([], dtype=int))
-            return
-        found = self.find_meaning(query)
-        self._show(found["position"].to_numpy(), None, found, f"Nearest to “{query}”")
+        found = self.find_meaning(query) if query.strip() else None
+        rows = np.array([], dtype=int) if found is None else found["position"].to_numpy()
+        self._show(rows, None, found, f"Nearest to “{query}”")
+
+    def _follow(self, rows: np.ndarray, start: int | None) -> None:
+        """A linked map selected rows; here the lines lead to the neighbours of the clicked text in this map."""
+        if start is None or self.frame_name not in self.spaces:
+            self._show(rows, lead=False)
+        else:
+            self._show(rows, start, self.neighbors(start), f"Nearest to “{self._texts[start]}”", lead=False)
 
     def _show(
         self,
         rows: np.ndarray,
         start: int | None = None,
         found: pd.DataFrame | None = None,
-        told: str = "",
+        title: str = "",
         lead: bool = True,
     ) -> None:
-        """Select rows on the map, in the list and in linked maps; list what was found, and tell who asked.
+        """Select rows on the map, in the list and in linked maps; list what was found; notify listeners.
 
         Args:
             rows: their positions.
-            start: the one that was clicked, from which lines lead to what was found.
+            start: the text that was clicked, from which lines lead to what was found.
             found: neighbours with their similarities.
-            told: what they are.
+            title: of what was found.
             lead: whether linked maps follow.
         """
         changed = not np.array_equal(rows, self._rows)
@@ -380,7 +386,7 @@ class EmbeddingMap(Panel):
             return
         self.scatter.selection(rows)
         self._lines = (start, [] if start is None or found is None else found["position"].tolist())
-        self._draw_lines()
+        self._annotate()
         self._clear.disabled = not len(rows)
         self._walk.disabled = not len(rows) or self.frame_name not in self.spaces
         listed = rows[:LISTED_TEXTS].tolist()
@@ -388,71 +394,39 @@ class EmbeddingMap(Panel):
         self._list.index = 0 if listed else None
         more = f", the first {LISTED_TEXTS} are listed" if len(rows) > LISTED_TEXTS else ""
         head = f"{len(rows):,} of {len(self.frame):,} texts are selected{more}"
-        self._head.value = escaped(f"{told}; {head}" if told and found is None else head, "div")
-        self._found.value = "" if found is None else table(found[["similarity", "text"]], told)
+        self._head.value = escaped(f"{title}; {head}" if title and found is None else head, "div")
+        self._found.value = "" if found is None else table(found[["similarity", "text"]], title)
         for follow in self._followers if lead else ():
             follow(rows, start)
         for callback in self._callbacks if changed else ():
             callback(self.selected)
 
-    def _follow(self, rows: np.ndarray, start: int | None) -> None:
-        """A linked map selected rows; here the lines lead to the neighbours that the clicked text has in this map."""
-        if start is None or self.frame_name not in self.spaces:
-            self._show(rows, lead=False)
-        else:
-            self._show(rows, start, self.neighbors(start), self._nearest_to(start), lead=False)
-
-    def _nearest_to(self, position: int) -> str:
-        return f"Nearest to “{self._texts[position]}”"
-
-    def _draw_lines(self) -> None:
-        map_scatter.draw_lines(self.scatter, self.xy, *self._lines, THEMES[self.theme].bad)
+    def _annotate(self) -> None:
+        """Draw the lines to the neighbours and state how faithful the current frame is."""
+        self._points.draw_lines(self.xy, *self._lines)
+        self._note.value = f"<small>{escaped(self.faithfulness)}</small>"
 
     def _move(self) -> None:
         """Move the points to the frame that the slider names."""
-        self._turns.ask("move", lambda: map_scatter.move(self.scatter, self._film.index))
-        self._say_faithfulness()
-        self._draw_lines()
-        self._relabel()
-
-    def _say_faithfulness(self) -> None:
-        self._note.value = f"<small>{escaped(self.faithfulness)}</small>"
+        self._points.move(self._film.index)
+        self._annotate()
+        self._write_names()
 
     def _recolor(self) -> None:
-        """Colour the points by the chosen column, with the colours of the figures."""
-        column = None if self.color is None else self.columns[self.color]
-        self._turns.ask("color", lambda: map_scatter.recolor(self.scatter, self.color, column, THEMES[self.theme]))
+        self._points.recolor(self.color)
         if self.labels == "names of the groups":
-            self._relabel()
+            self._write_names()
 
-    def _relabel(self) -> None:
+    def _write_names(self) -> None:
         """Write on the map what the menu says."""
         groups, names = pd.Series(np.zeros(len(self.frame))), {}
         if self.labels == "frequent terms":
             groups, names = self.regions, self._region_names
         elif self.labels == "names of the groups" and self.color is not None:
             groups = self.columns[self.color]
-            largest: Any = groups.value_counts().index[: map_scatter.LEGEND_GROUPS] if groups.dtype != float else ()
+            largest: Any = groups.value_counts().index[:LEGEND_GROUPS] if groups.dtype != float else ()
             names = {name: name[:40] for name in largest}
-        if names or self.scatter.widget.labels is not None:
-            draw, xy, colors = map_scatter.draw_labels, self.xy, THEMES[self.theme]
-            self._turns.ask("names", lambda: draw(self.scatter, xy, groups, names, colors))
-
-    @property
-    def regions(self) -> pd.Series:
-        """The cluster of each row, `(n,)`: a column of the frame, or k-means in the (last) original space."""
-        if self._regions is None:
-            if isinstance(self._clusters, str):
-                self._regions = self.frame[self._clusters].reset_index(drop=True)
-            else:
-                space: Any = list(self.spaces.values())[-1] if self.spaces else self.xy
-                metric = self.metric if self.spaces else "euclidean"
-                self._regions = pd.Series(maps.find_clusters(space, self._clusters, self.seed, metric))
-            terms = maps.cluster_terms(self._texts, self._regions.tolist())
-            for group in self._regions.value_counts().index:  # of clusters with the same terms the largest is named
-                if (name := " · ".join(terms[group])) not in self._region_names.values():
-                    self._region_names[group] = name
-        return self._regions
+        self._points.write_names(self.xy, groups, names)
 
     def _tell_saved(self, path: Path) -> None:
         self._saved.value = escaped(f"Saved: {path.resolve()}")

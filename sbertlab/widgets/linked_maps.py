@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
 import ipywidgets
 import pandas as pd
@@ -14,14 +14,19 @@ from sbertlab.widgets.embedding_map import EmbeddingMap
 from sbertlab.widgets.panel import Panel, escaped
 
 HEIGHT = 360
-"""Of each map, in pixels, at most."""
+"""Maximum height of each map in pixels: in half of a page's width, a higher one would lose its sides."""
 
 
 def linked(a: EmbeddingMap, b: EmbeddingMap, names: tuple[str, str] = ("before", "after")) -> LinkedMaps:
-    """Show two maps of the same rows side by side: what is selected in one is selected in both.
+    """Show two maps of the same rows side by side, see `LinkedMaps`."""
+    return LinkedMaps(a, b, names)
 
-    A click in one map selects the text and the neighbours it has there; in the other map the lines lead to the
-    neighbours it has there, so that what moved can be seen. The point under the mouse is marked in both.
+
+class LinkedMaps(Panel):
+    """Two maps of the same rows: what is selected in one is selected in both, the point under the mouse is marked.
+
+    A click selects the text and its neighbours in the clicked map; lines in each map lead to the neighbours there, so
+    that one sees what moved.
 
     Args:
         a: the left map.
@@ -29,14 +34,9 @@ def linked(a: EmbeddingMap, b: EmbeddingMap, names: tuple[str, str] = ("before",
         names: of the two.
 
     Raises:
-        TypeError: something else than an EmbeddingMap.
-        ValueError: maps of other texts, twice the same map, or a map that is only a message.
+        TypeError: not an EmbeddingMap.
+        ValueError: maps of different texts, twice the same map, or equal names.
     """
-    return LinkedMaps(a, b, names)
-
-
-class LinkedMaps(Panel):
-    """What `linked` returns; `selected` are the rows selected in both maps."""
 
     def __init__(self, a: EmbeddingMap, b: EmbeddingMap, names: tuple[str, str] = ("before", "after")) -> None:
         for panel in (a, b):
@@ -46,22 +46,16 @@ class LinkedMaps(Panel):
             raise ValueError("linked needs two maps, got the same one twice")
         if len(names) != 2 or names[0] == names[1]:
             raise ValueError(f"names must be two different ones, got {names}")
-        texts = [panel.frame[panel.text].reset_index(drop=True) for panel in (a, b)]
-        if not texts[0].equals(texts[1]):
-            raise ValueError(
-                f"linked maps must show the same texts in the same order, got {len(texts[0]):,} and {len(texts[1]):,} "
-                "texts that differ"
-            )
+        if a._texts != b._texts:
+            raise ValueError(f"linked maps must show the same texts in the same order, got {a!r} and {b!r}")
         super().__init__(theme=a.theme)
         self.maps = dict(zip(names, (a, b), strict=True))
-        if words := a.message or b.message:
-            self.replace(words)
+        if text := a.message or b.message:
+            self.replace(text)
             return
-        a._followers.append(b._follow)
-        b._followers.append(a._follow)
         for panel, other in ((a, b), (b, a)):
-            panel.scatter.widget.observe(self.guarded(_hover(other)), names="hovering")
-        for panel in (a, b):  # in half of a page's width, a higher map would lose its sides
+            panel._followers.append(other._follow)
+            self.on_change(panel.scatter.widget, partial(_mark, other), "hovering")
             panel.scatter.height(min(panel.scatter.height(), HEIGHT))
         half = {"width": "50%", "min_width": "360px"}
         sides = [
@@ -80,25 +74,20 @@ class LinkedMaps(Panel):
         next(iter(self.maps.values())).select(rows)
 
     def static(self, title: str = "") -> Figure:
-        """Both maps as one figure, a group in the same colour in both."""
+        """Both maps as one figure; a group has the same colour in both."""
         a = next(iter(self.maps.values()))
         labels = None if a.color is None else a.columns[a.color].rename(a.color)
         places = {name: panel.xy for name, panel in self.maps.items()}
-        kept = {name: panel.faithfulness for name, panel in self.maps.items()}
-        return plots.map_comparison(places, labels, kept, title=title, theme=self.theme)
+        qualities = {name: panel.faithfulness for name, panel in self.maps.items()}
+        return plots.map_comparison(places, labels, qualities, title=title, theme=self.theme)
 
     def __repr__(self) -> str:
-        if self.message:
-            return f"LinkedMaps: {self.message}"
-        return " and ".join(f"{name}: {panel!r}" for name, panel in self.maps.items())
+        maps = " and ".join(f"{name}: {panel!r}" for name, panel in self.maps.items())
+        return f"LinkedMaps: {self.message}" if self.message else maps
 
 
-def _hover(other: EmbeddingMap) -> Callable[[Any], None]:
-    """Mark in the other map the point that the mouse is over; -1 is none, as jupyter-scatter's own links say it."""
-
-    def mark(change: Any) -> None:
-        point = -1 if change.new is None else change.new
-        if (-1 if other.scatter.widget.hovering is None else other.scatter.widget.hovering) != point:
-            other.scatter.widget.hovering = point
-
-    return mark
+def _mark(panel: EmbeddingMap, point: int | None) -> None:
+    """Mark a point as if the mouse were over it; -1 is none, as in jupyter-scatter's own links."""
+    widget, wanted = panel.scatter.widget, -1 if point is None else point
+    if wanted != (-1 if widget.hovering is None else widget.hovering):
+        widget.hovering = wanted

@@ -1,4 +1,4 @@
-"""`LossPlayground`: points on a plane, a loss to choose and set, and where it pushes them."""
+"""`LossPlayground`: points on a plane, a loss with its settings, and where it pushes the points."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import ipywidgets
 import numpy as np
 
 from sbertlab.analysis.loss_plane import SCENES, Points, Push, Slider, descend, push, scene
+from sbertlab.checks import check_choice
 from sbertlab.losses.base import LABELS, Loss
 from sbertlab.plots.losses import descent_figure
 from sbertlab.plots.style import Figure
-from sbertlab.widgets.panel import Panel, control, escaped, row
+from sbertlab.widgets.panel import Panel, control, escaped, picture_box, row
 
 STRIDE = 25
 """Steps that "Descend" takes at once."""
 
 
 class LossPlayground(Panel):
-    """A menu of losses, sliders for what they can be told, and points that go where the loss pushes them.
+    """A menu of losses, sliders for their settings, and points that move down the gradient of the loss.
 
-    "Step" takes one step of gradient descent, "Descend" 25. "Start again" puts the points back, "Scatter" puts them
-    anywhere. Moving a slider leaves the points where they are and begins a new way there.
+    "Step" takes one step of gradient descent, "Descend" 25. "Start again" puts the points back, "Scatter" puts them at
+    random places. Moving a slider leaves the points where they are and starts a new path.
 
     Args:
-        loss: name of the loss to begin with, one of `loss_plane.SCENES`.
-        points: own points `(rows, columns, 2)`; the menu then holds the losses that take such rows. None gives each
-            loss points that were made for it.
-        labels: of own points, one a row, where the loss wants some.
+        loss: the loss to begin with, a name in `loss_plane.SCENES`.
+        points: own points `(rows, columns, 2)`; the menu then has the losses that accept them. By default each loss has
+            points made for it.
+        labels: of own points, one per row, for losses that need them.
         theme: "light" or "dark".
-        settings: where the sliders of this loss begin.
+        settings: initial values of the sliders.
 
     Attributes:
         name: name of the chosen loss.
-        settings: where its sliders are.
-        way: the pushes from the start, or from the last move of a slider, to now.
+        settings: values of its sliders.
+        way: the pushes since the start, or since a slider was last moved.
 
     Raises:
-        ValueError: a loss or a setting that does not exist, or an unknown theme. Points that do not fit the loss are
-            told in place of the panel.
+        ValueError: an unknown loss, setting or theme. If the points do not fit the loss, the panel is a message.
 
     >>> playground = LossPlayground("TripletLoss", triplet_margin=0.0)
     >>> playground.push.arrows[2].any()  # the third negative is far enough
@@ -60,20 +60,12 @@ class LossPlayground(Panel):
         scene(loss).make(**settings)
         self.name, self.settings, self.way = loss, dict(settings), list[Push]()
         self._own: Points | None = None
-        self._seed, self._moving = -1, False
+        self._seed = -1
         self._menu = control(ipywidgets.Dropdown, "Loss", options=list(SCENES), value=loss)
         self._sliders = ipywidgets.VBox()
-        self._watch, self._said = ipywidgets.HTML(), ipywidgets.HTML()
-        self._image = ipywidgets.Image(format="png", layout={"max_width": "100%", "width": "720px"})
-        buttons = [
-            self._button("Step", "One step of gradient descent", lambda: self.step()),
-            self._button("Descend", f"{STRIDE} steps", lambda: self.step(STRIDE)),
-            self._button("Start again", "Put the points back where they were", self.reset),
-            self._button("Scatter", "Put the points at random places", lambda: self.scatter(self._seed + 1)),
-        ]
-        super().__init__(
-            [row(self._menu), self._watch, self._sliders, row(*buttons), self._said, self._image], theme=theme
-        )
+        self._advice, self._state = ipywidgets.HTML(), ipywidgets.HTML()
+        self._image = picture_box("720px")
+        super().__init__(theme=theme)
         if points is not None:
             try:
                 self._own = Points(points, labels)
@@ -81,9 +73,24 @@ class LossPlayground(Panel):
             except (ValueError, TypeError) as error:
                 self.replace(str(error))
                 return
-            self._menu.options = [name for name in SCENES if _fits(name, self._own)]
+            self._menu.options = [name for name in SCENES if _accepts(name, self._own)]
             self._menu.value = loss
-        self._menu.observe(self.guarded(lambda change: self.choose(change["new"])), names="value")
+        buttons = row(
+            self.button("Step", self.step, "One step of gradient descent"),
+            self.button("Descend", lambda: self.step(STRIDE), f"{STRIDE} steps"),
+            self.button("Start again", self.reset, "Put the points back where they were"),
+            self.button("Scatter", lambda: self.scatter(self._seed + 1), "Put the points at random places"),
+        )
+        self.children = (
+            *self.children,
+            row(self._menu),
+            self._advice,
+            self._sliders,
+            buttons,
+            self._state,
+            self._image,
+        )
+        self.on_change(self._menu, self.choose)
         self._begin(loss, settings)
 
     @property
@@ -93,58 +100,46 @@ class LossPlayground(Panel):
 
     @property
     def loss(self) -> Loss:
-        """The chosen loss, as it is set."""
+        """The chosen loss with its settings."""
         return scene(self.name).make(**self.settings)
 
     def choose(self, name: str, **settings: float) -> None:
-        """Show another loss, from its start.
-
-        Raises:
-            ValueError: a loss that is not in the menu, or a setting it does not have.
-        """
-        if name not in self._menu.options:
-            raise ValueError(f"loss must be one of {', '.join(self._menu.options)}, got {name!r}")
+        """Show another loss of the menu, from its start."""
+        check_choice("loss", name, self._menu.options)
         scene(name).make(**settings)
         self._begin(name, settings)
 
     def set(self, **settings: float) -> None:
-        """Move sliders; the points stay where they are.
-
-        Raises:
-            ValueError: a setting that this loss does not have or refuses.
-        """
+        """Move sliders; the points stay where they are."""
         scene(self.name).make(**{**self.settings, **settings})
         self.settings |= settings
-        self._move_sliders()
-        self._take([push(self.loss, self.push.points)])
+        with self.silently():
+            for (name, slider), made in zip(scene(self.name).sliders.items(), self._sliders.children, strict=True):
+                made.value = min(max(self.settings[name], slider.low), slider.high)
+        self._show([push(self.loss, self.push.points)])
 
     def step(self, steps: int = 1) -> None:
-        """Move the points by so many steps of gradient descent."""
-        self._take([*self.way, *descend(self.loss, self.push.points, steps)[1:]])
+        """Move the points by some steps of gradient descent."""
+        self._show([*self.way, *descend(self.loss, self.push.points, steps)[1:]])
 
     def reset(self) -> None:
         """Put the points back where they were at the start."""
-        self._take([push(self.loss, self._own or scene(self.name).points)])
+        self._show([push(self.loss, self._own or scene(self.name).points)])
 
     def scatter(self, seed: int = 0) -> None:
-        """Put the points at random places; the same seed gives the same places."""
+        """Put the points at random places, the same for the same seed."""
         self._seed = seed
-        self._take([push(self.loss, scene(self.name).scattered(seed, self._own))])
+        self._show([push(self.loss, scene(self.name).scattered(seed, self._own))])
 
     def static(self) -> Figure:
-        """The points, their arrows and the way so far, with the value of the loss, as a matplotlib figure."""
-        told = [f"{_words(name)} {value:.3g}" for name, value in self.settings.items()]
-        return descent_figure(self.way, title=", ".join([self.name, *told]), theme=self.theme)
+        """The points, their arrows and the path so far, with the value of the loss, as a matplotlib figure."""
+        settings = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in self.settings.items()]
+        return descent_figure(self.way, title=", ".join([self.name, *settings]), theme=self.theme)
 
     def __repr__(self) -> str:
         if self.message:
             return super().__repr__()
-        return f"LossPlayground: {self.name} is {self.push.loss:.3g} after {_steps(len(self.way) - 1)}"
-
-    def _button(self, name: str, tooltip: str, action: Any) -> ipywidgets.Button:
-        button = control(ipywidgets.Button, name, tooltip=tooltip)
-        button.on_click(self.guarded(lambda button: action()))
-        return button
+        return f"LossPlayground: {self.name} is {self.push.loss:.3g} after {_steps(self.way)}"
 
     def _begin(self, name: str, settings: dict[str, float]) -> None:
         """Show a loss with its sliders and points."""
@@ -152,51 +147,32 @@ class LossPlayground(Panel):
         self.name = name
         self.settings = {key: settings.get(key, slider.start) for key, slider in there.sliders.items()}
         self._sliders.children = tuple(self._slider(key, slider) for key, slider in there.sliders.items())
-        self._menu.value = name  # answers with choose() of the same loss unless it is that already
-        self._watch.value = escaped(there.watch, "p")
+        with self.silently():
+            self._menu.value = name
+        self._advice.value = escaped(there.watch, "p")
         self.reset()
 
     def _slider(self, name: str, slider: Slider) -> Any:
-        numbers = {"min": slider.low, "max": slider.high, "step": (slider.high - slider.low) / 100}
+        low, high, step = slider.low, slider.high, (slider.high - slider.low) / 100
+        kind, value = ipywidgets.FloatSlider, min(max(self.settings[name], low), high)
         if slider.factors:
-            numbers = {"min": np.log10(slider.low), "max": np.log10(slider.high), "step": 0.02}
-        kind = ipywidgets.FloatLogSlider if slider.factors else ipywidgets.FloatSlider
-        made = control(
-            kind,
-            _words(name),
-            value=min(max(self.settings[name], slider.low), slider.high),
-            readout_format=".3g" if slider.factors else ".2f",
-            continuous_update=False,
-            **numbers,
-        )
-        made.observe(self.guarded(lambda change: self._set_by_hand(name, change["new"])), names="value")
+            kind, low, high, step = ipywidgets.FloatLogSlider, np.log10(low), np.log10(high), 0.02
+        look = {"continuous_update": False, "readout_format": ".3g" if slider.factors else ".2f"}
+        made = control(kind, name.replace("_", " "), value=value, min=low, max=high, step=step, **look)
+        self.on_change(made, lambda value: self.set(**{name: value}))
         return made
 
-    def _set_by_hand(self, name: str, value: float) -> None:
-        if not self._moving and value != self.settings[name]:
-            self.set(**{name: value})
-
-    def _move_sliders(self) -> None:
-        """Put the sliders where the settings are, without an answer; one that is set beyond its end stays there."""
-        self._moving = True
-        try:
-            for (name, ends), slider in zip(scene(self.name).sliders.items(), self._sliders.children, strict=True):
-                slider.value = min(max(self.settings[name], ends.low), ends.high)
-        finally:
-            self._moving = False
-
-    def _take(self, way: list[Push]) -> None:
-        """Show other pushes."""
+    def _show(self, way: list[Push]) -> None:
+        """Show a path."""
         self.way = way
-        kind = scene(self.name).loss
-        steps = len(way) - 1
-        words = f"loss {self.push.loss:.3g} after {_steps(steps)}" if steps else f"loss {self.push.loss:.3g}"
-        taken = f"It takes rows of {', '.join(self.push.roles)}, with {LABELS[kind.label]}"
-        self._said.value = escaped(f"{words}. {taken}.", "p")
+        after = f" after {_steps(way)}" if len(way) > 1 else ""
+        needs = f"{', '.join(self.push.roles)}, with {LABELS[scene(self.name).loss.label]}"
+        self._state.value = escaped(f"loss {self.push.loss:.3g}{after}. It takes rows of {needs}.", "p")
         self._image.value = self.picture()
 
 
-def _fits(name: str, points: Points) -> bool:
+def _accepts(name: str, points: Points) -> bool:
+    """Whether a loss can be computed on these points."""
     try:
         push(scene(name).make(), points)
     except ValueError:
@@ -204,14 +180,5 @@ def _fits(name: str, points: Points) -> bool:
     return True
 
 
-def _words(name: str) -> str:
-    """Name of an argument as words.
-
-    >>> _words("triplet_margin")
-    'triplet margin'
-    """
-    return name.replace("_", " ")
-
-
-def _steps(count: int) -> str:
-    return f"{count} step" if count == 1 else f"{count} steps"
+def _steps(way: list[Push]) -> str:
+    return f"{len(way) - 1} step" if len(way) == 2 else f"{len(way) - 1} steps"

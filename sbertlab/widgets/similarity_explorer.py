@@ -1,4 +1,4 @@
-"""`SimilarityExplorer`: type sentences, see how alike a model finds them, and why, token by token."""
+"""`SimilarityExplorer`: type sentences, see how similar a model finds them, and why, token by token."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.plots.analysis import explanation_figure
 from sbertlab.plots.style import Figure
 from sbertlab.util import cos_sim
-from sbertlab.widgets.panel import Panel, control, escaped, message, picture_of, row, table
+from sbertlab.widgets.panel import Panel, control, escaped, message, picture_box, picture_of, row, table
 
 MOST_TEXTS = 24
-"""A matrix of more texts than these cannot be read."""
+"""A matrix of more texts than this is unreadable."""
+
+EXAMPLES = ("Where is my parcel?", "My order has not arrived.", "I want my money back.")
 
 
 class SimilarityExplorer(Panel):
-    """Sentences, one a line; the matrix of their cosines; and for two of them, the share of each pair of tokens.
+    """The cosine similarities of some sentences, and the contribution of each pair of tokens to one of them.
 
     Args:
         model: the encoder.
@@ -29,83 +31,54 @@ class SimilarityExplorer(Panel):
         theme: "light" or "dark".
 
     Raises:
-        TypeError: the model is no SentenceTransformer, whose tokens are needed to explain anything.
+        TypeError: not a SentenceTransformer, whose tokens an explanation needs.
         ValueError: fewer than 2 texts, or too many.
     """
 
-    def __init__(
-        self,
-        model: SentenceTransformer,
-        texts: Sequence[str] = ("Where is my parcel?", "My order has not arrived.", "I want my money back."),
-        *,
-        theme: str = "light",
-    ) -> None:
+    def __init__(self, model: SentenceTransformer, texts: Sequence[str] = EXAMPLES, *, theme: str = "light") -> None:
         if not isinstance(model, SentenceTransformer):
             raise TypeError(f"model must be a SentenceTransformer of sbertlab, got {type(model).__name__}")
         self.model = model
         self.texts: list[str] = []
         self.similarities = np.zeros((0, 0))
         self.explanation: Explanation | None = None
-        self._typed = control(
-            ipywidgets.Textarea,
-            "Sentences, one a line",
-            value="\n".join(texts),
-            rows=6,
-            continuous_update=False,
-            layout={"width": "98%", "height": "8em"},
-        )
-        show = control(ipywidgets.Button, "Compare", tooltip="Embed the sentences and compare them")
+        size = {"layout": {"width": "98%", "height": "8em"}, "continuous_update": False}
+        self._typed = control(ipywidgets.Textarea, "Sentences, one per line", value="\n".join(texts), **size)
         self._first = control(ipywidgets.Dropdown, "Explain")
         self._second = control(ipywidgets.Dropdown, "with")
-        own_size = {"max_width": "100%", "align_self": "flex-start"}  # a column would stretch a picture to its width
-        self._matrix, self._tokens = (ipywidgets.Image(format="png", layout=own_size) for _ in range(2))
-        self._words = ipywidgets.HTML()
-        self._changing = False
-        super().__init__(
-            [self._typed, row(show), self._matrix, row(self._first, self._second), self._words, self._tokens], theme
-        )
+        self._matrix, self._tokens, self._words = picture_box(), picture_box(), ipywidgets.HTML()
+        super().__init__(theme=theme)
+        show = self.button("Compare", lambda: self._compare_typed(), "Embed the sentences and compare them")
+        pair = row(self._first, self._second)
+        self.children = (*self.children, self._typed, row(show), self._matrix, pair, self._words, self._tokens)
         self.compare(texts)
-        typed = self.guarded(lambda change: self.compare(self._typed.value.splitlines()))
-        self._typed.observe(typed, names="value")
-        show.on_click(typed)
+        self.on_change(self._typed, lambda text: self._compare_typed())
         for menu in (self._first, self._second):
-            menu.observe(self.guarded(lambda change: self._explain()), names="value")
+            self.on_change(menu, lambda number: self._explain())
 
     def compare(self, texts: Sequence[str]) -> None:
-        """Show other sentences; empty lines are left out.
-
-        Raises:
-            ValueError: fewer than 2 sentences, or more than `MOST_TEXTS`.
-        """
-        kept = [" ".join(str(text).split()) for text in texts]
-        kept = [text for text in kept if text]
-        if not 2 <= len(kept) <= MOST_TEXTS:
-            found = "there is 1" if len(kept) == 1 else f"there are {len(kept)}"
-            raise ValueError(f"type from 2 to {MOST_TEXTS} sentences, one a line; {found}")
-        embeddings = self.model.encode(kept, convert_to_tensor=True, show_progress_bar=False)
-        self.texts = kept
+        """Show other sentences, from 2 to `MOST_TEXTS`; empty lines are left out."""
+        texts = list(filter(None, (" ".join(str(text).split()) for text in texts)))
+        if not 2 <= len(texts) <= MOST_TEXTS:
+            raise ValueError(f"type from 2 to {MOST_TEXTS} sentences, one per line; got {len(texts)}")
+        embeddings = self.model.encode(texts, convert_to_tensor=True, show_progress_bar=False)
+        self.texts = texts
         self.similarities = cos_sim(embeddings, embeddings).float().cpu().numpy()
-        self._matrix.value = picture_of(plots.similarity_heatmap(self.similarities, kept, theme=self.theme), self.theme)
-        options = [(f"{number}  {text}"[:70], number - 1) for number, text in enumerate(kept, start=1)]
-        self._changing = True
-        try:
-            self._first.options, self._second.options = options, options
-            self._first.value, self._second.value = 0, 1
-        finally:
-            self._changing = False
-        self._explain()
+        figure = plots.similarity_heatmap(self.similarities, texts, theme=self.theme)
+        self._matrix.value = picture_of(figure, self.theme)
+        with self.silently():
+            for menu in (self._first, self._second):
+                menu.options = [(f"{number}  {text}"[:70], number - 1) for number, text in enumerate(texts, start=1)]
+        self.select(0, 1)
 
     def select(self, first: int, second: int) -> None:
         """Explain the pair of sentences with these numbers, counted from 0."""
-        self._changing = True
-        try:
+        with self.silently():
             self._first.value, self._second.value = first, second
-        finally:
-            self._changing = False
         self._explain()
 
     def static(self) -> Figure:
-        """The explanation of the chosen pair, as a matplotlib figure; the matrix where it cannot be explained."""
+        """The explanation of the chosen pair as a matplotlib figure, or the matrix if there is no explanation."""
         if self.explanation is None:
             return plots.similarity_heatmap(self.similarities, self.texts, theme=self.theme)
         return explanation_figure(self.explanation, theme=self.theme)
@@ -117,21 +90,21 @@ class SimilarityExplorer(Panel):
     def _pair(self) -> tuple[str, str]:
         return self.texts[self._first.value], self.texts[self._second.value]
 
+    def _compare_typed(self) -> None:
+        self.compare(self._typed.value.splitlines())
+
     def _explain(self) -> None:
-        """Show why the chosen pair is alike, or why that cannot be said."""
-        if self._changing:
-            return
-        a, b = self._pair
+        """Show why the chosen pair is similar, or why that cannot be explained."""
         self.explanation = None
         self._tokens.value, self._words.value = b"", ""
         try:
-            self.explanation = explain(self.model, a, b)
-        except ValueError as error:  # the matrix is still worth looking at
+            self.explanation = explain(self.model, *self._pair)
+        except ValueError as error:  # the matrix stays
             self._words.value = message(str(error)).value
             return
-        self._tokens.value = picture_of(explanation_figure(self.explanation, theme=self.theme), self.theme)
+        self._tokens.value = picture_of(self.static(), self.theme)
         strongest = self.explanation.strongest(6)
         shown = pd.DataFrame({"token": strongest["a"], "with": strongest["b"], "share": strongest["share"]})
-        exact = "" if self.explanation.exact else " Not all of it belongs to tokens: see (rest)."
-        sentence = f"cosine {self.explanation.score:.3f}, the sum over all pairs of tokens.{exact}"
-        self._words.value = f"<p>{escaped(sentence)}</p>" + table(shown, "Strongest pairs")
+        rest = "" if self.explanation.exact else " Part of it belongs to no token: see (rest)."
+        sentence = f"cosine {self.explanation.score:.3f}, the sum over all pairs of tokens.{rest}"
+        self._words.value = escaped(sentence, "p") + table(shown, "Strongest pairs")

@@ -14,25 +14,25 @@ from numpy.typing import ArrayLike
 from sbertlab.analysis.thresholds import Goal, Threshold, choose_threshold, threshold_at, threshold_curve
 from sbertlab.plots.analysis import threshold_figure
 from sbertlab.plots.style import Figure
-from sbertlab.widgets.panel import Panel, control, escaped, row, table
+from sbertlab.widgets.panel import Panel, control, escaped, picture_box, row, table
 
 BORDERLINE = 6
-"""So many of the pairs nearest to the threshold are listed."""
+"""Number of listed pairs nearest to the threshold."""
 
 
 class ThresholdLab(Panel):
-    """Precision and recall of "these two are alike" against the threshold, with bands; a slider, and an export.
+    """Precision and recall of "these two are similar" against the threshold, with intervals, a slider and an export.
 
-    The slider begins at the greatest F1. "Greatest F1" goes back there; "Precision of at least" goes to the lowest
-    threshold that has it; `choose` does both from code. "Export" writes the chosen threshold with its intervals as
-    JSON, `Threshold.load` reads it.
+    The slider begins at the greatest F1, and the button "Greatest F1" returns there. "Precision of at least" goes to
+    the lowest threshold with that precision. "Export" writes the threshold with its intervals as JSON, for
+    `Threshold.load`.
 
     Args:
-        labels: 0 or 1 for each pair; 1 is alike.
+        labels: 1 for a similar pair, 0 for another.
         scores: similarity of each pair.
-        pairs: texts of the pairs, one row a pair, to list those at the border; None lists none.
+        pairs: texts of the pairs, one row per pair, to list those at the border; by default none are listed.
         folder: where "Export" writes threshold.json.
-        resamples: draws of the pairs for the bands.
+        resamples: bootstrap resamples of the pairs for the intervals.
         theme: "light" or "dark".
 
     Raises:
@@ -57,91 +57,53 @@ class ThresholdLab(Panel):
         theme: str = "light",
     ) -> None:
         self.labels, self.scores = np.asarray(labels), np.asarray(scores, dtype=float)
-        self.resamples, self.folder = resamples, Path(folder)
+        self.resamples, self.folder, self.pairs = resamples, Path(folder), pairs
         if pairs is not None and len(pairs) != len(self.scores):
-            raise ValueError(f"pairs must be one row a score, got {len(pairs)} for {len(self.scores)} scores")
-        self.pairs = pairs
+            raise ValueError(f"pairs must have one row per score, got {len(pairs)} for {len(self.scores)} scores")
         self.curve = threshold_curve(self.labels, self.scores, resamples=resamples)
         self.chosen: Threshold = choose_threshold(self.labels, self.scores, resamples=resamples)
-        least, greatest = float(self.scores.min()), float(self.scores.max())
-        self._slider = control(
-            ipywidgets.FloatSlider,
-            "Threshold",
-            value=self.chosen.threshold,
-            min=least,
-            max=greatest,
-            step=(greatest - least) / 400 or 1.0,
-            readout_format=".3f",
-            continuous_update=False,
-            layout={"width": "420px", "max_width": "100%"},
-        )
-        self._goal = control(
-            ipywidgets.BoundedFloatText,
-            "Precision of at least",
-            value=0.9,
-            min=0.01,
-            max=1.0,
-            step=0.01,
-            layout={"width": "220px"},
-        )
-        self._best_button = control(ipywidgets.Button, "Greatest F1")
-        self._goal_button = control(ipywidgets.Button, "Go there")
-        self._export_button = control(
-            ipywidgets.Button, "Export", tooltip="Write the threshold and its intervals as JSON"
-        )
-        self._words, self._border = ipywidgets.HTML(), ipywidgets.HTML()
-        self._said = ipywidgets.HTML()
-        self._image = ipywidgets.Image(format="png", layout={"max_width": "100%", "width": "760px"})
-        self._slider.observe(self.guarded(lambda change: self._set_by_hand(change["new"])), names="value")
-        self._best_button.on_click(self.guarded(lambda button: self.choose()))
-        self._goal_button.on_click(self.guarded(lambda button: self.choose("precision", self._goal.value)))
-        self._export_button.on_click(self.guarded(lambda button: self.export()))
-        self._moving = False
-        controls = [
-            row(self._slider, self._best_button),
-            row(self._goal, self._goal_button, self._export_button, self._said),
-        ]
-        super().__init__([*controls, self._words, self._image, self._border], theme)
-        self._show()
-
-    @property
-    def _given(self) -> tuple[Any, Any]:
-        return self.labels, self.scores
+        low, high = float(self.scores.min()), float(self.scores.max())
+        look = {"readout_format": ".3f", "continuous_update": False, "layout": {"width": "420px", "max_width": "100%"}}
+        limits: dict[str, Any] = {"min": low, "max": high, "step": (high - low) / 400 or 1.0}
+        self._slider = control(ipywidgets.FloatSlider, "Threshold", value=self.chosen.threshold, **limits, **look)
+        limits = {"min": 0.01, "max": 1.0, "step": 0.01, "layout": {"width": "220px"}}
+        self._goal = control(ipywidgets.BoundedFloatText, "Precision of at least", value=0.9, **limits)
+        self._numbers, self._border, self._saved = (ipywidgets.HTML() for _ in range(3))
+        self._image = picture_box("760px")
+        super().__init__(theme=theme)
+        self.on_change(self._slider, self._set)
+        best = self.button("Greatest F1", self.choose)
+        go = self.button("Go there", lambda: self.choose("precision", self._goal.value))
+        export = self.button("Export", self.export, "Write the threshold and its intervals as JSON")
+        controls = (row(self._slider, best), row(self._goal, go, export, self._saved))
+        self.children = (*self.children, *controls, self._numbers, self._image, self._border)
+        self._show(self.chosen)
 
     @property
     def threshold(self) -> float:
-        """The threshold that is set; assigning moves the slider."""
+        """The chosen threshold; assigning moves the slider."""
         return self.chosen.threshold
 
     @threshold.setter
     def threshold(self, value: float) -> None:
-        self._set_by_hand(value)
+        self._set(value)
 
     def choose(self, goal: Goal = "f1", at_least: float | None = None) -> Threshold:
-        """Go to the best threshold for a goal and return it, as `thresholds.choose_threshold` finds it.
-
-        Args:
-            goal: "f1", "precision" or "recall".
-            at_least: for the goals "precision" and "recall", a share above 0 and up to 1.
-
-        Raises:
-            ValueError: an unknown goal; `at_least` missing, out of range or out of reach. The panel stays where it is.
+        """Go to the best threshold for a goal and return it, see `thresholds.choose_threshold`.
 
         >>> lab = ThresholdLab([1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], resamples=20)
-        >>> lab.choose("precision", at_least=0.9).threshold, lab.choose("recall", at_least=0.5).threshold
-        (0.7, 0.7)
-        >>> lab.choose().threshold, lab.threshold
-        (0.25, 0.25)
+        >>> lab.choose("precision", at_least=0.9).threshold
+        0.7
         """
-        self._take(choose_threshold(*self._given, goal, at_least, resamples=self.resamples))
+        self._show(choose_threshold(self.labels, self.scores, goal, at_least, resamples=self.resamples))
         return self.chosen
 
     def export(self, path: str | os.PathLike[str] | None = None) -> Path:
-        """Write the chosen threshold as JSON and return the path; threshold.json in the panel's folder by default."""
-        target = Path(path) if path is not None else self.folder / "threshold.json"
+        """Write the chosen threshold as JSON, by default to threshold.json in the panel's folder; return the path."""
+        target = self.folder / "threshold.json" if path is None else Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         self.chosen.save(target)
-        self._said.value = escaped(f"Saved: {target.resolve()}")
+        self._saved.value = escaped(f"Saved: {target.resolve()}")
         return target
 
     def static(self) -> Figure:
@@ -151,45 +113,25 @@ class ThresholdLab(Panel):
     def __repr__(self) -> str:
         return f"ThresholdLab of {len(self.scores):,} pairs: {self.chosen}"
 
-    def _set_by_hand(self, value: float) -> None:
-        if not self._moving:
-            self._take(threshold_at(*self._given, value, resamples=self.resamples))
+    def _set(self, value: float) -> None:
+        self._show(threshold_at(self.labels, self.scores, value, resamples=self.resamples))
 
-    def _take(self, chosen: Threshold) -> None:
-        """Show another threshold; the slider follows without answering."""
+    def _show(self, chosen: Threshold) -> None:
+        """Show a threshold, its numbers, the curves, and the pairs nearest to it."""
         self.chosen = chosen
-        self._moving = True
-        try:
+        with self.silently():
             self._slider.value = chosen.threshold
-        finally:
-            self._moving = False
-        self._show()
-
-    def _show(self) -> None:
-        chosen = self.chosen
-        numbers = pd.DataFrame(
-            [
-                {
-                    "": name,
-                    "value": getattr(chosen, key),
-                    "from": getattr(chosen, f"{key}_low"),
-                    "to": getattr(chosen, f"{key}_high"),
-                }
-                for key, name in (
-                    ("threshold", "threshold"),
-                    ("precision", "precision"),
-                    ("recall", "recall"),
-                    ("f1", "F1"),
-                )
-            ]
-        )
-        self._words.value = table(
-            numbers, f"{chosen.goal}, on {chosen.pairs:,} pairs, {100 * chosen.confidence:g} % intervals"
-        )
+        rows = [
+            (name, *(getattr(chosen, name + end) for end in ("", "_low", "_high")))
+            for name in ("threshold", "precision", "recall", "f1")
+        ]
+        numbers = pd.DataFrame(rows, columns=["", "value", "from", "to"]).replace("f1", "F1")
+        caption = f"{chosen.goal}, on {chosen.pairs:,} pairs, {100 * chosen.confidence:g} % intervals"
+        self._numbers.value = table(numbers, caption)
         self._image.value = self.picture()
-        self._said.value = ""
+        self._saved.value = ""
         if self.pairs is not None:
             near = np.argsort(np.abs(self.scores - chosen.threshold), kind="stable")[:BORDERLINE]
             near = near[np.argsort(-self.scores[near], kind="stable")]
-            shown = self.pairs.iloc[near].assign(similarity=self.scores[near], alike=self.labels[near].astype(bool))
+            shown = self.pairs.iloc[near].assign(similarity=self.scores[near], similar=self.labels[near].astype(bool))
             self._border.value = table(shown, "At the border")

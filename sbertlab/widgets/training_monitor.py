@@ -1,7 +1,7 @@
-"""`TrainingMonitor`: what a run does, shown while it does it, with buttons that pause and stop it.
+"""`TrainingMonitor`: shows what a run does while it runs, with buttons that pause and stop it.
 
-The monitor is a callback of `fit`. It keeps what it is told, draws some of it now and then, and passes a wish to stop
-on to the run as Ctrl-C would; the training learns nothing else of it.
+The monitor is a callback of `fit`. It records events, draws now and then, and passes a stop on to the run as Ctrl-C
+would. Nothing else of the training depends on it.
 """
 
 from __future__ import annotations
@@ -12,21 +12,27 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
+from sklearn.decomposition import PCA
 
 from sbertlab import plots
-from sbertlab.encoder.sentence_transformer import SentenceTransformer
+from sbertlab.analysis.maps import FEWEST_POINTS
+from sbertlab.checks import check_same_length, checked_number
+from sbertlab.data.texts import checked_texts
+from sbertlab.encoder.sentence_transformer import SentenceTransformer, evaluating
 from sbertlab.plots.style import Figure
 from sbertlab.training.callbacks import Event, Interrupt
 from sbertlab.training.fit import HISTORY_COLUMNS
-from sbertlab.training.probe import METRICS, collapse_reason
-from sbertlab.widgets.panel import Panel, control, in_words, row, words_figure
-from sbertlab.widgets.probe_map import COLORS, ProbeMap
+from sbertlab.training.probe import METRICS, MOST_TEXTS, collapse_reason
+from sbertlab.widgets.panel import Panel, error_text, picture_box, picture_of, row, text_figure
 
 try:
     import ipywidgets
@@ -36,48 +42,36 @@ except ImportError as error:
     raise ImportError('the widgets need ipywidgets: pip install "sbertlab[lab]"') from error
 
 RUNNING = ("running", "paused", "stopping")
-"""States in which a run listens to the buttons."""
+"""States in which a run reacts to the buttons."""
 
 NUMBERS = ("loss", "metric", "lr", "tokens_per_second", *METRICS)
-"""Columns of the history of which the newest number is shown."""
-
-CURVES = ("loss", "metric", "lr")
-"""Columns that are drawn over the steps, where they have numbers."""
-
-TITLES = {"lr": "learning rate", "tokens_per_second": "tokens a second", "loss": "loss", "metric": "metric"}
-
-CURVE_POINTS = 200
-"""A longer curve is drawn by means over so many stretches."""
+"""Columns of the history whose newest value is shown."""
 
 
 class TrainingMonitor(Panel):
     """Loss, metric, learning rate, throughput, the health of the space and a live map, with Pause and Stop.
 
-    It appears where `fit` runs, unless it was shown before, and leaves a picture there when the run has ended. Pause
-    holds the run after the running step. Stop is Ctrl-C: the running step is finished, a checkpoint is written where
-    there is a `checkpoint_path`, and the same call with `resume=True` goes on to the same weights.
+    It appears where `fit` runs, unless it is displayed already, and leaves a picture there when the run has ended.
+    Pause holds the run after the current step. Stop works like Ctrl-C: the current step is finished, a checkpoint is
+    written if there is a `checkpoint_path`, and the same call with `resume=True` resumes to the same weights.
 
-    JupyterLab from version 4.4 with ipykernel 7 hands over a pressed button while a cell runs. Where a notebook does
-    not, the button is answered when the cell has ended; there, the kernel's own stop button does the same as Stop.
-
-    The map shows the texts of a probe, their lengths taken as 1, on one plane throughout: the two directions in which
-    they varied most after the first step. Both axes have one scale, which only grows.
+    JupyterLab from version 4.4 with ipykernel 7 delivers button presses while a cell runs. Elsewhere they arrive when
+    the cell has ended; there, the kernel's own stop button does the same as Stop.
 
     Args:
-        probe: up to 512 texts for the map, of more every so many; no map without any.
-        labels: names of groups, one a text, for their colours.
+        probe: texts for the map, at most 512 (evenly spaced ones of more); by default there is no map.
+        labels: names of groups for their colours, one per text.
         every: seconds between two drawings.
-        share: of the run's time that drawing may take; what takes long is drawn less often. The first map and the last
-            come on top.
-        live: whether to draw before the end; None does in a notebook.
-        theme: "light" or "dark", of the picture that is left.
+        share: maximum share of the run's time for drawing; what is slow is drawn less often.
+        live: whether to draw before the end; by default only in a notebook.
+        theme: "light" or "dark", of the pictures.
 
     Attributes:
-        state: "waiting", "running", "paused", "stopping", "ended" or "failed"; `status` says it in words.
+        state: "waiting", "running", "paused", "stopping", "ended" or "failed"; `status` says it as a sentence.
 
     Raises:
-        TypeError: a probe that is no list of strings.
-        ValueError: fewer than 3 texts, labels of another length, `every` or `share` out of range.
+        ValueError: the probe is not a list of at least 3 texts, labels of another length, `every` or `share` out of
+            range.
 
     >>> monitor = TrainingMonitor(["a cat", "a dog", "an invoice"])
     >>> monitor.status
@@ -85,7 +79,7 @@ class TrainingMonitor(Panel):
     """
 
     takes_events = True
-    """`fit` tells it of every step, also when it is given as the one `callback`."""
+    """`fit` calls it at every step also when it is given as the one `callback`."""
 
     def __init__(
         self,
@@ -97,66 +91,54 @@ class TrainingMonitor(Panel):
         live: bool | None = None,
         theme: str = "light",
     ) -> None:
-        if not every >= 0 or not 0 < share <= 1:
-            raise ValueError(f"every must be at least 0 seconds and share above 0, at most 1; got {every}, {share}")
+        self.every, self.share = checked_number("every", every), checked_number("share", share, 0, 1, above=True)
         self.map = None if probe is None else ProbeMap(probe, labels)
-        self.every, self.share = every, share
         self.live = notebook() is not None if live is None else live
-        self.state, self._words = "waiting", ""
+        self.state, self._ending = "waiting", ""
         self._rows: dict[tuple[int, str], dict[str, Any]] = {}
         self._lock = threading.RLock()
-        self._pause = control(ipywidgets.Button, "Pause")
-        self._stop = control(ipywidgets.Button, "Stop", tooltip="Finish this step, write a checkpoint, and end the run")
-        self._status, self._numbers, self._curves, self._picture, self._health = (ipywidgets.HTML() for _ in range(5))
-        self._placed = False  # whether someone has shown it
-        self._place: Any = None  # where it has shown itself
+        self._placed = False  # whether the user has displayed it
+        self._place: Any = None  # where it has displayed itself
         self._reset()
-        drawings = row(self._curves, self._picture)
-        drawings.layout.align_items = "flex-start"
-        super().__init__(
-            [self._status, row(self._pause, self._stop), self._numbers, drawings, self._health], theme=theme
-        )
-        self._pause.on_click(self.guarded(lambda button: self.resume() if self.state == "paused" else self.pause()))
-        self._stop.on_click(self.guarded(lambda button: self.stop()))
+        super().__init__(theme=theme)
+        self._pause = self.button("Pause", lambda: self.resume() if self.state == "paused" else self.pause())
+        self._stop = self.button("Stop", self.stop, "Finish this step, write a checkpoint, and end the run")
+        self._status, self._numbers, self._health = (ipywidgets.HTML() for _ in range(3))
+        self._curves, self._picture = picture_box(), picture_box()
+        buttons, pictures = row(self._pause, self._stop), row(self._curves, self._picture)
+        self.children = (*self.children, self._status, buttons, self._numbers, pictures, self._health)
         self._show_state()
 
-    # -- What a user does ----------------------------------------------------------------------------------------------
-
     def pause(self) -> None:
-        """Hold the run after the running step, until `resume` or `stop`; nothing happens without a run."""
-        self._wish("paused", "running")
+        """Hold the run after the current step, until `resume` or `stop`; without a run nothing happens."""
+        self._change_state("paused", "running")
 
     def resume(self) -> None:
-        """Let a run go on that was paused."""
-        self._wish("running", "paused")
+        """Continue a paused run."""
+        self._change_state("running", "paused")
 
     def stop(self) -> None:
-        """End the run after the running step, as Ctrl-C does; nothing happens without a run."""
-        self._wish("stopping", "running", "paused")
+        """End the run after the current step, as Ctrl-C does; without a run nothing happens."""
+        self._change_state("stopping", "running", "paused")
 
-    def _wish(self, state: str, *before: str) -> None:
-        """Go from one of the states before to another, in whichever thread."""
+    def _change_state(self, state: str, *before: str) -> None:
+        """Go to a state, whichever thread asks, if the current one is among those before."""
         with self._lock:
             if self.state in before:
-                self.state = state
-                self._show_state()
+                self._set_state(state)
 
-    # -- What a run tells ----------------------------------------------------------------------------------------------
+    def _set_state(self, state: str, ending: str = "") -> None:
+        with self._lock:
+            self.state, self._ending = state, ending
+            self._show_state()
 
     def __call__(self, event: Event, *older: Any) -> bool:
-        """Note and show what happened; hold the run while it is paused; return whether it is to end.
-
-        Raises:
-            TypeError: called as the field's `callback` of (score, epoch, steps).
-        """
+        """Record and show an event; hold the run while it is paused; return whether it should end."""
         if not isinstance(event, Event):
-            raise TypeError(
-                f"a TrainingMonitor is told of every step by an Event, got {event!r:.40}; pass it as "
-                "fit(..., callbacks=[monitor])"
-            )
+            raise TypeError(f"a TrainingMonitor takes an Event, got {event!r:.40}; call fit(..., callbacks=[monitor])")
         start = time.perf_counter()
         if self.state not in RUNNING or (event.kind == "step" and event.step <= self.step):
-            self._begin(event)  # also where the run before has raised an error
+            self._begin(event)  # also after a run that raised an error
         for told in event.rows or [event.row]:
             self._rows[told["step"], told["objective"]] = told
         if event.kind == "checkpoint":
@@ -166,41 +148,35 @@ class TrainingMonitor(Panel):
             self._examples = event.examples
         interrupt = listening()
         self._interrupted |= interrupt is not None and interrupt.requested
-        if event.kind != "end":
-            self._draw(event.model)
-        else:
+        if event.kind == "end":
             self._end(event)
-        self._spent += time.perf_counter() - start
-        return event.kind != "end" and self._obey(interrupt)
+            return False
+        self._draw(event.model)
+        return self._obey(interrupt)
 
     def _begin(self, event: Event) -> None:
-        """Start anew; the rows before a run that goes on are kept."""
+        """Start a new history, or continue it if the run is resumed."""
         kept = {place: told for place, told in self._rows.items() if place[0] < event.step}
         self._reset()
-        self._rows = kept
-        self._total = event.steps
+        self._rows, self._total = kept, event.steps
         if self.map is not None and not kept:
             self.map.reset()
-        with self._lock:
-            self.state, self._words = "running", ""
-            self._show_state()
-        shell = notebook()
-        if shell is not None:
+        self._set_state("running")
+        if (shell := notebook()) is not None:
             shell.events.register("post_run_cell", self._cell_ended)
             if not self._placed:
                 self._place = display(self, display_id=True)
                 self._placed = False
 
     def _reset(self) -> None:
-        self._began, self._held, self._spent = time.perf_counter(), 0.0, 0.0
-        self._times: deque[float] = deque(maxlen=100)  # of the last steps, pauses left out
-        self._total = self._saved = 0
-        self._examples = 0
+        self._began, self._held = time.perf_counter(), 0.0
+        self._times: deque[float] = deque(maxlen=100)  # of the last steps, without pauses
+        self._total = self._saved = self._examples = 0
         self._interrupted = self._holds = False
-        self._next = self._next_map = 0.0
+        self._due: dict[str, float] = {}  # when each part is drawn next
 
     def _obey(self, interrupt: Interrupt | None) -> bool:
-        """Wait while the run is paused; pass a wish to stop on; return True where only that answer ends the run."""
+        """Wait while the run is paused; pass a stop on; return True if only that answer ends the run."""
         start = time.perf_counter()
         while self.state == "paused" and not (interrupt is not None and interrupt.requested):
             if not self._holds:
@@ -209,61 +185,52 @@ class TrainingMonitor(Panel):
         if self._holds:
             self._held += time.perf_counter() - start
             self._hold(False)
-        if self.state != "stopping":
-            return False
-        if interrupt is None:
-            return True
+            self._change_state("stopping", "paused")  # Ctrl-C has ended the pause
+        if self.state != "stopping" or interrupt is None:
+            return self.state == "stopping"
         if not interrupt.requested:  # a second signal would stop at once
             self._interrupted = True
             signal.raise_signal(signal.SIGINT)
         return False
 
     def _hold(self, holds: bool) -> None:
-        """Say that the run waits, with the numbers of its last step, or that it goes on."""
-        self._holds = holds
-        self._next = 0.0
+        """Show that the run waits, with the numbers of its last step, or that it continues."""
+        self._holds, self._due = holds, {}
         self._draw()
-        with self._lock:
-            if self.state == "paused" and not holds:  # Ctrl-C has ended the pause
-                self.state = "stopping"
-            self._show_state()
+        self._show_state()
 
     def _end(self, event: Event) -> None:
-        """Say how the run ended, and leave a picture of it."""
+        """Show how the run ended, and leave a picture of it."""
         short = event.step < self._total
         if (self.state == "stopping" or self._interrupted) and (short or not self._total):
-            words = f"Stopped after step {event.step:,}, without a checkpoint of it."
+            ending = f"Stopped after step {event.step:,}, without a checkpoint of it."
             if self._saved == event.step:
-                words = f"Stopped after step {event.step:,}; the same call with resume=True goes on from there."
+                ending = f"Stopped after step {event.step:,}; the same call with resume=True resumes it."
         elif short:
-            words = f"Ended early, after step {event.step:,} of {self._total:,}: patience, a collapse or a callback."
+            ending = f"Ended early, after step {event.step:,} of {self._total:,}: patience, a collapse or a callback."
         else:
-            words = f"Finished after {event.step:,} steps."
-        self._finish("ended", f"{words} It took {duration(self.seconds)}.", event.model)
+            ending = f"Finished after {event.step:,} steps."
+        seconds = timedelta(seconds=int(time.perf_counter() - self._began - self._held))
+        self._finish("ended", f"{ending} It took {seconds}.", event.model)
 
     def _cell_ended(self, result: Any) -> None:
-        """The cell is over: if the run did not say that it ended, it was cut off."""
+        """The cell is over. If the run did not report its end, it was cut off."""
         if self.state in RUNNING:
             error = result.error_in_exec
-            reason = "fit has raised an error" if error is None else in_words(error)
+            reason = "fit has raised an error" if error is None else error_text(error)
             self._finish("failed", f"The run was cut off after step {self.step:,}: {reason}")
 
-    def _finish(self, state: str, words: str, model: SentenceTransformer | None = None) -> None:
-        with self._lock:
-            self.state, self._words = state, words
-            self._show_state()
-        self._next = self._next_map = 0.0
+    def _finish(self, state: str, ending: str, model: SentenceTransformer | None = None) -> None:
+        self._set_state(state, ending)
+        self._due = {}
         self._draw(model)
-        shell = notebook()
-        if shell is not None:
+        if (shell := notebook()) is not None:
             shell.events.unregister("post_run_cell", self._cell_ended)
             try:
                 self._leave()
-            except Exception as error:  # as with all that is drawn: the run is more than its picture
+            except Exception as error:  # the run is worth more than its picture
                 self.last_error = error
-                self.tell(in_words(error))
-
-    # -- What it knows -------------------------------------------------------------------------------------------------
+                self.tell(error_text(error))
 
     @property
     def step(self) -> int:
@@ -272,200 +239,181 @@ class TrainingMonitor(Panel):
 
     @property
     def history(self) -> pd.DataFrame:
-        """What the run told of itself, in the columns of fit's history."""
+        """What the run has reported, in the columns of fit's history."""
         return pd.DataFrame(self._rows.values(), columns=HISTORY_COLUMNS)
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The newest number of each column that is shown, those left out that were never measured."""
-        found: dict[str, float] = {}
-        for told in reversed(self._rows.values()):
-            for name in NUMBERS:
-                if name not in found and told.get(name) == told.get(name) and told.get(name) is not None:
-                    found[name] = told[name]
-            if len(found) == len(NUMBERS):
-                break
-        return {name: found[name] for name in NUMBERS if name in found}
-
-    @property
-    def seconds(self) -> float:
-        """How long the run takes so far, pauses left out."""
-        return time.perf_counter() - self._began - self._held
-
-    @property
-    def cost(self) -> float:
-        """Share of the run's time that the monitor took."""
-        return self._spent / max(self.seconds, 1e-9)
+        """The newest value of each column in `NUMBERS` that has one."""
+        history = self.history
+        return {name: known.iloc[-1] for name in NUMBERS if len(known := history[name].dropna())}
 
     @property
     def status(self) -> str:
-        """What goes on, in words."""
+        """What is going on, as a sentence."""
         if self.state == "paused" and self._holds:
-            return f"Paused after step {self.step:,}. The cell waits: Resume goes on, Stop ends the run."
+            return f"Paused after step {self.step:,}. The cell waits: Resume continues, Stop ends the run."
         return {
             "waiting": "Waiting for fit(..., callbacks=[monitor]).",
             "running": "Training.",
-            "paused": "Pausing: the running step is finished first.",
-            "stopping": "Stopping: the running step is finished first.",
-        }.get(self.state, self._words)
+            "paused": "Pausing: the current step is finished first.",
+            "stopping": "Stopping: the current step is finished first.",
+        }.get(self.state, self._ending)
 
     @property
     def pace(self) -> str:
-        """How far the run is, how fast it goes and the time that is left, in words."""
-        words = [f"step {self.step:,}" + (f" of {self._total:,}" if self._total else "")]
+        """Progress, speed and remaining time."""
+        parts = [f"step {self.step:,}" + (f" of {self._total:,}" if self._total else "")]
         if len(self._times) > 1 and self._times[-1] > self._times[0]:
             rate = (len(self._times) - 1) / (self._times[-1] - self._times[0])
-            words.append(f"{rate:.3g} steps a second")
+            parts.append(f"{rate:.3g} steps/s")
             if self._examples:
-                words.append(f"{rate * self._examples:,.0f} examples a second")
+                parts.append(f"{rate * self._examples:,.0f} examples/s")
             if self._total > self.step and self.state in RUNNING:
-                words.append(f"{duration((self._total - self.step) / rate)} left")
-        return " · ".join(words)
+                parts.append(f"{timedelta(seconds=int((self._total - self.step) / rate))} left")
+        return " · ".join(parts)
 
     @property
     def health(self) -> str:
-        """What training does to the space, in words."""
-        probed = [told for told in self._rows.values() if told.get("mean_cosine") == told.get("mean_cosine", np.nan)]
-        reason = collapse_reason(probed[0], probed[-1]) if len(probed) > 1 else None
-        if reason is None and self.map is not None:
-            reason = self.map.collapse
-        if reason is not None:
-            return f"Collapsed: {reason}"
-        if len(probed) > 1 or (self.map is not None and self.map.xy is not None):
-            return "The texts are still told apart: no collapse since the first measurement."
-        return "The space was not measured twice yet."
-
-    # -- What it shows -------------------------------------------------------------------------------------------------
+        """What training does to the embedding space, by the run's own probe, as a sentence."""
+        probed: Any = self.history.dropna(subset="mean_cosine").to_dict("records")
+        if len(probed) < 2:
+            return "The embedding space has not been measured twice yet."
+        reason = collapse_reason(probed[0], probed[-1])
+        return "No collapse detected." if reason is None else f"Collapsed: {reason}"
 
     def static(self) -> Figure:
-        """The history as a figure; words before there is one."""
+        """The history as a figure, or the status before there is one."""
         if not self._rows:
-            return words_figure(self.status, self.theme)
+            return text_figure(self.status, self.theme)
         return plots.training_history(self.history, title=self.status.partition(". ")[0], theme=self.theme)
 
-    def static_map(self) -> Figure:
-        """The first map and the newest, on one plane and one scale.
-
-        Raises:
-            ValueError: there is none.
-        """
-        if self.map is None:
-            raise ValueError("there is no map without a probe: TrainingMonitor(probe=texts) has one")
-        return self.map.figure(self.theme)
-
     def _draw(self, model: SentenceTransformer | None = None) -> None:
-        """Draw what is due, the map only with a model; an error in that is told, and the run goes on."""
+        """Draw each part that is due, the map only with a model. An error is shown, and the run continues."""
         if not self.live and self.state in RUNNING:
             return
-        now = time.perf_counter()
-        try:
-            if self.live and self.map is not None and model is not None and now >= self._next_map:
-                self.map.update(model, self.step)
-                self._picture.value = self.map.drawing()
-                self._next_map = self._after(now)
+        parts: dict[str, Callable[[], None]] = {"numbers": self._show_numbers}
+        if self.live:
+            parts["curves"] = self._show_curves
+        if self.live and self.map is not None and model is not None:
+            parts["map"] = partial(self._show_map, self.map, model)
+        for name, draw in parts.items():
+            start = time.perf_counter()
+            if start < self._due.get(name, 0):
+                continue
+            try:
+                draw()
+            except Exception as error:
+                self.last_error = error
+                self.tell(f"The monitor could not draw, the run continues: {error_text(error)}")
             now = time.perf_counter()
-            if now >= self._next:
-                self._show_numbers()
-                self._next = self._after(now)
-        except Exception as error:
-            self.last_error = error
-            self.tell(f"The monitor could not draw, the run goes on: {in_words(error)}")
-            self._next = self._next_map = self._after(now)
-
-    def _after(self, start: float) -> float:
-        """When something is drawn again that was begun at `start` and is done: half of the share is for each of two."""
-        now = time.perf_counter()
-        return now + max(self.every, (now - start) / (self.share / 2))
+            self._due[name] = now + max(self.every, 3 * (now - start) / self.share)  # a third of the share for each
 
     def _show_state(self) -> None:
         self._status.value = f'<div role="status"><b>{html.escape(self.status)}</b></div>'
         paused = self.state == "paused"
         self._pause.description = "Resume" if paused else "Pause"
-        self._pause.tooltip = "Go on with the next step" if paused else "Hold the run after this step"
-        self._pause.disabled = self.state not in ("running", "paused")
-        self._stop.disabled = self.state not in ("running", "paused")
+        self._pause.tooltip = "Continue with the next step" if paused else "Hold the run after this step"
         for button in (self._pause, self._stop):
+            button.disabled = self.state not in ("running", "paused")
             answer_at_once(button)
 
     def _show_numbers(self) -> None:
-        history = self.history
-        cells = [("epoch", str(history["epoch"].iloc[-1]))]
-        cells += [(TITLES.get(name, name.replace("_", " ")), f"{value:,.4g}") for name, value in self.numbers.items()]
-        if "metric" in self.numbers:
-            cells.append(("best metric", f"{history['metric'].max():,.4g}"))
-        tiles = "".join(f"<div><small>{name}</small><br><b>{value}</b></div>" for name, value in cells)
-        self._numbers.value = (
-            f"<div>{html.escape(self.pace)}</div>"
-            f'<div style="display:flex;flex-wrap:wrap;gap:4px 18px;line-height:1.35">{tiles}</div>'
-        )
-        self._curves.value = "".join(curve(history, column, TITLES[column].capitalize()) for column in CURVES)
+        history, shown = self.history, [f"epoch {self.history['epoch'].iloc[-1]}"]
+        shown += [f"{name.replace('_', ' ')} {value:,.4g}" for name, value in self.numbers.items()]
+        if history["metric"].notna().any():
+            shown.append(f"best metric {history['metric'].max():,.4g}")
+        self._numbers.value = f"<div>{self.pace}</div><div>{' · '.join(shown)}</div>"
         self._health.value = f"<small>{html.escape(self.health)}</small>"
 
+    def _show_curves(self) -> None:
+        self._curves.value = picture_of(plots.training_history(self.history, theme=self.theme), self.theme, dpi=72)
+
+    def _show_map(self, probe: ProbeMap, model: SentenceTransformer) -> None:
+        probe.update(model, self.step)
+        self._picture.value = picture_of(probe.figure(self.theme, newest=True), self.theme, dpi=72)
+
     def _leave(self) -> None:
-        """Leave the picture where the monitor has shown itself, or below the running cell."""
+        """Leave the picture where the monitor has displayed itself, or below the running cell."""
         bundle = {"image/png": base64.b64encode(self.picture()).decode(), "text/plain": repr(self)}
         if self._place is None:
             display(bundle, raw=True)
         else:
             self._place.update(bundle, raw=True)
         self._place = None
-        if self.map is not None and self.map.xy is not None:
-            display(self.static_map())
+        if self.map is not None and self.map.views:
+            display(self.map.figure(self.theme))
 
     def __repr__(self) -> str:
         return f"TrainingMonitor: {self.status}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The widget, and its picture for whoever cannot run it."""
+        """The widget, and its picture for pages that run no widgets."""
         self._placed = True
         return super()._repr_mimebundle_(**kwargs)
 
 
-def curve(history: pd.DataFrame, column: str, title: str, width: int = 360, height: int = 96) -> str:
-    """One column of a history as SVG, a line an objective; a long one by its means.
+class ProbeMap:
+    """Where some texts lie while a model is trained, always on the plane of their first two principal components.
 
-    >>> table = pd.DataFrame({"step": [1, 2], "objective": "0:Loss", "loss": [2.0, 1.0]})
-    >>> drawing = curve(table, "loss", "Loss", height=80)
-    >>> "M 0.0 0.0 L 360.0 80.0" in drawing, "Loss, from 1 to 2, steps 1 to 2" in drawing
-    (True, True)
+    The embeddings count with length 1. Of more than 512 texts, evenly spaced ones are taken.
+
+    Attributes:
+        views: step, coordinates `(texts, 2)` and share of the variance on the plane, of the first and the newest map.
+        reach: half the width of all maps, which only grows.
     """
-    known = history[np.isfinite(history[column].astype(float))]
-    if known.empty:
-        return ""
-    first, last = history["step"].iloc[0], history["step"].iloc[-1]
-    thin = known.groupby(["objective", (known["step"] - first) * CURVE_POINTS // max(last - first + 1, CURVE_POINTS)])
-    points = thin[["step", column]].mean()
-    low, high = points[column].min(), points[column].max()
-    x = (points["step"] - first) / max(last - first, 1) * width
-    y = height - (points[column] - low) / (high - low or 1) * height
-    lines, names = [], []
-    parts = list(dict.fromkeys(points.index.get_level_values(0)))
-    for number, name in enumerate(parts):
-        color = COLORS[number % len(COLORS)]
-        places = " L ".join(f"{a:.1f} {b:.1f}" for a, b in zip(x[name], y[name], strict=True))
-        dot = f'<circle cx="{x[name].iloc[-1]:.1f}" cy="{y[name].iloc[-1]:.1f}" r="3" fill="{color}"/>'
-        lines.append(f'<path d="M {places}" fill="none" stroke="{color}" stroke-width="1.6"/>{dot}')
-        names.append(f'<span style="color:{color}">━</span> {html.escape(str(name))}')
-    words = f"{title}, from {low:.4g} to {high:.4g}, steps {first:,} to {last:,}"
-    legend = f"<br>{' '.join(names)}" if len(names) > 1 and column == "loss" else ""
-    return (
-        f'<div style="line-height:1.3;margin-bottom:10px"><small>{html.escape(words)}{legend}</small><br>'
-        f'<svg width="{width}" height="{height}" style="overflow:visible" role="img" aria-label="{html.escape(words)}">'
-        f'<path d="M0 {height}H{width}" stroke="currentColor" stroke-opacity=".35"/>{"".join(lines)}</svg></div>'
-    )
 
+    def __init__(self, texts: Iterable[str], labels: Iterable[Any] | None = None) -> None:
+        (given,) = checked_texts(probe=texts)
+        checked_number("the number of texts of a probe", len(given), FEWEST_POINTS)
+        names = None if labels is None else [str(label) for label in labels]
+        check_same_length(probe=given, labels=given if names is None else names)
+        chosen = np.unique(np.linspace(0, len(given) - 1, min(len(given), MOST_TEXTS)).astype(int))
+        self.texts = [given[index] for index in chosen]
+        self.labels = None if names is None else [names[index] for index in chosen]
+        self.reset()
 
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
+    def reset(self) -> None:
+        """Forget the plane."""
+        self.views: list[tuple[int, np.ndarray, float]] = []
+        self.reach = 0.0
+        self._plane = np.zeros((0, 2))
 
-    >>> duration(3725.9)
-    '1:02:05'
-    """
-    return str(timedelta(seconds=int(seconds)))
+    def update(self, model: SentenceTransformer, step: int) -> None:
+        """Embed the texts and put them on the plane; draws no random numbers and leaves the model in its modes.
+
+        Raises:
+            ValueError: the embeddings are not finite, all equal, or of one dimension.
+        """
+        with torch.no_grad(), evaluating(model):
+            rows = F.normalize(model.embed(self.texts).double(), dim=1).cpu().numpy()  # (texts, dim)
+        total = rows.var(axis=0).sum()
+        if not np.isfinite(total):
+            raise ValueError(f"at step {step:,} the embeddings are not finite")
+        if not self._plane.size:
+            if total < 1e-12 or rows.shape[1] < 2:
+                raise ValueError(f"at step {step:,} the embeddings are all equal, or of one dimension")
+            self._plane = PCA(n_components=2, svd_solver="covariance_eigh").fit(rows).components_.T  # (dim, 2)
+        xy = (rows - rows.mean(axis=0)) @ self._plane  # (texts, 2)
+        self.views = [*self.views[:1], (step, xy, float(xy.var(axis=0).sum() / max(total, 1e-12)))]
+        self.reach = max(self.reach, 1.08 * float(np.abs(xy).max()))
+
+    def figure(self, theme: str = "light", newest: bool = False) -> Figure:
+        """The first map and the newest side by side on one scale, or the newest alone."""
+        if not self.views:
+            raise ValueError("the probe has not been drawn yet")
+        views = self.views[-1:] if newest else self.views
+        maps = {f"after step {step:,}": xy for step, xy, _ in views}
+        shares = {f"after step {step:,}": f"{share:.0%} of the variance" for step, _, share in views}
+        title = "" if newest else "The probe on one plane"
+        figure = plots.map_comparison(maps, self.labels, shares, title=title, theme=theme, size=4.2)
+        for axes in figure.axes[: len(maps)]:
+            axes.set(xlim=(-self.reach, self.reach), ylim=(-self.reach, self.reach))
+        return figure
 
 
 def listening() -> Interrupt | None:
-    """The Interrupt by which the running fit hears of Ctrl-C; None outside the main thread, where none is set."""
+    """The Interrupt through which the running fit receives Ctrl-C; None outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return None
     owner = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
@@ -473,16 +421,16 @@ def listening() -> Interrupt | None:
 
 
 def notebook() -> Any:
-    """The notebook's IPython, in its main thread; None elsewhere."""
+    """The notebook's IPython shell in its main thread; None elsewhere."""
     shell = get_ipython()
     here = threading.current_thread() is threading.main_thread()
     return shell if here and getattr(shell, "kernel", None) is not None else None
 
 
 def answer_at_once(widget: ipywidgets.Widget) -> None:
-    """Let what the browser says of a widget reach Python while a cell runs.
+    """Let the browser's messages about a widget reach Python while a cell runs.
 
-    JupyterLab addresses it to a sub-shell, a thread of the kernel. ipykernel 7.4 changes the address to the shell that
-    last spoke of the widget, which is the one that the cell keeps busy; it does not where it has forgotten which.
+    JupyterLab addresses them to a sub-shell, a thread of the kernel. ipykernel 7.4 changes the address to the shell
+    that last spoke of the widget, which is the one that the cell keeps busy, unless it has forgotten which.
     """
     vars(widget.comm).pop("_reply_subshell_id", None)

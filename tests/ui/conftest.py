@@ -31,7 +31,7 @@ PATIENCE = 300
 
 HARMLESS = (
     "Could not restore the debugger state",  # JupyterLab, when a kernel is restarted
-    "Ignoring draw call",  # jupyter-scatter, when points change while it draws: map_scatter sends them again
+    "Ignoring draw call",  # jupyter-scatter, when points change while it draws: widgets.scatter sends them again
 )
 """What other programs write into the console though nothing is wrong."""
 

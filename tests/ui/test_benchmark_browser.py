@@ -44,12 +44,14 @@ def assert_verdict(book: Any, task: str, *pair: str) -> None:
     ahead, behind = (a, b) if wanted["difference"] > 0 else (b, a)
     panel = book.page.locator(".sbertlab-panel")
     words = panel.locator("p", has_text=f"{', '.join(ahead)} is").filter(has_text=f"ahead of {', '.join(behind)}")
-    end = "The difference is real." if wanted["different"] else "The two cannot be told apart."
+    end = f"The difference is {'' if wanted['different'] else 'not '}significant."
     said = words.filter(has_text=end).inner_text()
     numbers = [float(number) for number in re.findall(r"-?\d+\.\d+(?= points| to |\))", said)]
     low, high = sorted(math.copysign(1.0, wanted["difference"]) * wanted[["low", "high"]])  # of ahead minus behind
     assert numbers == pytest.approx([abs(wanted["difference"]), low, high], abs=0.05 + within)
-    head, row = (panel.locator("tr").nth(place).locator("td").all_inner_texts() for place in (0, 1))
+    head, row = (
+        panel.locator(f"{part} tr").locator(cell).all_inner_texts() for part, cell in (("thead", "th"), ("tbody", "td"))
+    )
     shown = dict(zip([name.strip() for name in head], row, strict=True))
     assert [float(shown[name]) for name in ("difference", "low", "high")] == pytest.approx(
         [abs(wanted["difference"]), low, high], abs=0.001 + within
@@ -121,4 +123,4 @@ def test_filters_and_pairs_by_mouse_and_keyboard_give_the_verdicts_of_the_table(
     book.shot("benchmark_browser_tasks")
 
     second.select_option(label="MiniLM-3-layers, fine-tuned")
-    panel.get_by_role("alert").filter(has_text="is compared with itself; choose two that differ").wait_for()
+    panel.get_by_role("alert").filter(has_text="is compared with itself; choose two different models").wait_for()

@@ -37,7 +37,7 @@ LUMINANCE = """() => {
     }
     return 'rgb(255, 255, 255)';
   };
-  const words = '.sbertlab-panel :is(label, select, input, option, td, div[dir], .widget-html-content, small)';
+  const words = '.sbertlab-panel :is(label, select, input, option, td, th, div[dir], .widget-html-content, small)';
   const buttons = '.sbertlab-panel button.jupyter-button:enabled';
   return [...document.querySelectorAll(words + ', ' + buttons)].filter(e => e.textContent.trim() && !e.disabled)
     .map(e => {
@@ -89,7 +89,7 @@ def test_the_mouse_hovers_clicks_and_draws_a_lasso(notebook: Callable[..., Any])
     wanted = book.python("print([7, *panel.neighbors(7)['position']])")
     book.wait_for_python("panel.selected.index.tolist()", wanted)
     assert book.page.get_by_text("Nearest to “money question 7”", exact=True).count() == 1
-    rows = book.page.locator(".sbertlab-panel tr + tr td:last-child").all_inner_texts()
+    rows = book.page.locator(".sbertlab-panel tbody tr td:last-child").all_inner_texts()
     assert [row.strip() for row in rows] == ast.literal_eval(book.python("print(panel.neighbors(7)['text'].tolist())"))
     book.page.mouse.move(lone[0] - 60, lone[1] - 60)
     book.page.wait_for_timeout(1000)
@@ -183,7 +183,7 @@ def test_the_film_plays_and_its_slider_moves_by_keyboard(notebook: Callable[...,
     area = box(book)
     book.page.wait_for_timeout(1500)
     book.shot("film_start")
-    assert "Nobody knows how faithful" in book.page.locator(".sbertlab-panel").first.inner_text()
+    assert "How faithful this map is cannot be measured" in book.page.locator(".sbertlab-panel").first.inner_text()
     handle = book.page.locator(".sbertlab-panel .noUi-handle").last
     handle.focus()
     book.page.keyboard.press("ArrowRight")

@@ -39,7 +39,7 @@ def test_typed_sentences_give_a_matrix_and_the_chosen_pair_its_tokens(notebook: 
     book = notebook(SETUP, "panel = SimilarityExplorer(model); panel")
     page, keys = book.page, book.page.keyboard
     panel = page.locator(".sbertlab-panel")
-    typed = panel.get_by_label("Sentences, one a line")
+    typed = panel.get_by_label("Sentences, one per line")
     matrix, tokens = panel.locator("img").first, panel.locator("img").last
     before = [image.get_attribute("src") for image in (matrix, tokens)]
 
@@ -87,7 +87,7 @@ def test_typed_sentences_give_a_matrix_and_the_chosen_pair_its_tokens(notebook: 
     keys.press("Control+a")
     keys.type("alone")
     keys.press("Tab")
-    panel.get_by_role("alert").filter(has_text="type from 2 to 24 sentences, one a line; there is 1").wait_for()
+    panel.get_by_role("alert").filter(has_text="type from 2 to 24 sentences, one per line; got 1").wait_for()
     assert book.python("print(len(panel.texts))") == "3", "what was shown stays"
 
 
@@ -107,7 +107,7 @@ def explained(book: Any, a: str, b: str) -> None:
     panel = book.page.locator(".sbertlab-panel")
     score = book.python("print(f'{panel.explanation.score:.3f}')")
     panel.get_by_text(f"cosine {score}, the sum over all pairs of tokens.").wait_for()
-    rows = panel.locator("tr + tr").all()
+    rows = panel.locator("tbody tr").all()
     shown = [[cell.strip() for cell in row.locator("td").all_inner_texts()] for row in rows]
     strongest = "panel.explanation.strongest(6).itertuples(index=False)"
     assert shown == ast.literal_eval(book.python(f"print([[a, b, f'{{share:.3f}}'] for a, b, share in {strongest}])"))

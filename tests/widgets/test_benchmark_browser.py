@@ -40,11 +40,11 @@ def test_the_verdict_follows_the_chosen_tasks(folder: Path) -> None:
     panel = BenchmarkBrowser(folder)
     a, b = ("alpha", "untuned"), ("beta", "untuned")
     assert panel.verdict(a, b)["difference"] == pytest.approx(0, abs=1.5)
-    assert "cannot be told apart" in panel._verdict.value
+    assert "is not significant" in panel._verdict.value
     panel.select(tasks=["x"])
     assert panel.verdict(a, b)["difference"] == pytest.approx(20, abs=2)
     assert "alpha, untuned is" in panel._verdict.value
-    assert "The difference is real." in panel._verdict.value
+    assert "The difference is significant." in panel._verdict.value
     found, turned = panel.verdict(a, b), panel.verdict(b, a)
     assert (turned["difference"], turned["low"]) == pytest.approx((-found["difference"], -found["high"]))
     panel.select(tasks=["y"])
@@ -90,15 +90,15 @@ def test_empty_choices_and_missing_tables_are_told_in_words(folder: Path, tmp_pa
     assert "choose at least one task<" in panel._verdict.value
     panel.select(tasks=["x"])
     assert panel.problem == "choose at least one task and one model", "a verdict alone does not mend the picture"
-    assert "The difference is real." in panel._verdict.value
+    assert "The difference is significant." in panel._verdict.value
     panel.select(models=["beta"])
     assert panel.problem == ""
     panel._second.value = panel._first.value
     panel._view.value = "tasks"
     assert "is compared with itself" in panel._verdict.value, "and stays there when another picture is drawn"
-    with pytest.raises(FileNotFoundError, match="holds no measured table"):
+    with pytest.raises(FileNotFoundError, match="has no measured table"):
         BenchmarkBrowser(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="preset must be one of offline"):
+    with pytest.raises(ValueError, match="preset must be one of 'offline'"):
         BenchmarkBrowser(folder, "local")
 
 

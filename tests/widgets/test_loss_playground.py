@@ -156,7 +156,9 @@ def test_the_picture_shows_what_the_panel_shows(theme: str) -> None:
     bundle = panel._repr_mimebundle_()
     assert {"image/png", "text/plain", "application/vnd.jupyter.widget-view+json"} <= set(bundle)
     assert bundle["text/plain"] == f"LossPlayground: MegaBatchMarginLoss is {panel.push.loss:.3g} after 3 steps"
-    shown = {text.get_text() for text in panel.static().findobj(lambda artist: hasattr(artist, "get_text"))}
+    shown = {
+        " ".join(text.get_text().split()) for text in panel.static().findobj(lambda artist: hasattr(artist, "get_text"))
+    }
     assert "MegaBatchMarginLoss, positive margin 0.8, negative margin 0.1" in shown
     assert "It takes rows of anchor, positive, with no labels." in words(panel)
 

@@ -37,7 +37,7 @@ def test_typed_sentences_are_compared_and_a_pair_is_explained(tiny: Tiny) -> Non
 def test_too_few_sentences_and_models_that_cannot_be_explained_are_told_in_words(tiny: Tiny) -> None:
     panel = SimilarityExplorer(tiny(), ["the cat", "a dog"])
     panel._typed.value = "alone"
-    assert panel.problem == "type from 2 to 24 sentences, one a line; there is 1"
+    assert panel.problem == "type from 2 to 24 sentences, one per line; got 1"
     assert panel.texts == ["the cat", "a dog"], "what was shown stays"
     panel._typed.value = "the sun\nthe moon"
     assert panel.problem == ""
