@@ -1,0 +1,9 @@
+"""Seed every test of this folder."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

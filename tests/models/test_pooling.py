@@ -1,0 +1,136 @@
+"""Pooling against sentence-transformers' own and by hand."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+from sentence_transformers.sentence_transformer import modules as peer
+
+from sbertlab.models import POOLING_MODES, Pooling
+from tests.models.blocks import padded_batch, pooled
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("modes", [*POOLING_MODES, ["cls", "mean"], ["lasttoken", "cls", "max"], list(POOLING_MODES)])
+def test_pooling_equals_the_peers_on_padded_batches(modes, side):
+    features = padded_batch(side)
+    ours, theirs = Pooling(4, modes), peer.Pooling(4, modes)
+    torch.testing.assert_close(pooled(ours, features), pooled(theirs, features), atol=1e-6, rtol=1e-6)
+    assert ours.get_sentence_embedding_dimension() == pooled(ours, features).shape[1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("cls", [1.0, 8.0]),
+        ("max", [4.0, 8.0]),
+        ("mean", [3.0, 4.0]),
+        ("mean_sqrt_len_tokens", [9.0 / 3**0.5, 12.0 / 3**0.5]),
+        ("mean_sqrt_len", [9.0 / 3**0.5, 12.0 / 3**0.5]),
+        ("weightedmean", [(1 * 1 + 2 * 4 + 3 * 4) / 6, (1 * 8 + 2 * 4 + 3 * 0) / 6]),
+        ("lasttoken", [4.0, 0.0]),
+    ],
+)
+def test_every_pooling_mode_gives_the_numbers_of_its_formula(mode, expected):
+    vectors = torch.tensor([[[1.0, 8.0], [4.0, 4.0], [4.0, 0.0], [99.0, -99.0]]])
+    features = {"token_embeddings": vectors, "attention_mask": torch.tensor([[1, 1, 1, 0]])}
+    torch.testing.assert_close(pooled(Pooling(2, mode), features), torch.tensor([expected]))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("mode", POOLING_MODES)
+def test_pooling_without_the_prompt_equals_the_peers(mode, side):
+    features = padded_batch(side)
+    features = {name: value[:2] for name, value in features.items()} | {"prompt_length": 2}
+    ours, theirs = Pooling(4, mode, include_prompt=False), peer.Pooling(4, mode, include_prompt=False)
+    expected = pooled(theirs, features)
+    torch.testing.assert_close(pooled(ours, features), expected, atol=1e-6, rtol=1e-6)
+    if mode != "lasttoken":
+        assert not torch.allclose(pooled(Pooling(4, mode), features), expected)
+
+
+@pytest.mark.parametrize("mode", POOLING_MODES)
+def test_a_text_without_tokens_becomes_zeros(mode):
+    features = padded_batch()
+    features["attention_mask"] = features["attention_mask"].clone()
+    features["attention_mask"][1] = 0
+    vectors = pooled(Pooling(4, mode), features)
+    assert vectors[1].tolist() == [0.0] * 4
+    torch.testing.assert_close(vectors[[0, 2]], pooled(Pooling(4, mode), padded_batch())[[0, 2]])
+
+
+@pytest.mark.parametrize("mode", ["mean", "mean_sqrt_len_tokens", "weightedmean"])
+def test_sums_over_many_tokens_are_exact_inside_autocast(mode):
+    vectors, mask = torch.rand(2, 700, 3) + 1, torch.ones(2, 700).long()
+    features = {"token_embeddings": vectors, "attention_mask": mask}
+    expected = pooled(Pooling(3, mode), features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = pooled(Pooling(3, mode), features)
+        half = pooled(Pooling(3, mode), {**features, "token_embeddings": vectors.bfloat16()})
+    torch.testing.assert_close(found, expected)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, rtol=2**-7, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "modes"),
+    [
+        ({}, ("mean",)),
+        ({"pooling_mode_mean_tokens": True}, ("mean",)),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ("cls",)),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, ("cls", "mean")),
+        ({"pooling_mode_max_tokens": False}, ("mean",)),
+        (
+            {"pooling_mode_lasttoken": True, "pooling_mode_mean_sqrt_len_tokens": True},
+            ("mean_sqrt_len_tokens", "lasttoken"),
+        ),
+    ],
+)
+def test_the_fields_flags_choose_the_modes(flags, modes):
+    assert Pooling(4, **flags).modes == modes
+
+
+def test_the_configuration_has_version_2s_keys_and_later_ones_if_needed():
+    plain = {
+        "word_embedding_dimension": 4,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False,
+    }
+    assert Pooling(4).config() == plain
+    later = Pooling(4, ["weightedmean", "lasttoken"], include_prompt=False).config()
+    assert later.keys() - plain.keys() == {
+        "pooling_mode_weightedmean_tokens",
+        "pooling_mode_lasttoken",
+        "include_prompt",
+    }
+
+
+@pytest.mark.parametrize("modes", [["mean"], ["mean", "cls"], ["lasttoken", "max"], list(POOLING_MODES)])
+def test_the_configuration_makes_the_same_pooling_here_and_in_the_peer(modes):
+    block = Pooling(4, modes, include_prompt=False)
+    config = json.loads(json.dumps(block.config()))
+    again = Pooling.from_config(config)
+    assert (again.modes, again.include_prompt) == (tuple(modes), False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peer.Pooling(**config)
+    torch.testing.assert_close(pooled(theirs, padded_batch()), pooled(block, padded_batch()))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"pooling_mode": "median"},
+        {"pooling_mode": []},
+        {"pooling_mode": ["mean", "mean"]},
+        {"pooling_mode_mean_tokens": False},
+    ],
+)
+def test_pooling_refuses_unknown_repeated_and_no_modes(arguments):
+    with pytest.raises(ValueError, match="pooling_mode must name some of cls, max, mean"):
+        Pooling(4, **arguments)

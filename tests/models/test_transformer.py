@@ -1,0 +1,334 @@
+"""Blocks that read texts against sentence-transformers' own, and bad input."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentence_transformers
+import torch
+import transformers
+from sentence_transformers.base import modules as peer_base
+from sentence_transformers.sentence_transformer import modules as peer
+from tokenizers.processors import TemplateProcessing
+from transformers import ByT5Tokenizer
+
+from sbertlab import SentenceTransformer, models
+from sbertlab.data.texts import TruncationWarning
+from sbertlab.models import POOLING_MODES, Pooling
+
+TEXTS = ["the cat sits on the garden", "dog", "", "how can i change my e mail address , please ? xylophone", "🐈"]
+LONG = "the cat sits on the garden and reads a book " * 20
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 66,
+}
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any], int]] = {
+    "BERT": ("Bert", {**SMALL, "max_position_embeddings": 40}, 40),
+    "RoBERTa": ("Roberta", {**SMALL, "max_position_embeddings": 40, "pad_token_id": 1}, 38),
+    "RoBERTa padded by 0": ("Roberta", {**SMALL, "max_position_embeddings": 40, "pad_token_id": 0}, 39),
+    "MPNet": ("MPNet", {**SMALL, "max_position_embeddings": 40}, 38),
+    "MPNet padded by 0": ("MPNet", {**SMALL, "max_position_embeddings": 40, "pad_token_id": 0}, 38),
+    "DeBERTa": ("DebertaV2", {**SMALL, "relative_attention": True, "position_biased_input": False}, 64),
+    "T5": ("T5", T5, 64),
+}
+"""Names of classes, their small configurations, and the longest input with a tokenizer that allows 64 tokens."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Any], Path]:
+    """Save a tiny random model of an architecture, with a tokenizer of real words, and return its folder."""
+
+    def save(name: str, tokenizer: Any) -> Path:
+        kind, config, _ = ARCHITECTURES[name]
+        folder = tmp_path_factory.getbasetemp() / "architectures" / name
+        if not folder.exists():
+            torch.manual_seed(0)
+            config = getattr(transformers, f"{kind}Config")(vocab_size=len(tokenizer), **config)
+            getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_architecture_gives_the_peers_embeddings_up_to_its_longest_input(tiny, folders, name):
+    folder = folders(name, tiny()[0].tokenizer)
+    encoder = models.Transformer(folder)
+    ours = SentenceTransformer(modules=[encoder, Pooling(encoder.get_word_embedding_dimension())], device="cpu")
+    body = peer_base.Transformer(str(folder))
+    theirs = sentence_transformers.SentenceTransformer(modules=[body, peer.Pooling(32)], device="cpu")
+    assert ours.max_seq_length == ARCHITECTURES[name][2]
+    theirs.max_seq_length = ours.max_seq_length  # the peer allows positions that RoBERTa does not have
+    texts = [*TEXTS, LONG]
+    assert encoder.tokenize([LONG])["input_ids"].shape[1] == ours.max_seq_length
+    with pytest.warns(TruncationWarning):
+        found = ours.encode(texts)
+    assert encoder.tokenize(["the cat"])["input_ids"][0, 1] > 4, "known words must not become [UNK]"
+    np.testing.assert_allclose(found, theirs.encode(texts), atol=1e-5)
+    assert np.ptp(found, axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["BERT", "RoBERTa", "MPNet padded by 0"])
+def test_a_length_limit_beyond_the_models_positions_is_refused(tiny, folders, name):
+    folder, longest = folders(name, tiny()[0].tokenizer), ARCHITECTURES[name][2]
+    with pytest.raises(ValueError, match=f"max_seq_length must be at most {longest}, the positions"):
+        models.Transformer(folder, max_seq_length=longest + 1)
+    encoder = models.Transformer(folder, max_seq_length=7)
+    assert encoder.tokenize([LONG])["input_ids"].shape == (1, 7)
+    encoder.max_seq_length = None
+    assert encoder.max_seq_length == longest
+    assert encoder(encoder.tokenize([LONG]))["token_embeddings"].shape == (1, longest, 32)
+
+
+@pytest.mark.parametrize("kind", ["T5EncoderModel", "T5Model", "T5ForConditionalGeneration"])
+def test_t5_loads_its_encoder_half_whatever_was_saved(tiny, tmp_path, kind):
+    tokenizer = tiny()[0].tokenizer
+    model = getattr(transformers, kind)(transformers.T5Config(vocab_size=len(tokenizer), **T5))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = models.Transformer(tmp_path)
+    assert type(encoder.auto_model).__name__ == "T5EncoderModel"
+    features = encoder.tokenize(TEXTS)
+    expected = model.get_encoder().eval()(features["input_ids"], features["attention_mask"]).last_hidden_state
+    mask = features["attention_mask"].bool()
+    torch.testing.assert_close(encoder(features)["token_embeddings"][mask], expected[mask], atol=1e-5, rtol=1e-5)
+    assert encoder.get_word_embedding_dimension() == 32
+
+
+def test_a_tokenizer_written_in_python_gives_the_peers_embeddings(tmp_path):
+    tokenizer = ByT5Tokenizer()
+    transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(tokenizer), **T5)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = models.Transformer(tmp_path, max_seq_length=12)
+    ours = SentenceTransformer(modules=[encoder, Pooling(32)], device="cpu")
+    body = peer_base.Transformer(str(tmp_path), max_seq_length=12)
+    theirs = sentence_transformers.SentenceTransformer(modules=[body, peer.Pooling(32)], device="cpu")
+    tokens = encoder.token_ids(TEXTS)
+    assert tokens.lengths == [12, 4, 1, 12, 5]
+    assert tokens.cut == [len(text.encode()) + 1 - length for text, length in zip(TEXTS, tokens.lengths, strict=True)]
+    with pytest.warns(TruncationWarning):
+        found = ours.encode(TEXTS)
+    np.testing.assert_allclose(found, theirs.encode(TEXTS), atol=1e-5)
+
+
+def test_the_lengths_of_a_limit_count_special_tokens(tiny):
+    encoder = tiny()[0]
+    encoder.max_seq_length = 5
+    tokens = encoder.token_ids(["the cat sits", "the cat sits on", "the cat sits on the garden", ""])
+    assert tokens.lengths == [5, 5, 5, 2]
+    assert tokens.cut == [0, 1, 3, 0]
+    encoder.max_seq_length = 2
+    assert encoder.token_ids(["the cat sits"]).ids == encoder.token_ids([""]).ids
+    assert encoder.token_ids(["the cat sits"]).cut == [3]
+
+
+@pytest.mark.parametrize("value", [1, -3, 5.0, True, "12", 65])
+def test_a_bad_length_limit_is_refused_and_leaves_the_old_one(tiny, value):
+    encoder = tiny()[0]
+    encoder.max_seq_length = np.int64(9)
+    with pytest.raises(ValueError, match=r"max_seq_length must be (a whole number of at least 2|at most 64)"):
+        encoder.max_seq_length = value
+    assert json.dumps(encoder.config()) == '{"max_seq_length": 9, "do_lower_case": false}'
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "message"),
+    [
+        (["fine", 3], TypeError, r"texts\[1\] must be a text, got 3"),
+        (["fine", None], TypeError, r"texts\[1\] must be a text, got None"),
+        ("the cat", TypeError, "got the text 'the cat'"),
+        (["fine", "broken \ud83d"], ValueError, r"half a surrogate pair.; repair it"),
+    ],
+)
+def test_bad_texts_are_refused(tiny, texts, error, message):
+    with pytest.raises(error, match=message):
+        tiny()[0].tokenize(texts)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_are_truncated_and_padded_on_the_tokenizers_sides(tiny, side):
+    encoder = tiny()[0]
+    encoder.tokenizer.truncation_side = encoder.tokenizer.padding_side = side
+    encoder.max_seq_length = 5
+    texts = ["the cat sits on the garden", "dog", "a big dog"]
+    expected = encoder.tokenizer(texts, truncation=True, max_length=5, padding=True, return_tensors="pt")
+    found = encoder.tokenize(texts)
+    assert found["input_ids"].tolist() == expected["input_ids"].tolist()
+    assert found["attention_mask"].tolist() == expected["attention_mask"].tolist()
+
+
+@pytest.mark.parametrize("mode", POOLING_MODES)
+def test_padding_on_the_left_gives_the_same_embeddings_with_relative_positions(tiny, folders, mode):
+    encoder = models.Transformer(folders("T5", tiny()[0].tokenizer))
+    model = SentenceTransformer(modules=[encoder, Pooling(32, mode)], device="cpu")
+    right = model.encode(TEXTS)
+    encoder.tokenizer.padding_side = "left"
+    np.testing.assert_allclose(model.encode(TEXTS), right, atol=1e-5)
+
+
+def test_do_lower_case_lowers_texts_for_a_cased_tokenizer(tiny, folders):
+    folder = folders("BERT", tiny()[0].tokenizer)
+    encoder = models.Transformer(folder, do_lower_case=True)
+    encoder.tokenizer.backend_tokenizer.normalizer = None
+    assert encoder.token_ids(["The CAT"]).ids == encoder.token_ids(["the cat"]).ids
+    encoder.do_lower_case = False
+    assert encoder.token_ids(["The CAT"]).ids != encoder.token_ids(["the cat"]).ids
+
+
+def test_the_tokenizer_may_come_from_another_folder(tiny, folders, tmp_path):
+    folder = folders("BERT", tiny()[0].tokenizer)
+    transformers.AutoModel.from_pretrained(folder).save_pretrained(tmp_path)
+    encoder = models.Transformer(tmp_path, tokenizer_name_or_path=folder, tokenizer_args={"model_max_length": 11})
+    assert encoder.max_seq_length == 11
+    assert encoder.token_ids(["the cat"]).ids == models.Transformer(folder).token_ids(["the cat"]).ids
+
+
+def test_model_arguments_reach_the_configuration_and_the_model(tiny, folders):
+    arguments = {"output_hidden_states": True, "dtype": torch.bfloat16, "attn_implementation": "eager"}
+    encoder = models.Transformer(folders("BERT", tiny()[0].tokenizer), model_args=arguments)
+    features = encoder(encoder.tokenize(["the cat"]))
+    assert features["token_embeddings"].dtype == torch.bfloat16
+    assert len(features["all_layer_embeddings"]) == 3
+    assert encoder.auto_model.config._attn_implementation == "eager"
+
+
+def test_an_incomplete_folder_is_refused_by_name(tiny, folders, tmp_path):
+    body = transformers.AutoModel.from_pretrained(folders("BERT", tiny()[0].tokenizer))
+    body.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no vocabulary.*tokenizer\.json"):
+        models.Transformer(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    for _ in range(2):  # without weights, then with a broken configuration
+        with pytest.raises(ValueError, match=f"cannot load an encoder .*{tmp_path.name}"):
+            models.Transformer(tmp_path)
+        (tmp_path / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize("mode", POOLING_MODES)
+def test_without_special_tokens_an_empty_text_becomes_zeros(tiny, mode):
+    model = tiny(mode)
+    model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    assert model[0].token_ids(["", "the cat"]).lengths == [0, 2]
+    assert model.encode("").tolist() == [0.0] * 32
+    found = model.encode(["the cat", "", "a dog sits"])
+    assert found[1].tolist() == [0.0] * 32
+    np.testing.assert_allclose(found[0], model.encode("the cat"), atol=1e-6)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_added_special_tokens_get_rows_of_their_own(tiny, folders, before):
+    encoder = models.Transformer(folders("BERT", tiny()[0].tokenizer))
+    tokens = ["[DOC]", "[QRY]"]
+    if before:
+        encoder.tokenizer.add_tokens(tokens, special_tokens=True)
+        model = SentenceTransformer(modules=[encoder, Pooling(encoder.get_word_embedding_dimension())], device="cpu")
+    else:
+        model = SentenceTransformer(modules=[encoder, Pooling(encoder.get_word_embedding_dimension())], device="cpu")
+        model._first_module().tokenizer.add_tokens(tokens, special_tokens=True)
+    rows = len(encoder.token_matrix())
+    old = encoder.token_matrix().detach().clone()
+    with pytest.warns(UserWarning, match=f"2 tokens were added.*grew from {rows} to {rows + 2}.*fine-tune"):
+        marked, other, plain = model.encode(["[DOC] the cat", "[QRY] the cat", "the cat"])
+    assert encoder.token_ids(["[DOC] the cat"]).ids[0][1] == rows, "one token, not its letters"
+    assert np.abs(marked - other).max() > 1e-3
+    assert np.abs(marked - plain).max() > 1e-3
+    grown = encoder.token_matrix()
+    assert grown.requires_grad
+    assert grown[:rows].equal(old)
+    assert 0.3 < grown[rows:].std() / old.std() < 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.encode(["[DOC] once more"])
+
+
+def test_the_rows_of_added_tokens_are_seeded_and_leave_the_random_state_alone(tiny):
+    grown = []
+    for seed in (1, 2):
+        encoder = tiny()[0]
+        encoder.tokenizer.add_tokens(["[DOC]"], special_tokens=True)
+        torch.manual_seed(seed)
+        with pytest.warns(UserWarning, match="1 tokens were added"):
+            encoder.match_vocabulary()
+        grown.append(encoder.token_matrix()[-1].detach())
+        after = torch.rand(1)
+        torch.manual_seed(seed)
+        assert torch.rand(1) == after
+    assert grown[0].abs().min() > 0
+    assert grown[0].equal(grown[1])
+
+
+def test_static_embeddings_grow_with_their_tokenizer(tiny):
+    block = models.StaticEmbedding.from_transformer(tiny()[0])
+    model = SentenceTransformer(modules=[block], device="cpu")
+    before = model.encode(["the cat"])
+    block.tokenizer.add_tokens(["[DOC]"], special_tokens=True)
+    with pytest.warns(UserWarning, match="1 tokens were added"):
+        marked, plain = model.encode(["[DOC] the cat", "the cat"])
+    assert np.abs(marked - plain).max() > 1e-3
+    np.testing.assert_allclose(plain, before[0], atol=1e-6)
+    assert block.embedding.weight.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["transformers", "tokenizers"])
+def test_static_embeddings_equal_the_peers_with_unknown_words_and_no_words(tiny, kind):
+    tokenizer = tiny()[0].tokenizer
+    given = tokenizer if kind == "transformers" else tokenizer.backend_tokenizer
+    weights = torch.randn(len(tokenizer), 8)
+    ours = SentenceTransformer(modules=[models.StaticEmbedding(given, weights)], device="cpu")
+    tokenizer.backend_tokenizer.no_truncation()
+    theirs = sentence_transformers.SentenceTransformer(
+        modules=[peer.StaticEmbedding(given, weights.clone())], device="cpu"
+    )
+    texts = [*TEXTS, LONG, "[CLS] typed [SEP]"]
+    found = ours.encode(texts)
+    np.testing.assert_allclose(found, theirs.encode(texts), atol=1e-6)
+    assert found[2].tolist() == [0.0] * 8
+    assert ours.max_seq_length is None
+
+
+def test_static_embeddings_keep_the_truncation_of_a_tokenizer_as_the_peers_do(tiny):
+    tokenizer, weights = tiny()[0].tokenizer.backend_tokenizer, torch.randn(400, 8)
+    tokenizer.enable_truncation(max_length=7)
+    ours = SentenceTransformer(modules=[models.StaticEmbedding(tokenizer, weights)], device="cpu")
+    theirs = sentence_transformers.SentenceTransformer(modules=[peer.StaticEmbedding(tokenizer, weights)], device="cpu")
+    with pytest.warns(TruncationWarning, match="1 of 2 texts"):
+        found = ours.encode(["the cat", LONG])
+    np.testing.assert_allclose(found, theirs.encode(["the cat", LONG]), atol=1e-6)
+
+
+def test_static_embeddings_from_a_transformer_are_means_of_its_token_vectors(tiny):
+    encoder = tiny()[0]
+    block = models.StaticEmbedding.from_transformer(encoder)
+    table = encoder.auto_model.embeddings.word_embeddings.weight
+    ids = encoder.token_ids(["the cat sits"]).ids[0][1:-1]
+    expected = torch.stack([table[token] for token in ids]).mean(dim=0)
+    torch.testing.assert_close(block(block.tokenize(["the cat sits"]))["sentence_embedding"][0], expected)
+    block.embedding.weight.data.zero_()
+    assert table.abs().sum() > 0, "a copy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "pass either embedding_weights"),
+        ({"embedding_weights": torch.ones(400, 4), "embedding_dim": 4}, "pass either embedding_weights"),
+        ({"embedding_weights": torch.ones(3, 4)}, r"one row per token, got \(3, 4\)"),
+        ({"embedding_weights": torch.ones(400)}, r"one row per token, got \(400,\)"),
+        ({"embedding_dim": 0}, r"one row per token, got \(\d+, 0\)"),
+    ],
+)
+def test_a_bad_matrix_of_static_embeddings_is_refused(tiny, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.StaticEmbedding(tiny()[0].tokenizer, **arguments)
