@@ -30,7 +30,7 @@ from sbertlab.commands.parts import (
     read_data,
     with_teacher,
 )
-from sbertlab.commands.settings import arguments_of, read_settings, recipes, resolve
+from sbertlab.commands.settings import arguments_of, read_settings, recipes
 from sbertlab.commands.train import OF_FIT, sections, train
 from sbertlab.data import InputExample, examples_to_frame, write_nemo
 from sbertlab.training.fit import fit
@@ -93,6 +93,17 @@ def test_a_key_is_written_in_full_or_short_with_dashes_or_as_nemo_writes_it(word
     assert read_settings(words, sections()) == {"fit": {"epochs": 2}, "data": {"batch_size": 8}, "loss": {"scale": 5}}
 
 
+def test_nemos_yaml_is_understood(tmp_path: Path) -> None:
+    path = tmp_path / "nemo.yaml"
+    path.write_text(
+        "trainer: {max_epochs: 3, precision: bf16-mixed, max_steps: -1}\n"
+        "model: {global_batch_size: 4, micro_batch_size: 4, data: {data_prefix: x.json}, optim: {weight_decay: 0.1}}\n"
+    )
+    settings = read_settings([str(path)], sections())
+    assert settings["fit"] == {"epochs": 3, "mixed_precision": "bf16", "weight_decay": 0.1}
+    assert settings["data"] == {"batch_size": 4, "reader": "NeMoReader", "path": "x.json"}
+
+
 def test_nemos_own_command_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
     words = (
         "nemo restore_from_path=base trainer.devices=1 trainer.val_check_interval=100 trainer.max_epochs=1 "
@@ -118,24 +129,6 @@ def test_nemos_own_command_is_understood(capsys: pytest.CaptureFixture[str]) -> 
     assert "model.micro_batch_size=8 is not needed" in capsys.readouterr().err
 
 
-def test_nemos_yaml_is_understood_as_its_words_are(tmp_path: Path) -> None:
-    path = tmp_path / "nemo.yaml"
-    path.write_text(
-        "trainer: {max_epochs: 3, precision: bf16-mixed, max_steps: -1}\n"
-        "model: {global_batch_size: 4, micro_batch_size: 4, data: {data_prefix: x.json}, optim: {weight_decay: 0.1}}\n"
-    )
-    settings = read_settings([str(path)], sections())
-    assert settings["fit"] == {"epochs": 3, "mixed_precision": "bf16", "weight_decay": 0.1}
-    assert settings["data"] == {"batch_size": 4, "reader": "NeMoReader", "path": "x.json"}
-
-
-def test_values_of_nemo_without_an_equivalent_are_refused() -> None:
-    with pytest.raises(ValueError, match="evaluation_steps"):
-        arguments_of(fit, {"evaluation_steps": 0.25}, "fit", OF_FIT)
-    with pytest.raises(ValueError, match="softmax_temp must be a number above 0, got 0"):
-        resolve("softmax_temp", 0, sections())
-
-
 @pytest.mark.parametrize(
     ("word", "nearest"),
     [
@@ -147,14 +140,9 @@ def test_values_of_nemo_without_an_equivalent_are_refused() -> None:
         ("modle.name=x", "name"),
     ],
 )
-def test_an_unknown_key_is_an_error_that_names_the_nearest(word: str, nearest: str) -> None:
+def test_an_unknown_key_is_refused_with_the_nearest(word: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"unknown key '{word.split('=')[0]}'. Did you mean '{nearest}'"):
         read_settings([word], sections())
-
-
-def test_a_word_that_sets_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="'sts' sets nothing; write key=value"):
-        read_settings(["epochs=1", "sts"], sections())
 
 
 def test_the_name_of_a_section_replaces_it_and_an_inner_key_changes_it(tmp_path: Path) -> None:
@@ -164,7 +152,7 @@ def test_the_name_of_a_section_replaces_it_and_an_inner_key_changes_it(tmp_path:
     assert read_settings([str(path), "scale=9"], sections())["loss"] == {"name": "CoSENTLoss", "scale": 9}
 
 
-def test_a_place_in_a_list_of_objectives_can_be_set(tmp_path: Path) -> None:
+def test_a_place_in_a_list_can_be_set(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("objectives:\n- data: {batch_size: 4}\n- data: {batch_size: 8}\n")
     settings = read_settings([str(path), "objectives.1.data.batch_size=2"], sections())
@@ -173,13 +161,17 @@ def test_a_place_in_a_list_of_objectives_can_be_set(tmp_path: Path) -> None:
         read_settings([str(path), "objectives.2.data.batch_size=2"], sections())
 
 
-def test_a_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"stss is neither a file nor a recipe; the recipes are .*sts"):
-        read_settings(["stss"], sections())
+def test_broken_words_and_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text("fit: {epochs: [1")
-    with pytest.raises(ValueError, match=r"broken\.yaml is not valid YAML"):
-        read_settings([str(path)], sections())
+    for words, error, message in [
+        (["stss"], FileNotFoundError, r"stss is neither a file nor a recipe; the recipes are .*sts"),
+        ([str(path)], ValueError, r"broken\.yaml is not valid YAML"),
+        (["epochs=1", "sts"], ValueError, "'sts' sets nothing; write key=value"),
+        (["softmax_temp=0"], ValueError, "softmax_temp must be a number above 0, got 0"),
+    ]:
+        with pytest.raises(error, match=message):
+            read_settings(words, sections())
 
 
 # -- Types and classes -------------------------------------------------------------------------------------------------
@@ -194,12 +186,9 @@ def test_a_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
         ("optimizer_class", "SGD", "import path"),
     ],
 )
-def test_a_value_of_the_wrong_type_names_key_value_and_type(key: str, value: object, expected: str) -> None:
+def test_values_are_checked_against_the_signature(key: str, value: object, expected: str) -> None:
     with pytest.raises(ValueError, match=rf'fit: .*"{key}".*{expected}.* {value}'):
         arguments_of(fit, {key: value}, "fit", OF_FIT)
-
-
-def test_values_take_the_type_of_the_signature() -> None:
     made = arguments_of(fit, {"epochs": "2", "optimizer_class": "torch.optim.SGD"}, "fit", OF_FIT)
     assert made == {"epochs": 2.0, "optimizer_class": torch.optim.SGD}
 
@@ -220,7 +209,7 @@ def test_unknown_classes_and_settings_of_classes_name_the_nearest(tiny: Callable
         make_loss(model, {"name": "SoftmaxLoss"}, "loss")
 
 
-def test_losses_take_functions_losses_and_models(tiny: Callable[..., SentenceTransformer], folder: str) -> None:
+def test_losses_accept_functions_losses_and_models(tiny: Callable[..., SentenceTransformer], folder: str) -> None:
     model = tiny()
     nested = {"name": "MatryoshkaLoss", "loss": {"name": "CoSENTLoss", "scale": 3}, "matryoshka_dims": [32, 8]}
     loss = make_loss(model, nested, "loss")
@@ -265,16 +254,7 @@ def test_tables_of_every_kind_give_the_same_examples(kind: str, tmp_path: Path) 
     assert (held_out, loading) == ([], {"batch_size": 2})
 
 
-def test_held_out_examples_are_not_trained_on(pairs: str) -> None:
-    given = {"path": pairs, "texts": ["one", "two"], "evaluation_sample_size": 3}
-    examples, held_out, _ = read_data(given, "data")
-    assert len(held_out) == 3
-    assert len({row.texts[0] for row in [*examples, *held_out]}) == 8
-    with pytest.raises(ValueError, match="evaluation_sample_size=8 does not split 8 examples"):
-        read_data({**given, "evaluation_sample_size": 8}, "data")
-
-
-def test_readers_take_their_own_settings_and_a_file(tmp_path: Path) -> None:
+def test_readers_have_their_own_settings_and_a_file(tmp_path: Path) -> None:
     (tmp_path / "s.tsv").write_text("a\tb\t10\nc\td\t0\n")
     given = {"reader": "STSDataReader", "path": str(tmp_path / "s.tsv"), "max_score": 10}
     assert [row.label for row in read_data(given, "data")[0]] == [1.0, 0.0]
@@ -285,6 +265,11 @@ def test_readers_take_their_own_settings_and_a_file(tmp_path: Path) -> None:
         ["a", "c"],
         ["b", "d"],
     ]
+    given = {"reader": "STSDataReader", "path": str(tmp_path / "s.tsv"), "max_score": 10, "evaluation_sample_size": 1}
+    examples, held_out, _ = read_data(given, "data")
+    assert {row.texts[0] for row in [*examples, *held_out]} == {"a", "c"}
+    with pytest.raises(ValueError, match="evaluation_sample_size=2 does not split 2 examples"):
+        read_data({**given, "evaluation_sample_size": 2}, "data")
     with pytest.raises(ValueError, match="PairedFilesReader a list of files"):
         read_data({"reader": "PairedFilesReader", "path": both[0]}, "data")
     with pytest.raises(ValueError, match="max_scor"):
@@ -341,16 +326,9 @@ def test_training_by_a_file_equals_training_by_hand(
         assert torch.equal(one, other), name
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True))
     assert pd.read_csv(tmp_path / "out" / "history.csv")["step"].tolist() == [1, 2]
-    again = json.loads((tmp_path / "out" / "settings.json").read_text())
-    assert again["fit"]["seed"] == 3
-
-
-def test_the_settings_that_a_run_wrote_repeat_it(tmp_path: Path, folder: str, pairs: str) -> None:
-    first = train([config(tmp_path, folder, pairs), f"output={tmp_path / 'one'}"])
-    second = train([str(tmp_path / "one" / "settings.json"), f"output={tmp_path / 'two'}"])
-    assert first is not None
-    assert second is not None
-    assert first["loss"].tolist() == second["loss"].tolist()
+    again = train([str(tmp_path / "out" / "settings.json"), f"output={tmp_path / 'two'}"])
+    assert again is not None
+    assert again["loss"].tolist() == history["loss"].tolist()
 
 
 def test_two_objectives_train_in_turn(tmp_path: Path, folder: str, pairs: str) -> None:
@@ -365,7 +343,7 @@ def test_two_objectives_train_in_turn(tmp_path: Path, folder: str, pairs: str) -
     assert history["objective"].tolist() == ["0:CoSENTLoss", "1:MultipleNegativesRankingLoss"]
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(
+def test_an_interrupted_run_resumes_to_the_same_weights(
     tmp_path: Path, folder: str, pairs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = config(tmp_path, folder, pairs)
@@ -383,24 +361,14 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
         assert main(words) == 130
     assert "stopped after 2 steps; the same command with resume=true resumes from" in capsys.readouterr().err
     assert not (tmp_path / "parts" / "modules.json").exists()
+    calls = iter([1])
+    with monkeypatch.context() as patch:  # without checkpoints the model as it is stays
+        patch.setattr(losses.CosineSimilarityLoss, "compute", press_ctrl_c)
+        assert main(["train", settings, f"output={tmp_path / 'left'}"]) == 130
+    assert SentenceTransformer(tmp_path / "left").encode("the cat").shape == (32,)
     assert main(words) == 0
     whole, parts = (SentenceTransformer(tmp_path / name) for name in ("whole", "parts"))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
-
-
-def test_an_interrupted_run_without_checkpoints_leaves_its_model(
-    tmp_path: Path, folder: str, pairs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    compute = losses.CosineSimilarityLoss.compute
-
-    def press_ctrl_c(*arguments: object) -> torch.Tensor:
-        signal.raise_signal(signal.SIGINT)
-        return compute(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(losses.CosineSimilarityLoss, "compute", press_ctrl_c)
-    assert main(["train", config(tmp_path, folder, pairs), f"output={tmp_path / 'out'}"]) == 130
-    assert "has the model as it is" in capsys.readouterr().err
-    assert SentenceTransformer(tmp_path / "out").encode("the cat").shape == (32,)
 
 
 def test_errors_reach_the_shell_as_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -408,6 +376,8 @@ def test_errors_reach_the_shell_as_one_line(capsys: pytest.CaptureFixture[str], 
     assert capsys.readouterr().err == "sbertlab train: unknown key 'epoch'. Did you mean 'epochs'?\n"
     assert main(["train", "sts"]) == 1
     assert "output is missing" in capsys.readouterr().err
+    assert main(["train", "sts", "epochs=5", "--print_config"]) == 0
+    assert json.loads(capsys.readouterr().out)["fit"]["epochs"] == 5
 
 
 def test_help_lists_keys_with_their_docs_and_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -418,11 +388,6 @@ def test_help_lists_keys_with_their_docs_and_the_recipes(capsys: pytest.CaptureF
     assert all(name in text for name in [*recipes(), *LOSSES, *EVALUATORS, *sections()["fit"], *sections()["model"]])
     assert main(["train", "--help", "MSELoss"]) == 0
     assert "Embeddings must equal the teacher's" in capsys.readouterr().out
-
-
-def test_print_config_shows_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "sts", "epochs=5", "--print_config"]) == 0
-    assert json.loads(capsys.readouterr().out)["fit"]["epochs"] == 5
 
 
 def test_evaluate_prints_and_writes_what_the_evaluator_returns(
@@ -443,12 +408,11 @@ def test_evaluate_prints_and_writes_what_the_evaluator_returns(
     assert json.loads((tmp_path / "m.json").read_text()) == printed
 
 
-def test_evaluate_takes_the_evaluator_of_a_recipe(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_uses_a_recipe_and_nemos_held_out_rows(
+    tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", folder, "retrieval", "rows=retrieval", "truncate_dim=8"]) == 0
     assert 0 < json.loads(capsys.readouterr().out)["max_map@100"] <= 1
-
-
-def test_evaluate_measures_nemos_held_out_rows(tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     table = triplets(load_helpdesk("train")).head(12)
     write_nemo([InputExample(texts=list(row[:3])) for row in table.to_numpy().tolist()], tmp_path / "n.json")
     words = ["nemo", f"data_prefix={tmp_path / 'n.json'}", "evaluation_sample_size=4"]
@@ -509,9 +473,7 @@ def test_embed_writes_what_encode_returns(
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_embed_says_what_is_wrong_with_its_files(
-    tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_files_of_embed_are_refused(tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     examples_to_frame([InputExample(texts=["a"])], ["question"]).to_csv(tmp_path / "a.csv", index=False)
     for source, target, message in [
         ("a.csv", "o.npy", "column 'text' is missing; the columns are 'guid', 'question', 'label'"),
@@ -521,12 +483,6 @@ def test_embed_says_what_is_wrong_with_its_files(
         assert main(["embed", folder, str(tmp_path / source), str(tmp_path / target)]) == 1
         assert message in capsys.readouterr().err
     assert not (tmp_path / "o.npy").exists()
-
-
-def test_convert_keeps_the_embeddings(tmp_path: Path, folder: str) -> None:
-    assert main(["convert", folder, str(tmp_path / "out")]) == 0
-    text = "the cat sits"
-    assert np.array_equal(SentenceTransformer(tmp_path / "out").encode(text), SentenceTransformer(folder).encode(text))
 
 
 def test_convert_reads_a_folder_of_transformers(tmp_path: Path, tiny: Callable[..., SentenceTransformer]) -> None:
