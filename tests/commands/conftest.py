@@ -1,0 +1,38 @@
+"""A small model, a table of pairs and a file of settings that tests of the commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sbertlab import SentenceTransformer
+
+
+@pytest.fixture
+def folder(tiny: Callable[..., SentenceTransformer], tmp_path: Path) -> str:
+    tiny().save(tmp_path / "tiny")
+    return str(tmp_path / "tiny")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> str:
+    """A table of eight pairs with a score."""
+    rows = [(f"the cat sits {n}", f"a dog runs {n}", n / 8) for n in range(8)]
+    path = tmp_path / "pairs.csv"
+    pd.DataFrame(rows, columns=["one", "two", "score"]).to_csv(path, index=False)
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path: Path, folder: str, pairs: str) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"model: {folder}\n"
+        f"data: {{reader: table, path: {pairs}, texts: [one, two], label: score, batch_size: 4}}\n"
+        "loss: CosineSimilarityLoss\n"
+        "fit: {epochs: 1, warmup_steps: 1, optimizer_params: {lr: 2e-5}, show_progress_bar: false}\n"
+    )
+    return str(path)
