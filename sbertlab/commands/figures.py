@@ -57,13 +57,8 @@ Picture = Callable[..., Any]
 def draw_benchmark(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None = None) -> list[Path]:
     """Write benchmark.md, the pictures and the block of the README that follow from the tables in the folder.
 
-    Args:
-        folder: with benchmark.csv, comparisons.csv and environment.json.
-        readme: a file with the lines `<!-- benchmark -->` and `<!-- /benchmark -->`, between which the ranking goes;
-            None means README.md beside the folder, if there is one with such lines.
-
-    Returns:
-        The files written.
+    The ranking goes between the lines `<!-- benchmark -->` and `<!-- /benchmark -->` of `readme`; None means README.md
+    beside the folder, if it has such lines. Returns the files written.
 
     Raises:
         FileNotFoundError: there is no benchmark.csv.
@@ -99,13 +94,8 @@ def draw_benchmark(folder: str | os.PathLike[str], readme: str | os.PathLike[str
 def write_card(models: Sequence[str], output: str | os.PathLike[str] = "figures", seed: int = 0) -> list[Path]:
     """Measure models and write robustness.csv, associations.csv, robustness.md and the figure.
 
-    Args:
-        models: encoders of the benchmark, or models as `SentenceTransformer` takes them.
-        output: folder of the files; created if missing.
-        seed: of typos, names and resamples.
-
-    Returns:
-        The files written.
+    `models` are encoders of the benchmark, or models as `SentenceTransformer` takes them; `seed` is that of typos,
+    names and resamples. Returns the files written.
 
     Raises:
         ValueError: no model, or one twice.
@@ -140,87 +130,52 @@ def draw_card(folder: str | os.PathLike[str]) -> list[Path]:
     return [page, *_save(place, {"robustness": partial(plots.robustness_figure, tables, gaps)})]
 
 
-def draw_gallery(output: str | os.PathLike[str] = "figures", rows: int = 300, texts: int = 576) -> list[Path]:
-    """Train the small model for a few steps on the packaged corpus, and draw the pictures of the README.
-
-    Args:
-        output: folder of the pictures; created if missing.
-        rows: triplets to train on.
-        texts: test questions on the maps.
-
-    Returns:
-        The files written.
+def draw_gallery(output: str | os.PathLike[str] = "figures") -> list[Path]:
+    """Train the small model for ten steps on the packaged corpus, draw the pictures of the README, return their paths.
 
     Raises:
         FileNotFoundError: the packaged model is not there and cannot be fetched.
     """
+    from sbertlab import plots
+
     folder, model = Path(output), SentenceTransformer(MODEL)
     folder.mkdir(parents=True, exist_ok=True)
-    test = helpdesk.load_helpdesk("test")
-    shown = test.head(texts).reset_index(drop=True)
-    pictures = {"gallery_explanation": _explanation(model), "gallery_losses": _losses()}
-    snapshots = _train(model, shown["text"].tolist(), rows)
-    frames = maps.film(snapshots)
-    pictures["gallery_film"] = _film(snapshots, frames, shown["topic"])
-    pictures["gallery_changed"] = _changed(snapshots, frames)
-    pictures["gallery_threshold"] = _threshold(model, test)
-    return _save(folder, pictures)
-
-
-def _explanation(model: SentenceTransformer) -> Picture:
-    from sbertlab.plots import explanation_figure
-
     reason = explain(model, "My parcel has not arrived yet.", "Where is the package I ordered?")
-    return partial(explanation_figure, reason, title="Why are these two similar? Cosine as a sum over token pairs")
-
-
-def _losses() -> Picture:
-    from sbertlab.plots import push_figure
+    title = "Why are these two similar? Cosine as a sum over token pairs"
+    pictures: dict[str, Picture] = {"explanation": partial(plots.explanation_figure, reason, title=title)}
 
     scenes = {name.removesuffix("Loss"): scene(name) for name in LOSSES}
-    ways = {name: descend(found.make(), found.points) for name, found in scenes.items()}
-    return partial(push_figure, ways, title="Where each loss pushes the embeddings")
+    paths = {name: descend(found.make(), found.points) for name, found in scenes.items()}
+    pictures["losses"] = partial(plots.push_figure, paths, title="Where each loss pushes the embeddings")
 
-
-def _film(snapshots: Mapping[str, np.ndarray], frames: Mapping[str, np.ndarray], topics: pd.Series) -> Picture:
-    from sbertlab.plots import map_comparison
-
-    names = list(frames)
-    shown = [names[place * (len(names) - 1) // 3] for place in range(4)]
+    test = helpdesk.load_helpdesk("test")
+    snapshots = _train(model, test["text"].tolist())
+    frames, names = maps.film(snapshots), list(snapshots)
     captions = {
         name: f"trustworthiness {row.trustworthiness:.2f} · recall {row.neighbor_recall:.2f} · drift {row.drift:.2f}"
         for name, row in maps.film_quality(snapshots, frames).iterrows()
     }
-    return partial(
-        map_comparison,
-        {name: frames[name] for name in shown},
-        topics.where(topics.isin(sorted(topics.unique())[:4])),
-        {name: captions[name].removesuffix(" · drift nan") for name in shown},
-        title="Unseen questions while a model is trained",
-        size=3.2,
-    )
+    topics = test["topic"].where(test["topic"].isin(sorted(test["topic"].unique())[:4]))
+    shown = {name: frames[name] for name in (names[place * (len(names) - 1) // 3] for place in range(4))}
+    said = {name: captions[name].removesuffix(" · drift nan") for name in shown}
+    title = "Unseen questions while a model is trained"
+    pictures["film"] = partial(plots.map_comparison, shown, topics, said, title=title, size=3.2)
 
-
-def _changed(snapshots: Mapping[str, np.ndarray], frames: Mapping[str, np.ndarray]) -> Picture:
-    from sbertlab.plots import embedding_map
-
-    (_, before), *_, (last, after) = snapshots.items()
+    before, after, xy = snapshots[names[0]], snapshots[names[-1]], frames[names[-1]]
     new = pd.Series(1 - maps.neighbors_kept(before, after, n_neighbors=60), name="new neighbours")
-    quality = maps.map_quality(after, frames[last])
-    return partial(embedding_map, frames[last], new, quality=quality, title="Share of new neighbours after training")
-
-
-def _threshold(model: SentenceTransformer, test: pd.DataFrame) -> Picture:
-    from sbertlab.plots import threshold_figure
+    quality, title = maps.map_quality(after, xy), "Share of new neighbours after training"
+    pictures["changed"] = partial(plots.embedding_map, xy, new, quality=quality, title=title)
 
     pairs = helpdesk.duplicate_pairs(test)
     first, second = (model.encode(pairs[side]) for side in ("sentence1", "sentence2"))
     given = pairs["label"].to_numpy(), pairwise_cos_sim(first, second).numpy()
     curve, chosen = threshold_curve(*given), choose_threshold(*given)
-    return partial(threshold_figure, curve, *given, chosen, title="Choosing a threshold for duplicates")
+    title = "Choosing a threshold for duplicates"
+    pictures["threshold"] = partial(plots.threshold_figure, curve, *given, chosen, title=title)
+    return _save(folder, {f"gallery_{name}": picture for name, picture in pictures.items()})
 
 
-def _train(model: SentenceTransformer, texts: list[str], rows: int) -> dict[str, np.ndarray]:
+def _train(model: SentenceTransformer, texts: list[str]) -> dict[str, np.ndarray]:
     """Train the model; return the embeddings `(texts, dim)` before and at every second step."""
     snapshots = {"step 0": model.encode(texts)}
 
@@ -228,7 +183,7 @@ def _train(model: SentenceTransformer, texts: list[str], rows: int) -> dict[str,
         if event.kind == "step" and event.step % 2 == 0:
             snapshots[f"step {event.step}"] = event.model.encode(texts)
 
-    table = helpdesk.triplets(helpdesk.load_helpdesk("train"), 0).head(rows)
+    table = helpdesk.triplets(helpdesk.load_helpdesk("train"), 0).head(300)
     examples: Any = [InputExample(texts=row) for row in table[["anchor", "positive", "negative"]].to_numpy().tolist()]
     objective = (DataLoader(examples, batch_size=30), MultipleNegativesRankingLoss(model, hard_negatives="own"))
     rate = {"lr": 3e-4}
@@ -247,6 +202,10 @@ def _plots() -> Any:
 
 
 def _save(folder: Path, pictures: Mapping[str, Picture]) -> list[Path]:
-    from sbertlab.plots.style import save_both
-
-    return [path for name, picture in pictures.items() for path in save_both(folder / name, picture)]
+    """Write each picture for light pages (`name.png`) and for dark ones (`name_dark.png`)."""
+    paths = []
+    for name, picture in pictures.items():
+        for theme, ending in (("light", ""), ("dark", "_dark")):
+            paths.append(folder / f"{name}{ending}.png")
+            picture(theme=theme).savefig(paths[-1], dpi=160)
+    return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,11 +61,7 @@ def threshold_figure(
 ) -> Figure:
     """Precision, recall and F1 against the threshold, with bands, above the scores of similar and dissimilar pairs.
 
-    Args:
-        curve: what `thresholds.threshold_curve` returned.
-        labels: 0 or 1 for each pair.
-        scores: similarity of each pair.
-        chosen: a threshold to mark, with its interval.
+    `curve` is what `threshold_curve` returned for labels (0 or 1) and scores; `chosen` is marked with its interval.
 
     Raises:
         ValueError: `curve` is missing columns, or labels and scores have different lengths.
@@ -100,18 +97,16 @@ def robustness_figure(
     gaps: Mapping[str, pd.DataFrame] | None = None,
     *,
     title: str = "What moves a sentence, and what should",
-    note: str = "",
     theme: str = "light",
 ) -> Figure:
     """How far each kind of change moves a sentence, and gaps between groups of people; one dot per model.
 
     The shaded side of a paraphrase is the wrong one: beyond it for what should stay near, before it for what should
-    move away. Lines are 95 % intervals over sentences. Groups are sorted by the first model's gap.
+    move away. Groups are sorted by the first model's gap.
 
     Args:
         tables: what `robustness` returned, by model; at most eight.
         gaps: what `associations` returned, by model; None leaves the panel out.
-        note: added to the line below the figure.
 
     Raises:
         ValueError: no table, too many, one without rows or needed columns, or gaps of a model without a table.
@@ -119,42 +114,38 @@ def robustness_figure(
     gaps = gaps or {}
     if unknown := [name for name in gaps if name not in tables]:
         raise ValueError(f"gaps has the models {unknown}, which tables has not; it has {list(tables)}")
-    moved = {}
+    moved, differ = {}, {}
     for name, table in tables.items():
-        needed = [f"{column}{end}" for column in ("shift", "nearer") for end in ("", "_low", "_high")]
-        check_columns(f"the table of {name}", table, ["kind", "expectation", *needed])
-        kinds = table[~table["kind"].isin(["paraphrase", "unrelated"])]  # these two are the scale
-        percent = {f"nearer{end}": 100 * kinds[f"nearer{end}"] for end in ("", "_low", "_high")}
-        moved[name] = kinds.assign(**percent).set_index("kind")
-    differ = {}
+        columns = [f"{column}{end}" for column in ("shift", "nearer") for end in ("", "_low", "_high")]
+        check_columns(f"the table of {name}", table, ["kind", "expectation", *columns])
+        kinds = table[~table["kind"].isin(["paraphrase", "unrelated"])].set_index("kind")  # these two are the scale
+        moved[name] = kinds.assign(**100 * kinds[columns[3:]])
     for name, table in gaps.items():
         check_columns(f"the gaps of {name}", table, ["kind", "group", "gap", "low", "high"])
-        ends = {column: 100 * table[old] for column, old in (("gap", "gap"), ("gap_low", "low"), ("gap_high", "high"))}
-        differ[name] = table.assign(**ends).sort_values("gap", ascending=False, kind="stable").set_index("group")
+        rows = table.sort_values("gap", ascending=False, kind="stable").set_index("group")
+        differ[name] = rows.assign(gap=100 * rows["gap"], gap_low=100 * rows["low"], gap_high=100 * rows["high"])
     with style(theme) as colors:
         if not 0 < len(tables) <= len(colors.palette):
             raise ValueError(f"tables must hold one to {len(colors.palette)} models, got {len(tables)}")
-        shades = dict(zip(tables, colors.palette, strict=False))
-        first = moved[next(iter(tables))]
-        height = 0.9 + max(
-            0.3 * (len(first) + 2) * max(1, len(tables) / 4), 0.21 * sum(map(len, [*differ.values()][:1]))
-        )
+        count, groups = len(moved[next(iter(tables))]) + 2, len(next(iter(differ.values()), []))
+        height = 1.1 + max(0.3 * count * max(1, len(tables) / 4), 0.21 * groups)
         ratios = [3, 1.1, 2.4] if gaps else [3, 1.1]
         footer = "Dots: means over sentences; lines: 95 % intervals. Shaded: the wrong side of a paraphrase."
-        size = (1.3 + 1.5 * sum(ratios), height + 0.2)
-        figure, grid = canvas(*size, title, f"{footer} {note}".strip(), columns=len(ratios), width_ratios=ratios)
+        width = 1.3 + 1.5 * sum(ratios)
+        figure, grid = canvas(width, height, title, footer, columns=len(ratios), width_ratios=ratios)
+        shades = dict(zip(tables, colors.palette, strict=False))
         axes, share = grid[0, :2]
         blocks = _draw_rows(axes, moved, "expectation", EXPECTATIONS, "shift", shades, colors)
         _draw_rows(share, moved, "expectation", EXPECTATIONS, "nearer", shades, colors)
         low, high = axes.dataLim.intervalx
-        margin = 0.04 * (high - low)
-        axes.set(
-            title="Distance: 0 a paraphrase, 1 an unrelated text",
-            xlim=(min(low - margin, -0.15), max(high + margin, 1.02)),
-        )
+        axes.set_xlim(min(low - 0.04, -0.15), max(high + 0.04, 1.02))
+        axes.set_title("Distance: 0 a paraphrase, 1 an unrelated text")
         share.set(title="closer than a\nparaphrase, %", xlim=(-6, 106), xticks=(0, 50, 100), yticks=[])
-        _shade(axes, blocks, 0, colors)
-        _shade(share, blocks[::-1], 50, colors)
+        for panel, border, areas in ((axes, 0, blocks), (share, 50, blocks[::-1])):
+            limits = panel.get_xlim()
+            for area, start, end in zip(areas, (border, limits[0]), (limits[1], border), strict=True):
+                panel.fill_betweenx(area, start, end, color=colors.faint(colors.bad, 0.1), linewidth=0, zorder=-1)
+            panel.set_xlim(*limits)
         axes.vlines([0, 1], *axes.get_ylim(), color=colors.soft, linewidth=0.9, zorder=0)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.04), ncols=4, borderaxespad=0)
         if gaps:
@@ -173,37 +164,30 @@ def _draw_rows(
     shades: Mapping[str, str],
     colors: Theme,
 ) -> list[tuple[float, float]]:
-    """One row per index of the first table, in blocks with a heading each; returns top and bottom of the blocks."""
-    first = next(iter(tables.values()))
-    names: list[tuple[str, bool]] = []  # of each row: its name, and whether it is a heading
+    """One row per index of the first table, in blocks below a heading; returns top and bottom of each block."""
+    names: list[str] = []
+    places: dict[Any, int] = {}
     blocks = []
+    first = next(iter(tables.values()))
     for value, heading in headings.items():
-        rows = [(str(name), False) for name in first.index[first[by] == value]]
-        names += [(heading, True), *rows]
-        blocks.append((len(names) - len(rows) - 0.5, len(names) - 0.5))
+        names.append(heading)
+        blocks.append((len(names) - 0.5, len(names) - 0.5 + (first[by] == value).sum()))
+        for name in first.index[first[by] == value]:
+            places[name] = len(names)
+            names.append(drawable(name))
     lifts = np.linspace(-0.5, 0.5, len(shades)) * min(0.6, 0.25 * (len(shades) - 1)) if len(shades) > 1 else [0.0]
-    places = {name: row for row, (name, is_heading) in enumerate(names) if not is_heading}
     for (model, shade), lift in zip(shades.items(), lifts, strict=True):
-        for name, row in tables[model].iterrows() if model in tables else ():
-            if str(name) in places and np.isfinite(row[column]):
-                height = places[str(name)] + lift
-                ends = row[f"{column}_low"], row[f"{column}_high"]
-                axes.plot(ends, (height, height), color=shade, alpha=0.55, solid_capstyle="butt")
-                axes.plot(row[column], height, "o", color=shade, markersize=4.2)
-        axes.plot([], [], color=shade, linewidth=3, label=drawable(model, 48))
+        if model in tables:
+            rows, heights = tables[model].reindex(list(places)), np.array([*places.values()]) + lift
+            axes.hlines(heights, rows[f"{column}_low"], rows[f"{column}_high"], color=shade, alpha=0.55)
+            axes.plot(rows[column], heights, "o", color=shade, markersize=4.2, label=drawable(model, 48))
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.hlines([*places.values()], 0, 1, transform=axes.get_yaxis_transform(), color=colors.line, linewidth=0.6)
+    across = axes.get_yaxis_transform()
+    axes.hlines([*places.values()], 0, 1, transform=across, color=colors.line, linewidth=0.6, zorder=0)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_yticks(range(len(names)), [drawable(name) for name, _ in names])
-    for label, (_, is_heading) in zip(axes.get_yticklabels(), names, strict=True):
-        label.set(color=colors.soft if is_heading else colors.ink, style="italic" if is_heading else "normal")
+    axes.set_yticks(range(len(names)), names)
+    for row, label in enumerate(axes.get_yticklabels()):
+        is_name = row in places.values()
+        label.set(color=colors.ink if is_name else colors.soft, style="normal" if is_name else "italic")
     return blocks
-
-
-def _shade(axes: Axes, blocks: list[tuple[float, float]], border: float, colors: Theme) -> None:
-    """Tint where dots should not lie: right of the border in the first block, left of it in the second."""
-    low, high = axes.get_xlim()
-    for (top, bottom), start, end in zip(blocks, (border, low), (high, border), strict=True):
-        axes.fill_betweenx([top, bottom], start, end, color=colors.faint(colors.bad, 0.1), linewidth=0, zorder=-1)
-    axes.set_xlim(low, high)

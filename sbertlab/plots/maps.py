@@ -28,17 +28,8 @@ def embedding_map(
 ) -> Figure:
     """Points on a plane, coloured and named by their labels, with the quality of the map printed below.
 
-    Each name is written near the densest place of its group. The 24 largest groups are coloured and named, the others
-    are grey. Numbers as labels (more than 24 different ones) give a colour scale.
-
-    Args:
-        xy: coordinates, `(n, 2)`.
-        labels: names or numbers, one per point; None leaves a point grey.
-        texts: one per point. Up to 30 points carry their texts; above that each group shows its most central one.
-        quality: what to print about the map's faithfulness, such as a `maps.MapQuality`.
-
-    Raises:
-        ValueError: `xy` is not `(n, 2)` or not finite, or labels or texts have another length.
+    Each name is written near the densest place of its group. The 24 largest groups are coloured and named; over 24
+    different numbers give a colour scale. Arguments and errors are those of `map_comparison`, for one map.
     """
     qualities = None if quality is None else {"": quality}
     return map_comparison({"": xy}, labels, qualities, texts=texts, title=title, theme=theme, size=7.2)
@@ -56,8 +47,15 @@ def map_comparison(
 ) -> Figure:
     """Maps of the same points side by side, such as before and after training; a label has one colour in all of them.
 
-    Arguments and errors are those of `embedding_map`, with `maps` and `qualities` by name; `size` is the width of a map
-    in inches.
+    Args:
+        maps: coordinates `(n, 2)` of each map, by its name.
+        labels: names or numbers, one per point; None leaves a point grey.
+        qualities: what to print about the faithfulness of each map, by its name, such as a `MapQuality`.
+        texts: one per point. Up to 30 points carry their texts; above that each group shows its most central one.
+        size: width of a map in inches.
+
+    Raises:
+        ValueError: no map, `xy` is not `(n, 2)` or not finite, or labels, texts or qualities do not fit the maps.
     """
     if not maps:
         raise ValueError("maps must hold at least one map, got none")
@@ -125,15 +123,9 @@ def place_labels(
 ) -> np.ndarray:
     """Centres of label boxes near their anchors that do not overlap each other and cover few points, in pixels.
 
-    The labels are placed one by one, the widest first; each takes the cheapest of 145 places around its anchor. Overlap
-    with a placed label costs most, then covered points, then distance.
-
-    Args:
-        anchors: what each label names, `(labels, 2)`.
-        sizes: width and height of each box, `(labels, 2)`.
-        points: what boxes should not cover, `(n, 2)`.
-        bounds: left, bottom, right, top of the area.
-        clearance: between a box and a point.
+    Anchors are `(labels, 2)`, sizes the width and height of each box, `points` what boxes should not cover, and bounds
+    left, bottom, right and top of the area. The widest label is placed first; each takes the cheapest of 145 places
+    around its anchor. Overlap with a placed label costs most, then covered points, then distance.
 
     >>> place_labels(np.array([[50, 50]]), np.array([[20, 10]]), np.array([[50, 50]]), (0, 0, 100, 100)).tolist()
     [[50.0, 59.0]]
@@ -174,15 +166,9 @@ def write_labels(
 ) -> None:
     """Write names where `place_labels` puts them; a thin line leads from a distant name to its anchor.
 
-    Args:
-        axes: finished but for the names; the layout of its figure is fixed here.
-        anchors: what is named, `(names, 2)`, in the coordinates of the axes, like `covered`.
-        names: one per anchor.
-        shades: colour of each name.
-        covered: what the names should not cover, `(n, 2)`.
-        radius: of the marks that are named, in points.
-        examples: a second, smaller line below each name.
-        look: other properties of the names.
+    The axes must be finished otherwise, because this fixes the layout of their figure. `anchors` and `covered` (what
+    the names should not cover) are in data coordinates. `radius` is that of the named marks, in points; `examples` are
+    smaller second lines, and `look` holds other properties of the names.
     """
     if not names:
         return

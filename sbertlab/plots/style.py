@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -180,19 +179,6 @@ def canvas(
     soft = plt.rcParams["axes.labelcolor"]
     figure.text(0.1 / width, 0.1 / height, footer, va="bottom", fontsize=7.5, color=soft)
     return figure, panels
-
-
-def save_both(path: Path, figure: Callable[..., Figure]) -> list[Path]:
-    """Write a picture for light pages (`path.png`) and for dark ones (`path_dark.png`), and return both paths.
-
-    Args:
-        path: without an ending.
-        figure: makes the figure when called with `theme="light"` or `theme="dark"`.
-    """
-    paths = [path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}_dark.png")]
-    for target, theme in zip(paths, THEMES, strict=True):
-        figure(theme=theme).savefig(target, dpi=160)
-    return paths
 
 
 def color_table(
