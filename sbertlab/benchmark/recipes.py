@@ -67,19 +67,16 @@ class Recipe:
         """Return the training data in words, each with its SHA-256, or with what pins it on the Hub."""
         raise NotImplementedError
 
+    def objective(self, model: SentenceTransformer, seed: int) -> tuple[Any, MultipleNegativesRankingLoss]:
+        """Return the loader of the triplets and the loss."""
+        raise NotImplementedError
+
+    def settings(self, loader: Any, folder: Path) -> dict[str, Any]:
+        """Return the other arguments of `fit`, which may use the folder."""
+        raise NotImplementedError
+
     def check(self) -> None:
         """Raise an error, before anything is trained, if the data are unavailable or unusable."""
-
-    def fine_tune(
-        self, model: SentenceTransformer, candidate: Candidate, seed: int, checkpoints: Path | None = None
-    ) -> pd.DataFrame:
-        """Train the model in place and return `fit`'s history; a killed run resumes from its folder of checkpoints.
-
-        Raises:
-            KeyboardInterrupt: the training was interrupted, so nothing may be measured.
-            ValueError: fewer triplets than a batch.
-        """
-        raise NotImplementedError
 
     def data_sha256(self) -> str:
         """Return one SHA-256 of the training data."""
@@ -91,29 +88,34 @@ class Recipe:
         settings = {name: value for name, value in asdict(self).items() if name not in ("pairs", "dev", "folder")}
         return settings | {"data": list(self.data())}
 
-    def _fit(
-        self,
-        model: SentenceTransformer,
-        objective: tuple[Any, MultipleNegativesRankingLoss],
-        candidate: Candidate,
-        seed: int,
-        checkpoints: Path | None,
-        **settings: Any,
+    def fine_tune(
+        self, model: SentenceTransformer, candidate: Candidate, seed: int, checkpoints: Path | None = None
     ) -> pd.DataFrame:
-        """Call `fit` with the settings that all recipes share; with a folder, save checkpoints there and resume."""
-        if checkpoints is not None:
-            settings |= {"checkpoint_path": checkpoints / "steps", "resume": True, "checkpoint_save_total_limit": 1}
-            settings["checkpoint_save_steps"] = max(CHECKPOINT_STEPS, settings.get("evaluation_steps", 0))
-        history = fit(
-            model,
-            [objective],
-            optimizer_params={"lr": candidate.learning_rates.get(self.name, self.learning_rate)},
-            weight_decay=self.weight_decay,
-            seed=seed,
-            **settings,
-        )
-        if history.attrs["interrupt_requested"]:  # `fit` returns after Ctrl-C
-            raise KeyboardInterrupt
+        """Train the model in place and return `fit`'s history; a killed run resumes from its folder of checkpoints.
+
+        Raises:
+            KeyboardInterrupt: the training was interrupted, so nothing may be measured.
+            ValueError: fewer triplets than a batch.
+        """
+        loader, loss = self.objective(model, seed)
+        with TemporaryDirectory() if checkpoints is None else nullcontext(checkpoints) as folder:
+            settings = self.settings(loader, Path(folder))
+            if checkpoints is not None:
+                steps = max(CHECKPOINT_STEPS, settings.get("evaluation_steps", 0))
+                settings |= {"checkpoint_path": checkpoints / "steps", "resume": True, "checkpoint_save_steps": steps}
+                settings["checkpoint_save_total_limit"] = 1
+            history = fit(
+                model,
+                [(loader, loss)],
+                optimizer_params={"lr": candidate.learning_rates.get(self.name, self.learning_rate)},
+                weight_decay=self.weight_decay,
+                seed=seed,
+                **settings,
+            )
+            if history.attrs["interrupt_requested"]:  # `fit` returns after Ctrl-C
+                raise KeyboardInterrupt
+            if best := settings.get("output_path"):
+                model.load_state_dict(SentenceTransformer(best, device="cpu").state_dict())
         return history
 
 
@@ -134,16 +136,16 @@ class HelpdeskRecipe(Recipe):
         """Return the corpus with its SHA-256."""
         return {f"corpora/{helpdesk.CORPUS.name}": sha256_of(helpdesk.CORPUS)}
 
-    def fine_tune(
-        self, model: SentenceTransformer, candidate: Candidate, seed: int, checkpoints: Path | None = None
-    ) -> pd.DataFrame:
-        """Train the model in place; see `Recipe.fine_tune`."""
+    def objective(self, model: SentenceTransformer, seed: int) -> tuple[Any, MultipleNegativesRankingLoss]:
+        """Each anchor competes with its own hard negative and the positives of the batch."""
         table = helpdesk.triplets(helpdesk.load_helpdesk("train"), seed)[: self.rows]
         examples: Any = [InputExample(texts=texts) for texts in table[TRIPLET].to_numpy().tolist()]
-        loader: DataLoader[InputExample] = DataLoader(examples, batch_size=self.batch_size)
         loss = MultipleNegativesRankingLoss(model, scale=self.scale, hard_negatives="own")
-        warmup_steps = max(1, round(self.warmup * len(loader)))
-        return self._fit(model, (loader, loss), candidate, seed, checkpoints, warmup_steps=warmup_steps)
+        return DataLoader(examples, batch_size=self.batch_size), loss
+
+    def settings(self, loader: Any, folder: Path) -> dict[str, Any]:
+        """Only the warm-up."""
+        return {"warmup_steps": max(1, round(self.warmup * len(loader)))}
 
 
 @dataclass(frozen=True)
@@ -177,21 +179,14 @@ class NLIRecipe(Recipe):
 
     def check(self) -> None:
         """Read the data, and raise an error if a batch of triplets or the evaluator cannot be made of them."""
-        folder = data_folder(self.folder)
-        for part in (self.pairs, self.dev):
-            path, pairs = part.path(folder), part.read(folder)
-            if path is None:
-                continue  # its content is pinned
-            try:
-                if part is self.dev:
-                    _dev_evaluator(pairs)
-                elif (found := len(nli_triplets(pairs)[: self.rows])) < self.batch_size:
-                    raise ValueError(
-                        f"{len(pairs)} pairs give {found} triplets, fewer than a batch of {self.batch_size}; "
-                        "use more pairs or a smaller batch_size"
-                    )
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
+        part = self.pairs
+        try:
+            if (found := len(self.triplets(0))) < self.batch_size:
+                raise ValueError(f"{found} triplets do not fill a batch of {self.batch_size}; more pairs are needed")
+            part = self.dev
+            self.evaluator()
+        except ValueError as error:
+            raise ValueError(f"{part.source(data_folder(self.folder))}: {error}") from error
 
     def triplets(self, seed: int) -> pd.DataFrame:
         """Return the training triplets."""
@@ -199,40 +194,37 @@ class NLIRecipe(Recipe):
 
     def evaluator(self) -> EmbeddingSimilarityEvaluator:
         """Return the evaluator that selects the checkpoint."""
-        return _dev_evaluator(self.dev.read(data_folder(self.folder)))
+        table = self.dev.read(data_folder(self.folder))
+        first, second, scores = (table[name].tolist() for name in ("sentence1", "sentence2", "score"))
+        return EmbeddingSimilarityEvaluator(first, second, scores, name="sts-dev", write_csv=False)
+
+    def objective(self, model: SentenceTransformer, seed: int) -> tuple[Any, MultipleNegativesRankingLoss]:
+        """Each anchor competes with all positives and hard negatives of the batch."""
+        rows = self.triplets(seed).to_numpy().tolist()
+        loader: Any = NoDuplicatesDataLoader([InputExample(texts=texts) for texts in rows], self.batch_size, seed)
+        return loader, MultipleNegativesRankingLoss(model, scale=self.scale)
+
+    def settings(self, loader: Any, folder: Path) -> dict[str, Any]:
+        """Warm-up, and the evaluations that select the best checkpoint."""
+        return {
+            "evaluator": self.evaluator(),
+            "evaluation_steps": max(1, len(loader) // self.evaluations),
+            "warmup_steps": math.ceil(self.warmup * len(loader)),
+            "output_path": folder / "best",
+            "save_best_model": True,
+            "mask_known_positives": False,  # as in the script; batches without repeated texts need it least
+        }
 
     def fine_tune(
         self, model: SentenceTransformer, candidate: Candidate, seed: int, checkpoints: Path | None = None
     ) -> pd.DataFrame:
-        """Train the model in place and give it the weights of the best checkpoint; see `Recipe.fine_tune`."""
-        rows = self.triplets(seed).to_numpy().tolist()
-        loader: Any = NoDuplicatesDataLoader([InputExample(texts=texts) for texts in rows], self.batch_size, seed)
+        """Train the model in place, on truncated texts, and give it the weights of the best checkpoint."""
         length = model.max_seq_length
         model.max_seq_length = self.max_seq_length if length is None else min(length, self.max_seq_length)
-        with TemporaryDirectory() if checkpoints is None else nullcontext(checkpoints) as folder:
-            best = Path(folder) / "best"
-            history = self._fit(
-                model,
-                (loader, MultipleNegativesRankingLoss(model, scale=self.scale)),
-                candidate,
-                seed,
-                checkpoints,
-                evaluator=self.evaluator(),
-                evaluation_steps=max(1, len(loader) // self.evaluations),
-                warmup_steps=math.ceil(self.warmup * len(loader)),
-                output_path=best,
-                save_best_model=True,
-                mask_known_positives=False,  # as in the script; batches without repeated texts need it least
-            )
-            model.load_state_dict(SentenceTransformer(best, device="cpu").state_dict())
+        history = super().fine_tune(model, candidate, seed, checkpoints)
         if self.keeps_length:
             model.max_seq_length = length
         return history
-
-
-def _dev_evaluator(table: pd.DataFrame) -> EmbeddingSimilarityEvaluator:
-    first, second, scores = (table[name].tolist() for name in ("sentence1", "sentence2", "score"))
-    return EmbeddingSimilarityEvaluator(first, second, scores, name="sts-dev", write_csv=False)
 
 
 OFFLINE = HelpdeskRecipe()
