@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = getattr(import_module(module), function)(**given)
         if isinstance(written, list | str | Path):
             print(*(written if isinstance(written, list) else [written]), sep="\n")
+        if getattr(written, "attrs", {}).get("interrupted"):  # the history of a training run
+            raise KeyboardInterrupt
     except (OSError, ValueError, ImportError, FloatingPointError, ProcessLostError) as error:
         print(f"sbertlab {command}: {error}", file=sys.stderr)
         return 1
@@ -44,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
 
     # No sign begins an option here, so that every word reaches the command: key=value, --key value and --help alike.
     words = {"prefix_chars": "\0", "add_help": False}
-    add("train", "commands.train", "run_train", "train by a file or recipe", **words).add_argument("words", nargs="*")
-    add("evaluate", "commands.train", "run_evaluate", "measure a model", **words).add_argument("words", nargs="*")
+    add("train", "commands.train", "train", "train by a file or recipe", **words).add_argument("words", nargs="*")
+    add("evaluate", "commands.train", "evaluate", "measure a model", **words).add_argument("words", nargs="*")
     embed = add("embed", "commands.embed", "embed_file", "write the embeddings of a file of texts")
     embed.add_argument("model", help="a folder or a name")
     embed.add_argument("source", metavar="input", help=".txt (one text per line), .csv, .tsv or .jsonl; also gzipped")

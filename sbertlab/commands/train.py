@@ -44,8 +44,11 @@ def sections() -> dict[str, list[str]]:
 def train(words: Sequence[str]) -> pd.DataFrame | None:
     """Train as the settings say; write the model, `history.csv` and `settings.json` to the output folder.
 
-    The word `--print_config` prints the settings instead.
+    The word `--print_config` prints the settings instead, `--help` what can be set.
     """
+    if not words or {"-h", "--help"} & set(words):
+        print(help_text(words))
+        return None
     settings = read_settings([word for word in words if word != "--print_config"], sections())
     if "--print_config" in words:
         print(json.dumps(settings, indent=2))
@@ -94,13 +97,18 @@ def _finish(history: pd.DataFrame, model: SentenceTransformer, settings: Any, ar
     print(f"{output}: {len(history)} steps" + (f", score {scores.iloc[-1]:.4f}" if len(scores) else ""))
 
 
-def evaluate(model: str, words: Sequence[str]) -> dict[str, float]:
-    """Print the metrics of a model under the evaluator of a file, a recipe or keys; `output=FILE` writes them as JSON.
+def evaluate(words: Sequence[str]) -> dict[str, float] | None:
+    """Print the metrics of a model (the first word) under the evaluator of a file, a recipe or keys.
 
-    Names without a section are the evaluator's or those of its data: `name=TripletEvaluator path=dev.jsonl`. An
-    evaluator without data uses what the section `data` holds out, or all of it.
+    `output=FILE` writes them as JSON. Names without a section are the evaluator's or those of its data:
+    `name=TripletEvaluator path=dev.jsonl`. An evaluator without data uses what the section `data` holds out, or all.
     """
-    known = sections()
+    if not words or {"-h", "--help"} & set(words):
+        print(
+            f"usage: sbertlab evaluate MODEL FILE.yaml|RECIPE|key=value ... [output=METRICS.json]\n\n{help_text(words)}"
+        )
+        return None
+    known, (model, *words) = sections(), words
     count = int(bool(words) and "=" not in words[0] and not words[0].startswith("-"))
     settings = read_settings(words[:count], known)
     changes = read_settings(words[count:], {name: known[name] for name in ("evaluator", "data")})
@@ -137,22 +145,3 @@ def help_text(words: Sequence[str] = ()) -> str:
         "keys: the parameters of loss, evaluator and reader (data), and of these functions (model, data, data, fit):\n",
     ]
     return "\n".join([*lines, *map(document, (parts.load_model, parts.read, parts.make_loader, fit))])
-
-
-def run_train(words: Sequence[str]) -> None:
-    """Train, or print what can be set."""
-    if not words or {"-h", "--help"} & set(words):
-        print(help_text(words))
-        return
-    history = train(words)
-    if history is not None and history.attrs.get("interrupted"):
-        raise KeyboardInterrupt
-
-
-def run_evaluate(words: Sequence[str]) -> None:
-    """Measure a model, or print what can be set."""
-    if not words or {"-h", "--help"} & set(words):
-        print("usage: sbertlab evaluate MODEL FILE.yaml|RECIPE|key=value ... [output=METRICS.json]\n")
-        print(help_text(words))
-    else:
-        evaluate(words[0], words[1:])

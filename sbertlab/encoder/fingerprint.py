@@ -24,7 +24,7 @@ FORMAT = 1
 """Part of every fingerprint: raised when the rules of this file change, so that nothing older is found."""
 KEY_BYTES = 16
 
-ENCODING = ("models", "encoder", "data/texts.py", "util.py")
+ENCODING = ("models", "encoder", "data/texts.py", "util.py", "checks.py")
 """Parts of the package from which an embedding follows."""
 
 MEASURING = (

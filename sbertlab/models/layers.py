@@ -17,13 +17,8 @@ from sbertlab.models.module import Features, Module, text_vectors
 class WeightedLayerPooling(Module):
     """A learned mix of the transformer's layers: `token_embeddings = sum_l w_l * layer_l / sum_l w_l`.
 
-    It needs `Transformer(..., model_args={"output_hidden_states": True})`.
-
-    Args:
-        word_embedding_dimension: size of a token vector.
-        num_hidden_layers: layers of the transformer, without the embedding layer.
-        layer_start: first layer of the mix; 0 is the embedding layer.
-        layer_weights: initial weights, `(num_hidden_layers + 1 - layer_start,)`; default: all 1.
+    It needs `Transformer(..., model_args={"output_hidden_states": True})`. The mix begins at `layer_start` (0 is the
+    embedding layer), with `layer_weights` `(num_hidden_layers + 1 - layer_start,)` or ones.
     """
 
     config_keys = ("word_embedding_dimension", "layer_start", "num_hidden_layers")
@@ -64,15 +59,7 @@ class WeightedLayerPooling(Module):
 
 
 class LSTM(Module):
-    """A (bidirectional) LSTM over the token vectors; padding is never read.
-
-    Args:
-        word_embedding_dimension: size of the input's token vectors.
-        hidden_dim: size of the state per direction.
-        num_layers: stacked layers.
-        dropout: between layers.
-        bidirectional: also read backwards; doubles the size of the output.
-    """
+    """A (bidirectional) LSTM over the token vectors, `hidden_dim` per direction; padding is never read."""
 
     config_keys = ("word_embedding_dimension", "hidden_dim", "num_layers", "dropout", "bidirectional")
 
@@ -107,13 +94,9 @@ class LSTM(Module):
 
 
 class CNN(Module):
-    """Convolutions of several widths over the token vectors, concatenated.
+    """Convolutions of several widths over the token vectors, concatenated, `out_channels` per width.
 
-    Args:
-        in_word_embedding_dimension: size of the input's token vectors.
-        out_channels: size of the output per width.
-        kernel_sizes: widths in tokens, odd, so that a token stays in the middle.
-        stride_sizes: 1 per width (the default); others would lose tokens.
+    `kernel_sizes` are odd, so that a token stays in the middle, and `stride_sizes` 1, so that no token is lost.
     """
 
     config_keys = ("in_word_embedding_dimension", "out_channels", "kernel_sizes")
@@ -167,13 +150,8 @@ def activation_from_name(name: str) -> nn.Module:
 class Dense(Module):
     """A fully connected layer on the text's vector: `activation(x @ weight.T + bias)`.
 
-    Args:
-        in_features: size of the input.
-        out_features: size of the output.
-        bias: whether there is one.
-        activation_function: a module or its dotted name; None for the identity.
-        init_weight: initial weight, `(out_features, in_features)`.
-        init_bias: initial bias, `(out_features,)`.
+    The activation is a module or its dotted name; None is the identity. `init_weight` `(out_features, in_features)` and
+    `init_bias` `(out_features,)` are copied.
     """
 
     def __init__(

@@ -146,12 +146,11 @@ class Transformer(TokenizerModule):
     """Any encoder of the transformers library: token ids to contextual token vectors; of T5, the encoder half.
 
     Args:
-        model_name_or_path: a folder, or a name as in `sbertlab.storage.find.find_model`.
+        model_name_or_path: a folder, or a name as in `sbertlab.storage.find.find_model`; `cache_dir` holds downloads.
         max_seq_length: texts are truncated to this number of tokens; default: the smaller limit of tokenizer and model.
         model_args: for `AutoConfig.from_pretrained`, e.g. `{"output_hidden_states": True}`; `dtype`,
             `attn_implementation` and `trust_remote_code` go to the model.
-        cache_dir: folder of downloads.
-        tokenizer_args: arguments of `AutoTokenizer.from_pretrained`.
+        tokenizer_args: for `AutoTokenizer.from_pretrained`.
         do_lower_case: lower-case texts before tokenising, for tokenizers that do not.
         tokenizer_name_or_path: another source of the tokenizer.
     """
@@ -278,12 +277,8 @@ ENCODER_HALVES = {f"{kind.lower()}": f"{kind}EncoderModel" for kind in ("T5", "M
 class StaticEmbedding(TokenizerModule):
     """One fixed vector per token, averaged: an encoder without a transformer, hundreds of times faster.
 
-    It adds no special tokens. A tokenizer of the tokenizers library keeps its own truncation.
-
-    Args:
-        tokenizer: a tokenizer of transformers or tokenizers.
-        embedding_weights: `(vocabulary, dim)`, copied.
-        embedding_dim: dim of normal random rows (seed 0), instead of weights.
+    The tokenizer, of transformers or tokenizers, adds no special tokens; one of tokenizers keeps its own truncation.
+    The vectors are `embedding_weights` `(vocabulary, dim)`, copied, or normal random rows (seed 0) of `embedding_dim`.
     """
 
     add_special_tokens = False

@@ -64,15 +64,11 @@ def find_model(
     """Return the local folder of a model, fetched if necessary; a model in a cache is used without any network.
 
     Args:
-        name_or_path: a folder, a name (`all-MiniLM-L6-v2`, `org/name`) or a URL that ends in .zip.
+        name_or_path: a folder, a name (`all-MiniLM-L6-v2`, `org/name`) or the URL of a zip.
         revision: branch, tag or commit on the Hub.
         cache_folder: replaces sbertlab's cache (`cache_home`) and Hugging Face's.
         token: for private models on the Hub; sent nowhere else.
         local_files_only: do not use the network.
-
-    Raises:
-        ModelNotFoundError: no source has the model (a FileNotFoundError).
-        TypeError: the name is neither a text nor a path.
     """
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(f"a model must be a name, a path or a URL, got {type(name_or_path).__name__}")
