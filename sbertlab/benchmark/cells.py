@@ -93,9 +93,8 @@ def keys_of(origin: Mapping[str, Any] | None, tasks: Iterable[Task | None], plac
     """
     keys = []
     for task in tasks:
-        content = (
-            {"name": FACTS, "place": dict(place)} if task is None else fingerprint_or_none(partial(_content, task))
-        )
+        speed = {"name": FACTS, "place": dict(place)}
+        content = speed if task is None else fingerprint_or_none(partial(_content, task))
         known = origin is not None and content is not None
         keys.append(sha256_of_json([origin, content]) if known else UNCACHED + uuid.uuid4().hex)
     return keys

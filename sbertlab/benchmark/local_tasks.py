@@ -118,23 +118,22 @@ def local_task(name: str, folder: Path) -> Task:
     file has no rows, a FileNotFoundError that one is missing.
     """
     place, use = folder / name, LOCAL_SETS.get(name, LocalSet())
-    if (place / "qrels.tsv.gz").exists():
-        columns, *_ = [_columns(place / file, needed) for file, needed in SEARCH_FILES.items()]
-        files = tuple(place / file for file in SEARCH_FILES)
+    search = (place / "qrels.tsv.gz").exists()
+    path = place / ("qrels.tsv.gz" if search else "data.csv.gz")
+    columns = _columns(path, SEARCH_FILES["qrels.tsv.gz"] if search else ())
+    note = use.note(read_table(path, columns=["split"] if "split" in columns else columns[:1]))
+    if search:
+        for file, needed in SEARCH_FILES.items():
+            _columns(place / file, needed)
         family, metric = ("reranking", "map") if use.judged else ("retrieval", "cos_sim_map@100")
-        return Task(name, family, metric, _note(use, files[0], columns), partial(_search, place, use), files)
-    path = place / "data.csv.gz"
-    columns = _columns(path)
+        return Task(
+            name, family, metric, note, partial(_search, place, use), tuple(place / file for file in SEARCH_FILES)
+        )
     for family, (needed, metric, make) in TABLES.items():
         if needed <= set(columns):
-            load = partial(table_evaluator, path, use, make)
-            return Task(name, family, metric, _note(use, path, columns), load, (path,))
+            return Task(name, family, metric, note, partial(table_evaluator, path, use, make), (path,))
     known = "; ".join(f"{', '.join(sorted(needed))} ({family})" for family, (needed, _, _) in TABLES.items())
     raise ValueError(f"{path} has the columns {', '.join(columns)}; a task needs one of {known}")
-
-
-def _note(use: LocalSet, path: Path, columns: list[str]) -> str:
-    return use.note(read_table(path, columns=["split"] if "split" in columns else columns[:1]))
 
 
 def read_table(path: Path, rows: int | None = None, columns: list[str] | None = None) -> pd.DataFrame:

@@ -108,16 +108,9 @@ def jobs_of(candidates: Iterable[Candidate], seeds: int, recipe: Recipe) -> list
 
 @dataclass(frozen=True)
 class Work:
-    """A job with the tasks that are still to be measured (None: the facts), and where and how to measure them.
+    """A job with the tasks that are still to be measured (None: the facts), by the keys of their cells.
 
-    Args:
-        job: the model.
-        tasks: by the keys of their cells.
-        cells: where finished cells go.
-        store: of embeddings.
-        threads: of the process; None leaves them as they are.
-        device: number of the GPU; None leaves the choice to torch.
-        training: folder for the checkpoints of the fine-tuning, removed when the job is done.
+    Threads and GPU are those of its process; `training` is the folder for the checkpoints of its fine-tuning.
     """
 
     job: Job
@@ -228,17 +221,13 @@ def run_jobs(
     Args:
         jobs: the models to build.
         tasks: what to measure them on.
-        cells: where finished cells are.
-        store: of embeddings, shared by tasks and runs; None keeps them in memory.
+        cells: finished cells on disk.
+        store: of embeddings; None keeps them in memory.
         fresh: compute everything again.
         workers: processes at a time, each with its share of the processor's cores or one of the GPUs.
         engine: "processes" on this machine, or "ray": one Ray task per job on the cluster that RAY_ADDRESS names (this
             machine if it names none).
         training: folder for the checkpoints of fine-tunings, so that a killed one resumes.
-
-    Raises:
-        ValueError: workers below 1, or an unknown engine.
-        ImportError: "ray" without ray.
     """
     checked_number("workers", workers, 1, whole=True)
     check_choice("engine", engine, ("processes", "ray"))
