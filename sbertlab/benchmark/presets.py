@@ -43,7 +43,7 @@ from sbertlab.benchmark.results import COLUMNS, check_output, check_table, read,
 from sbertlab.benchmark.runner import Engine, Job, attempt, jobs_of, run_jobs
 from sbertlab.benchmark.tasks import Task, helpdesk_tasks
 from sbertlab.checks import check_choice, checked_number, closest
-from sbertlab.encoder.embedding_store import EmbeddingStore
+from sbertlab.encoder.stored_embeddings import EmbeddingStore
 from sbertlab.storage.files import sha256_of
 from sbertlab.storage.find import cache_home
 

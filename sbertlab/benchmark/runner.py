@@ -31,10 +31,9 @@ from sbertlab.benchmark.recipes import Recipe
 from sbertlab.benchmark.tasks import Task
 from sbertlab.checks import check_choice, checked_number
 from sbertlab.data import helpdesk
-from sbertlab.encoder.embedding_store import EmbeddingStore
 from sbertlab.encoder.fingerprint import MEASURING, fingerprint, source_digest
 from sbertlab.encoder.sentence_transformer import best_device
-from sbertlab.encoder.stored_embeddings import StoredEmbeddings
+from sbertlab.encoder.stored_embeddings import EmbeddingStore, StoredEmbeddings
 
 Engine = Literal["processes", "ray"]
 

@@ -36,9 +36,8 @@ from sbertlab.benchmark.results import (
     table_resolution,
 )
 from sbertlab.data import InputExample, helpdesk
-from sbertlab.encoder.embedding_store import EmbeddingStore
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.encoder.stored_embeddings import StoredEmbeddings
+from sbertlab.encoder.stored_embeddings import EmbeddingStore, StoredEmbeddings
 from sbertlab.losses import MultipleNegativesRankingLoss
 from sbertlab.storage.files import write_whole
 from sbertlab.training.callbacks import Event

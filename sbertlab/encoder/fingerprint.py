@@ -1,4 +1,4 @@
-"""What an embedding depends on, as a key: all that is in a model, and the text with what is put before it."""
+"""What an embedding depends on, as keys: everything in a model, the source code, and the text with its prompt."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import hashlib
 import json
 import pickle
 import sys
-from collections.abc import Mapping
-from enum import Enum
+from collections.abc import Collection, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -20,9 +19,8 @@ from torch import Tensor, nn
 from sbertlab.data.texts import Text
 from sbertlab.storage.files import sha256_of
 
-FORMAT = 1
-"""Part of every fingerprint: raised when the rules of this file change, so that nothing older is found."""
-KEY_BYTES = 16
+FORMAT = 2
+"""Part of every fingerprint; increased when the rules of this file change."""
 
 ENCODING = ("models", "encoder", "data/texts.py", "util.py", "checks.py")
 """Parts of the package from which an embedding follows."""
@@ -39,22 +37,17 @@ MEASURING = (
 
 
 def fingerprint(model: Any) -> str:
-    """Return the SHA-256 of all that a model's embeddings depend on, in hexadecimal.
+    """Return the SHA-256 of everything that a model's embeddings depend on, in hexadecimal.
 
-    Of modules (ours, those of sentence-transformers, any `nn.Module`): every module's class and settings, every
-    tensor's name, dtype, shape and bytes, the tokenizer, length limit, prompts and `truncate_dim`. Of a scikit-learn
-    estimator its parameters and what was fitted; of a function its code and the arguments that a `partial` gives it; of
-    other objects what joblib hashes. Of code, the version of its package; where it has none, its file; of sbertlab, its
-    `source_digest`. Left out: names, paths, the similarity, the device.
+    Class, settings and tensors of every module, tokenizer, length limit, prompts and `truncate_dim`; parameters and
+    fitted state of a scikit-learn estimator; otherwise what joblib hashes; and the version of the code of all these.
+    Names, paths, the similarity and the device are excluded.
 
     Raises:
-        TypeError: it depends on something that has no content to hash, e.g. a class defined in a notebook, a lambda, a
-            function inside another.
+        TypeError: it depends on code that may change unnoticed, e.g. a lambda, a nested function, a notebook's class.
 
-    >>> fingerprint(nn.Linear(2, 1)) == fingerprint(nn.Linear(2, 1))  # random weights
-    False
     >>> layer = nn.Linear(2, 1)
-    >>> fingerprint(layer) == fingerprint(layer.eval())
+    >>> fingerprint(layer) == fingerprint(layer.eval()) != fingerprint(nn.Linear(2, 1))  # random weights
     True
     """
     try:
@@ -72,7 +65,7 @@ def key_of(text: Text, prompt: str = "", route: str = "") -> bytes:
     >>> len({key_of("a"), key_of("a", prompt="query: "), key_of("query: a"), key_of({"query": "a"})})
     4
     """
-    return hashlib.sha256(json.dumps([route, prompt, text]).encode()).digest()[:KEY_BYTES]
+    return hashlib.sha256(json.dumps([route, prompt, text]).encode()).digest()[:16]
 
 
 @lru_cache
@@ -91,36 +84,28 @@ def source_digest(parts: tuple[str, ...] = ENCODING, root: Path = Path(__file__)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-QUIET = ("torch", "transformers", "sentence_transformers")
-"""Libraries whose modules keep caches and bookkeeping in private attributes, and in objects of their own."""
+LIBRARY_MODULES = ("torch", "transformers", "sentence_transformers")
+"""Libraries whose modules keep caches and bookkeeping in private attributes and in objects of their own."""
 
-NOT_IN_THE_RESULT = {
-    *vars(nn.Module()),  # hooks, mode, and the tensors, which are hashed by name
-    *("model_name", "name_or_path", "model_card_data", "_similarity", "similarity_fn_name", "trust_remote_code"),
-    *("gradient_checkpointing", "loss_type", "all_tied_weights_keys"),
+IGNORED: dict[str, Collection[str]] = {
+    "module": {
+        *vars(nn.Module()),  # hooks, mode, and the tensors, which are hashed by name
+        *("model_name", "name_or_path", "model_card_data", "_similarity", "similarity_fn_name", "trust_remote_code"),
+        *("gradient_checkpointing", "loss_type", "all_tied_weights_keys"),
+    },
+    "config": ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
+    "tokenizer": ("model", "truncation", "padding", "decoder"),  # hashed apart, set anew for every batch, or unused
+    "estimator": ("_stop_words_id",),  # an address in memory
 }
-"""Attributes of modules that embeddings do not depend on."""
-
-NOTES = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
-"""What a configuration says of where it comes from; the dtype is that of the tensors."""
-
-BY_THE_BATCH = {"truncation", "padding", "decoder"}
-"""Rules of a tokenizer that are set anew for every batch, or are for the way back."""
-
-ADDRESSES = {"_stop_words_id"}
-"""Attributes of estimators that hold an address in memory."""
-
-
-def _without(left_out: set[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in left_out}
+"""Attributes that embeddings do not depend on, by the kind of the object."""
 
 
 def _described(value: Any) -> Any:
-    """Return what stands for a value in the fingerprint, in JSON types."""
+    """Return JSON types that identify a value."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, np.generic):
-        return [str(value.dtype), str(value)]
+    if isinstance(value, (np.generic, torch.dtype, torch.device, np.dtype)):
+        return [str(getattr(value, "dtype", "")), str(value)]
     if isinstance(value, (list, tuple)):
         return [_described(item) for item in value]
     if isinstance(value, Mapping):
@@ -131,8 +116,6 @@ def _described(value: Any) -> Any:
         return _tensor(value)
     if isinstance(value, nn.Module):
         return _module(value)
-    if isinstance(value, (torch.dtype, torch.device, np.dtype)):
-        return str(value)
     if isinstance(value, partial):
         return [_described(value.func), _described(value.args), _described(value.keywords)]
     if isinstance(value, MethodType):
@@ -141,33 +124,30 @@ def _described(value: Any) -> Any:
         raise TypeError(f"{value.__qualname__} depends on variables of the function around it; use functools.partial")
     if isinstance(value, (type, FunctionType)):
         return _code(value)
-    if isinstance(value, Enum):
-        return [_code(type(value)), _described(value.value)]
     if hasattr(value, "get_vocab"):
-        return _tokenizer(value)
+        return [_code(type(value)), _tokenizer(value)]
     if hasattr(value, "to_dict"):  # a configuration
-        return [_code(type(value)), _described(_without(NOTES, value.to_dict()))]
+        return [_code(type(value)), _settings("config", value.to_dict())]
     if hasattr(value, "get_params"):  # an estimator of scikit-learn
-        return [_code(type(value)), _described(_without(ADDRESSES, vars(value)))]
+        return [_code(type(value)), _settings("estimator", vars(value))]
     return [_code(type(value)), _joblib_hash(value)]
 
 
+def _settings(kind: str, settings: Mapping[str, Any]) -> Any:
+    return _described({name: value for name, value in settings.items() if name not in IGNORED[kind]})
+
+
 def _module(module: nn.Module) -> Any:
-    """Describe a module: class and settings of every part, and all tensors."""
-    parts = [
-        [name, _code(type(part)), _settings(part), _described(getattr(part, "max_seq_length", None))]
-        for name, part in module.named_modules(remove_duplicate=False)
-    ]
+    """Describe class and settings of every part, and all tensors."""
+    parts = []
+    for name, part in module.named_modules(remove_duplicate=False):
+        settings = vars(part)
+        if type(part).__module__.partition(".")[0] in LIBRARY_MODULES:
+            settings = {key: value for key, value in settings.items() if not key.startswith("_") and _is_plain(value)}
+        limit = getattr(part, "max_seq_length", None)
+        parts.append([name, _code(type(part)), _settings("module", settings), _described(limit)])
     tensors = {**dict(module.named_buffers()), **module.state_dict()}  # state_dict lacks buffers that are not saved
     return [parts, [[name, _described(tensor)] for name, tensor in sorted(tensors.items())]]
-
-
-def _settings(part: nn.Module) -> Any:
-    """Describe the attributes of a module; its tensors and the modules inside it are described elsewhere."""
-    settings = _without(NOT_IN_THE_RESULT, vars(part))
-    if type(part).__module__.partition(".")[0] in QUIET:
-        settings = {name: value for name, value in settings.items() if not name.startswith("_") and _is_plain(value)}
-    return _described(settings)
 
 
 def _is_plain(value: Any) -> bool:
@@ -184,16 +164,15 @@ def _tensor(tensor: Tensor) -> Any:
 
 
 def _tokenizer(tokenizer: Any) -> Any:
-    """Describe a tokenizer of transformers or tokenizers: its vocabulary and rules, and how it pads and cuts."""
+    """Describe vocabulary and rules of a tokenizer of transformers or tokenizers, and how it pads and truncates."""
     names = ("padding_side", "truncation_side", "pad_token_id", "do_lower_case", "all_special_tokens")
-    settings = {name: getattr(tokenizer, name, None) for name in names}
+    settings = _described({name: getattr(tokenizer, name, None) for name in names})
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not hasattr(backend, "to_str"):  # written in Python
-        return [_code(type(tokenizer)), _described(settings), _joblib_hash([tokenizer, tokenizer.get_vocab()])]
+        return [settings, _joblib_hash([tokenizer, tokenizer.get_vocab()])]
     rules = json.loads(backend.to_str())
-    words = repr(rules.pop("model"))  # far quicker than JSON
-    rules["words"] = hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
-    return [_code(type(tokenizer)), _described(settings), _described(_without(BY_THE_BATCH, rules))]
+    words = repr(rules["model"])  # far faster than JSON
+    return [settings, _settings("tokenizer", rules), hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()]
 
 
 def _joblib_hash(value: Any) -> str:
@@ -206,7 +185,7 @@ def _joblib_hash(value: Any) -> str:
 
 
 def _code(made: Any) -> list[str]:
-    """Name a class or function and the versions of its code: of packages where they have one, otherwise of files."""
+    """Return the name of a class or function, and the versions of the packages or files that its code is in."""
     name = f"{made.__module__}.{made.__qualname__}"
     return [name, *sorted({_version(str(kind.__module__), name) for kind in getattr(made, "__mro__", [made])})]
 
@@ -222,5 +201,5 @@ def _version(module: str, name: str) -> str:
         return f"{root} {version}"
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None or "<" in name:
-        raise TypeError(f"the code of {name} may change unseen; define it at the top of a module, in a file")
+        raise TypeError(f"the code of {name} may change unnoticed; define it at the top of a module, in a file")
     return sha256_of(Path(file))

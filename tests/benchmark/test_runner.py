@@ -35,7 +35,7 @@ from sbertlab.benchmark.runner import (
 )
 from sbertlab.benchmark.tasks import Task, helpdesk_tasks
 from sbertlab.encoder import fingerprint
-from sbertlab.encoder.embedding_store import EmbeddingStore
+from sbertlab.encoder.stored_embeddings import EmbeddingStore
 
 SHORT = HelpdeskRecipe(rows=60)
 TASKS = [task for task in helpdesk_tasks() if task.family in ("duplicates", "clustering")]

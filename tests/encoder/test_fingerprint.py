@@ -1,0 +1,284 @@
+"""Fingerprints: what changes them, what does not, and what has none."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+from torch import nn
+
+import sbertlab
+from sbertlab import SentenceTransformer, models
+from sbertlab.encoder.fingerprint import ENCODING, MEASURING, fingerprint, key_of, source_digest
+from sbertlab.encoder.stored_embeddings import EmbeddingStore, StoredEmbeddings
+
+Tiny = Callable[..., SentenceTransformer]
+PACKAGE = Path(sbertlab.__file__).parent
+
+
+class Sized:
+    """An encoder with one setting, defined in a file."""
+
+    def __init__(self, dim: int = 4) -> None:
+        self.dim = dim
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return np.array([[len(text)] * self.dim for text in texts], dtype=np.float32)
+
+
+class Scaled(models.Module):
+    """A building block of one's own, with a plain attribute that torch knows nothing of."""
+
+    def __init__(self, factor: float, table: Any = None) -> None:
+        super().__init__()
+        self._factor, self.table = factor, table
+
+    def forward(self, features: models.Features) -> models.Features:
+        return {**features, "sentence_embedding": self._factor * features["sentence_embedding"]}
+
+
+def changes() -> dict[str, Callable[[SentenceTransformer], object]]:
+    def one_bit(model: SentenceTransformer) -> None:
+        weight = model[0].auto_model.encoder.layer[1].output.dense.weight.data
+        weight.view(torch.int32)[3, 5] ^= 1
+
+    def transformer(**values: Any) -> Callable[[SentenceTransformer], object]:
+        return lambda model: [setattr(model[0], name, value) for name, value in values.items()]
+
+    def lower(model: SentenceTransformer) -> None:
+        from tokenizers import normalizers
+
+        model.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+
+    def replace(model: SentenceTransformer, place: int, block: nn.Module) -> None:
+        model[place] = block
+
+    def padded(block: nn.Module) -> None:
+        next(part for part in block.modules() if isinstance(part, nn.Conv1d)).padding = (0,)
+
+    return {
+        "nothing": lambda model: None,
+        "one bit of the weights": one_bit,
+        "the sign of a zero": lambda model: model[0].auto_model.encoder.layer[0].output.dense.bias.data.neg_(),
+        "dtype": lambda model: model.half(),
+        "another dtype": lambda model: model.bfloat16(),
+        "length": lambda model: setattr(model, "max_seq_length", 20),
+        "lower case": transformer(do_lower_case=True),
+        "a word more": lambda model: model.tokenizer.add_tokens(["aardvark"]),
+        "normaliser": lower,
+        "side of the padding": lambda model: setattr(model.tokenizer, "padding_side", "left"),
+        "pooling": lambda model: replace(model, 1, models.Pooling(32, "cls")),
+        "order of poolings": lambda model: replace(model, 1, models.Pooling(32, ["max", "mean"])),
+        "other order of poolings": lambda model: replace(model, 1, models.Pooling(32, ["mean", "max"])),
+        "pooling without the prompt": lambda model: replace(model, 1, models.Pooling(32, include_prompt=False)),
+        "activation": lambda model: setattr(model[2], "activation_function", nn.ReLU()),
+        "epsilon": lambda model: setattr(model[0].auto_model.embeddings.LayerNorm, "eps", 1e-5),
+        "padding of a convolution": lambda model: model.insert(1, models.CNN(32, 32, [3])),
+        "other padding": lambda model: (model.insert(1, models.CNN(32, 32, [3])), padded(model[1])),
+        "a block more": lambda model: model.append(models.Normalize()),
+        "a block of one's own": lambda model: model.append(Scaled(1.0)),
+        "with another setting": lambda model: model.append(Scaled(2.0)),
+        "with a table": lambda model: model.append(Scaled(1.0, table=np.arange(3))),
+        "with another table": lambda model: model.append(Scaled(1.0, table=np.arange(4))),
+        "with a tensor": lambda model: model.append(Scaled(1.0, table=torch.arange(3))),
+        "prompts": lambda model: model.prompts.update(query="query: "),
+        "other prompts": lambda model: model.prompts.update(query="Query: "),
+        "default prompt": lambda model: (
+            model.prompts.update(query="query: "),
+            setattr(model, "default_prompt_name", "query"),
+        ),
+        "truncated": lambda model: setattr(model, "truncate_dim", 3),
+    }
+
+
+def dense(tiny: Tiny) -> SentenceTransformer:
+    torch.manual_seed(1)
+    return tiny(modules=[models.Dense(32, 5, activation_function=nn.Tanh())])
+
+
+def test_every_change_that_embeddings_depend_on_has_a_fingerprint_of_its_own(tiny: Tiny) -> None:
+    found: dict[str, str] = {}
+    for name, change in changes().items():
+        model = dense(tiny)
+        change(model)
+        found[name] = fingerprint(model)
+    assert fingerprint(dense(tiny)) == found["nothing"]
+    same = {name for name in found if list(found.values()).count(found[name]) > 1}
+    assert not same
+    assert all(len(value) == 64 for value in found.values())
+
+
+def test_what_embeddings_do_not_depend_on_leaves_the_fingerprint_alone(tiny: Tiny, tmp_path: Path) -> None:
+    model = dense(tiny)
+    before = fingerprint(model)
+    model.encode(["the cat sits", "a dog"], batch_size=1)
+    model.train()
+    model.similarity_fn_name = "dot"
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert fingerprint(model) == before
+    model.save(tmp_path / "a")
+    assert fingerprint(SentenceTransformer(tmp_path / "a", device="cpu")) == before
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert fingerprint(SentenceTransformer(tmp_path / "b", device="cpu")) == before
+
+
+def test_models_of_sentence_transformers_have_fingerprints_by_the_same_rule(tiny: Tiny, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer as Original
+
+    dense(tiny).save(tmp_path / "model")
+    found = set()
+    for change in (
+        lambda model: None,
+        lambda model: setattr(model, "max_seq_length", 20),
+        lambda model: model.prompts.update(query="query: "),
+        lambda model: model[2].linear.bias.data.add_(1),
+        lambda model: model.half(),
+    ):
+        model = Original(str(tmp_path / "model"), device="cpu")
+        change(model)
+        before = fingerprint(model)
+        model.encode(["the cat sits"])
+        model.encode_query(["a dog"])
+        assert fingerprint(model) == before
+        found.add(before)
+    assert len(found) == 5
+
+
+def test_an_adapter_and_its_strength_change_the_fingerprint(tiny: Tiny) -> None:
+    peft = pytest.importorskip("peft")
+    model = tiny()
+    found = {fingerprint(model)}
+    model[0].auto_model.add_adapter(peft.LoraConfig(r=2, target_modules=["query"]))
+    found.add(fingerprint(model))
+    layer = model[0].auto_model.encoder.layer[0].attention.self.query
+    layer.scaling["default"] = 7.0
+    found.add(fingerprint(model))
+    model[0].auto_model.disable_adapters()
+    found.add(fingerprint(model))
+    assert len(found) == 4
+
+
+def pipeline(dimensions: int = 2) -> Any:
+    words = TfidfVectorizer(stop_words=["padding", "the"])
+    return make_pipeline(words, TruncatedSVD(dimensions, random_state=0)).fit(["the cat sits", "a dog runs", "cat dog"])
+
+
+OTHER_PROCESS = f"""
+import sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+from test_fingerprint import fingerprint, pipeline
+from conftest import tiny_transformer
+made = pipeline()
+print(fingerprint(made), fingerprint(tiny_transformer()))
+"""
+
+
+@pytest.mark.slow
+def test_a_fingerprint_is_the_same_in_another_process_and_after_use(tiny: Tiny) -> None:
+    made = pipeline()
+    before = fingerprint(made)
+    made.transform(["cat"])
+    environment = {**os.environ, "PYTHONHASHSEED": "5"}
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_PROCESS], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split()[0] == before == fingerprint(made) == fingerprint(pipeline())
+    assert done.stdout.split()[1] == fingerprint(tiny()[0])
+
+
+def test_what_a_pipeline_was_fitted_on_and_how_is_in_its_fingerprint() -> None:
+    other = make_pipeline(TfidfVectorizer(stop_words=["padding", "the"]), TruncatedSVD(2, random_state=0))
+    models_ = [pipeline(), pipeline(1), other.fit(["the cat sits", "a dog runs", "cat bird"]), Sized(3), Sized(4)]
+    words = [TfidfVectorizer(vocabulary={"padding": 0, "cat": 1}), TfidfVectorizer(vocabulary={"dtype": 0, "cat": 1})]
+    assert len({fingerprint(model) for model in [*models_, *words]}) == 7
+
+
+def test_code_that_may_change_unseen_is_refused_with_a_store_and_serves_without(
+    tiny: Tiny, tmp_path: Path, monkeypatch: Any
+) -> None:
+    class Local(Sized):
+        pass
+
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # as in a notebook
+    typed_in = type("TypedIn", (Sized,), {"__module__": "__main__", "__qualname__": "TypedIn"})
+    for model in (Local(), typed_in()):
+        with pytest.raises(TypeError, match=r"cannot be fingerprinted: .* Without a store \(store=None\)"):
+            StoredEmbeddings(model, EmbeddingStore(tmp_path))
+        assert StoredEmbeddings(model).encode(["a"]).shape == (1, 4)
+    model = tiny(modules=[Scaled(1.0, table=lambda x: x)])
+    with pytest.raises(TypeError, match="lambda"):
+        StoredEmbeddings(model, EmbeddingStore(tmp_path))
+    assert StoredEmbeddings(model).encode(["a"]).shape == (1, 32)
+    with pytest.raises(TypeError, match="a tensor on meta"):
+        fingerprint(nn.Linear(2, 2, device="meta"))
+
+
+@pytest.mark.slow
+def test_the_fingerprint_of_a_real_model_takes_about_as_long_as_hashing_its_weights(
+    minilm: SentenceTransformer,
+) -> None:
+    weights = b"".join(parameter.detach().numpy().tobytes() for parameter in minilm.parameters())
+    plain, whole = [], []
+    for _ in range(3):
+        start = time.process_time()
+        hashlib.sha256(weights).hexdigest()
+        middle = time.process_time()
+        fingerprint(minilm)
+        plain.append(middle - start)
+        whole.append(time.process_time() - middle)
+    assert min(whole) < 3 * min(plain) + 0.5
+
+
+def test_half_of_a_surrogate_pair_is_a_key_like_any_other() -> None:
+    assert key_of("\ud83d") != key_of("\udc08") != key_of("?")
+
+
+def edited(root: Path, part: str) -> None:
+    """Append a comment to one source file of a part of the package."""
+    path = root / part if part.endswith(".py") else sorted((root / part).rglob("*.py"))[0]
+    path.write_text(path.read_text() + "# edited\n")
+
+
+@pytest.mark.parametrize("part", MEASURING)
+def test_an_edit_of_any_part_that_a_number_follows_from_changes_its_digest(part: str, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "package")
+    before = [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
+    edited(tmp_path / "package", part)
+    after = [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
+    assert (before[0] != after[0]) == (part in ENCODING)
+    assert before[1] != after[1]
+
+
+@pytest.mark.parametrize("part", ["widgets", "plots", "analysis/intervals.py", "benchmark/results.py", "commands"])
+def test_an_edit_of_what_draws_or_reads_finished_numbers_changes_no_digest(part: str, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "package")
+    before = [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
+    edited(tmp_path / "package", part)
+    assert before == [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
+
+
+def test_a_part_that_does_not_exist_is_refused_instead_of_hashed_as_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="would not notice"):
+        source_digest.__wrapped__(("models",), tmp_path)
+
+
+def test_other_code_of_the_package_gives_another_fingerprint(
+    tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint(tiny())
+    monkeypatch.setattr("sbertlab.encoder.fingerprint.source_digest", lambda *parts: "changed")
+    assert fingerprint(tiny()) != before
