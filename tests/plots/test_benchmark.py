@@ -146,13 +146,6 @@ def test_the_interval_of_a_mean_has_the_length_that_simulation_gives() -> None:
     assert ends == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.03)
 
 
-def test_a_score_may_lie_outside_of_its_interval_and_both_are_drawn() -> None:
-    table = simulated(2).assign(low=lambda rows: rows["value"] - 3, high=lambda rows: rows["value"] - 1)
-    axes = standings_figure(table).axes[0]
-    places, ends = sorted(marks(axes, LIGHT.good)), sorted(bars(axes, 5))
-    assert all(high < place for (place, _), (_, high) in zip(places, ends[-2:], strict=True))
-
-
 def test_models_stand_in_the_order_of_their_means_with_ring_or_dot_interval_and_seeds() -> None:
     figure = standings_figure(by_hand())
     axes = figure.axes[0]
@@ -167,7 +160,7 @@ def test_models_stand_in_the_order_of_their_means_with_ring_or_dot_interval_and_
     assert len(figure.axes) == 1, "no ranks without comparisons"
 
 
-def test_lines_join_what_cannot_be_told_apart_and_ranks_say_where_a_model_may_stand() -> None:
+def test_lines_join_ties_and_ranks_are_ranges() -> None:
     figure = standings_figure(by_hand(), compared(by_hand(), resolution=9), resolution=9.0)
     axes, side = figure.axes
     lines = [list(line.get_ydata()) for line in side.lines]
@@ -198,20 +191,6 @@ def test_a_difference_that_is_not_known_is_not_drawn_and_one_beyond_the_scores_f
     axes = standings_figure(simulated(1, 1, 1), resolution=40.0).axes[0]
     scale = next(line for line in axes.lines if line.get_color() == LIGHT.ink)
     assert axes.get_xlim()[0] < scale.get_xdata()[0] < scale.get_xdata()[1] < axes.get_xlim()[1]
-
-
-def test_comparisons_that_do_not_fit_the_table_are_refused() -> None:
-    table, pairs = by_hand(), compared(by_hand())
-    with pytest.raises(ValueError, match=r"comparisons .* the columns \['different'\]"):
-        standings_figure(table, pairs.drop(columns="different"))
-    with pytest.raises(ValueError, match=r"comparisons lacks the pair \('a', 'fine-tuned'\) and \('c', 'untuned'\)"):
-        standings_figure(table, pairs[pairs["model_b"] != "c"])
-    with pytest.raises(ValueError, match="must be True or False, got 'yes'"):
-        standings_figure(table, pairs.assign(different="yes"))
-    with pytest.raises(ValueError, match="in the task 'x'"):
-        score_heatmap(table, pairs[pairs["task"] != "x"])
-    with pytest.raises(ValueError, match="resolution must be a number above 0, got -1"):
-        standings_figure(table, pairs, -1)
 
 
 def test_pairs_count_in_either_direction() -> None:
@@ -272,10 +251,8 @@ def test_a_heat_map_shows_the_variant_that_is_asked_for(variant: str, rows: str)
     scores, families = task_scores(by_hand(), variant)
     assert "".join(scores.index.get_level_values("model")) == rows
     assert families == ["STS", "clustering"]
-    with pytest.raises(ValueError, match=r"variant must be one of .*'tuned'"):
-        score_heatmap(by_hand(), variant="tuned")
-    with pytest.raises(ValueError, match="table has no fine-tuned model"):
-        score_heatmap(by_hand().query("model == 'c'"), variant="fine-tuned")
+    known = by_hand().head(2).assign(tag="published", value=99.0, model="paper", preset="published")
+    assert task_scores(pd.concat([by_hand(), known]), variant)[0].equals(scores), "published figures are no part of it"
 
 
 @pytest.mark.slow
@@ -333,55 +310,6 @@ def test_names_of_points_do_not_collide() -> None:
     assert not any(box.contains(*spot) for box in boxes for spot in spots)
 
 
-def test_a_property_that_no_model_has_gets_no_panel() -> None:
-    assert len(quality_figure(by_hand(), {"a": {"parameters": 1e7, "sentences_per_second": None}}).axes) == 1
-    with pytest.raises(ValueError, match=r"models has none of \['sentences_per_second', 'parameters'\]"):
-        quality_figure(by_hand(), {"a": {"parameters": None}})
-
-
-def test_the_line_below_a_figure_stays_on_its_page() -> None:
-    plain, noted = (standings_figure(by_hand(), note=note) for note in ("", "And more of it. " * 6))
-    for figure in (plain, noted):
-        (footer,) = [text for text in figure.texts if "Mean of 2 tasks" in text.get_text()]
-        assert footer.get_window_extent().x1 <= figure.bbox.x1
-    assert noted.get_figheight() > plain.get_figheight()
-
-
-@pytest.mark.parametrize("draw", [standings_figure, score_heatmap])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda table: table.drop(columns=["seed", "family"]), r"table is missing the columns \['seed', 'family'\]"),
-        (lambda table: table.head(0), "table has no rows"),
-        (lambda table: table.assign(variant="tuned"), r"got \['tuned'\]"),
-        (lambda table: table.assign(tag="failed"), r"no measured row; its tags are \['failed'\]"),
-        (lambda table: table.assign(value=np.inf), "finite"),
-        (
-            lambda table: table.assign(preset=["offline", *table["preset"][1:]]),
-            r"presets \['offline', 'local'\]; choose",
-        ),
-        (lambda table: pd.concat([table, table.head(1)]), "table holds a cell twice: .*'task-0'"),
-    ],
-)
-def test_tables_that_are_no_benchmark_are_refused(draw: Callable, change: Callable, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        draw(change(simulated(2, 2, 1)))
-
-
-def test_figures_of_documents_are_no_part_of_a_ranking() -> None:
-    table = simulated(2, 2, 1)
-    known = table.head(2).assign(tag="published", value=99.0, model="paper", preset="published")
-    assert "paper" not in standings(pd.concat([table, known])).index.get_level_values("model")
-    assert "paper" not in task_scores(pd.concat([table, known]))[0].index.get_level_values("model")
-
-
-def test_a_table_in_which_nobody_has_all_tasks_has_no_ranking_and_a_heat_map() -> None:
-    table = by_hand().query("model == 'd' or (model == 'c' and task == 'y')")
-    with pytest.raises(ValueError, match="no model with all its tasks"):
-        standings_figure(table)
-    assert cells_of(score_heatmap(table).axes[0])[0, 0].get_text() == "\N{MULTIPLICATION SIGN}"
-
-
 @pytest.mark.parametrize("name", ["x" * 200, "<b>$x^2$</b>", "日本語/モデル", "", "a/b-c_d " * 9])
 def test_names_are_drawn_as_they_are_written_on_at_most_two_lines(name: str) -> None:
     table = simulated(2, 2, 2).replace({"model-0": name})
@@ -393,3 +321,50 @@ def test_names_are_drawn_as_they_are_written_on_at_most_two_lines(name: str) -> 
     lines = short_name(name).split("\n")
     assert len(lines) <= 2
     assert max(map(len, lines)) <= 28
+
+
+TABLE, PAIRS = simulated(2, 2, 1), compared(by_hand())
+INCOMPLETE = by_hand().query("model == 'd' or (model == 'c' and task == 'y')")
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: standings_figure(TABLE.drop(columns=["seed", "family"])), r"missing the columns \['seed', 'family'\]"),
+        (lambda: standings_figure(TABLE.head(0)), "table has no rows"),
+        (lambda: standings_figure(TABLE.assign(variant="tuned")), r"got \['tuned'\]"),
+        (lambda: standings_figure(TABLE.assign(tag="failed")), r"no measured row; its tags are \['failed'\]"),
+        (lambda: standings_figure(TABLE.assign(value=np.inf)), "finite"),
+        (
+            lambda: standings_figure(TABLE.assign(preset=["offline", *TABLE["preset"][1:]])),
+            r"presets \['offline', 'local'",
+        ),
+        (lambda: standings_figure(pd.concat([TABLE, TABLE.head(1)])), "table holds a cell twice: .*'task-0'"),
+        (lambda: standings_figure(INCOMPLETE), "no model with all its tasks"),
+        (lambda: standings_figure(by_hand(), PAIRS.drop(columns="different")), r"columns \['different'\]"),
+        (lambda: standings_figure(by_hand(), PAIRS[PAIRS["model_b"] != "c"]), r"pair \('a', 'fine-tuned'\) and \('c'"),
+        (lambda: standings_figure(by_hand(), PAIRS.assign(different="yes")), "must be True or False, got 'yes'"),
+        (lambda: standings_figure(by_hand(), PAIRS, -1), "resolution must be a number above 0, got -1"),
+        (lambda: score_heatmap(by_hand(), PAIRS[PAIRS["task"] != "x"]), "in the task 'x'"),
+        (lambda: score_heatmap(by_hand(), variant="tuned"), r"variant must be one of .*'tuned'"),
+        (lambda: score_heatmap(by_hand().query("model == 'c'"), variant="fine-tuned"), "table has no fine-tuned model"),
+        (
+            lambda: quality_figure(by_hand(), {"a": {"parameters": None}}),
+            r"models has none of \['sentences_per_second'",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(draw: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+def test_what_is_missing_is_left_out() -> None:
+    assert cells_of(score_heatmap(INCOMPLETE).axes[0])[0, 0].get_text() == "\N{MULTIPLICATION SIGN}"
+    assert len(quality_figure(by_hand(), {"a": {"parameters": 1e7, "sentences_per_second": None}}).axes) == 1
+
+
+def test_the_line_below_a_figure_stays_on_its_page() -> None:
+    figure = standings_figure(by_hand(), note="And more of it. " * 6)
+    (footer,) = [text for text in figure.texts if "Mean of 2 tasks" in text.get_text()]
+    assert footer.get_window_extent().x1 <= figure.bbox.x1
