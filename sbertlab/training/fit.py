@@ -119,17 +119,14 @@ def fit(
         log_dir: where they write files; `runs` when None.
 
     Returns:
-        A table with the columns `HISTORY_COLUMNS`. gradient_norm is before clipping; tokens_per_second and
-        padding_share are NaN for losses that embed their texts themselves; metric is the score after the row.
-        `history.attrs` holds interrupted, interrupt_requested (Ctrl-C, perhaps during the last step), stopped_early,
-        collapsed, space_before (the metrics before the first step) and mixed_precision.
+        A table of `HISTORY_COLUMNS`; metric is the score after the row. `history.attrs` holds interrupted,
+        interrupt_requested (perhaps during the last step), stopped_early, collapsed, space_before and mixed_precision.
 
     Raises:
         TypeError, ValueError: a wrong argument, or data that do not fit the loss, found before a step learns from them.
-        OSError: `output_path` or `checkpoint_path` cannot be written, found before the first step.
         CheckpointError: `resume` with other data or arguments than the checkpoint's; what differs is listed.
         NonFiniteLossError: the loss became NaN or infinite; the weights are those before it. It has the `history`.
-        ProcessLostError: another process of the run died.
+        OSError, ProcessLostError: a folder cannot be written (found before the first step); another process died.
     """
     checked_number("epochs", epochs, above=True)
     checked_number("checkpoint_save_steps", checkpoint_save_steps, 1, whole=True)

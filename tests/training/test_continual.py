@@ -290,18 +290,6 @@ def test_whole_numbers_and_settings_are_those_of_the_tuned_model(tiny: Tiny) -> 
     assert mixed.max_seq_length == 16
 
 
-def test_models_may_be_given_by_folder_and_the_result_can_be_saved(tiny: Tiny, tmp_path: Path) -> None:
-    base, tuned = tiny(seed=0), tiny(seed=1)
-    base.save(tmp_path / "base")
-    tuned.save(tmp_path / "tuned")
-    mixed = interpolate(tmp_path / "base", str(tmp_path / "tuned"), 0.5)
-    assert equal_weights(mixed.cpu(), interpolate(base, tuned, 0.5))
-    mixed.save(tmp_path / "mixed")
-    assert equal_weights(SentenceTransformer(tmp_path / "mixed", device="cpu"), mixed)
-    table = gained_and_lost(tmp_path / "base", tmp_path / "tuned", evaluator_of(NEW), evaluator_of(OLD), False)
-    assert len(table) == 2
-
-
 def added_token(model: SentenceTransformer) -> SentenceTransformer:
     model.tokenizer.add_tokens(["unheard"])
     return model
@@ -356,14 +344,15 @@ def test_an_alpha_out_of_range_is_refused(tiny: Tiny) -> None:
         interpolation_curve(tiny(), tiny(), evaluator_of(NEW), evaluator_of(OLD), [])
 
 
-def test_the_curve_joins_the_scores_of_the_two_models(tiny: Tiny) -> None:
+def test_the_curve_joins_the_scores_of_the_two_models(tiny: Tiny, tmp_path: Path) -> None:
     base = train(tiny(), rows_of(OLD))
     tuned = train(copy.deepcopy(base), rows_of(NEW))
     on_new, on_old = evaluator_of(NEW), [evaluator_of(OLD), evaluator_of(NEW)]
     curve = interpolation_curve(base, tuned, on_new, on_old, show_progress_bar=False)
     assert curve.columns.tolist() == ["alpha", "new", "old"]
     assert curve["alpha"].tolist() == [0, 0.25, 0.5, 0.75, 1]
-    ends = gained_and_lost(base, tuned, on_new, on_old, False)
+    tuned.save(tmp_path)
+    ends = gained_and_lost(base, tmp_path, on_new, on_old, False)
     for place, column in ((0, "before"), (-1, "after")):
         row = curve.iloc[place]
         assert row["new"] == ends.loc[0, column]

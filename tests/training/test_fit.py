@@ -101,16 +101,6 @@ def test_the_same_seed_gives_the_same_weights_with_dropout_on_and_another_seed_o
     assert not equal_weights(trained[0], trained[2])
 
 
-def test_the_token_budget_does_not_change_the_losses(tiny: Tiny) -> None:
-    histories = []
-    for budget in (8, 4096):
-        model = tiny()
-        objective = (loader(RANKED), losses.MultipleNegativesRankingLoss(model))
-        histories.append(model.fit([objective], token_budget=budget, optimizer_params={"lr": 1e-3}, epochs=3, **QUIET))
-    assert np.allclose(histories[0]["loss"], histories[1]["loss"], atol=1e-5)
-    assert (histories[0]["padding_share"] <= histories[1]["padding_share"]).all()
-
-
 def test_the_history_has_a_row_for_every_step_and_objective(tiny: Tiny) -> None:
     model = tiny()
     objectives = [
@@ -277,17 +267,6 @@ def test_a_run_leaves_no_trace_in_the_process(tiny: Tiny) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_bfloat16_autocast_trains_close_to_float32_and_keeps_float32_weights(tiny: Tiny) -> None:
-    histories = {}
-    for precision in ("no", "bf16"):
-        model = tiny()
-        objective = (loader(RANKED), losses.MultipleNegativesRankingLoss(model))
-        histories[precision] = model.fit([objective], mixed_precision=precision, epochs=2, **QUIET)
-        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert np.allclose(histories["no"]["loss"], histories["bf16"]["loss"], atol=0.1)
-    assert not np.array_equal(histories["no"]["loss"], histories["bf16"]["loss"])
-
-
 def test_training_lowers_the_loss(tiny: Tiny) -> None:
     model = tiny()
     objective = (loader(RANKED, batch_size=8), losses.MultipleNegativesRankingLoss(model))
@@ -335,25 +314,6 @@ def test_the_losses_own_modules_are_in_training_mode(tiny: Tiny) -> None:
         **QUIET,
     )
     assert modes == [True, True]
-
-
-def test_softmax_gist_matryoshka_and_distillation_train_through_the_one_loop(tiny: Tiny) -> None:
-    model, guide = tiny(), tiny(seed=1)
-    classes = [InputExample(texts=[a, b], label=i % 3) for i, (a, b, _) in enumerate(PAIRS)]
-    scores = [InputExample(texts=[a, b, PAIRS[i - 1][0]], label=[s, 0.1]) for i, (a, b, s) in enumerate(PAIRS)]
-    softmax = losses.SoftmaxLoss(model, sentence_embedding_dimension=32, num_labels=3)
-    head = softmax.classifier.weight.clone()
-    guide_before = weights_of(guide)
-    objectives = [
-        (loader(classes), softmax),
-        (loader(RANKED), losses.GISTEmbedLoss(model, guide)),
-        (loader(RANKED), losses.MatryoshkaLoss(model, losses.MultipleNegativesRankingLoss(model), [32, 8])),
-        (loader(scores), losses.DistillKLDivLoss(model)),
-    ]
-    history = model.fit(objectives, optimizer_params={"lr": 1e-3}, **QUIET)
-    assert np.isfinite(history["loss"]).all()
-    assert not torch.equal(head, softmax.classifier.weight), "the loss's own parameters are trained too"
-    assert all(torch.equal(guide_before[key], tensor) for key, tensor in guide.state_dict().items()), "the guide is not"
 
 
 def test_two_workers_give_the_same_losses_as_none_and_persistent_ones_see_every_epoch(tiny: Tiny) -> None:
