@@ -14,10 +14,7 @@ from numpy.typing import ArrayLike
 from sbertlab.analysis.explain import Explanation
 from sbertlab.analysis.thresholds import MEASURES, Threshold
 from sbertlab.checks import check_columns, check_same_length
-from sbertlab.plots.style import Theme, canvas, color_table, drawable, style
-
-MOST_NUMBERED = 16
-"""With more tokens than this, cells are too small for numbers."""
+from sbertlab.plots.style import Theme, canvas, cell_size, color_table, drawable, style
 
 EXPECTATIONS = {"same": "should stay near", "different": "should move away"}
 GROUPS = {"pronoun": '"her" minus "his"', "role": "role minus mean of roles", "name": "names"}
@@ -36,8 +33,7 @@ def explanation_figure(explanation: Explanation, *, title: str = "", theme: str 
     numbers.append([f"{value:z.0f}" for value in sums.sum(axis=0)])
     rows = [*(drawable(token, 16) for token in pairs.index), "sum"]
     columns = [*(drawable(token, 16) for token in pairs.columns), "sum"]
-    numbered = max(pairs.shape) <= MOST_NUMBERED
-    cell = 0.44 if numbered else max(0.44 * MOST_NUMBERED / max(pairs.shape), 0.14)
+    cell = cell_size(max(pairs.shape))
     note = "Contributions of token pairs to the cosine, \N{MULTIPLICATION SIGN} 100. Rows: first text; columns: second."
     note += "" if explanation.exact else " (rest): not attributable to single tokens."
     width = 0.4 + 0.075 * max(map(len, rows)) + cell * len(columns)
@@ -45,7 +41,7 @@ def explanation_figure(explanation: Explanation, *, title: str = "", theme: str 
     with style(theme) as colors:
         figure, panels = canvas(max(width, 3.6), height, title or f"cosine {explanation.score:.3f}", note)
         scaled = shares / (np.nanmax(np.abs(shares), initial=0) or 1.0)
-        color_table(panels[0, 0], colors, scaled, rows, columns, numbers if numbered else ())
+        color_table(panels[0, 0], colors, scaled, rows, columns, numbers if max(pairs.shape) <= 16 else ())
         panels[0, 0].set_aspect("equal")
     return figure
 

@@ -77,8 +77,7 @@ def standings_figure(
     footer += " Models joined by a line, or tinted like the leader, do not differ significantly." if ties else ""
     if len(missing):
         footer += f" No mean, because cells failed: {', '.join(f'{model} ({variant})' for model, variant in missing)}."
-    lanes = _lanes(ties)
-    right = RANK_WIDTH + LANE_WIDTH * (max(lanes, default=-1) + 1)
+    right = RANK_WIDTH + LANE_WIDTH * len(ties)
     grid: Any = {} if apart is None else {"columns": 2, "width_ratios": [6 - right, right]}
     with style(theme) as colors:
         figure, panels = canvas(7.0, 0.98 + 0.265 * bottom, title, f"{footer} {note}", share=True, **grid)
@@ -104,7 +103,7 @@ def standings_figure(
         axes.legend([key_lines[name] for name in names], names, handlelength=1.2, **place).set_in_layout(False)
         if apart is not None:
             panels[0, 1].set(xlim=(0, right))
-            _draw_ranks(panels[0, 1], apart, ties, lanes, colors)
+            _draw_ranks(panels[0, 1], apart, ties, colors)
     return figure
 
 
@@ -288,7 +287,7 @@ def _draw_resolution(axes: Axes, row: float, resolution: float, colors: Theme) -
     axes.text(start, row + 0.75, caption, bbox={"facecolor": colors.background, "linewidth": 0, "pad": 1.5}, **text)
 
 
-def _draw_ranks(axes: Axes, apart: np.ndarray, ties: list[list[int]], lanes: list[int], colors: Theme) -> None:
+def _draw_ranks(axes: Axes, apart: np.ndarray, ties: list[list[int]], colors: Theme) -> None:
     """The ranks that each row may have, and for each group of ties a line with a knot at each of its members."""
     axes.set_axis_off()
     middle = 0.45 * RANK_WIDTH
@@ -299,24 +298,9 @@ def _draw_ranks(axes: Axes, apart: np.ndarray, ties: list[list[int]], lanes: lis
         look: dict[str, Any] = {"weight": "bold", "color": colors.ink} if certain else {"color": colors.soft}
         ranks = f"{first}" if certain else f"{first}\N{EN DASH}{last}"
         axes.text(middle, row, ranks, ha="center", va="center", fontsize=8.5, **look)
-    for group, lane in zip(ties, lanes, strict=True):
+    for lane, group in enumerate(ties):
         x = RANK_WIDTH + LANE_WIDTH * (lane + 0.5)
         axes.plot([x] * len(group), group, marker="o", markersize=3.2, linewidth=1.6, color=colors.ink)
-
-
-def _lanes(groups: list[list[int]]) -> list[int]:
-    """For each group the first lane in which no other group overlaps it.
-
-    >>> _lanes([[0, 1, 2], [1, 3], [4, 5]])
-    [0, 1, 0]
-    """
-    ends: list[int] = []
-    lanes = []
-    for group in groups:
-        lane = next((number for number, end in enumerate(ends) if end < group[0]), len(ends))
-        ends[lane:] = [group[-1], *ends[lane + 1 :]]
-        lanes.append(lane)
-    return lanes
 
 
 def _draw_front(axes: Axes, placed: pd.DataFrame, more_is_better: bool, colors: Theme) -> None:

@@ -181,6 +181,11 @@ def canvas(
     return figure, panels
 
 
+def cell_size(count: int) -> float:
+    """Inches per cell of a table with so many rows or columns: cells of more than 16 are too small for numbers."""
+    return 0.44 if count <= 16 else max(0.44 * 16 / count, 0.13)
+
+
 def color_table(
     axes: Axes,
     colors: Theme,

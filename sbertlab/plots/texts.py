@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_auc_score
 
 from sbertlab.checks import check_columns, checked_number, checked_numbers
-from sbertlab.plots.style import ROUND_STEPS, Theme, canvas, color_table, drawable, halo, open_grid, style
+from sbertlab.plots.style import ROUND_STEPS, Theme, canvas, cell_size, color_table, drawable, halo, open_grid, style
 
 PANELS = {
     "loss": "Loss",
@@ -57,13 +57,11 @@ def similarity_heatmap(
     top = [drawable(name, 30) for name in names]
     if columns is None:
         rows, top = [f"{row}  {number}" for number, row in enumerate(rows, 1)], [str(n + 1) for n in range(len(rows))]
-    count = len(top)
-    numbered = count <= 16
-    cell = 0.44 if numbered else max(0.44 * 16 / count, 0.12)
-    width = 0.3 + 0.068 * max(map(len, rows)) + cell * count + (columns is not None)
+    cell = cell_size(len(top))
+    width = 0.3 + 0.068 * max(map(len, rows)) + cell * len(top) + (columns is not None)
     with style(theme) as colors:
         figure, panels = canvas(width, cell * len(rows) + (0.6 if columns is None else 1.7), title)
-        numbers = [[f"{value:z.2f}" for value in row] for row in matrix] if numbered else []
+        numbers = [[f"{value:z.2f}" for value in row] for row in matrix] if len(top) <= 16 else []
         color_table(panels[0, 0], colors, matrix, rows, top, numbers)
     return figure
 
@@ -176,13 +174,10 @@ def similarity_distributions(
             auc = roc_auc_score(np.r_[np.ones(len(good)), np.zeros(len(bad))], np.r_[good, bad])
             axes.set_title(f"{name} · AUC {auc:.3f}".removeprefix(" · "), loc="left")
             for label, values, color in (("negative", bad, colors.bad), ("positive", good, colors.good)):
-                look: dict[str, Any] = {
-                    "bins": bins,
-                    "weights": np.full(len(values), 100 / len(values)),
-                    "color": color,
-                }
-                axes.hist(values, alpha=0.28, label=f"{label}, median {np.median(values):.2f}", **look)
-                axes.hist(values, histtype="step", linewidth=1.4, **look)
+                weights = np.full(len(values), 100 / len(values))
+                caption = f"{label}, median {np.median(values):.2f}"
+                axes.hist(values, bins, weights=weights, color=color, alpha=0.28, label=caption)
+                axes.hist(values, bins, weights=weights, color=color, histtype="step", linewidth=1.4)
             axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
             axes.set_ylabel("% of pairs")
             open_grid(axes)
