@@ -115,6 +115,23 @@ def test_a_frozen_weight_gets_no_gradient_and_costs_no_product(onednn):
     assert len(onednn) == 2  # forward, and the gradient of the input
 
 
+def test_gradients_of_a_whole_network_equal_torchs(onednn):
+    network = nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Linear(8, 3))
+    fast = use_fast_linear(copy.deepcopy(network))
+    x = torch.randn(4, 7, 5)
+    for module in (network, fast):
+        module(x).square().mean().backward()
+    assert len(onednn) == 5  # no gradient of the first layer's input
+    for ours, theirs in zip(fast.parameters(), network.parameters(), strict=True):
+        assert theirs.grad.abs().max() > 0
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_float64_gradients_pass_torchs_own_check(onednn):
+    layer = FastLinear(3, 2).double()
+    assert torch.autograd.gradcheck(layer, torch.randn(4, 3, dtype=torch.float64, requires_grad=True))
+
+
 def test_a_second_derivative_is_refused_rather_than_wrong(onednn):
     layer, x = FastLinear(5, 4), torch.randn(6, 5, requires_grad=True)
     (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
