@@ -69,10 +69,9 @@ def test_what_belongs_to_no_token_is_said(tiny: Tiny) -> None:
     assert "(rest)" in panel.explanation.pairs.index  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_figure_has_every_share_and_the_sums_at_its_edge(tiny: Tiny, theme: str) -> None:
+def test_the_figure_has_every_share_and_the_sums_at_its_edge(tiny: Tiny) -> None:
     found = explain(tiny(), "the cat sits", "a dog")
-    (axes,) = explanation_figure(found, theme=theme).axes
+    (axes,) = explanation_figure(found, theme="dark").axes
     texts = [text.get_text() for text in axes.texts]
     rows, columns = found.pairs.shape
     assert len(texts) == (rows + 1) * (columns + 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -71,11 +70,19 @@ def at(step: int, action: Callable[[], object], kind: str = "step") -> Callable[
     return callback
 
 
-def soon(condition: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
+def when(condition: Callable[[], object], action: Callable[[], object]) -> threading.Thread:
+    """A thread that does something as soon as a condition holds."""
+
+    def wait() -> None:
+        end = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < end, "it did not happen"
+            time.sleep(0.01)
+        action()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
 
 
 def shown(monitor: Any) -> str:
@@ -84,16 +91,13 @@ def shown(monitor: Any) -> str:
     return re.sub(r"<[^>]*>", " ", " ".join(part.value for part in parts))
 
 
-# -- The training learns nothing of it ---------------------------------------------------------------------------------
-
-
 def test_training_with_the_monitor_equals_training_without_it_to_the_bit(tiny: Tiny) -> None:
     plain, watched = tiny(dropout=0.1), tiny(dropout=0.1)
     monitor = TrainingMonitor(TEXTS, WORDS, live=True, every=0)
     monitor.share = float("inf")  # every part is always due
     updates: list[int] = []
-    kept = monitor.map.update
-    monitor.map.update = lambda model, step: (updates.append(step), kept(model, step))
+    update = monitor.map.update
+    monitor.map.update = lambda model, step: (updates.append(step), update(model, step))
     modes: list[bool] = []
     expected = run(plain, evaluator=score)
     history = run(watched, monitor, lambda event: modes.append(event.model.training), evaluator=score)
@@ -104,61 +108,40 @@ def test_training_with_the_monitor_equals_training_without_it_to_the_bit(tiny: T
     assert_equal(plain, watched)
 
 
-def test_the_monitor_may_be_the_one_callback_of_the_fields_name(tiny: Tiny) -> None:
-    monitor = TrainingMonitor(live=False)
-    history = run(tiny(), callback=monitor)
-    assert monitor.step == STEPS
-    assert monitor.history["loss"].tolist() == history["loss"].tolist()
-
-
-def test_drawing_takes_random_numbers_from_no_generator(tiny: Tiny) -> None:
+def test_drawing_takes_random_numbers_from_no_generator_and_leaves_no_gradient(tiny: Tiny) -> None:
     model = tiny(dropout=0.5).train()
-    places = ProbeMap(TEXTS)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    places.update(model, 1)
+    ProbeMap(TEXTS).update(model, 1)
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
     assert all(part.training for part in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-# -- What it shows -----------------------------------------------------------------------------------------------------
-
-
-def test_the_numbers_shown_are_those_of_the_history(tiny: Tiny) -> None:
-    monitor = TrainingMonitor(live=True, every=0)
-    history = run(tiny(dropout=0.1), monitor, evaluator=score)
+def test_it_shows_the_numbers_of_the_history_and_the_state_of_the_run(tiny: Tiny) -> None:
+    monitor, states = TrainingMonitor(live=True, every=0), []
+    assert (monitor.state, monitor._stop.disabled, monitor._pause.disabled) == ("waiting", True, True)
+    note = lambda event: states.append((event.kind, monitor.state, monitor._stop.disabled))  # noqa: E731
+    history = run(tiny(dropout=0.1), monitor, note, evaluator=score)
+    assert (states[0], states[-1]) == (("step", "running", False), ("end", "ended", True))
     pd.testing.assert_frame_equal(monitor.history, history, check_like=True)
     assert set(monitor.numbers) == set(module.NUMBERS)
     for name, number in monitor.numbers.items():
         assert number == history[name].dropna().iloc[-1], name
-    words = shown(monitor)
-    assert f"{history['loss'].iloc[-1]:,.4g}" in words
-    assert f"{history['effective_rank'].iloc[-1]:,.4g}" in words
-    assert "step 8" in words
-    assert "steps/s" in words
-    assert "best metric 0.75" in words
-
-
-def test_it_says_what_it_waits_for_and_how_the_run_ended(tiny: Tiny) -> None:
-    monitor = TrainingMonitor(live=True)
-    assert monitor.state == "waiting"
-    assert monitor._stop.disabled
-    assert monitor._pause.disabled
-    states: list[Any] = []
-    run(tiny(), monitor, lambda event: states.append((event.kind, monitor.state, monitor._stop.disabled)))
-    assert states[0] == ("step", "running", False)
-    assert states[-1] == ("end", "ended", True)
+        assert f"{number:,.4g}" in shown(monitor), name
+    assert all(words in shown(monitor) for words in ("step 8", "steps/s", "best metric 0.75"))
     assert monitor.status.startswith("Finished after 8 steps. It took 0:00:0")
+    assert bytes(monitor._curves.value).startswith(b"\x89PNG")
+    assert {"Loss", "Learning rate"} <= {axes.get_title(loc="left") for axes in monitor.static().axes}
+    assert "image/png" in monitor._repr_mimebundle_()
 
 
-def test_time_left_and_examples_a_second_are_told_where_the_run_tells_its_length(tiny: Tiny) -> None:
+def test_remaining_time_is_shown_if_the_length_of_the_run_is_known(tiny: Tiny) -> None:
     model, monitor = tiny(), TrainingMonitor(live=True)
-
     for step in (1, 2, 3):
         row = {"step": step, "epoch": 0, "objective": "0:Loss", "loss": 1.0}
         monitor(Event("step", step, 0, row, model, steps=100, examples=16))
-        monitor._times = type(monitor._times)(range(step))  # a step a second
+        monitor._times = type(monitor._times)(range(step))  # a step per second
     assert monitor.pace == "step 3 of 100 · 1 steps/s · 16 examples/s · 0:01:37 left"
     monitor(Event("end", 3, 0, row, model, steps=100, examples=16))
     assert monitor.status.startswith("Ended early, after step 3 of 100")
@@ -185,21 +168,18 @@ def test_drawing_is_rationed_to_its_share_of_the_time(tiny: Tiny, monkeypatch: p
         assert np.median(np.diff(drawn)) == pytest.approx(between + seconds, abs=0.15)
 
 
-def test_without_a_notebook_nothing_is_drawn_before_the_end(tiny: Tiny) -> None:
+def test_as_the_one_callback_outside_a_notebook_it_draws_only_numbers_and_only_at_the_end(tiny: Tiny) -> None:
     monitor = TrainingMonitor(TEXTS)
-    assert not monitor.live
     values: list[str] = []
-    run(tiny(), monitor, at(5, lambda: values.append(monitor._numbers.value)))
+    history = run(tiny(), at(5, lambda: values.append(monitor._numbers.value)), callback=monitor)
     assert values == [""]
+    assert monitor.history["loss"].tolist() == history["loss"].tolist()
     assert not monitor.map.views
     assert "step 8" in shown(monitor)
     assert not monitor._curves.value
 
 
-# -- The map -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_map_stays_on_the_plane_of_the_first_step_and_says_how_much_it_holds(tiny: Tiny) -> None:
+def test_the_map_stays_on_the_plane_of_the_first_step_and_states_its_share_of_the_variance(tiny: Tiny) -> None:
     model, places = tiny(), ProbeMap(TEXTS, WORDS)
 
     def rows() -> np.ndarray:
@@ -223,10 +203,7 @@ def test_the_map_stays_on_the_plane_of_the_first_step_and_says_how_much_it_holds
     assert share == pytest.approx(moved.var(axis=0).sum() / after.var(axis=0).sum(), abs=1e-5)
     assert places.reach >= reach
     first, last = places.figure().axes[:2]
-    assert [axes.get_title() or axes.get_title(loc="left") for axes in (first, last)] == [
-        "after step 1",
-        "after step 9",
-    ]
+    assert [axes.get_title(loc="left") for axes in (first, last)] == ["after step 1", "after step 9"]
     assert f"{share:.0%} of the variance" in last.get_xlabel()
     assert first.get_xlim() == last.get_xlim() == last.get_ylim() == (-places.reach, places.reach)
 
@@ -239,7 +216,7 @@ def test_a_long_probe_is_thinned_evenly() -> None:
     assert [f"text {label}" for label in places.labels] == places.texts
 
 
-def test_embeddings_that_are_all_equal_or_not_finite_make_no_map_and_a_message(tiny: Tiny) -> None:
+def test_embeddings_that_are_all_equal_or_not_finite_give_a_message_and_no_map(tiny: Tiny) -> None:
     model, places = tiny(), ProbeMap(TEXTS)
     norm = model[0].auto_model.encoder.layer[-1].output.LayerNorm
     for bias, said in ((1.0, "at step 3 the embeddings are all equal"), (float("nan"), "not finite")):
@@ -251,20 +228,16 @@ def test_embeddings_that_are_all_equal_or_not_finite_make_no_map_and_a_message(t
     assert places.views == []
 
 
-def test_a_collapse_is_told_in_words(tiny: Tiny) -> None:
+def test_a_collapse_is_reported(tiny: Tiny) -> None:
     monitor = TrainingMonitor(live=True, every=0)
-    model = tiny()
     with pytest.warns(UserWarning, match="nearly one"):
-        history = run(model, monitor, loss=losses.CosineSimilarityLoss, epochs=9)
+        history = run(tiny(), monitor, loss=losses.CosineSimilarityLoss, epochs=9)
     assert history.attrs["collapsed"]
     assert monitor.health.startswith("Collapsed: the embeddings have become nearly one")
     assert "Collapsed: the embeddings" in shown(monitor)
 
 
-# -- Stop --------------------------------------------------------------------------------------------------------------
-
-
-def test_stop_ends_after_the_running_step_with_a_checkpoint_and_goes_on_to_the_same_weights(
+def test_stop_ends_after_the_current_step_with_a_checkpoint_and_resumes_to_the_same_weights(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     whole, stopped, again = (tiny(dropout=0.1) for _ in range(3))
@@ -277,55 +250,37 @@ def test_stop_ends_after_the_running_step_with_a_checkpoint_and_goes_on_to_the_s
     assert not history.attrs["stopped_early"]
     assert signal.getsignal(signal.SIGINT) is before
     verify(tmp_path / "5")
-    assert monitor.state == "ended"
     assert monitor.status.startswith("Stopped after step 5; the same call with resume=True resumes it.")
     resumed = run(again, monitor, folder=tmp_path, resume=True)
     assert not resumed.attrs["interrupted"]
     assert_equal(again, whole)
-    assert monitor.history["loss"].tolist() == expected["loss"].tolist(), "the rows before it went on are kept"
+    assert monitor.history["loss"].tolist() == expected["loss"].tolist(), "the rows before it was resumed are kept"
     assert monitor.status.startswith("Finished after 8 steps")
 
 
-def test_stop_from_another_thread_ends_after_the_running_step(tiny: Tiny, tmp_path: Path) -> None:
-    monitor = TrainingMonitor()
-    pressed, entered = threading.Event(), threading.Event()
-
-    def press() -> None:
-        entered.wait(30)
-        monitor.stop()
-        monitor.stop()  # twice does no more: Ctrl-C twice would end the step too
-        pressed.set()
-
-    def running(event: Any) -> None:
-        if (event.kind, event.step) == ("step", 3):
-            entered.set()
-            pressed.wait(30)
-
-    thread = threading.Thread(target=press)
-    thread.start()
-    history = run(tiny(), running, monitor, folder=tmp_path)
+def test_stop_from_another_thread_ends_after_the_current_step(tiny: Tiny, tmp_path: Path) -> None:
+    monitor, entered, pressed = TrainingMonitor(), threading.Event(), threading.Event()
+    twice = lambda: (monitor.stop(), monitor.stop(), pressed.set())  # noqa: E731 (Ctrl-C twice would end the step too)
+    thread = when(entered.is_set, twice)
+    history = run(tiny(), at(3, lambda: (entered.set(), pressed.wait(30))), monitor, folder=tmp_path)
     thread.join()
     assert history["step"].tolist() == [1, 2, 3]
     assert history.attrs["interrupted"]
     verify(tmp_path / "3")
 
 
-def test_stop_during_an_evaluation_or_with_ctrl_c_is_one_wish(tiny: Tiny) -> None:
+def test_stop_during_an_evaluation_or_together_with_ctrl_c_is_one_request(tiny: Tiny) -> None:
     monitor = TrainingMonitor()
     history = run(tiny(), at(4, monitor.stop, "evaluation"), monitor, evaluator=score)
     assert history["step"].iloc[-1] == 4
     assert history.attrs["interrupted"]
     both = TrainingMonitor()
-
-    def press() -> None:
-        signal.raise_signal(signal.SIGINT)
-        both.stop()
-
-    assert run(tiny(), at(2, press), both).attrs["interrupted"], "no KeyboardInterrupt by a second signal"
+    history = run(tiny(), at(2, lambda: (signal.raise_signal(signal.SIGINT), both.stop())), both)
+    assert history.attrs["interrupted"], "no KeyboardInterrupt by a second signal"
     assert both.status.startswith("Stopped after step 2, without a checkpoint of it.")
 
 
-def test_where_fit_runs_in_a_thread_stop_ends_it_as_a_callback_does(tiny: Tiny) -> None:
+def test_stop_ends_a_fit_in_a_thread_as_a_callback_does(tiny: Tiny) -> None:
     monitor = TrainingMonitor()
     histories: list[pd.DataFrame] = []
     thread = threading.Thread(target=lambda: histories.append(run(tiny(), at(3, monitor.stop), monitor)))
@@ -345,34 +300,22 @@ def test_buttons_do_nothing_without_a_run(tiny: Tiny) -> None:
     assert monitor.state == "ended"
 
 
-# -- Pause -------------------------------------------------------------------------------------------------------------
-
-
-def test_pause_holds_the_run_and_resume_goes_on_to_the_same_weights(tiny: Tiny) -> None:
+def test_pause_holds_the_run_and_resume_continues_to_the_same_weights(tiny: Tiny) -> None:
     whole, paused = tiny(dropout=0.1), tiny(dropout=0.1)
     run(whole)
     monitor, steps, seen = TrainingMonitor(live=True, every=0), [], []
 
     def press() -> None:
-        soon(lambda: monitor.status.startswith("Paused after step 3."))
-        seen.extend([list(steps), monitor._pause.description, monitor._stop.disabled])
+        seen.extend([monitor._pause.description, monitor._stop.disabled, steps[-1]])
         time.sleep(0.3)
-        seen.append(list(steps))
+        seen.append(steps[-1])
         monitor._pause.click()
 
-    thread = threading.Thread(target=press)
-    thread.start()
-    history = run(
-        paused,
-        lambda event: steps.append(event.step),
-        at(3, lambda: monitor._pause.click()),
-        at(3, lambda: seen.append(monitor.status)),
-        monitor,
-    )
+    thread = when(lambda: monitor.status.startswith("Paused after step 3."), press)
+    pause = at(3, lambda: (monitor._pause.click(), seen.append(monitor.status)))
+    history = run(paused, lambda event: steps.append(event.step), pause, monitor)
     thread.join()
-    assert seen[0] == "Pausing: the current step is finished first."
-    assert seen[1][-1] == seen[-1][-1] == 3, "no step while it was paused"
-    assert seen[2:4] == ["Resume", False]
+    assert seen == ["Pausing: the current step is finished first.", "Resume", False, 3, 3]
     assert len(history) == STEPS
     assert monitor._held > 0.3
     assert monitor._pause.description == "Pause"
@@ -381,34 +324,14 @@ def test_pause_holds_the_run_and_resume_goes_on_to_the_same_weights(tiny: Tiny) 
 
 @pytest.mark.parametrize("how", ["stop", "Ctrl-C"])
 def test_a_paused_run_can_be_stopped(tiny: Tiny, tmp_path: Path, how: str) -> None:
-    monitor = TrainingMonitor()
-    main = threading.main_thread().ident
-
-    def press() -> None:
-        soon(lambda: monitor.status.startswith("Paused after step 2."))
-        monitor.stop() if how == "stop" else signal.pthread_kill(main, signal.SIGINT)
-
-    thread = threading.Thread(target=press)
-    thread.start()
+    monitor, main = TrainingMonitor(), threading.main_thread().ident
+    stop = monitor.stop if how == "stop" else lambda: signal.pthread_kill(main, signal.SIGINT)
+    thread = when(lambda: monitor.status.startswith("Paused after step 2."), stop)
     history = run(tiny(), at(2, monitor.pause), monitor, folder=tmp_path)
     thread.join()
     assert history["step"].tolist() == [1, 2]
     assert history.attrs["interrupted"]
     verify(tmp_path / "2")
-
-
-# -- Pictures, notebooks and bad input ---------------------------------------------------------------------------------
-
-
-def test_the_picture_is_the_history_or_words_before_there_is_one(tiny: Tiny) -> None:
-    monitor = TrainingMonitor(TEXTS, live=True)
-    assert "image/png" in monitor._repr_mimebundle_()
-    run(tiny(), monitor)
-    titles = {axes.get_title(loc="left") for axes in monitor.static().axes}
-    assert {"Loss", "Learning rate"} <= titles
-    assert monitor.picture().startswith(b"\x89PNG")
-    assert len(monitor.map.figure().axes) == 2
-    assert repr(monitor).startswith("TrainingMonitor: Finished after 8 steps.")
 
 
 @pytest.fixture
@@ -431,7 +354,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return page
 
 
-def test_in_a_notebook_it_appears_where_fit_runs_and_its_picture_takes_its_place(
+def test_in_a_notebook_it_appears_where_fit_runs_and_leaves_its_picture_there(
     tiny: Tiny, notebook: SimpleNamespace
 ) -> None:
     monitor = TrainingMonitor(TEXTS)
@@ -449,7 +372,7 @@ def test_in_a_notebook_it_appears_where_fit_runs_and_its_picture_takes_its_place
     assert set(notebook.shown[0]) == {"image/png", "text/plain"}
 
 
-def test_a_fit_that_raises_is_told_when_the_cell_has_ended(tiny: Tiny, notebook: SimpleNamespace) -> None:
+def test_a_fit_that_raises_is_reported_when_the_cell_has_ended(tiny: Tiny, notebook: SimpleNamespace) -> None:
     monitor = TrainingMonitor()
     model = tiny()
 
@@ -470,7 +393,7 @@ def test_a_fit_that_raises_is_told_when_the_cell_has_ended(tiny: Tiny, notebook:
     assert len(monitor.history) == STEPS
 
 
-def test_a_run_after_one_that_raised_begins_anew(tiny: Tiny) -> None:
+def test_a_run_after_one_that_raised_starts_a_new_history(tiny: Tiny) -> None:
     monitor = TrainingMonitor()
     with pytest.raises(ZeroDivisionError):
         run(tiny(), at(5, lambda: 1 / 0), monitor, seed=1)
@@ -479,7 +402,7 @@ def test_a_run_after_one_that_raised_begins_anew(tiny: Tiny) -> None:
     assert monitor.status.startswith("Finished after 8 steps")
 
 
-def test_an_error_in_its_drawing_is_told_and_the_run_goes_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_drawing_is_shown_and_the_run_continues(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = TrainingMonitor(TEXTS, live=True)
     monkeypatch.setattr(monitor.map, "figure", lambda *options, **more: 1 / 0)
     assert len(run(tiny(), monitor)) == STEPS
@@ -504,14 +427,6 @@ def test_bad_input_is_refused(probe: Any, how: dict[str, Any], words: str) -> No
         TrainingMonitor(probe, **how)
 
 
-def test_called_as_the_callback_of_the_field_it_says_how_it_is_passed() -> None:
+def test_called_without_an_event_it_says_how_to_pass_it() -> None:
     with pytest.raises(TypeError, match=re.escape("callbacks=[monitor]")):
         TrainingMonitor()(0.5, 0, -1)
-
-
-def test_without_ipywidgets_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    for name in ("sbertlab.widgets.training_monitor", "sbertlab.widgets.panel"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(ImportError, match=re.escape('pip install "sbertlab[lab]"')):
-        __import__("sbertlab.widgets.training_monitor")
