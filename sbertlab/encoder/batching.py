@@ -19,51 +19,31 @@ from tqdm.auto import tqdm
 from sbertlab.data.texts import Text, TruncationWarning, as_texts, by_route
 from sbertlab.models import Features, Router, TokenizerModule, features_to, output_dimension, text_vectors
 
-WINDOW = 65_536
-"""Texts that are tokenised and sorted at a time when encoding, so that memory stays bounded on large corpora."""
-
-CPU_TOKEN_BUDGET = 1024
-"""Padded tokens per chunk on a CPU: the activations of a small encoder fit into its cache."""
-
-ACCELERATOR_TOKEN_BUDGET = 32768
-"""Padded tokens per chunk on an accelerator, which large matrices keep busy."""
-
-CHUNK_COST = 16
-"""An additional chunk costs as much as `budget / CHUNK_COST` padded tokens. Measured in training on a CPU, where every
-chunk adds to each gradient once more; encoding is hardly affected."""
+CPU_TOKEN_BUDGET = 1024  # padded tokens per chunk: the activations of a small encoder fit into the cache
+ACCELERATOR_TOKEN_BUDGET = 32768  # large matrices keep an accelerator busy
+CHUNK_COST = 16  # a chunk more costs `budget / 16` padded tokens: in training it adds to each gradient once more
+WINDOW = 65_536  # texts tokenised and sorted at a time when encoding, so that memory stays bounded
 
 
 class Chunk(NamedTuple):
     """Texts that share a forward pass."""
 
-    positions: list[int]
-    """Their positions among all texts."""
-    features: Features
-    """Padded, on the CPU."""
-    lengths: list[int]
-    """Tokens of each text that are read."""
-    truncated: list[int]
-    """Tokens of each text that are not."""
+    positions: list[int]  # among all texts
+    features: Features  # padded, on the CPU
+    lengths: list[int]  # tokens of each text that are read
+    truncated: list[int]  # tokens of each text that are not
 
 
 def default_token_budget(device: torch.device) -> int:
-    """Return the token budget for a device: small on a CPU, large elsewhere."""
+    """Return the padded tokens per chunk that suit a device."""
     return CPU_TOKEN_BUDGET if device.type == "cpu" else ACCELERATOR_TOKEN_BUDGET
 
 
 def token_budget_chunks(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Group texts into chunks of at most `budget` padded tokens, longest texts first, at the least total cost.
 
-    A chunk costs its padded tokens plus `budget / 16`. Chunks are split between texts of different lengths, or where a
-    chunk of equal ones is full; texts of equal length keep their order. A text longer than the budget gets a chunk of
-    its own.
-
-    Args:
-        lengths: tokens of each text.
-        budget: maximum number of tokens per chunk, padding included.
-
-    Returns:
-        Indices into `lengths`, chunk by chunk; every index occurs once.
+    A chunk costs its padded tokens plus `budget / 16`. Texts of equal length keep their order; a text longer than the
+    budget gets a chunk of its own. Returns indices into `lengths`, chunk by chunk.
 
     >>> token_budget_chunks([3, 9, 3, 1, 9], budget=20)  # the fourth alone costs 1 + 1, with the others 3
     [[1, 4], [0, 2], [3]]
@@ -108,17 +88,10 @@ def original_order(chunks: Iterable[Sequence[int]]) -> Tensor:
 
 
 class PaddingMeter:
-    """Counts the real and the padded tokens of forward passes.
-
-    >>> meter = PaddingMeter()
-    >>> meter.add([3, 2])
-    >>> meter.tokens, meter.padded, round(meter.share, 4)
-    (5, 6, 0.1667)
-    """
+    """Counts the real tokens of forward passes, and these with their padding."""
 
     def __init__(self) -> None:
-        self.tokens = 0
-        self.padded = 0
+        self.tokens = self.padded = 0
 
     def add(self, lengths: Sequence[int]) -> None:
         """Count one chunk of texts with these token counts."""
@@ -127,7 +100,7 @@ class PaddingMeter:
 
     @property
     def share(self) -> float:
-        """Share of the forward pass spent on padding: `1 - tokens / padded`; 0 before the first chunk."""
+        """Share of padding: `1 - tokens / padded`; 0 before the first chunk."""
         return 1 - self.tokens / self.padded if self.padded else 0.0
 
 
@@ -217,11 +190,7 @@ class ChunkedEncoder(nn.Sequential):
         return torch.cat([self.forward_chunk(chunk) for chunk in chunks])[order.to(self.device)]
 
     def tokenize(self, texts: Sequence[Text]) -> Features:
-        """Return the padded features of the texts, `(batch, tokens)` each, ready for `forward`.
-
-        Raises:
-            ValueError: texts of several routes, which cannot share a forward pass.
-        """
+        """Return the padded features `(batch, tokens)` of texts of one route, ready for `forward`."""
         groups = list(by_route(as_texts(texts)[0], None)) or [(None, [], [])]
         if len(groups) > 1:
             raise ValueError(f"texts of the routes {[route for route, *_ in groups]} cannot share a batch; split them")
@@ -253,9 +222,8 @@ class ChunkedEncoder(nn.Sequential):
     ) -> tuple[Tensor | list[Any], np.ndarray, np.ndarray, np.ndarray]:
         """Run all texts, window by window.
 
-        Returns:
-            The results in the order of the chunks, the place of each text among them, and for each text the number of
-            tokens that were truncated and that were read.
+        Returns the results in the order of the chunks, the place of each text among them, and for each text the tokens
+        that were truncated and that were read.
         """
         truncated, read = np.zeros((2, len(texts)), dtype=np.int64)
         positions: list[list[int]] = []

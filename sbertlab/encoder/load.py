@@ -39,9 +39,7 @@ BLOCKS: dict[str, type[models.Module]] = {
         *(models.CNN, models.Dense, models.LayerNorm, models.Dropout, models.Normalize, models.Router),
     )
 }
-CONFIG_FILES = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json"}
-"""Configuration files that are not called config.json."""
-
+CONFIG_FILES = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json"}  # the others have config.json
 RENAMED = {"embedding_dimension": "word_embedding_dimension", "in_embedding_dimension": "in_word_embedding_dimension"}
 """Keys of version 6, and ours."""
 
@@ -80,22 +78,14 @@ def load_modules(
 ) -> tuple[OrderedDict[str, nn.Module], dict[str, Any]]:
     """Read the building blocks of a model folder, by name and in order, and the settings of the model.
 
-    Args:
-        folder: local folder, e.g. from `storage.find.find_model`.
-        model_args: for every `models.Transformer` in it; overrides the folder.
-        tokenizer_args: likewise.
-        trust_remote_code: names of classes outside `BLOCKS` that may be imported, e.g. `["my_package.MyBlock"]`; True
-            allows any.
-
-    Raises:
-        FileNotFoundError: the folder or a file that it needs is missing.
-        ValueError: a file is damaged or inconsistent; the message names it.
+    `model_args` and `tokenizer_args` override the folder's for every Transformer. `trust_remote_code` lists classes
+    outside `BLOCKS` that may be imported, e.g. `["my_package.MyBlock"]`, or is True for any. A missing file is a
+    FileNotFoundError, a damaged or inconsistent one a ValueError that names it.
     """
     root, trust = Path(folder), {trust_remote_code} if isinstance(trust_remote_code, str) else trust_remote_code
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
-    reader = _Reader(model_args or {}, tokenizer_args or {}, trust)
-    return reader.modules(root), _read_settings(root)
+    return _Reader(model_args or {}, tokenizer_args or {}, trust).modules(root), _read_settings(root)
 
 
 @dataclass(frozen=True)
@@ -165,9 +155,10 @@ class _Reader:
             raise ValueError(f"{file}: modality_config has {text!r} for text; sbertlab has {TEXT_MODALITY} only")
         model_args = {**_harmless(config, *MODEL_ARGS, file), **self.model_args}
         tokenizer_args = {**_harmless(config, *TOKENIZER_ARGS, file), **self.tokenizer_args}
-        code = _code_named_in(folder / "config.json")
-        if (folder / "tokenizer_config.json").is_file():
-            code += _code_named_in(folder / "tokenizer_config.json")
+        tokenizer = folder / "tokenizer_config.json"
+        stated = [read_json(folder / "config.json", dict), read_json(tokenizer, dict) if tokenizer.is_file() else {}]
+        values = [value for one in stated for value in one.get("auto_map", {}).values()]  # classes beside the weights
+        code = [str(name) for value in values for name in (value if isinstance(value, list) else [value]) if name]
         model_args["trust_remote_code"] = bool(code) and all(self.trusts(name) for name in code)
         config = _known_keys(config, "Transformer", file)
         lower = bool(config.get("do_lower_case", False))
@@ -237,18 +228,9 @@ class _Reader:
 
 
 def check_sizes(modules: Mapping[str, nn.Module], given: int | None = None) -> int | None:
-    """Check that every block takes vectors of the size that the block before it returns.
+    """Check that every block takes vectors of the size that the block before it returns; return the last's size.
 
-    Args:
-        modules: blocks in order, by the name that an error uses.
-        given: size of the vectors that enter the first; None if unknown.
-
-    Returns:
-        The size of the vectors that the last returns.
-
-    Raises:
-        TypeError: something that is not a module.
-        ValueError: no blocks, or sizes that differ.
+    `modules` are in order, by the name that an error uses; `given` is the size of the vectors that enter the first.
     """
     if not modules:
         raise ValueError("modules is empty; give at least a Transformer and a Pooling")
@@ -274,12 +256,7 @@ def check_sizes(modules: Mapping[str, nn.Module], given: int | None = None) -> i
 
 
 def read_json(file: Path, kind: type) -> Any:
-    """Read a JSON file whose top level is of type `kind`.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: it is not JSON, or of another type; the message names the file.
-    """
+    """Read a JSON file whose top level is of type `kind`; an error names the file."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -303,12 +280,6 @@ def _inside(folder: Path, relative: object, file: Path) -> Path:
     return folder.joinpath(*parts)
 
 
-def _code_named_in(file: Path) -> list[str]:
-    """Return the classes outside transformers that a configuration asks for."""
-    named = read_json(file, dict).get("auto_map", {}).values()
-    return [str(name) for value in named for name in (value if isinstance(value, list) else [value]) if name]
-
-
 def _read_settings(root: Path) -> dict[str, Any]:
     file = root / "config_sentence_transformers.json"
     found = read_json(file, dict) if file.is_file() else {}
@@ -318,12 +289,8 @@ def _read_settings(root: Path) -> dict[str, Any]:
     prompts = found.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise ValueError(f"{file}: prompts must map names to texts, got {prompts!r:.80}")
-    return {
-        "prompts": prompts,
-        "default_prompt_name": found.get("default_prompt_name"),
-        "similarity_fn_name": found.get("similarity_fn_name") or "cosine",
-        "truncate_dim": found.get("truncate_dim"),
-    }
+    others = ("default_prompt_name", "similarity_fn_name", "truncate_dim")
+    return {"prompts": prompts, **{name: found.get(name) for name in others}}
 
 
 def _harmless(config: dict[str, Any], keys: Sequence[str], allowed: set[str], file: Path) -> dict[str, Any]:

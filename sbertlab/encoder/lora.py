@@ -61,14 +61,3 @@ def merge(model: SentenceTransformer) -> SentenceTransformer:
 def has_adapters(model: torch.nn.Module) -> bool:
     """Return whether a part of the model was adapted by peft."""
     return any(hasattr(part, "merge_and_unload") for part in model.modules())
-
-
-def encoder_layers(auto_model: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
-    """Return the layers of a transformer, bottom first, and their name: its longest outermost list of modules."""
-    lists: dict[str, torch.nn.ModuleList] = {}
-    for name, part in auto_model.named_modules():
-        if isinstance(part, torch.nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in lists):
-            lists[name] = part
-    if not lists:
-        raise ValueError(f"{type(auto_model).__name__} has no list of layers")
-    return max(lists.items(), key=lambda item: len(item[1]))

@@ -24,16 +24,9 @@ from sbertlab.storage.files import staged_folder
 def save_modules(
     modules: Mapping[str, Any], folder: Path, settings: Mapping[str, Any], model_card: str | None = None
 ) -> None:
-    """Write a model folder, whole or not at all; an earlier model in it is replaced, other files in it stay.
+    """Write the blocks in order, settings and README.md to a model folder, whole or not at all.
 
-    Args:
-        modules: the blocks by name, in the order in which they run.
-        folder: where to; created if missing.
-        settings: `prompts`, `default_prompt_name`, `similarity_fn_name`, `truncate_dim`.
-        model_card: text of README.md.
-
-    Raises:
-        ValueError: a block that the format cannot hold.
+    An earlier model in the folder is replaced; other files in it stay.
     """
     entries = []
     earlier = _earlier_model(folder)

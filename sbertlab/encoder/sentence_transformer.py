@@ -37,24 +37,13 @@ class SentenceTransformer(ChunkedEncoder):
         model_name_or_path: a folder, a name on the Hub, one of the packaged models, or the URL of a zip.
         modules: building blocks, run in order, instead of a name.
         device: "cuda", "mps" or "cpu"; None takes the best one available.
-        cache_folder: where downloads are kept.
-        use_auth_token: older name of `token`.
-        token: access token of the Hub.
+        cache_folder, token, revision, local_files_only: how to download; `use_auth_token` is an older name of `token`.
         prompts: texts put in front, by name, e.g. `{"query": "query: "}`.
         default_prompt_name: the prompt that `encode` uses when none is named.
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; used by `similarity`.
         truncate_dim: keep only this many dimensions (Matryoshka models).
-        revision: branch, tag or commit on the Hub.
-        local_files_only: never use the network.
         trust_remote_code: run code that comes with the model. Off: weights and known building blocks only.
-        model_kwargs: passed to transformers' model, e.g. `{"dtype": torch.bfloat16}`.
-        tokenizer_kwargs: passed to transformers' tokenizer.
-
-    Raises:
-        FileNotFoundError: the model cannot be found; the message says what was tried and what would help.
-        TypeError: `model_name_or_path` or one of `modules` has the wrong type.
-        ValueError: neither or both of name and modules; blocks whose sizes do not match; an unknown similarity or
-            prompt.
+        model_kwargs, tokenizer_kwargs: passed to transformers, e.g. `{"dtype": torch.bfloat16}`.
     """
 
     fit: Callable[..., pd.DataFrame]  # training.fit, bound to the class by sbertlab/__init__.py: imports point down
@@ -149,32 +138,22 @@ class SentenceTransformer(ChunkedEncoder):
 
         Args:
             sentences: one text, or a list, tuple, pandas Series or one-dimensional array of texts.
-            batch_size: texts of 32 tokens (of 1,024 on an accelerator) that go through the encoder at a time. Affects
-                memory and speed only, not the results.
+            batch_size: texts of 32 tokens (of 1,024 on an accelerator) per forward pass; does not affect the results.
             show_progress_bar: None shows it if the logger's level is INFO or finer.
             output_value: "sentence_embedding"; "token_embeddings" for one `(tokens, dim)` tensor per text, without
                 padding; None for one dictionary of all features per text. Equal texts share the latter two.
             convert_to_numpy: return an array; otherwise a list of tensors.
             convert_to_tensor: return one tensor on the device; overrides `convert_to_numpy`.
             device: moves the model there first.
-            normalize_embeddings: scale each to length 1, after truncation.
-            prompt: text put in front of each.
-            prompt_name: the same by name, from `prompts`.
-            truncate_dim: keep only this many dimensions.
+            normalize_embeddings: scale each to length 1, after truncation to `truncate_dim`.
+            prompt: text put in front of each; `prompt_name` takes it from `prompts`.
             precision: "float32", or "int8", "uint8", "binary", "ubinary" for quantised embeddings.
             task: the route, for models with routes.
             task_metadata: passed by `mteb.evaluate`, as are `hf_split`, `hf_subset` (both ignored) and `prompt_type`;
                 `sentences` are then mteb's batches.
 
         Returns:
-            `(texts, dim)`, or `(dim,)` for one text; an empty input gives `(0, dim)`.
-
-        Raises:
-            TypeError: something that is not a text, with its position.
-            ValueError: an unknown `prompt_name`, `output_value`, `precision` or route.
-
-        Warns:
-            TruncationWarning: once, with the number of truncated texts and tokens.
+            `(texts, dim)`, or `(dim,)` for one text. One TruncationWarning counts truncated texts and tokens.
         """
         if task_metadata is not None:
             arguments = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, "device": device}
@@ -336,11 +315,7 @@ class SentenceTransformer(ChunkedEncoder):
     ) -> None:
         """Write the model folder, atomically; sentence-transformers 2.2 to 6.2 reads it with the same embeddings.
 
-        Args:
-            path: folder to write; files of an earlier model in it are replaced.
-            model_name: title of the model card.
-            create_model_card: write README.md.
-            train_datasets: names of data sets, for the card.
+        An earlier model in `path` is replaced. `model_name` is the title of the model card.
         """
         for block in self.modules():
             if isinstance(block, TokenizerModule):
@@ -354,7 +329,7 @@ class SentenceTransformer(ChunkedEncoder):
     def push_to_hub(
         self, repo_id: str, token: str | None = None, private: bool | None = None, commit_message: str = "Add model"
     ) -> str:
-        """Write the model to a repository on the Hub, created if missing; return the address of the commit."""
+        """Write the model to a repository on the Hub, created if missing; return the commit's address."""
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)

@@ -89,11 +89,6 @@ class TokenizerModule(Module):
 
     def token_ids(self, texts: Sequence[str]) -> Tokens:
         """Tokenise without padding, truncate at `max_seq_length`, and count the truncated tokens."""
-        if isinstance(texts, str):
-            raise TypeError(f"texts must be a list of texts, got the text {texts!r:.60}")
-        for position, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{position}] must be a text, got {text!r:.60}")
         self.match_vocabulary()
         texts = [text.lower() for text in texts] if self.do_lower_case else list(texts)
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -139,6 +134,11 @@ class TokenizerModule(Module):
 
     def tokenize(self, texts: Sequence[str]) -> Features:
         """Return the padded features of the texts, ready for `forward`."""
+        if isinstance(texts, str):
+            raise TypeError(f"texts must be a list of texts, got the text {texts!r:.60}")
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{position}] must be a text, got {text!r:.60}")
         return self.pad(self.token_ids(texts).ids)
 
 
