@@ -41,10 +41,8 @@ class EmbeddingMap(Panel):
 
     Drag to move, scroll to zoom, hold the mouse down (or Shift, or the lasso tool) to select; `selected` has the rows.
     A click on a point selects its nearest neighbours in the original space, not on the map, and draws lines to them.
-    By keyboard: search, choose one of the listed texts, press "Show its neighbours". The map states how faithful it is
-    to the original space. Texts and labels are never run as HTML. Pages that run no widgets (GitHub, nbviewer, an HTML
-    export) show the static picture. With fewer than 3 texts, or without a package that the map needs, a message is
-    shown instead.
+    By keyboard: search, choose one of the listed texts, press "Show its neighbours". Texts and labels are never run as
+    HTML. With fewer than 3 texts, or without a package that the map needs, a message is shown instead.
 
     Args:
         frame: one row per text.
@@ -229,20 +227,20 @@ class EmbeddingMap(Panel):
 
     def show_neighbors(self, position: int) -> None:
         """Select a text and its neighbours, list them with their similarities, and draw lines to them."""
-        found = self.neighbors(position)
-        title = f"Nearest to “{self._texts[position]}”"
-        self._show(np.array([position, *found["position"]]), position, found, title)
+        self._show(np.array([position, *self.neighbors(position)["position"]]), position)
 
     def save_selection(self, path: str | Path | None = None) -> Path:
         """Write the selected rows as CSV; without a path, to a new file in `folder`."""
         path = new_file(self.folder, "selection", "csv") if path is None else Path(path)
         self.selected.to_csv(path, index_label="row")
+        self._saved.value = escaped(f"Saved: {path.resolve()}")
         return path
 
     def save_picture(self, path: str | Path | None = None, format: str = "png") -> Path:
         """Write the static picture as PNG or SVG (by the path's ending); without a path, to a new file in `folder`."""
         path = new_file(self.folder, "map", format) if path is None else Path(path)
         path.write_bytes(self.picture(path.suffix.lstrip(".").lower() or format, dpi=200))
+        self._saved.value = escaped(f"Saved: {path.resolve()}")
         return path
 
     def static(self, title: str = "") -> Figure:
@@ -300,16 +298,16 @@ class EmbeddingMap(Panel):
 
     def _lay_out(self) -> None:
         """Put the controls around the map and listen to them."""
-        self.on_change(self._color, lambda column: self._recolor())
+        self.on_change(self._color, self._recolor)
         self.on_change(self._labels, lambda kind: self._write_names())
         self.on_change(self._film, lambda index: self._move(), "index")
         self.on_change(self._words, self._search_words)
         self.on_change(self._meaning, self._search_meaning)
         self.on_change(self.scatter.widget, lambda rows: self._touched(), "selection")
         save = [
-            self.button("Save selection (CSV)", lambda: self._tell_saved(self.save_selection())),
-            self.button("Save picture (PNG)", lambda: self._tell_saved(self.save_picture())),
-            self.button("Save picture (SVG)", lambda: self._tell_saved(self.save_picture(format="svg"))),
+            self.button("Save selection (CSV)", self.save_selection),
+            self.button("Save picture (PNG)", self.save_picture),
+            self.button("Save picture (SVG)", lambda: self.save_picture(format="svg")),
         ]
         play = ipywidgets.Play(max=len(self.frames) - 1, interval=2 * MOVE, show_repeat=True, tooltip="Play the film")
         ipywidgets.jslink((play, "value"), (self._film, "index"))
@@ -358,34 +356,28 @@ class EmbeddingMap(Panel):
 
     def _follow(self, rows: np.ndarray, start: int | None) -> None:
         """A linked map selected rows; here the lines lead to the neighbours of the clicked text in this map."""
-        if start is None or self.frame_name not in self.spaces:
-            self._show(rows, lead=False)
-        else:
-            self._show(rows, start, self.neighbors(start), f"Nearest to “{self._texts[start]}”", lead=False)
+        self._show(rows, start if self.frame_name in self.spaces else None, lead=False)
 
     def _show(
-        self,
-        rows: np.ndarray,
-        start: int | None = None,
-        found: pd.DataFrame | None = None,
-        title: str = "",
-        lead: bool = True,
+        self, rows: np.ndarray, start: int | None = None, found: Any = None, title: str = "", lead: bool = True
     ) -> None:
         """Select rows on the map, in the list and in linked maps; list what was found; notify listeners.
 
         Args:
             rows: their positions.
-            start: the text that was clicked, from which lines lead to what was found.
-            found: neighbours with their similarities.
+            start: a text whose neighbours are listed, with lines to them.
+            found: texts with their similarities, without a start.
             title: of what was found.
             lead: whether linked maps follow.
         """
+        if start is not None:
+            found, title = self.neighbors(start), f"Nearest to “{self._texts[start]}”"
         changed = not np.array_equal(rows, self._rows)
         self._rows = rows
         if self.scatter is None:
             return
         self.scatter.selection(rows)
-        self._lines = (start, [] if start is None or found is None else found["position"].tolist())
+        self._lines = (start, [] if start is None else found["position"].tolist())
         self._annotate()
         self._clear.disabled = not len(rows)
         self._walk.disabled = not len(rows) or self.frame_name not in self.spaces
@@ -412,10 +404,9 @@ class EmbeddingMap(Panel):
         self._annotate()
         self._write_names()
 
-    def _recolor(self) -> None:
-        self._points.recolor(self.color)
-        if self.labels == "names of the groups":
-            self._write_names()
+    def _recolor(self, column: Any) -> None:
+        self._points.recolor(column)
+        self._write_names()
 
     def _write_names(self) -> None:
         """Write on the map what the menu says."""
@@ -427,6 +418,3 @@ class EmbeddingMap(Panel):
             largest: Any = groups.value_counts().index[:LEGEND_GROUPS] if groups.dtype != float else ()
             names = {name: name[:40] for name in largest}
         self._points.write_names(self.xy, groups, names)
-
-    def _tell_saved(self, path: Path) -> None:
-        self._saved.value = escaped(f"Saved: {path.resolve()}")

@@ -1,8 +1,4 @@
-"""What all panels share: a static picture, errors shown as messages, escaped texts, labelled controls.
-
-Colours of texts and controls are left to JupyterLab, so that they are readable on its light and its dark page; only
-maps and figures have a `theme`.
-"""
+"""What all panels share: a static picture, errors shown as messages, escaped texts, labelled controls."""
 
 from __future__ import annotations
 
@@ -47,8 +43,8 @@ adds a cell), unless the focused element itself has this attribute; text boxes a
 class Panel(ipywidgets.VBox):
     """A column of controls and pictures with a static picture; errors of its callbacks are shown as messages.
 
-    A subclass lays out its widgets with `super().__init__(children)`, draws the same content in `static()` and connects
-    its controls with `button` and `on_change`. If there is nothing to lay out, `replace` shows a message instead.
+    A subclass lays out its widgets as `children`, draws the same content in `static()` and connects its controls with
+    `button` and `on_change`. `theme` is that of maps and figures; texts and controls have JupyterLab's own colours.
 
     Attributes:
         problem: the message on top of the panel, empty if there is none.
@@ -92,10 +88,7 @@ class Panel(ipywidgets.VBox):
         self._problem.layout.display = "" if text else "none"
 
     def guarded(self, action: Callable[..., object]) -> Callable[..., None]:
-        """The action as a callback whose error is shown in the panel and kept in `last_error`.
-
-        Otherwise the error would end up in the log of the browser, and the user would only see that nothing happens.
-        """
+        """The action as a callback whose error is shown in the panel, and not lost in the log of the browser."""
 
         @functools.wraps(action)
         def run(*arguments: Any) -> None:
@@ -166,14 +159,13 @@ def message(text: str) -> ipywidgets.HTML:
 
 
 def error_text(error: BaseException) -> str:
-    """What to show of an error: its message, with its type unless sbertlab wrote the message for the user.
+    """What to show of an error: its message, with its type unless the message is written for users.
 
     >>> error_text(ValueError("k must be at least 1, got 0")), error_text(KeyError("topic")), error_text(ValueError())
     ('k must be at least 1, got 0', "KeyError: 'topic'", 'ValueError')
     """
-    if isinstance(error, (ValueError, ImportError)) and str(error):
-        return str(error)
-    return ": ".join(filter(None, [type(error).__name__, str(error)]))
+    for_users = isinstance(error, (ValueError, ImportError)) and str(error)
+    return str(error) if for_users else ": ".join(filter(None, [type(error).__name__, str(error)]))
 
 
 def escaped(text: str, tag: str = "span") -> str:

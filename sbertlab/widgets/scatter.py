@@ -39,8 +39,7 @@ class Points:
     """Points that can be coloured, moved, connected by lines and named.
 
     The browser ignores points that arrive while others are drawn or move, and does not report when it is done. So
-    drawings wait for each other; of several waiting ones of a kind only the last is done. Without a kernel no browser
-    is listening and nothing waits.
+    drawings wait for each other, and of several waiting ones of a kind only the last is done.
 
     Args:
         frames: coordinates `(n, 2)` by name; the first is shown. All share one scale, which is that of both axes.
@@ -119,13 +118,7 @@ class Points:
         self.scatter.annotations([self._line(line, line_color=self.colors.bad, line_width=1) for line in lines])
 
     def write_names(self, xy: np.ndarray, groups: pd.Series, names: Mapping[Any, str]) -> None:
-        """Write the name of each group near its middle, where it covers few points and no other name.
-
-        Args:
-            xy: current coordinates, `(n, 2)`.
-            groups: group of each point, `(n,)`.
-            names: of the groups; groups without a name get none, an empty mapping removes all names.
-        """
+        """Write names of groups near their middle, where they cover few points and no other name; {} removes all."""
         if names or self.widget.labels is not None:
             self._ask("names", lambda: self._names(xy, groups, names).show(self.scatter))
 

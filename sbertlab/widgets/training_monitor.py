@@ -1,8 +1,4 @@
-"""`TrainingMonitor`: shows what a run does while it runs, with buttons that pause and stop it.
-
-The monitor is a callback of `fit`. It records events, draws now and then, and passes a stop on to the run as Ctrl-C
-would. Nothing else of the training depends on it.
-"""
+"""`TrainingMonitor`: a callback of `fit` that shows a run while it runs, with buttons that pause and stop it."""
 
 from __future__ import annotations
 
@@ -55,8 +51,8 @@ class TrainingMonitor(Panel):
     Pause holds the run after the current step. Stop works like Ctrl-C: the current step is finished, a checkpoint is
     written if there is a `checkpoint_path`, and the same call with `resume=True` resumes to the same weights.
 
-    JupyterLab from version 4.4 with ipykernel 7 delivers button presses while a cell runs. Elsewhere they arrive when
-    the cell has ended; there, the kernel's own stop button does the same as Stop.
+    JupyterLab 4.4 with ipykernel 7 delivers button presses while a cell runs. Elsewhere they arrive after it; there,
+    the kernel's own stop button does the same as Stop.
 
     Args:
         probe: texts for the map, at most 512 (evenly spaced ones of more); by default there is no map.
@@ -185,7 +181,8 @@ class TrainingMonitor(Panel):
         if self._holds:
             self._held += time.perf_counter() - start
             self._hold(False)
-            self._change_state("stopping", "paused")  # Ctrl-C has ended the pause
+            if interrupt is not None and interrupt.requested:  # Ctrl-C has ended the pause
+                self._change_state("stopping", "paused")
         if self.state != "stopping" or interrupt is None:
             return self.state == "stopping"
         if not interrupt.requested:  # a second signal would stop at once
@@ -203,9 +200,8 @@ class TrainingMonitor(Panel):
         """Show how the run ended, and leave a picture of it."""
         short = event.step < self._total
         if (self.state == "stopping" or self._interrupted) and (short or not self._total):
-            ending = f"Stopped after step {event.step:,}, without a checkpoint of it."
-            if self._saved == event.step:
-                ending = f"Stopped after step {event.step:,}; the same call with resume=True resumes it."
+            saved = "; the same call with resume=True resumes it." if self._saved == event.step else ", not saved."
+            ending = f"Stopped after step {event.step:,}{saved}"
         elif short:
             ending = f"Ended early, after step {event.step:,} of {self._total:,}: patience, a collapse or a callback."
         else:
@@ -224,13 +220,18 @@ class TrainingMonitor(Panel):
         self._set_state(state, ending)
         self._due = {}
         self._draw(model)
-        if (shell := notebook()) is not None:
-            shell.events.unregister("post_run_cell", self._cell_ended)
-            try:
-                self._leave()
-            except Exception as error:  # the run is worth more than its picture
-                self.last_error = error
-                self.tell(error_text(error))
+        if (shell := notebook()) is None:
+            return
+        shell.events.unregister("post_run_cell", self._cell_ended)
+        place, self._place = self._place, None
+        try:  # leave the picture where the monitor has displayed itself, or below the running cell
+            bundle = {"image/png": base64.b64encode(self.picture()).decode(), "text/plain": repr(self)}
+            (display if place is None else place.update)(bundle, raw=True)
+            if self.map is not None and self.map.views:
+                display(self.map.figure(self.theme))
+        except Exception as error:  # the run is worth more than its picture
+            self.last_error = error
+            self.tell(error_text(error))
 
     @property
     def step(self) -> int:
@@ -243,22 +244,14 @@ class TrainingMonitor(Panel):
         return pd.DataFrame(self._rows.values(), columns=HISTORY_COLUMNS)
 
     @property
-    def numbers(self) -> dict[str, float]:
-        """The newest value of each column in `NUMBERS` that has one."""
-        history = self.history
-        return {name: known.iloc[-1] for name in NUMBERS if len(known := history[name].dropna())}
-
-    @property
     def status(self) -> str:
         """What is going on, as a sentence."""
         if self.state == "paused" and self._holds:
             return f"Paused after step {self.step:,}. The cell waits: Resume continues, Stop ends the run."
-        return {
-            "waiting": "Waiting for fit(..., callbacks=[monitor]).",
-            "running": "Training.",
-            "paused": "Pausing: the current step is finished first.",
-            "stopping": "Stopping: the current step is finished first.",
-        }.get(self.state, self._ending)
+        if self.state in ("paused", "stopping"):
+            return f"{'Pausing' if self.state == 'paused' else 'Stopping'}: the current step is finished first."
+        words = {"waiting": "Waiting for fit(..., callbacks=[monitor]).", "running": "Training."}
+        return words.get(self.state, self._ending)
 
     @property
     def pace(self) -> str:
@@ -319,9 +312,11 @@ class TrainingMonitor(Panel):
             answer_at_once(button)
 
     def _show_numbers(self) -> None:
-        history, shown = self.history, [f"epoch {self.history['epoch'].iloc[-1]}"]
-        shown += [f"{name.replace('_', ' ')} {value:,.4g}" for name, value in self.numbers.items()]
-        if history["metric"].notna().any():
+        history = self.history
+        newest = {name: known.iloc[-1] for name in NUMBERS if len(known := history[name].dropna())}
+        shown = [f"epoch {history['epoch'].iloc[-1]}"]
+        shown += [f"{name.replace('_', ' ')} {value:,.4g}" for name, value in newest.items()]
+        if "metric" in newest:
             shown.append(f"best metric {history['metric'].max():,.4g}")
         self._numbers.value = f"<div>{self.pace}</div><div>{' · '.join(shown)}</div>"
         self._health.value = f"<small>{html.escape(self.health)}</small>"
@@ -332,17 +327,6 @@ class TrainingMonitor(Panel):
     def _show_map(self, probe: ProbeMap, model: SentenceTransformer) -> None:
         probe.update(model, self.step)
         self._picture.value = picture_of(probe.figure(self.theme, newest=True), self.theme, dpi=72)
-
-    def _leave(self) -> None:
-        """Leave the picture where the monitor has displayed itself, or below the running cell."""
-        bundle = {"image/png": base64.b64encode(self.picture()).decode(), "text/plain": repr(self)}
-        if self._place is None:
-            display(bundle, raw=True)
-        else:
-            self._place.update(bundle, raw=True)
-        self._place = None
-        if self.map is not None and self.map.views:
-            display(self.map.figure(self.theme))
 
     def __repr__(self) -> str:
         return f"TrainingMonitor: {self.status}"
@@ -366,7 +350,7 @@ class ProbeMap:
     def __init__(self, texts: Iterable[str], labels: Iterable[Any] | None = None) -> None:
         (given,) = checked_texts(probe=texts)
         checked_number("the number of texts of a probe", len(given), FEWEST_POINTS)
-        names = None if labels is None else [str(label) for label in labels]
+        names = None if labels is None else list(map(str, labels))
         check_same_length(probe=given, labels=given if names is None else names)
         chosen = np.unique(np.linspace(0, len(given) - 1, min(len(given), MOST_TEXTS)).astype(int))
         self.texts = [given[index] for index in chosen]

@@ -125,10 +125,8 @@ def test_it_shows_the_numbers_of_the_history_and_the_state_of_the_run(tiny: Tiny
     history = run(tiny(dropout=0.1), monitor, note, evaluator=score)
     assert (states[0], states[-1]) == (("step", "running", False), ("end", "ended", True))
     pd.testing.assert_frame_equal(monitor.history, history, check_like=True)
-    assert set(monitor.numbers) == set(module.NUMBERS)
-    for name, number in monitor.numbers.items():
-        assert number == history[name].dropna().iloc[-1], name
-        assert f"{number:,.4g}" in shown(monitor), name
+    for name in module.NUMBERS:
+        assert f"{name.replace('_', ' ')} {history[name].dropna().iloc[-1]:,.4g}" in shown(monitor)
     assert all(words in shown(monitor) for words in ("step 8", "steps/s", "best metric 0.75"))
     assert monitor.status.startswith("Finished after 8 steps. It took 0:00:0")
     assert bytes(monitor._curves.value).startswith(b"\x89PNG")
@@ -277,7 +275,7 @@ def test_stop_during_an_evaluation_or_together_with_ctrl_c_is_one_request(tiny: 
     both = TrainingMonitor()
     history = run(tiny(), at(2, lambda: (signal.raise_signal(signal.SIGINT), both.stop())), both)
     assert history.attrs["interrupted"], "no KeyboardInterrupt by a second signal"
-    assert both.status.startswith("Stopped after step 2, without a checkpoint of it.")
+    assert both.status.startswith("Stopped after step 2, not saved.")
 
 
 def test_stop_ends_a_fit_in_a_thread_as_a_callback_does(tiny: Tiny) -> None:
