@@ -1,9 +1,9 @@
 """Evaluators: how good are the embeddings of a model on labelled texts?
 
-An evaluator holds the labelled texts. Called with a model it returns a dict of metrics, appends them to a CSV when
-given an `output_path`, and keeps `per_example`: a table of one row an example (pair, triplet, query, text), from which
-the metrics, and intervals around them, can be computed again. Of the model it uses `encode` alone (`encode_query` and
-`encode_document` where the model has them and the roles differ), and no text is encoded twice in one go.
+An evaluator holds the labelled texts. Called with a model it returns a dict of metrics, appends them to a CSV if given
+an `output_path`, and keeps `per_example`: a table with one row per example (pair, triplet, query, text), from which the
+metrics, and intervals around them, can be computed again. It calls only the model's `encode` (`encode_query` and
+`encode_document` if the model has them and the roles differ), and encodes equal texts once per call.
 
 | evaluator | examples | primary metric, higher is better |
 | --- | --- | --- |
@@ -28,9 +28,13 @@ from sbertlab.evaluation.labels import (
     LabelAccuracyEvaluator,
     MSEEvaluator,
     MSEEvaluatorFromDataFrame,
-    TranslationEvaluator,
 )
-from sbertlab.evaluation.pairs import BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, TripletEvaluator
+from sbertlab.evaluation.pairs import (
+    BinaryClassificationEvaluator,
+    EmbeddingSimilarityEvaluator,
+    TranslationEvaluator,
+    TripletEvaluator,
+)
 from sbertlab.evaluation.retrieval import (
     InformationRetrievalEvaluator,
     ParaphraseMiningEvaluator,

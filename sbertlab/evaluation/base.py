@@ -1,4 +1,4 @@
-"""What every evaluator shares: encoding, the CSV, the table of examples, and the checks of labelled texts."""
+"""What every evaluator shares: encoding, the CSV file and the table of examples."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from sbertlab.storage.files import write_whole
 from sbertlab.util import Encoder, as_tensor
 
 logger = logging.getLogger(__name__)
@@ -21,24 +22,20 @@ Measurement = tuple[dict[str, float], pd.DataFrame]
 
 
 class SentenceEvaluator:
-    """What all evaluators share. One of your own overrides `measure(model)`, or `__call__` as in the field.
+    """Base of all evaluators. Your own overrides `measure(model)`, or `__call__` as in sentence-transformers.
 
-    Attributes:
-        primary_metric: key of the returned dict that model selection goes by; higher is better.
-        per_example: after a call, one row an example.
-        csv_file: name of the file that a call with `output_path` appends to.
-
-    Args:
+    Args, the same for every evaluator that takes them:
         name: of the data; prefix of the metrics' keys and part of the file name.
         primary_metric: key of the metric, without the name.
         csv_file: pattern of the file name, in which `{}` stands for the name.
         write_csv: False writes no file.
-        batch_size: for `encode`.
-        show_progress_bar: for `encode`.
-        truncate_dim: dimensions to keep of the embeddings; None keeps what the model gives.
+        batch_size, show_progress_bar: for `encode`.
+        truncate_dim: number of dimensions of the embeddings to keep; None keeps all.
 
-    Raises:
-        ValueError: `name` is not a text.
+    Attributes:
+        primary_metric: key of the returned metric that selects the best model; higher is better.
+        per_example: after a call, one row per example.
+        csv_file: name of the file that a call with `output_path` appends to.
 
     >>> class Length(SentenceEvaluator):
     ...     def measure(self, model):
@@ -62,7 +59,7 @@ class SentenceEvaluator:
         truncate_dim: int | None = None,
     ) -> None:
         if not isinstance(name, str):
-            raise ValueError(f"name must be a text, got {name!r}; name the arguments when there are many")
+            raise ValueError(f"name must be a text, got {name!r}; pass the arguments by keyword")
         self.name = name
         self.primary_metric = self._key(primary_metric) if primary_metric else None
         self.csv_file = csv_file.format(re.sub(r"[^\w.-]+", "_", f"_{name}" if name else ""))
@@ -75,19 +72,9 @@ class SentenceEvaluator:
     def __call__(
         self, model: Encoder, output_path: str | os.PathLike[str] | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
-        """Evaluate `model`.
+        """Return the metrics of `model`, and append them to the CSV in the folder `output_path` if there is one.
 
-        Args:
-            model: whatever has `encode`.
-            output_path: folder of the CSV; made when missing. None writes nothing.
-            epoch: written into the CSV; -1 is outside of training.
-            steps: written into the CSV; -1 is the end of an epoch.
-
-        Returns:
-            The metrics; their keys begin with `name` when there is one.
-
-        Raises:
-            ValueError: the model's embeddings have the wrong shape or are not finite.
+        In the CSV, epoch -1 is outside of training, and steps -1 is the end of an epoch.
         """
         metrics, self.per_example = self.measure(model)
         metrics = {key: float(value) for key, value in metrics.items()}
@@ -95,9 +82,9 @@ class SentenceEvaluator:
             append_row(Path(output_path) / self.csv_file, {"epoch": epoch, "steps": steps, **metrics})
         metrics = {self._key(key): value for key, value in metrics.items()}
         if self.primary_metric is not None:
-            value = metrics[self.primary_metric]
             logger.info(
-                "%s, epoch %d, step %d: %s = %.4f", type(self).__name__, epoch, steps, self.primary_metric, value
+                *("%s, epoch %d, step %d: %s = %.4f", type(self).__name__, epoch, steps, self.primary_metric),
+                metrics[self.primary_metric],
             )
         return metrics
 
@@ -109,7 +96,7 @@ class SentenceEvaluator:
         return f"{self.name}_{metric}" if self.name else metric
 
     def _embed(self, model: Encoder, *columns: Sequence[str], role: str = "", **arguments: Any) -> list[Tensor]:
-        """Embeddings `(n, dim)` of each column of texts; a text that occurs twice is encoded once.
+        """Return embeddings `(n, dim)` of each column of texts, encoding equal texts once.
 
         `role` is "query" or "document" where a model may treat the two differently.
         """
@@ -117,17 +104,9 @@ class SentenceEvaluator:
         encode = getattr(model, f"encode_{role}", model.encode) if role else model.encode
         if self.truncate_dim is not None:
             arguments["truncate_dim"] = self.truncate_dim
-        embeddings = as_tensor(
-            encode(
-                list(places),
-                batch_size=self.batch_size,
-                show_progress_bar=self.show_progress_bar,
-                convert_to_tensor=True,
-                **arguments,
-            ),
-            f"model.encode's embeddings of {len(places)} texts",
-            finite=True,
-        ).detach()
+        arguments |= {"batch_size": self.batch_size, "show_progress_bar": self.show_progress_bar}
+        found = encode(list(places), convert_to_tensor=True, **arguments)
+        embeddings = as_tensor(found, f"model.encode's embeddings of {len(places)} texts", finite=True).detach()
         if embeddings.dim() != 2 or len(embeddings) != len(places):
             raise ValueError(
                 f"model.encode returned the shape {tuple(embeddings.shape)} for {len(places)} texts, "
@@ -140,17 +119,14 @@ BaseEvaluator = SentenceEvaluator
 
 
 class SequentialEvaluator(SentenceEvaluator):
-    """Several evaluators in a row; their metrics together, and `sequential_score` (primary) made of their primary ones.
+    """Several evaluators in a row: all their metrics, and `sequential_score` (primary) made of their primary ones.
 
-    A key that an earlier evaluator returned already is prefixed by `evaluator_` and the place of the later one.
-    `per_example`: the tables one below the other, with the place in a column "evaluator".
+    A key that an earlier evaluator has already returned gets the prefix `evaluator_` and the place of the later one.
+    `per_example`: the tables of all, with the place in a column "evaluator".
 
     Args:
         evaluators: at least one; each returns a dict or a number.
-        main_score_function: from the list of their primary metrics to one number; the last of them by default.
-
-    Raises:
-        ValueError: no evaluators, or something else among them.
+        main_score_function: turns the list of primary metrics into one number; the last one by default.
 
     >>> SequentialEvaluator([lambda model, *where: 0.25, lambda model, *where: 0.5])(model=None)
     {'evaluator_0': 0.25, 'evaluator_1': 0.5, 'sequential_score': 0.5}
@@ -164,7 +140,7 @@ class SequentialEvaluator(SentenceEvaluator):
         super().__init__(primary_metric="sequential_score")
         self.evaluators = list(evaluators)
         if not self.evaluators or not all(callable(evaluator) for evaluator in self.evaluators):
-            raise ValueError(f"evaluators must be a list of evaluators, at least one, got {self.evaluators!r:.80}")
+            raise ValueError(f"evaluators must be a list of at least one evaluator, got {self.evaluators!r:.80}")
         self.main_score_function = main_score_function
 
     def __call__(
@@ -185,11 +161,9 @@ class SequentialEvaluator(SentenceEvaluator):
 
 
 def append_row(path: Path, row: Mapping[str, float]) -> None:
-    """Append `row` to the CSV at `path`; the folder and the file are made when missing, new columns join at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Append a row to a CSV file, created if missing; new columns are added at the end."""
     table = pd.DataFrame([row])
     if path.exists() and path.stat().st_size:
         table = pd.concat([pd.read_csv(path), table])
-    partial = path.with_name(f"{path.name}.partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)
+    with write_whole(path) as partial:
+        table.to_csv(partial, index=False)

@@ -1,6 +1,6 @@
-"""Evaluators of what else embeddings serve for: translations, classes, clusters, imitation of a teacher.
+"""Evaluators by class labels and by a teacher's embeddings.
 
-scikit-learn and scipy are imported where they are used: together they take a second, which `import sbertlab` saves.
+scikit-learn is imported where it is used, which saves `import sbertlab` a second.
 """
 
 from __future__ import annotations
@@ -12,88 +12,18 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from sbertlab.checks import check_same_length
+from sbertlab.checks import check_columns, check_same_length, checked_number
 from sbertlab.data import collate
 from sbertlab.data.texts import checked_texts
 from sbertlab.evaluation.base import Measurement, SentenceEvaluator
-from sbertlab.util import Encoder, top_matches
-
-
-class TranslationEvaluator(SentenceEvaluator):
-    """Is the most similar target (by cosine) of each source its translation, and the other way round?
-
-    Metrics: `src2trg_accuracy`, `trg2src_accuracy` and their mean `mean_accuracy` (primary). The same text found at
-    another row counts as right. `per_example`: source, target, the texts found (found_target, found_source) and the
-    accuracies (0 or 1).
-
-    Args:
-        source_sentences: texts.
-        target_sentences: translation of each.
-        show_progress_bar: for `encode`.
-        batch_size: for `encode`.
-        name: of the data.
-        print_wrong_matches: print the sources whose translation is not found.
-        write_csv: False writes no file.
-        truncate_dim: dimensions to keep of the embeddings.
-
-    Raises:
-        ValueError: columns of different lengths or empty.
-
-    >>> from types import SimpleNamespace
-    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
-    >>> TranslationEvaluator(["a", "bbb"], ["x", "yyyy"])(toy)["mean_accuracy"]
-    1.0
-    """
-
-    def __init__(
-        self,
-        source_sentences: Sequence[str],
-        target_sentences: Sequence[str],
-        show_progress_bar: bool = False,
-        batch_size: int = 16,
-        name: str = "",
-        print_wrong_matches: bool = False,
-        write_csv: bool = True,
-        truncate_dim: int | None = None,
-    ) -> None:
-        csv_file = "translation_evaluation{}_results.csv"
-        super().__init__(name, "mean_accuracy", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
-        self.source_sentences, self.target_sentences = checked_texts(
-            source_sentences=source_sentences, target_sentences=target_sentences
-        )
-        self.print_wrong_matches = print_wrong_matches
-
-    def measure(self, model: Encoder) -> Measurement:
-        """Return the accuracies, and the table of translations."""
-        sources, targets = self._embed(model, self.source_sentences, self.target_sentences)
-        table = pd.DataFrame({"source": self.source_sentences, "target": self.target_sentences})
-        for texts, queries, corpus, key in (
-            ("target", sources, targets, "src2trg_accuracy"),
-            ("source", targets, sources, "trg2src_accuracy"),
-        ):
-            places = top_matches(queries, corpus, 1000, top_k=1)[1][:, 0].cpu().numpy()
-            table[f"found_{texts}"] = table[texts].to_numpy()[places]
-            table[key] = (table[f"found_{texts}"] == table[texts]).astype(float)
-        if self.print_wrong_matches:
-            for row in table[table["src2trg_accuracy"] == 0].itertuples():
-                print(f"{row.Index}: {row.source}\n  found:    {row.found_target}\n  expected: {row.target}")
-        metrics = {key: table[key].mean() for key in ("src2trg_accuracy", "trg2src_accuracy")}
-        return metrics | {"mean_accuracy": sum(metrics.values()) / 2}, table
+from sbertlab.util import Encoder
 
 
 class LabelAccuracyEvaluator(SentenceEvaluator):
     """Share of examples whose class the softmax head of a `SoftmaxLoss` predicts.
 
-    Metrics: `accuracy`. `per_example`: text_1, text_2, ..., label, prediction and accuracy (0 or 1).
-
-    Args:
-        dataloader: of InputExamples with a class label.
-        name: of the data.
-        softmax_model: the `SoftmaxLoss` the model is trained with.
-        write_csv: False writes no file.
-
-    Raises:
-        ValueError: no softmax model, no examples, labels that are no classes of it.
+    `per_example`: text_1, text_2, ..., label, prediction and accuracy (0 or 1). `dataloader` gives InputExamples with
+    a class label; `softmax_model` is the `SoftmaxLoss` that the model is trained with.
     """
 
     def __init__(
@@ -129,21 +59,8 @@ class LabelAccuracyEvaluator(SentenceEvaluator):
 class MSEEvaluator(SentenceEvaluator):
     """`-100 * mean((teacher(source) - student(target))^2)` over texts and dimensions, in key `negative_mse`.
 
-    `per_example`: source, target and negative_mse. The teacher embeds the sources once, on construction.
-
-    Args:
-        source_sentences: texts for the teacher.
-        target_sentences: texts for the model, for instance translations of the sources.
-        teacher_model: the model to imitate.
-        show_progress_bar: for `encode`.
-        batch_size: for `encode`.
-        name: of the data.
-        write_csv: False writes no file.
-        truncate_dim: dimensions to keep of the embeddings.
-
-    Raises:
-        ValueError: no teacher, columns of different lengths or empty, and, when called, another dimension than the
-            teacher's.
+    The teacher embeds the sources once, on construction; the targets may be translations of them. `per_example`:
+    source, target and negative_mse.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
@@ -188,20 +105,12 @@ class MSEEvaluator(SentenceEvaluator):
 class MSEEvaluatorFromDataFrame(SentenceEvaluator):
     """`MSEEvaluator` for several pairs of languages: the mean of them in `negative_mse`.
 
-    Further metrics: `en-de_negative_mse` and so on. `per_example`: those of the pairs, with a column "pair".
+    Further metrics: `en-de_negative_mse` and so on. `per_example`: the tables of all pairs, with a column "pair".
 
     Args:
-        dataframe: parallel texts, a column a language; a DataFrame or a list of dicts. Rows where either text of a pair
-            is missing or blank are left out for that pair.
-        teacher_model: the model to imitate.
+        dataframe: parallel texts, one column per language; a DataFrame or a list of dicts. Rows in which either text
+            of a pair is missing or blank are left out for that pair.
         combinations: pairs (language for the teacher, language for the model).
-        batch_size: for `encode`.
-        name: of the data.
-        write_csv: False writes no file.
-        truncate_dim: dimensions to keep of the embeddings.
-
-    Raises:
-        ValueError: no pairs, unknown language, a pair without a row.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
@@ -226,8 +135,7 @@ class MSEEvaluatorFromDataFrame(SentenceEvaluator):
             raise ValueError('combinations is empty; name pairs of columns such as ("en", "de")')
         self.evaluators = {}
         for source, target in combinations:
-            if not {source, target} <= set(table.columns):
-                raise ValueError(f"pair ({source!r}, {target!r}): the columns are {list(table.columns)}")
+            check_columns("dataframe", table, (source, target))
             rows = table[(table[source].str.strip() != "") & (table[target].str.strip() != "")]
             if rows.empty:
                 raise ValueError(f"pair ({source!r}, {target!r}): no row has both texts")
@@ -248,7 +156,7 @@ class MSEEvaluatorFromDataFrame(SentenceEvaluator):
 
 
 def cluster_columns(starts: int) -> tuple[str, ...]:
-    """The columns in which `ClusteringEvaluator` leaves the clusters of so many starts.
+    """Return the columns of `per_example` that hold the clusters of each start.
 
     >>> cluster_columns(3)
     ('cluster', 'cluster_2', 'cluster_3')
@@ -261,23 +169,8 @@ class ClusteringEvaluator(SentenceEvaluator):
 
     Mini-batch k-means (batches of 2000 texts). Metrics: `v_measure` (primary), the harmonic mean of `homogeneity` (a
     cluster holds one label) and `completeness` (a label lies in one cluster). `per_example`: text, label, cluster. With
-    several starts, the metrics are of the first; the clusters of the others follow as cluster_2, cluster_3 and so on,
-    and tell how far chance moves the metrics.
+    several `starts`, metrics are of the first; the clusters of the others are in cluster_2, cluster_3 and so on.
     Source of the measure: Rosenberg and Hirschberg, 2007, V-Measure (aclanthology.org/D07-1043).
-
-    Args:
-        texts: the texts.
-        labels: class of each, numbers or names.
-        name: of the data.
-        batch_size: for `encode`.
-        show_progress_bar: for `encode`.
-        write_csv: False writes no file.
-        truncate_dim: dimensions to keep of the embeddings.
-        seed: of the first clustering; the next ones have the next seeds.
-        starts: how many clusterings to make.
-
-    Raises:
-        ValueError: texts and labels of different lengths or empty, fewer than two classes, no start.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
@@ -304,9 +197,7 @@ class ClusteringEvaluator(SentenceEvaluator):
         check_same_length(texts=self.texts, labels=self.labels)
         if len(set(self.labels)) < 2:
             raise ValueError(f"labels must name at least two classes, got only {self.labels[0]!r}")
-        if starts < 1:
-            raise ValueError(f"starts must be at least 1, got {starts}")
-        self.seed, self.starts = seed, starts
+        self.seed, self.starts = seed, checked_number("starts", starts, 1, whole=True)
 
     def measure(self, model: Encoder) -> Measurement:
         """Return the agreement of clusters and labels, and the table of texts."""

@@ -1,6 +1,8 @@
-"""Evaluators of pairs and triplets: does similarity follow the label?
+"""Evaluators of pairs, triplets and translations: does similarity follow the label?
 
-scikit-learn and scipy are imported where they are used: together they take a second, which `import sbertlab` saves.
+`similarity_fn_names` are the similarities to compute; None takes all four, for triplets all but the dot product. The
+best of them, or the one named as main, is primary. Tables hold distances negated, so that higher is more similar.
+scikit-learn and scipy are imported where they are used, which saves `import sbertlab` a second.
 """
 
 from __future__ import annotations
@@ -10,49 +12,29 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from sbertlab.checks import checked_numbers
+from sbertlab.checks import checked_number, checked_numbers
 from sbertlab.data import InputExample
 from sbertlab.data.texts import checked_texts
 from sbertlab.evaluation.base import Measurement, SentenceEvaluator
-from sbertlab.util import Encoder, SimilarityFunction, normalize_embeddings, quantize_embeddings
+from sbertlab.util import Encoder, SimilarityFunction, top_matches
 
 SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
 
 
 class EmbeddingSimilarityEvaluator(SentenceEvaluator):
-    """Correlation of the similarity of two texts with the score that people gave the pair.
+    """Correlation of the similarity of two texts with the score that people gave the pair, on any scale.
 
-    Metrics: `pearson_*` and `spearman_*` for each similarity, `pearson_max` and `spearman_max` over them. Where a model
-    gives all pairs the very same similarity, no correlation is defined, and it is returned as 0. `per_example`:
-    sentence1, sentence2, score and the similarities, distances negated.
-
-    Args:
-        sentences1: first text of each pair.
-        sentences2: second text of each pair.
-        scores: graded similarity of each pair, on any scale.
-        batch_size: for `encode`.
-        main_similarity: the similarity whose Spearman is the primary metric; None takes the greatest of all.
-        name: of the data.
-        show_progress_bar: for `encode`.
-        write_csv: False writes no file.
-        precision: compare embeddings brought to unit length and quantised to this precision.
-        truncate_dim: dimensions to keep of the embeddings.
-        similarity_fn_names: similarities to compute; None computes all four.
-
-    Raises:
-        ValueError: columns of different lengths, fewer than two pairs, texts or scores of the wrong type, scores that
-            are not finite or all equal, unknown similarity.
+    Metrics: `pearson_*` and `spearman_*` for each similarity, `pearson_max` and `spearman_max` over them. If a model
+    gives all pairs the same similarity, the correlation is undefined, and 0 is returned. `per_example`: sentence1,
+    sentence2, score and the similarities.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
     >>> evaluator = EmbeddingSimilarityEvaluator(["a", "a", "a"], ["b", "bb", "bbbb"], [1.0, 0.5, 0.2], name="dev")
-    >>> evaluator(toy)["dev_spearman_euclidean"]
-    1.0
-    >>> evaluator.primary_metric
-    'dev_spearman_max'
+    >>> evaluator(toy)["dev_spearman_euclidean"], evaluator.primary_metric
+    (1.0, 'dev_spearman_max')
     """
 
     def __init__(
@@ -65,44 +47,28 @@ class EmbeddingSimilarityEvaluator(SentenceEvaluator):
         name: str = "",
         show_progress_bar: bool = False,
         write_csv: bool = True,
-        precision: str | None = None,
         truncate_dim: int | None = None,
         similarity_fn_names: Sequence[SimilarityName] | None = None,
     ) -> None:
-        if precision not in (None, "float32", "int8", "uint8", "binary", "ubinary"):
-            raise ValueError(f"precision must be float32, int8, uint8, binary, ubinary or None, got {precision!r}")
         self.similarity_fn_names, main = _similarities(similarity_fn_names, main_similarity)
-        super().__init__(
-            name,
-            f"spearman_{main}",
-            f"similarity_evaluation{{}}{f'_{precision}' if precision else ''}_results.csv",
-            write_csv,
-            batch_size,
-            show_progress_bar,
-            truncate_dim,
-        )
+        csv_file = "similarity_evaluation{}_results.csv"
+        super().__init__(name, f"spearman_{main}", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
         self.sentences1, self.sentences2 = checked_texts(sentences1=sentences1, sentences2=sentences2)
         self.scores = checked_numbers("scores", scores, length=len(self.sentences1))
         if np.ptp(self.scores) == 0:
-            raise ValueError(
-                f"scores are all {self.scores[0]:g} ({len(self.scores)} pairs): a correlation needs at least two "
-                "different scores"
-            )
-        self.precision = precision
+            raise ValueError(f"scores are all {self.scores[0]:g}; a correlation needs at least two different scores")
 
     @classmethod
     def from_input_examples(cls, examples: Sequence[InputExample], **kwargs: Any) -> Self:
         """Make one from examples with two texts and a score."""
-        sentences1, sentences2 = _example_columns(examples, 2)
-        return cls(sentences1, sentences2, [example.label for example in examples], **kwargs)
+        first, second = _example_columns(examples, 2)
+        return cls(first, second, [example.label for example in examples], **kwargs)
 
     def measure(self, model: Encoder) -> Measurement:
         """Return the correlations, and the table of pairs."""
         from scipy.stats import pearsonr, spearmanr
 
         first, second = self._embed(model, self.sentences1, self.sentences2)
-        if self.precision is not None:
-            first, second = _quantized(first, second, self.precision)
         table = pd.DataFrame({"sentence1": self.sentences1, "sentence2": self.sentences2, "score": self.scores})
         metrics = {}
         for name in self.similarity_fn_names:
@@ -117,27 +83,12 @@ class EmbeddingSimilarityEvaluator(SentenceEvaluator):
 
 
 class BinaryClassificationEvaluator(SentenceEvaluator):
-    """How well similarity tells alike pairs (1) from unlike ones (0).
+    """How well similarity separates positive pairs (label 1) from negative ones (0).
 
-    Metrics for each similarity: `*_ap` (average precision), `*_accuracy` and `*_f1` at the thresholds that are best for
-    them (`*_accuracy_threshold`, `*_f1_threshold`), `*_precision`, `*_recall` and `*_mcc` (Matthews correlation) at the
-    F1 threshold; `max_*` over the similarities. Thresholds of euclidean and manhattan are distances: below is alike.
-    `per_example`: sentence1, sentence2, label and the similarities, distances negated.
-
-    Args:
-        sentences1: first text of each pair.
-        sentences2: second text of each pair.
-        labels: 0 or 1 for each pair.
-        name: of the data.
-        batch_size: for `encode`.
-        show_progress_bar: for `encode`.
-        write_csv: False writes no file.
-        truncate_dim: dimensions to keep of the embeddings.
-        similarity_fn_names: similarities to compute; None computes all four.
-
-    Raises:
-        ValueError: columns of different lengths or empty, labels other than 0 and 1 or of one kind only, unknown
-            similarity.
+    Metrics for each similarity: `*_ap` (average precision), `*_accuracy` and `*_f1` at their best thresholds
+    (`*_accuracy_threshold`, `*_f1_threshold`), `*_precision`, `*_recall` and `*_mcc` (Matthews correlation) at the F1
+    threshold; `max_*` over the similarities. Thresholds of euclidean and manhattan are distances: positive is below.
+    `per_example`: sentence1, sentence2, label and the similarities.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
@@ -176,8 +127,8 @@ class BinaryClassificationEvaluator(SentenceEvaluator):
     @classmethod
     def from_input_examples(cls, examples: Sequence[InputExample], **kwargs: Any) -> Self:
         """Make one from examples with two texts and a label of 0 or 1."""
-        sentences1, sentences2 = _example_columns(examples, 2)
-        return cls(sentences1, sentences2, [example.label for example in examples], **kwargs)
+        first, second = _example_columns(examples, 2)
+        return cls(first, second, [example.label for example in examples], **kwargs)
 
     def measure(self, model: Encoder) -> Measurement:
         """Return the metrics of classification, and the table of pairs."""
@@ -201,27 +152,11 @@ class BinaryClassificationEvaluator(SentenceEvaluator):
 
 
 class TripletEvaluator(SentenceEvaluator):
-    """Share of triplets whose anchor is more similar to the positive than to the negative; a draw counts as wrong.
+    """Share of triplets whose anchor is more similar to the positive than to the negative, by more than `margin`.
 
-    Metrics: `*_accuracy` for each similarity, `max_accuracy` over them. `per_example`: anchor, positive, negative, and
-    for each similarity `*_positive`, `*_negative` (distances negated) and `*_accuracy` (0 or 1).
-
-    Args:
-        anchors: first text of each triplet.
-        positives: the text it should be close to.
-        negatives: the text it should be far from.
-        main_similarity_function: the similarity whose accuracy is primary; None takes the greatest of all.
-        name: of the data.
-        batch_size: for `encode`.
-        show_progress_bar: for `encode`.
-        write_csv: False writes no file.
-        margin: by how much the positive must win; one number or one a similarity.
-        truncate_dim: dimensions to keep of the embeddings.
-        similarity_fn_names: similarities to compute; None computes cosine, euclidean and manhattan.
-        main_distance_function: other name of `main_similarity_function`.
-
-    Raises:
-        ValueError: columns of different lengths or empty, unknown similarity, a margin that is no number from 0 up.
+    Metrics: `*_accuracy` for each similarity, `max_accuracy` over them; a tie counts as wrong. `per_example`: anchor,
+    positive, negative, and for each similarity `*_positive`, `*_negative` and `*_accuracy` (0 or 1). `margin` is one
+    number or one per similarity; `main_distance_function` is an older name of `main_similarity_function`.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
@@ -257,9 +192,7 @@ class TripletEvaluator(SentenceEvaluator):
         margins = margin if isinstance(margin, Mapping) else dict.fromkeys(self.similarity_fn_names, margin or 0.0)
         self.margin = dict.fromkeys(self.similarity_fn_names, 0.0)
         for key, value in margins.items():
-            if not (isinstance(value, (int, float)) and 0 <= value < np.inf):
-                raise ValueError(f"margin of {key} must be a number of at least 0, got {value!r}")
-            self.margin[SimilarityFunction(key).value] = value
+            self.margin[SimilarityFunction(key).value] = checked_number(f"margin of {key}", value)
 
     @classmethod
     def from_input_examples(cls, examples: Sequence[InputExample], **kwargs: Any) -> Self:
@@ -283,18 +216,61 @@ class TripletEvaluator(SentenceEvaluator):
         return metrics, table
 
 
+class TranslationEvaluator(SentenceEvaluator):
+    """Is the most similar target (by cosine) of each source its translation, and vice versa?
+
+    Metrics: `src2trg_accuracy`, `trg2src_accuracy` and their mean `mean_accuracy` (primary). The same text found in
+    another row counts as right. `per_example`: source, target, the texts found (found_target, found_source) and the
+    accuracies (0 or 1). `print_wrong_matches` prints the sources whose translation is not found.
+
+    >>> from types import SimpleNamespace
+    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
+    >>> TranslationEvaluator(["a", "bbb"], ["x", "yyyy"])(toy)["mean_accuracy"]
+    1.0
+    """
+
+    def __init__(
+        self,
+        source_sentences: Sequence[str],
+        target_sentences: Sequence[str],
+        show_progress_bar: bool = False,
+        batch_size: int = 16,
+        name: str = "",
+        print_wrong_matches: bool = False,
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+    ) -> None:
+        csv_file = "translation_evaluation{}_results.csv"
+        super().__init__(name, "mean_accuracy", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        self.source_sentences, self.target_sentences = checked_texts(
+            source_sentences=source_sentences, target_sentences=target_sentences
+        )
+        self.print_wrong_matches = print_wrong_matches
+
+    def measure(self, model: Encoder) -> Measurement:
+        """Return the accuracies, and the table of translations."""
+        sources, targets = self._embed(model, self.source_sentences, self.target_sentences)
+        table = pd.DataFrame({"source": self.source_sentences, "target": self.target_sentences})
+        for texts, queries, corpus, key in (
+            ("target", sources, targets, "src2trg_accuracy"),
+            ("source", targets, sources, "trg2src_accuracy"),
+        ):
+            places = top_matches(queries, corpus, 1000, top_k=1)[1][:, 0].cpu().numpy()
+            table[f"found_{texts}"] = table[texts].to_numpy()[places]
+            table[key] = (table[f"found_{texts}"] == table[texts]).astype(float)
+        if self.print_wrong_matches:
+            for row in table[table["src2trg_accuracy"] == 0].itertuples():
+                print(f"{row.Index}: {row.source}\n  found:    {row.found_target}\n  expected: {row.target}")
+        metrics = {key: table[key].mean() for key in ("src2trg_accuracy", "trg2src_accuracy")}
+        return metrics | {"mean_accuracy": sum(metrics.values()) / 2}, table
+
+
 def best_thresholds(labels: np.ndarray, scores: np.ndarray, positives: int | None = None) -> dict[str, float]:
-    """The thresholds with the best accuracy and the best F1, when a score at or above the threshold means positive.
+    """Return the best accuracy and the best F1, with precision and recall at the latter, and their thresholds.
 
-    A threshold lies halfway between two scores; equal scores are never parted. Of several best ones the highest counts.
-
-    Args:
-        labels: `(n,)` of 0 and 1.
-        scores: `(n,)`.
-        positives: how many positives there are in all, when some have no score; None counts the labels.
-
-    Returns:
-        accuracy, accuracy_threshold, f1, f1_threshold, and precision and recall at the threshold of F1.
+    A score at or above the threshold means positive. A threshold lies halfway between two scores, never between equal
+    ones; of several best ones the highest counts. `labels` `(n,)` are 0 or 1, `scores` are `(n,)`; `positives` is the
+    number of positives in all, if some have no score.
 
     >>> best = best_thresholds(np.array([1, 0, 1, 0]), np.array([0.9, 0.5, 0.4, 0.1]))
     >>> best["accuracy"], best["accuracy_threshold"], best["f1"], best["f1_threshold"]
@@ -322,22 +298,11 @@ def best_thresholds(labels: np.ndarray, scores: np.ndarray, positives: int | Non
 
 
 def _pair_scores(name: str, first: Tensor, second: Tensor) -> np.ndarray:
-    """Similarity of row i of both, `(n,)`; higher is more alike."""
     return SimilarityFunction.to_similarity_pairwise_fn(name)(first, second).cpu().numpy()
 
 
-def _quantized(first: Tensor, second: Tensor, precision: Any) -> tuple[Tensor, Tensor]:
-    """Both columns brought to unit length and quantised by the same ranges; bits are unpacked to numbers 0 and 1."""
-    values = quantize_embeddings(normalize_embeddings(torch.cat([first, second])), precision)
-    if precision in ("binary", "ubinary"):
-        shift = 128 if precision == "binary" else 0
-        values = np.unpackbits((values.astype(np.int16) + shift).astype(np.uint8), axis=1)
-    tensor = torch.from_numpy(values.astype(np.float32))
-    return tensor[: len(first)], tensor[len(first) :]
-
-
 def _similarities(names: Sequence[str] | None, main: str | SimilarityFunction | None = None) -> tuple[list[str], str]:
-    """Names of the similarities to compute (None: all), and of the primary one, or "max" where the best one counts."""
+    """Return the names of the similarities to compute, and of the primary one, or "max" if the best one counts."""
     if isinstance(names, str):
         raise ValueError(f"similarity_fn_names must be a list of names, got {names!r}")
     chosen = [SimilarityFunction(name).value for name in names or SimilarityFunction.possible_values()]
@@ -349,7 +314,6 @@ def _similarities(names: Sequence[str] | None, main: str | SimilarityFunction | 
 
 
 def _example_columns(examples: Sequence[InputExample], n_texts: int) -> list[list[str]]:
-    """The first, second, ... text of each example."""
     rows = [example.texts or [] for example in examples]
     for place, texts in enumerate(rows):
         if len(texts) != n_texts:

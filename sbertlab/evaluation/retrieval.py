@@ -1,6 +1,6 @@
 """Evaluators of search: do the right texts come first?
 
-scikit-learn and scipy are imported where they are used: together they take a second, which `import sbertlab` saves.
+scikit-learn and scipy are imported where they are used, which saves `import sbertlab` a second.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sbertlab.checks import check_choice, checked_number
 from sbertlab.data.texts import checked_texts
 from sbertlab.evaluation.base import Measurement, SentenceEvaluator
 from sbertlab.evaluation.pairs import best_thresholds
@@ -32,40 +33,23 @@ from sbertlab.util import (
 
 
 class InformationRetrievalEvaluator(SentenceEvaluator):
-    """Search for each query in a corpus, and see where the relevant documents come.
+    """Search for each query in a corpus, and rank the relevant documents.
 
-    The corpus streams through in chunks, of which the best hits of each query are kept; neither the embeddings of the
-    corpus nor the scores are ever held together. Documents with equal scores rank by their id.
+    The corpus is encoded in chunks, of which the best hits of each query are kept, so neither all its embeddings nor
+    all scores are in memory together. Documents with equal scores rank by their id.
 
     Metrics for each score function: `*_accuracy@k` (a relevant document among the first k), `*_precision@k`,
     `*_recall@k`, `*_ndcg@k`, `*_mrr@k`, `*_map@k`; primary is `max_map@k`, for the greatest k the best of the
-    functions. `per_example`: a row a query with query_id, query, relevant (how many) and the metrics.
+    functions. `per_example`: one row per query with query_id, query, relevant (how many) and the metrics.
 
     Args:
-        queries: text of each query id.
-        corpus: text of each document id.
-        relevant_docs: set of relevant document ids of each query id. Queries without any are left out.
-        corpus_chunk_size: documents encoded and scored at a time; a matter of memory alone.
-        mrr_at_k: cut-offs, as the four that follow.
-        ndcg_at_k: cut-offs.
-        accuracy_at_k: cut-offs.
-        precision_recall_at_k: cut-offs.
-        map_at_k: cut-offs.
-        show_progress_bar: for `encode` and the chunks.
-        batch_size: for `encode`.
-        name: of the data.
-        write_csv: False writes no file.
+        queries, corpus: texts by id.
+        relevant_docs: ids of the relevant documents by query id; queries without any are left out.
+        corpus_chunk_size: number of documents encoded and scored at a time; affects memory only.
+        mrr_at_k, ndcg_at_k, accuracy_at_k, precision_recall_at_k, map_at_k: cut-offs.
         score_functions: `(q, dim), (c, dim) -> (q, c)` by name; None is cos_sim and dot_score.
         main_score_function: the one whose MAP is primary; None takes the greatest.
-        truncate_dim: dimensions to keep of the embeddings.
-        query_prompt: put before each query.
-        query_prompt_name: name of the model's prompt to put there.
-        corpus_prompt: put before each document.
-        corpus_prompt_name: name of the model's prompt to put there.
-
-    Raises:
-        ValueError: no queries, documents or relevant documents, unknown ids in `relevant_docs`, cut-offs below 1,
-            unknown score function.
+        query_prompt, query_prompt_name, corpus_prompt, corpus_prompt_name: passed to `encode`.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[text.count("a"), text.count("b")] for text in texts])
@@ -102,21 +86,15 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
         main = main_score_function or (next(iter(self.score_functions)) if len(self.score_functions) == 1 else "max")
         if isinstance(main, SimilarityFunction):
             main = {"cosine": "cos_sim", "dot": "dot_score"}.get(main.value, main.value)
-        if main not in (*self.score_functions, "max"):
-            raise ValueError(f"main_score_function {main!r} is not among {', '.join(self.score_functions)}")
-        self.cutoffs = {
-            "accuracy": list(accuracy_at_k),
-            "precision": list(precision_recall_at_k),
-            "recall": list(precision_recall_at_k),
-            "ndcg": list(ndcg_at_k),
-            "mrr": list(mrr_at_k),
-            "map": list(map_at_k),
-        }
+        check_choice("main_score_function", main, (*self.score_functions, "max"))
+        both = precision_recall_at_k
+        at_k = {"accuracy": accuracy_at_k, "precision": both, "recall": both}
+        at_k |= {"ndcg": ndcg_at_k, "mrr": mrr_at_k, "map": map_at_k}
+        self.cutoffs = {metric: list(ks) for metric, ks in at_k.items()}
         for metric, ks in self.cutoffs.items():
             if not ks or any(not isinstance(k, (int, np.integer)) or k < 1 for k in ks):
                 raise ValueError(f"{metric}_at_k must be a list of whole numbers of at least 1, got {ks}")
-        if corpus_chunk_size < 1:
-            raise ValueError(f"corpus_chunk_size must be at least 1, got {corpus_chunk_size}")
+        self.corpus_chunk_size = checked_number("corpus_chunk_size", corpus_chunk_size, 1, whole=True)
         self.map_key = f"map@{max(map_at_k)}"
         csv_file = "Information-Retrieval_evaluation{}_results.csv"
         super().__init__(
@@ -131,9 +109,10 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
             raise ValueError(f"the ids of the corpus must be of one type, all texts or all numbers: {error}") from error
         (self.corpus,) = checked_texts(corpus=[corpus[document] for document in self.corpus_ids])
         self.relevant_docs = relevant
-        self.corpus_chunk_size = corpus_chunk_size
-        self.query_arguments = _given(prompt=query_prompt, prompt_name=query_prompt_name)
-        self.corpus_arguments = _given(prompt=corpus_prompt, prompt_name=corpus_prompt_name)
+        prompts = {"prompt": query_prompt, "prompt_name": query_prompt_name}
+        self.query_arguments = {name: value for name, value in prompts.items() if value is not None}
+        prompts = {"prompt": corpus_prompt, "prompt_name": corpus_prompt_name}
+        self.corpus_arguments = {name: value for name, value in prompts.items() if value is not None}
 
     def measure(self, model: Encoder) -> Measurement:
         """Return the metrics of ranking, and the table of queries."""
@@ -153,7 +132,7 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
         return metrics, table
 
     def _best_matches(self, model: Encoder) -> dict[str, Matches]:
-        """Scores and corpus places, each `(queries, greatest k)`, of the best documents under each score function."""
+        """Return scores and places `(queries, greatest k)` of the best documents under each score function."""
         (queries,) = self._embed(model, self.queries, role="query", **self.query_arguments)
         most = max(chain.from_iterable(self.cutoffs.values()))
         best: dict[str, Matches] = {}
@@ -172,24 +151,15 @@ class RerankingEvaluator(SentenceEvaluator):
     """Order the documents of each query by similarity to it: do the positives come first?
 
     Metrics: `map` (mean of scikit-learn's average precision; primary), `mrr@k`, `ndcg@k`. In the reciprocal rank a
-    negative that scores as high as a positive comes before it. `per_example`: a row a query with query, positives and
+    negative that scores as high as a positive comes first. `per_example`: one row per query with query, positives and
     negatives (how many) and the metrics.
 
     Args:
-        samples: dicts with "query" (a text), "positive" and "negative" (lists of texts), or a dict of such dicts. Those
-            without positives or without negatives are left out.
-        at_k: cut-off of `mrr` and `ndcg`.
-        name: of the data.
-        write_csv: False writes no file.
+        samples: dicts with "query" (a text), "positive" and "negative" (lists of texts), or a dict of such dicts;
+            those without positives or without negatives are left out.
+        at_k: cut-off of `mrr` and `ndcg`; `mrr_at_k` is another name.
         similarity_fct: `(1, dim), (c, dim) -> (1, c)`.
-        batch_size: for `encode`.
-        show_progress_bar: for `encode`.
-        use_batched_encoding: encode all samples together; False goes sample by sample, in less memory.
-        truncate_dim: dimensions to keep of the embeddings.
-        mrr_at_k: other name of `at_k`.
-
-    Raises:
-        ValueError: samples without these keys, no sample left, cut-off below 1.
+        use_batched_encoding: encode all samples together; False encodes sample by sample, in less memory.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[text.count("a"), text.count("b")] for text in texts])
@@ -210,9 +180,7 @@ class RerankingEvaluator(SentenceEvaluator):
         truncate_dim: int | None = None,
         mrr_at_k: int | None = None,
     ) -> None:
-        self.at_k = at_k if mrr_at_k is None else mrr_at_k
-        if self.at_k < 1:
-            raise ValueError(f"at_k must be at least 1, got {self.at_k}")
+        self.at_k = checked_number("at_k", at_k if mrr_at_k is None else mrr_at_k, 1, whole=True)
         csv_file = f"RerankingEvaluator{{}}_results_@{self.at_k}.csv"
         super().__init__(name, "map", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
         self.samples: list[dict[str, Any]] = []
@@ -256,11 +224,11 @@ class RerankingEvaluator(SentenceEvaluator):
         return {key: table[key].mean() for key in table.columns[3:]}, table
 
     def _embedded(self, model: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
-        """Query `(1, dim)` and documents `(n, dim)`, negatives first, of each sample."""
+        """Yield the query `(1, dim)` and the documents `(n, dim)`, negatives first, of each sample."""
         groups = [self.samples] if self.use_batched_encoding else [[sample] for sample in self.samples]
         for group in tqdm(groups, desc="Samples", disable=not self.show_progress_bar or self.use_batched_encoding):
             (queries,) = self._embed(model, [sample["query"] for sample in group], role="query")
-            columns = [sample["negative"] + sample["positive"] for sample in group]  # a draw goes to the negative
+            columns = [sample["negative"] + sample["positive"] for sample in group]  # the negative wins a tie
             yield from zip(queries.split(1), self._embed(model, *columns, role="document"), strict=True)
 
 
@@ -268,31 +236,19 @@ class ParaphraseMiningEvaluator(SentenceEvaluator):
     """Mine the most similar pairs among all texts: are they the known duplicates?
 
     Metrics: `average_precision` over all known duplicates, mined or not (primary); `f1`, `precision` and `recall` at
-    the `threshold` with the best F1. `per_example`: a row a mined pair, best first, then the duplicates that were not
-    mined, with id1, id2, score (NaN when not mined) and label (whether a known duplicate).
+    the `threshold` with the best F1. `per_example`: one row per mined pair, best first, then the duplicates that were
+    not mined, with id1, id2, score (NaN if not mined) and label (whether a known duplicate).
 
     Args:
-        sentences_map: text of each id.
-        duplicates_list: pairs of ids. Pairs with an id that `sentences_map` lacks are left out with a warning.
+        sentences_map: texts by id.
+        duplicates_list: pairs of ids; pairs with an unknown id are left out with a warning.
         duplicates_dict: the same as `{id: {id: True}}`; both may be given.
         add_transitive_closure: if (a, b) and (b, c) are duplicates, so are (a, c).
-        query_chunk_size: as in `util.paraphrase_mining`, like the three that follow.
-        corpus_chunk_size: most texts to compare with at a time.
-        max_pairs: most pairs mined.
-        top_k: most partners considered for a text.
-        show_progress_bar: for `encode`.
-        batch_size: for `encode`.
-        name: of the data.
-        write_csv: False writes no file.
-        truncate_dim: dimensions to keep of the embeddings.
-
-    Raises:
-        ValueError: fewer than two texts, no duplicates among them.
+        query_chunk_size, corpus_chunk_size, max_pairs, top_k: as in `util.paraphrase_mining`.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
-    >>> evaluator = ParaphraseMiningEvaluator({1: "cat", 2: "horse", 3: "dog"}, [(1, 3)])
-    >>> evaluator(toy)["average_precision"]
+    >>> ParaphraseMiningEvaluator({1: "cat", 2: "horse", 3: "dog"}, [(1, 3)])(toy)["average_precision"]
     1.0
     """
 
@@ -348,20 +304,12 @@ class ParaphraseMiningEvaluator(SentenceEvaluator):
 def ranking_metrics(
     hits: np.ndarray, relevant: np.ndarray, cutoffs: Mapping[str, Sequence[int]]
 ) -> dict[str, np.ndarray]:
-    """Metrics of ranked lists that were cut off, one value a query.
+    """Return metrics of truncated ranked lists, `(queries,)` by key such as "ndcg@10".
 
     With `h_r` whether rank r is a hit, and R relevant documents: accuracy@k is `max h_r`, precision@k `sum h_r / k`,
     recall@k `sum h_r / R`, mrr@k `max h_r / r`, map@k `sum h_r * precision@r / min(k, R)`, and ndcg@k
-    `sum h_r / log2(r + 1)` divided by the same of a perfect list; sums and maxima run over r <= k.
-    Source: Manning et al., 2008, Introduction to Information Retrieval, chapter 8.
-
-    Args:
-        hits: `(queries, ranks)` of 0 and 1.
-        relevant: `(queries,)`, how many relevant documents there are.
-        cutoffs: values of k for each of accuracy, precision, recall, ndcg, mrr, map.
-
-    Returns:
-        `(queries,)` by key such as "ndcg@10".
+    `sum h_r / log2(r + 1)` divided by that of a perfect list; over r <= k. `hits` is `(queries, ranks)`, `relevant`
+    R `(queries,)`. Source: Manning et al., 2008, Introduction to Information Retrieval, chapter 8.
 
     >>> every = {"mrr": [2], "map": [3], "precision": [3], "recall": [3], "accuracy": [1]}
     >>> values = ranking_metrics(np.array([[0, 1, 1]]), np.array([4]), every)
@@ -388,49 +336,42 @@ def ranking_metrics(
 def _relevant(
     queries: Mapping[Any, str], corpus: Mapping[Any, str], relevant_docs: Mapping[Any, Iterable[Any]]
 ) -> dict[Any, set[Any]]:
-    """The relevant documents of each query that has any, checked against the ids of queries and corpus."""
+    """Return the relevant documents of each query that has any; all ids must be known."""
     for name, texts in (("queries", queries), ("corpus", corpus)):
         if not isinstance(texts, Mapping) or not texts:
-            raise ValueError(f"{name} must be a dict from id to text, not empty, got {texts!r:.80}")
-    relevant = {}
+            raise ValueError(f"{name} must be a non-empty dict from id to text, got {texts!r:.80}")
     for query, documents in relevant_docs.items():
         if isinstance(documents, (str, Mapping)):
             raise ValueError(f"relevant_docs[{query!r}] must be a set of document ids, got {documents!r:.80}")
-        relevant[query] = set(documents)
-    unknown = [query for query in relevant if query not in queries]
-    if unknown:
-        raise ValueError(
-            f"relevant_docs names {len(unknown)} queries that are not in queries, such as {unknown[0]!r}; "
-            "keep only those, or check that the ids are of one type"
-        )
-    missing = [(query, document) for query, documents in relevant.items() for document in documents - corpus.keys()]
-    if missing:
-        raise ValueError(
-            f"relevant_docs names {len(missing)} documents that are not in the corpus, such as {missing[0][1]!r} for "
-            f"query {missing[0][0]!r}; no search could find them: remove them, or check that the ids are of one type"
-        )
-    found = {query: relevant[query] for query in queries if relevant.get(query)}
+        if query not in queries:
+            raise ValueError(f"relevant_docs names the query {query!r}, which is not in queries; are ids of one type?")
+        if missing := sorted(set(documents) - corpus.keys(), key=str):
+            raise ValueError(
+                f"relevant_docs names {len(missing)} documents that are not in the corpus, such as {missing[0]!r} for "
+                f"query {query!r}; remove them, or check that the ids are of one type"
+            )
+    found = {query: set(relevant_docs[query]) for query in queries if query in relevant_docs}
+    found = {query: documents for query, documents in found.items() if documents}
     if not found:
-        raise ValueError("relevant_docs names no relevant document for any query; there is nothing to evaluate")
+        raise ValueError("relevant_docs names no relevant document for any query")
     return found
 
 
 def _duplicate_places(ids: Sequence[Any], pairs: Iterable[tuple[Any, Any]], closure: bool) -> set[tuple[int, int]]:
-    """Places (i, j), i < j, of the duplicate pairs; with `closure` of all pairs that a chain of duplicates joins."""
+    """Return places (i, j), i < j, of the duplicate pairs; with `closure` of all pairs that duplicates connect."""
     places = {id: place for place, id in enumerate(ids)}
     named = list(pairs)
     known = [(places[a], places[b]) for a, b in named if a in places and b in places]
     if len(known) < len(named):
         warnings.warn(
-            f"{len(named) - len(known)} of {len(named)} duplicate pairs name an id that sentences_map lacks; "
-            "they are left out",
+            f"{len(named) - len(known)} of {len(named)} duplicate pairs name an id that is not in sentences_map",
             stacklevel=3,
         )
     duplicates = {(min(pair), max(pair)) for pair in known if pair[0] != pair[1]}
     if not duplicates:
         raise ValueError(
-            f"no duplicate pair of two different texts of sentences_map is given ({len(named)} pairs were named); "
-            "give duplicates_list or duplicates_dict with the ids of sentences_map"
+            f"no duplicate pair of two different ids of sentences_map is among the {len(named)} pairs of "
+            "duplicates_list and duplicates_dict"
         )
     if closure:
         from scipy.sparse import coo_array
@@ -441,8 +382,3 @@ def _duplicate_places(ids: Sequence[Any], pairs: Iterable[tuple[Any, Any]], clos
         groups = pd.Series(range(len(ids))).groupby(connected_components(graph, directed=False)[1])
         duplicates = {pair for _, group in groups for pair in combinations(group.tolist(), 2)}
     return duplicates
-
-
-def _given(**arguments: Any) -> dict[str, Any]:
-    """Those that are not None."""
-    return {name: value for name, value in arguments.items() if value is not None}
