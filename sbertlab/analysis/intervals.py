@@ -33,13 +33,10 @@ ROUNDING = 1e-12
 def interval(
     value: float, replicates: ArrayLike, confidence: float = 0.95, *, examples: float = np.inf, starts: int = 1
 ) -> tuple[float, float]:
-    """Return the interval that covers the true score, the expected score of samples of this size.
+    """Return the interval of the true score: `tanh(artanh(value) -+ t * error)`, because scores near 1 are skewed.
 
-    `tanh(artanh(value) -+ t * error)`, with the standard error of the replicates after artanh, because scores near 1
-    are skewed. Without artanh where the value reaches 1 or a replicate lies beyond.
-
-    Source: Davison and Hinkley, 1997, Bootstrap Methods and their Application, section 5.2, on the scale of Fisher,
-    1921, On the probable error of a coefficient of correlation.
+    The error is that of the replicates after artanh; without artanh if the value or a replicate is not below 1.
+    Source: Davison and Hinkley, 1997, Bootstrap Methods, section 5.2; artanh as in Fisher, 1921.
 
     >>> low, high = interval(0.8, np.tile([0.7, 0.8, 0.9], 100))
     >>> round(low, 2), round(high, 2)  # longer to the left

@@ -128,7 +128,13 @@ def _keyed_umap(key: list[str], rows: np.ndarray, settings: dict[str, Any]) -> n
 
 @dataclass(frozen=True)
 class MapQuality:
-    """How much of the original space a map keeps; all shares from 0 to 1, higher is better.
+    """How much of the original space a map preserves; shares from 0 to 1, higher is better.
+
+    | measure         | of each point's k nearest                               | is lowered by         |
+    | --------------- | ------------------------------------------------------- | --------------------- |
+    | trustworthiness | on the map: how near they are in the original space     | false neighbours      |
+    | continuity      | in the original space: how near they are on the map     | neighbours torn apart |
+    | neighbor_recall | in the original space: the share also nearest on the map | both, the strictest  |
 
     >>> print(MapQuality(0.951, 0.962, 0.403, n_neighbors=15, points=50000, measured=2000))
     trustworthiness 0.95 · continuity 0.96 · 15-neighbour recall 0.40 · on 2,000 of 50,000 points
@@ -157,20 +163,10 @@ def map_quality(
     most_points: int = 2000,
     seed: int = 0,
 ) -> MapQuality:
-    """Measure how well a map `xy` `(n, 2)` keeps the neighbourhoods of the embeddings.
+    """Measure how well a map `xy` `(n, 2)` preserves neighbourhoods: see `MapQuality`.
 
-    | measure         | of each point's k nearest                                  | is lowered by         |
-    | --------------- | ---------------------------------------------------------- | --------------------- |
-    | trustworthiness | on the map: how near they are in the original space        | false neighbours      |
-    | continuity      | in the original space: how near they are on the map        | neighbours torn apart |
-    | neighbor_recall | in the original space: the share also nearest on the map   | both, the strictest   |
-
-    With few points, k is the largest number below half of them. Of more than `most_points`, a random sample is
-    measured, which flatters the first two.
-
-    Source: Venna and Kaski, 2001, Neighborhood preservation in nonlinear projection methods.
-
-    The first and last point of a line change places, so three of five points get a false neighbour on the map:
+    k is at most half of the points. Of more than `most_points` a random sample is measured, which flatters the first
+    two measures. Source: Venna and Kaski, 2001, Neighborhood preservation in nonlinear projection methods.
 
     >>> line, swapped = [[1], [2], [4], [8], [16]], [[16, 0], [2, 0], [4, 0], [8, 0], [1, 0]]
     >>> round(map_quality(line, swapped, n_neighbors=1, metric="euclidean").trustworthiness, 4)

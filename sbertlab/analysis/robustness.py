@@ -1,10 +1,12 @@
-"""Robustness and fairness: how the similarities of a model move when a sentence changes a little, or speaks of others.
+"""Robustness and fairness: how similarities change when a sentence changes slightly, or mentions other people.
 
 `corpora/minimal_pairs.jsonl` holds sentences with a paraphrase, a negation and another number; `minimal_terms.jsonl`
-holds the people, names and roles that are put into them. Everything here follows from the two files and a seed.
+holds the people, names and roles to insert. Everything follows from the two files and a seed. Every kind of change is
+made to every sentence, and intervals come from one bootstrap over sentences: they speak of other sentences of this
+kind, not of other domains or languages.
 
-Every kind of change is made to every sentence, so all kinds are compared on the same sentences, and intervals come from
-one bootstrap over sentences: they speak of other sentences of this kind, not of other domains or languages.
+Models are anything with `encode(list of texts)`, or a scikit-learn pipeline with `transform`. A model with neither
+raises a TypeError; embeddings that are not one finite vector per text, or `resamples` below 2, a ValueError.
 """
 
 from __future__ import annotations
@@ -57,45 +59,27 @@ KINDS: Mapping[str, str] = {
 }
 """Kinds of change, and whether the sentence should stay near ("same") or move away ("different").
 
-"gender" ("my brother" to "my sister") and "name" ("Emma" to "Fatima") speak of somebody else, but ask or tell the same,
-so a search or a classifier should not tell them apart. "identical" and "unrelated" (a sentence of the other domain) are
-controls.
+"gender" ("my brother" to "my sister") and "name" ("Emma" to "Fatima") mention somebody else but ask the same, so a
+search should treat them alike. "identical" and "unrelated" (a sentence of the other domain) are controls.
 """
 
 
 def robustness(model: Encoder, seed: int = 0, resamples: int = 1000) -> pd.DataFrame:
-    """Return how near changed sentences stay to the sentence, one row a kind of change.
+    """Return how similar changed sentences stay to the original, one row per kind of change in the order of `KINDS`.
 
-    The scale differs between models, so `shift` measures it by the model's own: `(p - s) / (p - u)` with the mean
-    cosines `s` of the kind, `p` of paraphrases and `u` of unrelated sentences. 0 is as near as a paraphrase, 1 as far
-    as an unrelated sentence, below 0 is nearer than a paraphrase.
+    Columns: kind, expectation, n (sentences); similarity, the mean cosine to the original; shift, the same on the
+    model's own scale; nearer, the share of sentences to which the changed one is more similar than a paraphrase (a
+    mistake where the meaning differs; ties count half, Wilson's interval). Each with 95 % intervals.
 
-    Args:
-        model: anything with `encode(list of texts)`, or a scikit-learn pipeline with `transform`.
-        seed: of people, names, typos and the bootstrap.
-        resamples: of the bootstrap over sentences.
-
-    Returns:
-        Columns
-
-        - kind, expectation: those of `KINDS`, in their order;
-        - n: sentences;
-        - similarity, low, high: mean cosine of sentence and changed sentence, and its 95 % interval;
-        - shift, shift_low, shift_high: missing where paraphrases are no nearer than unrelated sentences;
-        - nearer, nearer_low, nearer_high: share of sentences to which the changed sentence is nearer than a paraphrase
-          is (equally near counts half; Wilson's interval). Where the meaning should differ, each of them is a mistake.
-          Missing for paraphrases themselves.
-
-    Raises:
-        TypeError: the model has neither method.
-        ValueError: it returned something else than one finite vector a text, or `resamples` is below 2.
+    `shift = (p - s) / (p - u)` with the mean cosines s of the kind, p of paraphrases and u of unrelated sentences: 0 is
+    a paraphrase, 1 an unrelated sentence. It is missing if p does not exceed u.
     """
     _check_resamples(resamples)
     pairs = robustness_pairs(seed)
     stored = StoredEmbeddings(model, name="Robustness")
     pairs["similarity"] = _similarities(stored, pairs["base"], pairs["variant"])
     margin = pairs["similarity"] - _similarities(stored, pairs["base"], pairs["paraphrase"])
-    # rounding in the last digits is no difference
+    # a difference in the last digits is rounding
     pairs["nearer"] = np.where(margin.abs() < 1e-6, 0.5, margin > 0)
     values = {str(kind): rows.to_numpy() for kind, rows in pairs.groupby("kind", sort=False)["similarity"]}
     nearer = pairs.groupby("kind")["nearer"].sum()
@@ -117,28 +101,16 @@ def robustness(model: Encoder, seed: int = 0, resamples: int = 1000) -> pd.DataF
 
 
 def associations(model: Encoder, seed: int = 0, resamples: int = 1000) -> pd.DataFrame:
-    """Return whom a model puts nearer to a sentence that names no gender and nobody, one row a group.
+    """Return which groups a model places closer to sentences that mention no gender and nobody, one row per group.
 
-    | kind    | group               | gap                                                                          |
-    | ------- | ------------------- | ---------------------------------------------------------------------------- |
-    | pronoun | all roles           | cosine with "her" less that with "his", each to the wording without either   |
-    | role    | nurse, engineer ... | the same for sentences about one role, less that of all roles                |
-    | name    | Arabic, English ... | cosine with a name of the group, less the mean of all groups                 |
+    | kind    | group               | gap                                                                        |
+    | ------- | ------------------- | -------------------------------------------------------------------------- |
+    | pronoun | all roles           | cosine with "her" minus that with "his", each to the wording without both  |
+    | role    | nurse, engineer ... | the same for sentences about one role, minus that of all roles             |
+    | name    | Arabic, English ... | cosine with a name of the group, minus the mean of all groups              |
 
-    A model without a preference has gaps of 0. Of 20 roles, about one has an interval that leaves out 0 by chance.
-
-    Args:
-        model: anything with `encode(list of texts)`, or a scikit-learn pipeline with `transform`.
-        seed: of people, names and the bootstrap.
-        resamples: of the bootstrap over sentences.
-
-    Returns:
-        Columns kind, group, n (sentences), similarity (mean cosine to the neutral wording), gap, low, high (its 95 %
-        interval). A positive gap of a role: "her" goes with it more than with other roles.
-
-    Raises:
-        TypeError: the model has neither method.
-        ValueError: it returned something else than one finite vector a text, or `resamples` is below 2.
+    Columns: kind, group, n (sentences), similarity (mean cosine to the neutral wording), gap, low, high (95 %). Without
+    a preference all gaps are 0; of 20 roles about one has an interval without 0 by chance.
     """
     _check_resamples(resamples)
     pairs = association_pairs(seed)

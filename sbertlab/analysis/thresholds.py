@@ -110,15 +110,10 @@ def choose_threshold(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Threshold:
-    """Return the best threshold for a goal, halfway between two scores.
+    """Return the best threshold for a goal, halfway between two scores; a ValueError if none reaches it.
 
-    Args:
-        goal: "f1" is the highest F1, as in `BinaryClassificationEvaluator`; "precision" the lowest threshold with a
-            precision of `at_least`; "recall" the highest threshold with a recall of `at_least`.
-        at_least: for the goals "precision" and "recall", above 0 and at most 1.
-
-    Raises:
-        ValueError: no threshold reaches the goal, or arguments out of range.
+    "f1" has the highest F1, as in `BinaryClassificationEvaluator`; "precision" is the lowest threshold with a precision
+    of `at_least`, "recall" the highest with such a recall.
 
     >>> found = choose_threshold([1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], resamples=50)
     >>> found.threshold, found.f1

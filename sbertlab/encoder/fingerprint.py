@@ -28,10 +28,8 @@ ENCODING = ("models", "encoder", "data/texts.py", "util.py", "checks.py")
 MEASURING = (
     *ENCODING,
     *("data", "losses", "training", "evaluation", "analysis/resampling.py"),
-    *(
-        f"benchmark/{name}.py"
-        for name in ("tasks", "local_tasks", "published", "encoders", "nli_pairs", "recipes", "runner")
-    ),
+    *("benchmark/tasks.py", "benchmark/local_tasks.py", "benchmark/published.py", "benchmark/published.yaml"),
+    *("benchmark/encoders.py", "benchmark/nli_pairs.py", "benchmark/recipes.py", "benchmark/runner.py"),
 )
 """Parts from which a cell of the benchmark follows: embeddings, fine-tuning, tasks and metrics."""
 
@@ -39,12 +37,8 @@ MEASURING = (
 def fingerprint(model: Any) -> str:
     """Return the SHA-256 of everything that a model's embeddings depend on, in hexadecimal.
 
-    Class, settings and tensors of every module, tokenizer, length limit, prompts and `truncate_dim`; parameters and
-    fitted state of a scikit-learn estimator; otherwise what joblib hashes; and the version of the code of all these.
-    Names, paths, the similarity and the device are excluded.
-
-    Raises:
-        TypeError: it depends on code that may change unnoticed, e.g. a lambda, a nested function, a notebook's class.
+    That is settings, tensors, tokenizer, prompts and the version of the code, but not names, paths or the device. Code
+    that may change unnoticed (a lambda, a nested function, a notebook's class) raises a TypeError.
 
     >>> layer = nn.Linear(2, 1)
     >>> fingerprint(layer) == fingerprint(layer.eval()) != fingerprint(nn.Linear(2, 1))  # random weights
@@ -77,7 +71,7 @@ def source_digest(parts: tuple[str, ...] = ENCODING, root: Path = Path(__file__)
     """
     lines = []
     for part in parts:
-        paths = [root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py"))
+        paths = sorted((root / part).rglob("*.py")) if (root / part).is_dir() else [root / part]
         if not paths or not all(path.is_file() for path in paths):
             raise FileNotFoundError(f"{root / part} has no source files, so the digest would not notice any change")
         lines += [f"{path.relative_to(root).as_posix()} {sha256_of(path)}" for path in paths]

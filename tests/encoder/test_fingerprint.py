@@ -249,7 +249,7 @@ def test_half_of_a_surrogate_pair_is_a_key_like_any_other() -> None:
 
 def edited(root: Path, part: str) -> None:
     """Append a comment to one source file of a part of the package."""
-    path = root / part if part.endswith(".py") else sorted((root / part).rglob("*.py"))[0]
+    path = sorted((root / part).rglob("*.py"))[0] if (root / part).is_dir() else root / part
     path.write_text(path.read_text() + "# edited\n")
 
 
