@@ -292,13 +292,6 @@ def test_a_failure_while_saving_leaves_the_earlier_model(
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
-def test_saving_onto_a_file_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    (tmp_path / "model").write_text("precious")
-    with pytest.raises(NotADirectoryError, match="is a file; pass the path of a folder"):
-        tiny().save(tmp_path / "model")
-    assert (tmp_path / "model").read_text() == "precious"
-
-
 # Reading what sentence-transformers 6.2 writes
 
 
@@ -341,13 +334,6 @@ def test_a_router_of_version_6_loads_here(bert: Path, tmp_path: Path) -> None:
     ours.save(tmp_path / "again")
     again = peer(tmp_path / "again")
     np.testing.assert_allclose(again.encode_query(TEXTS), model.encode_query(TEXTS), atol=1e-5)
-
-
-def test_a_static_embedding_of_version_6_loads_here(bert: Path, tmp_path: Path) -> None:
-    static = StaticEmbedding(Transformer(str(bert)).tokenizer, embedding_dim=8)
-    model = sentence_transformers.SentenceTransformer(modules=[static, Normalize()], device="cpu")
-    model.save(str(tmp_path / "model"))
-    assert_same(read(tmp_path / "model"), model)
 
 
 def test_a_static_embedding_in_the_layout_of_model2vec_loads_here(bert: Path, tmp_path: Path) -> None:
@@ -438,15 +424,6 @@ def test_the_old_names_of_the_length_file_are_read(kind: str, bert: Path) -> Non
     assert read(folder).max_seq_length == 6
 
 
-def test_the_transformer_may_lie_in_a_folder_of_its_own(bert: Path, tmp_path: Path) -> None:
-    shutil.move(bert, tmp_path / "model" / "0_Transformer")
-    files = {"0_Transformer/sentence_bert_config.json": {"max_seq_length": 6}, "1_Pooling/config.json": POOLING}
-    folder = by_hand(tmp_path / "model", [("0_Transformer", "Transformer"), ("1_Pooling", "Pooling")], files)
-    ours = read(folder)
-    assert ours.max_seq_length == 6
-    assert_same(ours, peer(folder))
-
-
 def test_asym_of_version_2_loads_by_route(bert: Path) -> None:
     types = {f"{name}_Dense": "sentence_transformers.models.Dense" for name in ("1", "2")}
     asym = {
@@ -471,12 +448,6 @@ def test_a_plain_folder_gets_mean_pooling(bert: Path, tiny: Tiny) -> None:
     assert settings == {**SETTINGS, "similarity_fn_name": None}
     assert_same(read(bert), tiny())
     assert_same(read(bert), peer(bert))
-
-
-def test_a_missing_normalize_folder_is_no_fault(folder: Path) -> None:
-    expected = read(folder).encode(TEXTS)
-    shutil.rmtree(folder / "3_Normalize")
-    np.testing.assert_array_equal(read(folder).encode(TEXTS), expected)
 
 
 @pytest.mark.parametrize("gone", ["pytorch_model.bin", "model.safetensors"])
@@ -563,20 +534,6 @@ def test_a_missing_file_is_named(file: str, folder: Path) -> None:
     (folder / file).unlink()
     with pytest.raises(FileNotFoundError, match=f"{file} is missing"):
         load_modules(folder)
-
-
-def test_missing_weights_are_named(folder: Path) -> None:
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        (folder / "2_Dense" / file).unlink()
-    with pytest.raises(FileNotFoundError, match=r"2_Dense has neither model.safetensors nor pytorch_model.bin"):
-        load_modules(folder)
-
-
-def test_a_folder_that_is_no_model_or_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is not a model folder: it has neither modules.json nor config.json"):
-        load_modules(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
-        load_modules(tmp_path / "absent")
 
 
 def test_weights_that_do_not_fit_the_architecture_are_not_filled_with_random_numbers(folder: Path) -> None:
@@ -714,6 +671,46 @@ def test_an_activation_from_outside_is_refused_unless_named(folder: Path, outsid
     assert modules["2"].activation_function(1) == 2  # type: ignore[operator]
 
 
+def test_code_beside_the_transformer_is_not_run(folder: Path, tmp_path: Path) -> None:
+    code = f"from pathlib import Path\nPath({str(tmp_path / 'executed')!r}).touch()\n"
+    (folder / "modeling_evil.py").write_text(code + "class Evil: pass\nclass EvilConfig: pass\n")
+    auto_map = {"AutoModel": "modeling_evil.Evil", "AutoConfig": "modeling_evil.EvilConfig"}
+    edit_json(folder / "config.json", auto_map=auto_map, model_type="evil")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        load_modules(folder)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_saving_onto_a_file_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("precious")
+    with pytest.raises(NotADirectoryError, match="is a file; pass the path of a folder"):
+        tiny().save(tmp_path / "model")
+    assert (tmp_path / "model").read_text() == "precious"
+
+
+def test_the_transformer_may_lie_in_a_folder_of_its_own(bert: Path, tmp_path: Path) -> None:
+    shutil.move(bert, tmp_path / "model" / "0_Transformer")
+    files = {"0_Transformer/sentence_bert_config.json": {"max_seq_length": 6}, "1_Pooling/config.json": POOLING}
+    folder = by_hand(tmp_path / "model", [("0_Transformer", "Transformer"), ("1_Pooling", "Pooling")], files)
+    ours = read(folder)
+    assert ours.max_seq_length == 6
+    assert_same(ours, peer(folder))
+
+
+def test_missing_weights_are_named(folder: Path) -> None:
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        (folder / "2_Dense" / file).unlink()
+    with pytest.raises(FileNotFoundError, match=r"2_Dense has neither model.safetensors nor pytorch_model.bin"):
+        load_modules(folder)
+
+
+def test_a_folder_that_is_no_model_or_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is not a model folder: it has neither modules.json nor config.json"):
+        load_modules(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        load_modules(tmp_path / "absent")
+
+
 @pytest.mark.parametrize("activation", ["torch.nn.modules.activation.Nothing", "os.system", "torch.hub.load", "Tanh"])
 def test_an_activation_that_is_none_is_refused(activation: str, folder: Path) -> None:
     edit_json(folder / "2_Dense" / "config.json", activation_function=activation)
@@ -729,13 +726,3 @@ def test_what_is_trusted_but_absent_or_no_module_is_named(folder: Path) -> None:
         change_type(folder, 2, dotted)
         with pytest.raises(ValueError, match=said):
             load_modules(folder, trust_remote_code=[dotted])
-
-
-def test_code_beside_the_transformer_is_not_run(folder: Path, tmp_path: Path) -> None:
-    code = f"from pathlib import Path\nPath({str(tmp_path / 'executed')!r}).touch()\n"
-    (folder / "modeling_evil.py").write_text(code + "class Evil: pass\nclass EvilConfig: pass\n")
-    auto_map = {"AutoModel": "modeling_evil.Evil", "AutoConfig": "modeling_evil.EvilConfig"}
-    edit_json(folder / "config.json", auto_map=auto_map, model_type="evil")
-    with pytest.raises(ValueError, match="trust_remote_code"):
-        load_modules(folder)
-    assert not (tmp_path / "executed").exists()
