@@ -98,14 +98,14 @@ class SentenceEvaluator:
     def _embed(self, model: Encoder, *columns: Sequence[str], role: str = "", **arguments: Any) -> list[Tensor]:
         """Return embeddings `(n, dim)` of each column of texts, encoding equal texts once.
 
-        `role` is "query" or "document" where a model may treat the two differently.
+        `role` is "query" or "document" where a model may treat the two differently. Arguments that are None are left
+        to the model.
         """
         places = {text: place for place, text in enumerate(dict.fromkeys(chain.from_iterable(columns)))}
         encode = getattr(model, f"encode_{role}", model.encode) if role else model.encode
-        if self.truncate_dim is not None:
-            arguments["truncate_dim"] = self.truncate_dim
-        arguments |= {"batch_size": self.batch_size, "show_progress_bar": self.show_progress_bar}
-        found = encode(list(places), convert_to_tensor=True, **arguments)
+        arguments |= {"truncate_dim": self.truncate_dim, "batch_size": self.batch_size}
+        given = {name: value for name, value in arguments.items() if value is not None}
+        found = encode(list(places), show_progress_bar=self.show_progress_bar, convert_to_tensor=True, **given)
         embeddings = as_tensor(found, f"model.encode's embeddings of {len(places)} texts", finite=True).detach()
         if embeddings.dim() != 2 or len(embeddings) != len(places):
             raise ValueError(

@@ -7,7 +7,7 @@ scikit-learn and scipy are imported where they are used, which saves `import sbe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -23,7 +23,25 @@ from sbertlab.util import Encoder, SimilarityFunction, top_matches
 SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
 
 
-class EmbeddingSimilarityEvaluator(SentenceEvaluator):
+class _PairEvaluator(SentenceEvaluator):
+    """What the evaluators of pairs and triplets share: similarities by name, and construction from examples."""
+
+    n_texts = 2
+
+    @classmethod
+    def from_input_examples(cls, examples: Sequence[InputExample], **kwargs: Any) -> Self:
+        """Make one from examples with two texts and a score or label, or with three texts (triplets)."""
+        rows = [example.texts or [] for example in examples]
+        for place, texts in enumerate(rows):
+            if len(texts) != cls.n_texts:
+                raise ValueError(f"examples[{place}] has {len(texts)} texts, expected {cls.n_texts}")
+        columns = [[texts[column] for texts in rows] for column in range(cls.n_texts)]
+        labels = [[example.label for example in examples]] if cls.n_texts == 2 else []
+        make: Callable[..., Self] = cls
+        return make(*columns, *labels, **kwargs)
+
+
+class EmbeddingSimilarityEvaluator(_PairEvaluator):
     """Correlation of the similarity of two texts with the score that people gave the pair, on any scale.
 
     Metrics: `pearson_*` and `spearman_*` for each similarity, `pearson_max` and `spearman_max` over them. If a model
@@ -58,12 +76,6 @@ class EmbeddingSimilarityEvaluator(SentenceEvaluator):
         if np.ptp(self.scores) == 0:
             raise ValueError(f"scores are all {self.scores[0]:g}; a correlation needs at least two different scores")
 
-    @classmethod
-    def from_input_examples(cls, examples: Sequence[InputExample], **kwargs: Any) -> Self:
-        """Make one from examples with two texts and a score."""
-        first, second = _example_columns(examples, 2)
-        return cls(first, second, [example.label for example in examples], **kwargs)
-
     def measure(self, model: Encoder) -> Measurement:
         """Return the correlations, and the table of pairs."""
         from scipy.stats import pearsonr, spearmanr
@@ -82,7 +94,7 @@ class EmbeddingSimilarityEvaluator(SentenceEvaluator):
         return metrics, table
 
 
-class BinaryClassificationEvaluator(SentenceEvaluator):
+class BinaryClassificationEvaluator(_PairEvaluator):
     """How well similarity separates positive pairs (label 1) from negative ones (0).
 
     Metrics for each similarity: `*_ap` (average precision), `*_accuracy` and `*_f1` at their best thresholds
@@ -124,12 +136,6 @@ class BinaryClassificationEvaluator(SentenceEvaluator):
             )
         self.labels = numbers.astype(int)
 
-    @classmethod
-    def from_input_examples(cls, examples: Sequence[InputExample], **kwargs: Any) -> Self:
-        """Make one from examples with two texts and a label of 0 or 1."""
-        first, second = _example_columns(examples, 2)
-        return cls(first, second, [example.label for example in examples], **kwargs)
-
     def measure(self, model: Encoder) -> Measurement:
         """Return the metrics of classification, and the table of pairs."""
         from sklearn.metrics import average_precision_score, matthews_corrcoef
@@ -151,7 +157,7 @@ class BinaryClassificationEvaluator(SentenceEvaluator):
         return metrics, table
 
 
-class TripletEvaluator(SentenceEvaluator):
+class TripletEvaluator(_PairEvaluator):
     """Share of triplets whose anchor is more similar to the positive than to the negative, by more than `margin`.
 
     Metrics: `*_accuracy` for each similarity, `max_accuracy` over them; a tie counts as wrong. `per_example`: anchor,
@@ -163,6 +169,8 @@ class TripletEvaluator(SentenceEvaluator):
     >>> TripletEvaluator(["a", "a"], ["b", "bbb"], ["ccc", "c"])(toy)["max_accuracy"]
     0.5
     """
+
+    n_texts = 3
 
     def __init__(
         self,
@@ -193,12 +201,6 @@ class TripletEvaluator(SentenceEvaluator):
         self.margin = dict.fromkeys(self.similarity_fn_names, 0.0)
         for key, value in margins.items():
             self.margin[SimilarityFunction(key).value] = checked_number(f"margin of {key}", value)
-
-    @classmethod
-    def from_input_examples(cls, examples: Sequence[InputExample], **kwargs: Any) -> Self:
-        """Make one from examples with three texts: anchor, positive, negative."""
-        anchors, positives, negatives = _example_columns(examples, 3)
-        return cls(anchors, positives, negatives, **kwargs)
 
     def measure(self, model: Encoder) -> Measurement:
         """Return the accuracies, and the table of triplets."""
@@ -311,11 +313,3 @@ def _similarities(names: Sequence[str] | None, main: str | SimilarityFunction | 
     if SimilarityFunction(main).value not in chosen:
         raise ValueError(f"the main similarity {SimilarityFunction(main).value!r} is not among {', '.join(chosen)}")
     return chosen, SimilarityFunction(main).value
-
-
-def _example_columns(examples: Sequence[InputExample], n_texts: int) -> list[list[str]]:
-    rows = [example.texts or [] for example in examples]
-    for place, texts in enumerate(rows):
-        if len(texts) != n_texts:
-            raise ValueError(f"examples[{place}] has {len(texts)} texts, expected {n_texts}")
-    return [[texts[column] for texts in rows] for column in range(n_texts)]

@@ -109,10 +109,8 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
             raise ValueError(f"the ids of the corpus must be of one type, all texts or all numbers: {error}") from error
         (self.corpus,) = checked_texts(corpus=[corpus[document] for document in self.corpus_ids])
         self.relevant_docs = relevant
-        prompts = {"prompt": query_prompt, "prompt_name": query_prompt_name}
-        self.query_arguments = {name: value for name, value in prompts.items() if value is not None}
-        prompts = {"prompt": corpus_prompt, "prompt_name": corpus_prompt_name}
-        self.corpus_arguments = {name: value for name, value in prompts.items() if value is not None}
+        self.query_arguments = {"prompt": query_prompt, "prompt_name": query_prompt_name}
+        self.corpus_arguments = {"prompt": corpus_prompt, "prompt_name": corpus_prompt_name}
 
     def measure(self, model: Encoder) -> Measurement:
         """Return the metrics of ranking, and the table of queries."""
