@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,6 +114,14 @@ def test_mistakes_are_named() -> None:
 # -- The panel ---------------------------------------------------------------------------------------------------------
 
 
+def click(widget: Any, name: str) -> None:
+    """Click the button of that name, wherever it is in a panel."""
+    if getattr(widget, "description", None) == name and hasattr(widget, "click"):
+        widget.click()
+    for child in getattr(widget, "children", ()):
+        click(child, name)
+
+
 def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(tmp_path: Path) -> None:
     pytest.importorskip("ipywidgets")
     from sbertlab.widgets.threshold_lab import ThresholdLab
@@ -129,14 +138,14 @@ def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(tmp_path: 
     assert "<b>1" not in lab._border.value
     assert "<b>2" not in lab._border.value
     lab._goal.value = 0.85
-    lab._goal_button.click()
+    click(lab, "Go there")
     assert lab.chosen.precision >= 0.85
     assert lab.chosen.goal == "precision of at least 0.85"
-    lab._export_button.click()
+    click(lab, "Export")
     assert Threshold.load(tmp_path / "threshold.json") == lab.chosen
     beaten = ThresholdLab([0, 1, 0], [0.9, 0.5, 0.1], resamples=20)
     before = beaten.chosen
-    beaten._goal_button.click()
+    click(beaten, "Go there")
     assert "no threshold has a precision of at least 0.9" in beaten.problem
     assert beaten.chosen == before
     bundle = lab._repr_mimebundle_()
@@ -160,14 +169,14 @@ def test_code_chooses_a_threshold_as_the_buttons_do(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             lab.choose(goal, share)  # type: ignore[arg-type]
     assert lab.chosen == found, "after a mistake the panel stays where it is"
-    lab._best_button.click()
+    click(lab, "Greatest F1")
     assert lab.chosen == best
     lab._goal.value = 0.85
-    lab._goal_button.click()
+    click(lab, "Go there")
     assert lab.chosen == lab.choose("precision", 0.85)
     lab.export()
-    assert "Saved: " in lab._said.value
-    assert "&lt;b&gt;" in lab._said.value
+    assert "Saved: " in lab._saved.value
+    assert "&lt;b&gt;" in lab._saved.value
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
