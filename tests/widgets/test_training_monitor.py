@@ -93,7 +93,7 @@ def shown(monitor: Any) -> str:
 
 def test_training_with_the_monitor_equals_training_without_it_to_the_bit(tiny: Tiny) -> None:
     plain, watched = tiny(dropout=0.1), tiny(dropout=0.1)
-    monitor = TrainingMonitor(TEXTS, WORDS, live=True, every=0)
+    monitor = TrainingMonitor(TEXTS, list("ab") * (len(TEXTS) // 2), live=True, every=0)
     monitor.share = float("inf")  # every part is always due
     updates: list[int] = []
     update = monitor.map.update
