@@ -114,6 +114,8 @@ def unpack_zip(path: Path, folder: Path) -> None:
                 raise ValueError(
                     f"{len(members):,} files of {total:,} bytes; the limits are {MAX_MEMBERS:,} and {limit:,}"
                 )
+            if len({member.orig_filename.rstrip("/").casefold() for member in members}) < len(members):
+                raise ValueError("a member occurs twice")
             for member in members:
                 if re.search(r"^/|(^|/)\.\.(/|$)|[\\:\x00-\x1f]", member.orig_filename):
                     raise ValueError(f"{member.orig_filename!r} is outside the folder or an unusable name")

@@ -66,6 +66,8 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "link": (member("link", stat.S_IFLNK | 0o777, "/etc/passwd"), "is a link or a device"),
     "device": (member("device", stat.S_IFCHR | 0o666), "is a link or a device"),
     "pipe": (member("pipe", stat.S_IFIFO | 0o666), "is a link or a device"),
+    "twice": (member("config.json"), "a member occurs twice"),
+    "twice, in other letters": (member("CONFIG.json"), "a member occurs twice"),
     "encrypted": (encrypted(), "encrypted"),
     "file and folder": (member("config.json/inside"), INTACT),
     "oversized": (member("large", text="x" * 3001), "3,0.. bytes"),
