@@ -12,13 +12,14 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
-from sbertlab.checks import checked_number, checked_numbers
+from sbertlab.checks import check_choice, checked_number, checked_numbers
 from sbertlab.data import InputExample
 from sbertlab.data.texts import checked_texts
 from sbertlab.evaluation.base import Measurement, SentenceEvaluator
-from sbertlab.util import Encoder, SimilarityFunction, top_matches
+from sbertlab.util import Encoder, SimilarityFunction, normalize_embeddings, quantize_embeddings, top_matches
 
 SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
 
@@ -46,7 +47,7 @@ class EmbeddingSimilarityEvaluator(_PairEvaluator):
 
     Metrics: `pearson_*` and `spearman_*` for each similarity, `pearson_max` and `spearman_max` over them. If a model
     gives all pairs the same similarity, the correlation is undefined, and 0 is returned. `per_example`: sentence1,
-    sentence2, score and the similarities.
+    sentence2, score and the similarities. With a `precision`, embeddings are scaled to length 1 and quantised first.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
@@ -65,11 +66,14 @@ class EmbeddingSimilarityEvaluator(_PairEvaluator):
         name: str = "",
         show_progress_bar: bool = False,
         write_csv: bool = True,
+        precision: str | None = None,
         truncate_dim: int | None = None,
         similarity_fn_names: Sequence[SimilarityName] | None = None,
     ) -> None:
+        check_choice("precision", precision, (None, "float32", "int8", "uint8", "binary", "ubinary"))
+        self.precision = precision
         self.similarity_fn_names, main = _similarities(similarity_fn_names, main_similarity)
-        csv_file = "similarity_evaluation{}_results.csv"
+        csv_file = f"similarity_evaluation{{}}{f'_{precision}' if precision else ''}_results.csv"
         super().__init__(name, f"spearman_{main}", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
         self.sentences1, self.sentences2 = checked_texts(sentences1=sentences1, sentences2=sentences2)
         self.scores = checked_numbers("scores", scores, length=len(self.sentences1))
@@ -81,6 +85,8 @@ class EmbeddingSimilarityEvaluator(_PairEvaluator):
         from scipy.stats import pearsonr, spearmanr
 
         first, second = self._embed(model, self.sentences1, self.sentences2)
+        if self.precision is not None:
+            first, second = _quantized(first, second, self.precision)
         table = pd.DataFrame({"sentence1": self.sentences1, "sentence2": self.sentences2, "score": self.scores})
         metrics = {}
         for name in self.similarity_fn_names:
@@ -301,6 +307,16 @@ def best_thresholds(labels: np.ndarray, scores: np.ndarray, positives: int | Non
 
 def _pair_scores(name: str, first: Tensor, second: Tensor) -> np.ndarray:
     return SimilarityFunction.to_similarity_pairwise_fn(name)(first, second).cpu().numpy()
+
+
+def _quantized(first: Tensor, second: Tensor, precision: Any) -> tuple[Tensor, Tensor]:
+    """Return both columns at unit length, quantised by the same ranges; bits are unpacked to numbers 0 and 1."""
+    values = quantize_embeddings(normalize_embeddings(torch.cat([first, second])), precision)
+    if precision in ("binary", "ubinary"):
+        shift = 128 if precision == "binary" else 0
+        values = np.unpackbits((values.astype(np.int16) + shift).astype(np.uint8), axis=1)
+    tensor = torch.from_numpy(values.astype(np.float32))
+    return tensor[: len(first)], tensor[len(first) :]
 
 
 def _similarities(names: Sequence[str] | None, main: str | SimilarityFunction | None = None) -> tuple[list[str], str]:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import spearmanr
+from sentence_transformers import util as peer_util
 from sentence_transformers.sentence_transformer import evaluation as peer
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import average_precision_score, ndcg_score, v_measure_score
@@ -35,9 +36,13 @@ class Vectors:
         self.vectors = vectors
         self.calls: list[list[str]] = []
 
-    def encode(self, sentences, truncate_dim=None, **arguments):
+    def encode(self, sentences, precision=None, normalize_embeddings=False, truncate_dim=None, **arguments):
         self.calls.append(list(sentences))
         rows = np.array([self.vectors[text] for text in sentences], dtype=np.float32)[:, :truncate_dim]
+        if normalize_embeddings:
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        if precision not in (None, "float32"):
+            rows = peer_util.quantize_embeddings(rows, precision)
         if arguments.get("convert_to_tensor"):
             return torch.from_numpy(rows)
         return rows if arguments.get("convert_to_numpy", True) else list(torch.from_numpy(rows))
@@ -109,6 +114,16 @@ def reranking_model(samples: list[dict]) -> Vectors:
 
 
 # Against the peer
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
+@pytest.mark.filterwarnings("ignore:.*ranges are taken from only")
+def test_correlations_of_quantised_embeddings_equal_those_of_the_peer(precision):
+    model, arguments = vectors(FIRST, SECOND), {"precision": precision, "similarity_fn_names": SIMILARITIES}
+    evaluator = ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, **arguments)
+    theirs = peer.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, **arguments)
+    assert_equal_to_peer(evaluator(model), theirs(model))
+    assert evaluator.csv_file == theirs.csv_file
 
 
 def peer_cases() -> list:
@@ -540,6 +555,7 @@ SEARCH = ({"q": "a 0"}, {"d": "b 0"}, {"q": {"d"}})
         ("EmbeddingSimilarity", (*PAIR, [3, 3]), {}, "scores are all 3"),
         ("EmbeddingSimilarity", (["a", None], ["b", "c"], [1, 2]), {}, r"sentences1\[1\]"),
         ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"main_similarity": "cosin"}, "cosin"),
+        ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"precision": "int4"}, "int4"),
         ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"similarity_fn_names": "cosine"}, "must be a list of names"),
         ("Triplet", (*PAIR, PAIR[0]), {"main_similarity_function": "dot", "similarity_fn_names": ["cosine"]}, "'dot'"),
         ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"name": ["cosine"]}, "name must be a text"),
