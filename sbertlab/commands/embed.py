@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from sbertlab.checks import check_choice
 from sbertlab.data import examples_from_frame
-from sbertlab.data.rows import lines
+from sbertlab.data.readers import lines
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.storage.files import write_whole
 

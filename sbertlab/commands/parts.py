@@ -102,12 +102,10 @@ def make_loss(model: SentenceTransformer, given: Any, where: str) -> losses.Loss
     return kind(model, **arguments)
 
 
-def table(
-    path: str, texts: list[str], label: str | None = None, separator: str | None = None, on_error: str = "raise"
-) -> list[InputExample]:
+def table(path: str, texts: list[str], label: str | None = None, separator: str | None = None) -> list[InputExample]:
     """Read columns of texts, in the order that the loss expects, and of labels: .csv, .tsv, .jsonl or .parquet."""
     frame = pd.concat(read_frames(path, sep=separator))
-    return examples_from_frame(frame, texts, label, on_error=on_error)
+    return examples_from_frame(frame, texts, label)
 
 
 def text_lines(path: str) -> list[InputExample]:
@@ -184,8 +182,6 @@ def read(
         examples = kind(path, **arguments).get_examples(max_examples)
     else:
         reader = kind(Path(path).parent, **arguments)
-        if evaluation_sample_size and isinstance(reader, nemo.NeMoReader) and not max_examples:
-            return reader.get_split(Path(path).name, evaluation_sample_size)
         examples = reader.get_examples(Path(path).name, max_examples)
     if not evaluation_sample_size:
         return examples, []
@@ -217,9 +213,8 @@ def make_loader(
     """
     seed = default_seed if seed is None else seed
     if noise is not None:
-        delete = functools.partial(DenoisingAutoEncoderDataset.delete, del_ratio=noise)
         texts = [example.texts[0] for example in examples if example.texts]
-        return DataLoader(DenoisingAutoEncoderDataset(texts, delete, seed), batch_size, shuffle)
+        return DataLoader(DenoisingAutoEncoderDataset(texts, seed=seed, del_ratio=noise), batch_size, shuffle)
     if loader == "no_duplicates":
         return NoDuplicatesDataLoader(examples, batch_size, seed)
     if loader == "by_label":

@@ -3,9 +3,7 @@
 from sbertlab.data.examples import (
     InputExample,
     collate,
-    examples_from_dataset,
     examples_from_frame,
-    examples_to_dataset,
     examples_to_frame,
     groups_of,
 )
@@ -33,9 +31,7 @@ __all__ = [
     "SentenceLabelDataset",
     "TripletReader",
     "collate",
-    "examples_from_dataset",
     "examples_from_frame",
-    "examples_to_dataset",
     "examples_to_frame",
     "groups_of",
     "write_nemo",

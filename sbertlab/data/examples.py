@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from sbertlab.data.rows import Row, gather
+from sbertlab.checks import check_columns
 from sbertlab.data.texts import checked_text, plain_text
-
-if TYPE_CHECKING:
-    import datasets
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -43,11 +40,7 @@ class InputExample:
 
     def __post_init__(self) -> None:
         if isinstance(self.texts, str):
-            raise ValueError(f"texts must be a list of texts, got the text {self.texts!r}; write texts=[...]")
-        try:
-            hash(self.group)
-        except TypeError:
-            raise ValueError(f"group must be hashable, such as a number or a text, got {self.group!r:.60}") from None
+            raise ValueError(f"texts must be a list of texts, got the text {self.texts!r}")
 
 
 def collate(examples: Sequence[InputExample]) -> tuple[list[list[Any]], Tensor | None]:
@@ -81,149 +74,89 @@ def _columns(examples: Sequence[InputExample]) -> tuple[list[list[Any]], list[An
     """Return columns of checked texts, and checked labels of one kind."""
     if not len(examples):
         raise ValueError("there is no example; a batch needs at least one")
+    rows: list[list[Any]] = []
     labels: list[Any] = []
     for index, example in enumerate(examples):
-        if not isinstance(getattr(example, "texts", None), list | tuple) or not example.texts:
-            raise ValueError(f"example {index} must be an InputExample with a list of texts, got {example!r}")
-        place = f"example {index}" + (f" ({example.guid})" if getattr(example, "guid", "") else "")
-        for column, text in enumerate(example.texts):
-            if plain_text(text) is None:
-                found = f"got {text!r} of type {type(text).__name__}"
-                raise ValueError(f"text {column} of {place} must be a text, or {{route: text}}, {found}")
-        if len(example.texts) != len(examples[0].texts or ()):
-            raise ValueError(
-                f"{place} has {len(example.texts)} texts, example 0 has {len(examples[0].texts or ())}; all rows of a "
-                "loader need the same number, so put the others into a loader of their own"
-            )
+        texts = getattr(example, "texts", None)
+        if not texts or any(plain_text(text) is None for text in texts):
+            raise ValueError(f"example {index} must be an InputExample of texts (str or {{route: str}}): {example!r}")
+        place = f"example {index}" + (f" ({example.guid})" if example.guid else "")
+        rows.append(texts)
         labels.append(_label(example.label, f"the label of {place}"))
-        if _kind(labels[-1]) != _kind(labels[0]):
+        first, found = (f"{len(rows[row])} texts and {_kind(labels[row])}" for row in (0, index))
+        if found != first:
             raise ValueError(
-                f"the label of {place} is {_kind(labels[-1])}, that of example 0 is {_kind(labels[0])}; all rows of a "
-                "loader need labels of one kind"
+                f"{place} has {found}, example 0 has {first}; all rows of a loader need the same, so put the others "
+                "into a loader of their own"
             )
-    return [list(column) for column in zip(*(example.texts or () for example in examples), strict=True)], labels
+    return [list(column) for column in zip(*rows, strict=True)], labels
 
 
 def _label(label: Any, name: str) -> int | float | np.ndarray | None:
     """Return a label as None, int, float or float32 vector."""
-    if isinstance(label, Tensor | np.ndarray):
-        label = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
-        label = label if label.ndim else label.item()
+    if isinstance(label, Tensor):
+        label = label.detach().cpu().numpy()
+    if isinstance(label, np.ndarray) and not label.ndim:
+        label = label.item()
     if label is None:
         return None
     if isinstance(label, Real | np.bool_):
         number = int(label) if isinstance(label, Integral | np.bool_) else float(label)
         if not abs(number) <= (2**63 - 1 if isinstance(number, int) else LARGEST):
-            raise ValueError(f"{name} must be a finite number, got {label!r}; leave such rows out")
+            raise ValueError(f"{name} must be a finite number, got {label!r}")
         return number
-    if isinstance(label, np.ndarray | list | tuple):
-        try:
-            vector = np.asarray(label, dtype=np.float64)
-        except (TypeError, ValueError):
-            vector = np.empty(0)
-        if vector.ndim != 1 or not len(vector) or not (np.abs(vector) <= LARGEST).all():
-            raise ValueError(f"{name} must be a flat vector of finite numbers, got {label!r}")
-        return vector.astype(np.float32)
-    raise ValueError(
-        f"{name} must be a number, a vector or None, got {label!r} of type {type(label).__name__}; number the classes "
-        'first, for example with frame["label"].astype("category").cat.codes'
-    )
+    try:
+        vector = np.asarray(label, dtype=np.float64)
+    except (TypeError, ValueError):
+        vector = np.empty(0)
+    if vector.ndim != 1 or not len(vector) or not (np.abs(vector) <= LARGEST).all():
+        raise ValueError(
+            f"{name} must be a finite number, a flat vector of them, or None, got {label!r}; number the classes first, "
+            'for example with frame["label"].astype("category").cat.codes'
+        )
+    return vector.astype(np.float32)
 
 
 def _kind(label: Any) -> str:
     if isinstance(label, np.ndarray):
-        return f"a vector of {len(label)} numbers"
-    return "None" if label is None else "a number"
+        return f"a label of {len(label)} numbers"
+    return "no label" if label is None else "a number as label"
 
 
-def examples_from_frame(
-    frame: pd.DataFrame,
-    texts: Sequence[str],
-    label: str | None = None,
-    guid: str | None = None,
-    on_error: str = "raise",
-) -> list[InputExample]:
+def examples_from_frame(frame: pd.DataFrame, texts: Sequence[str], label: str | None = None) -> list[InputExample]:
     """Return one example per row of a DataFrame.
 
-    `texts`, `label` and `guid` name columns, `texts` in the order that the loss takes; without `label`, labels are 0,
-    without `guid`, rows are numbered. `on_error="skip"` leaves bad rows out and warns instead of raising.
+    `texts` and `label` name columns, `texts` in the order that the loss takes; without `label`, labels are 0.
 
     >>> table = pd.DataFrame({"question": ["How?"], "answer": ["So."], "score": [0.5]})
     >>> examples_from_frame(table, texts=["question", "answer"], label="score")
-    [InputExample(guid='frame:0', texts=['How?', 'So.'], label=0.5)]
+    [InputExample(guid='row 0', texts=['How?', 'So.'], label=0.5)]
     """
-    if not isinstance(frame, pd.DataFrame):
-        raise ValueError(f"frame must be a pandas DataFrame, got {type(frame).__name__}")
-    return _examples(frame, "frame", texts, label, guid, on_error)
-
-
-def examples_from_dataset(
-    dataset: datasets.Dataset | datasets.IterableDataset,
-    texts: Sequence[str],
-    label: str | None = None,
-    guid: str | None = None,
-    on_error: str = "raise",
-) -> list[InputExample]:
-    """Return one example per row of one split of a `datasets` set, streamed or not; see `examples_from_frame`."""
-    if isinstance(dataset, Mapping):
-        raise ValueError(f"give one split, such as dataset[{next(iter(dataset), 'train')!r}], not a set of splits")
-    return _examples(pd.DataFrame(list(dataset)), "dataset", texts, label, guid, on_error)
-
-
-def _examples(
-    frame: pd.DataFrame, source: str, texts: Sequence[str], label: str | None, guid: str | None, on_error: str
-) -> list[InputExample]:
     if isinstance(texts, str) or not len(texts):
         raise ValueError(f"texts must be a list of at least one column name, got {texts!r}")
-    wanted = list(dict.fromkeys([*texts, *(name for name in (label, guid) if name is not None)]))
-    columns = list(frame.columns)
-    for name in wanted:
-        if columns.count(name) != 1:
-            found = "occurs twice" if name in columns else "is missing"
-            raise ValueError(f"column {name!r} {found}; the columns are {', '.join(map(repr, columns))}")
-
-    def convert(row: Row) -> InputExample:
-        record = row.cells[0]
-        return InputExample(
-            guid=row.guid if guid is None else str(record[guid]),
-            texts=[checked_text(record[name], f"column {name!r}") for name in texts],
-            label=0 if label is None else _label(record[label], f"column {label!r}"),
-        )
-
-    records = enumerate(frame[wanted].to_dict("records"))
-    return gather((Row(source, number, [record], unit="row") for number, record in records), convert, source, on_error)[
-        0
-    ]
+    check_columns("frame", frame, [*texts, *([] if label is None else [label])])
+    examples = []
+    for number, row in enumerate(frame.to_dict("records")):
+        place = f"row {number}"
+        cells = [checked_text(row[name], f"column {name!r} of {place}") for name in texts]
+        value = 0 if label is None else _label(row[label], f"column {label!r} of {place}")
+        examples.append(InputExample(place, cells, value))
+    return examples
 
 
 def examples_to_frame(examples: Sequence[InputExample], texts: Sequence[str] | None = None) -> pd.DataFrame:
     """Return a DataFrame with the columns guid, one per text, and label (unless the labels are None).
 
-    Args:
-        examples: rows as `collate` takes them.
-        texts: names of the text columns; text_1, text_2, ... by default.
+    `texts` names the text columns; by default they are text_1, text_2, ...
 
     >>> examples_to_frame([InputExample(texts=["How?", "So."], label=0.5)], texts=["question", "answer"])
       guid question answer  label
     0          How?    So.    0.5
     """
     columns, labels = _columns(examples)
-    names = [f"text_{number}" for number in range(1, len(columns) + 1)] if texts is None else list(texts)
-    if len(names) != len(columns) or len({*names, "guid", "label"}) != len(columns) + 2:
-        raise ValueError(
-            f'texts must name {len(columns)} columns, all different and none of them "guid" or "label", got {texts!r}'
-        )
+    names = [f"text_{number}" for number in range(1, len(columns) + 1)] if texts is None else texts
     table: dict[str, list[Any]] = {"guid": [example.guid for example in examples]}
     table |= dict(zip(names, columns, strict=True))
     if labels[0] is not None:
         table["label"] = [label.tolist() if isinstance(label, np.ndarray) else label for label in labels]
     return pd.DataFrame(table)
-
-
-def examples_to_dataset(examples: Sequence[InputExample], texts: Sequence[str] | None = None) -> datasets.Dataset:
-    """Return a `datasets.Dataset` with the columns of `examples_to_frame`."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError('the package "datasets" is missing: pip install "sbertlab[benchmark]"') from error
-    return datasets.Dataset.from_dict(examples_to_frame(examples, texts).to_dict("list"))

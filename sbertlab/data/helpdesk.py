@@ -8,8 +8,6 @@ that neither phrasing nor answer of a test intent is trained on.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,54 +30,25 @@ def load_helpdesk(split: str | None = None) -> pd.DataFrame:
     """Return the corpus or one split ("train", "dev", "test"), one row per phrasing.
 
     Columns: text, style (plain, short, long, colloquial, typo, indirect), intent, topic, split, answer (of the
-    knowledge base to this intent) and near (the intents easily confused with it, in either direction).
+    knowledge base to this intent) and near (the intents easily confused with it, in either direction). Within a topic,
+    intents are split by the order of the SHA-256 of their names.
 
     >>> test = load_helpdesk("test")
     >>> len(test), test["intent"].nunique(), test["topic"].nunique()
     (576, 48, 12)
     """
     check_choice("split", split, [*INTENTS_PER_TOPIC, None])
-    with CORPUS.open(encoding="utf-8") as lines:
-        intents = [json.loads(line) for line in lines]
-    splits = split_intents({intent["intent"]: intent["topic"] for intent in intents})
-    near = near_intents({intent["intent"]: intent["near"] for intent in intents})
-    table = pd.DataFrame(
-        {
-            **phrasing,
-            **{key: intent[key] for key in ("intent", "topic", "answer")},
-            "split": splits[intent["intent"]],
-            "near": near[intent["intent"]],
-        }
-        for intent in intents
-        for phrasing in intent["phrasings"]
-    )
+    table = pd.read_json(CORPUS, lines=True).set_index("intent", drop=False)
+    named = table["near"].to_dict()
+    naming = {intent: [other for other in named if intent in named[other]] for intent in named}
+    table["near"] = [tuple(sorted({*named[intent], *naming[intent]})) for intent in named]
+    hashed = sorted(named, key=lambda intent: hashlib.sha256(str(intent).encode()).hexdigest())
+    splits = np.repeat(list(INTENTS_PER_TOPIC), list(INTENTS_PER_TOPIC.values()))
+    table["split"] = splits[table.loc[hashed].groupby("topic").cumcount()[table.index]]
+    table = table.explode("phrasings", ignore_index=True)
+    table = table.join(pd.DataFrame(table.pop("phrasings").tolist()))
     table = table[["text", "style", "intent", "topic", "split", "answer", "near"]]
     return table if split is None else table[table["split"] == split].reset_index(drop=True)
-
-
-def split_intents(topics: Mapping[str, str]) -> dict[str, str]:
-    """Return the split of each intent, given its topic: within a topic, by the order of the SHA-256 of their names.
-
-    >>> split_intents({"lamp_red": "lamp", "lamp_dim": "lamp"})
-    {'lamp_red': 'train', 'lamp_dim': 'train'}
-    """
-    places = [name for name, count in INTENTS_PER_TOPIC.items() for _ in range(count)]
-    seen: Counter[str] = Counter()
-    splits = {}
-    for intent in sorted(topics, key=lambda intent: hashlib.sha256(intent.encode()).hexdigest()):
-        splits[intent] = places[seen[topics[intent]]]
-        seen[topics[intent]] += 1
-    return {intent: splits[intent] for intent in topics}
-
-
-def near_intents(named: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
-    """Return the intents near each one, sorted: those that it names, and those that name it.
-
-    >>> near_intents({"a": ["b"], "b": [], "c": ["b"]})
-    {'a': ('b',), 'b': ('a', 'c'), 'c': ('b',)}
-    """
-    naming = {intent: {other for other, others in named.items() if intent in others} for intent in named}
-    return {intent: tuple(sorted({*others, *naming[intent]})) for intent, others in named.items()}
 
 
 def pairs(table: pd.DataFrame) -> pd.DataFrame:
@@ -92,9 +61,7 @@ def pairs(table: pd.DataFrame) -> pd.DataFrame:
     first, second = np.triu_indices(len(table), k=1)
     intents, intent_names = pd.factorize(table["intent"])
     topics = pd.factorize(table["topic"])[0]
-    near = np.zeros((len(intent_names), len(intent_names)), dtype=bool)
-    for code, others in enumerate(table.drop_duplicates("intent")["near"]):
-        near[code, intent_names.isin(others)] = True
+    near = np.array([intent_names.isin(others) for others in table.drop_duplicates("intent")["near"]])
     related = [
         intents[first] == intents[second],
         near[intents[first], intents[second]],
@@ -128,8 +95,8 @@ def _sample(table: pd.DataFrame, wanted: Mapping[int, int], seed: int) -> pd.Dat
     places = []
     for grade, count in wanted.items():
         there = np.flatnonzero(related["grade"] == grade)
-        if not 0 < count <= len(there):
-            raise ValueError(f"there are 1 to {len(there)} pairs of grade {GRADES[grade]!r} to draw, asked for {count}")
+        if count > len(there):
+            raise ValueError(f"there are {len(there)} pairs of grade {GRADES[grade]!r}, asked for {count}")
         places.append(random.choice(there, count, replace=False))
     first, second, grades = related.iloc[np.concatenate(places)].to_numpy().T
     texts = table["text"].to_numpy()
@@ -141,7 +108,7 @@ def triplets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Half of the anchors (one of the two in each style) get phrasings as positive and negative, the others get answers of
     the knowledge base. The negative comes from a near intent in the table, or from another one of the topic if there is
-    none.
+    none; a topic needs two intents.
 
     The rows come in rounds of one row per intent, topic by topic. So a batch of whole topics, whose size divides the
     number of intents, never holds an intent twice, and the other rows of its topic are hard negatives, too.
@@ -155,8 +122,6 @@ def triplets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     phrasings = {str(intent): rows["text"].tolist() for intent, rows in table.groupby("intent", sort=False)}
     rows = []
     for topic, inside in table.drop_duplicates("intent").groupby("topic", sort=False):
-        if len(inside) < 2:
-            raise ValueError(f"topic {topic!r} has one intent in this table; a negative needs a second one")
         for intent, near in inside[["intent", "near"]].to_numpy().tolist():
             own = phrasings[intent]
             others = [other for other in inside["intent"] if other != intent]
@@ -181,9 +146,7 @@ def retrieval(
 ) -> tuple[dict[str, str], dict[str, str], dict[str, set[str]]]:
     """Return the search for a phrasing's answer: queries by id, answers by intent, right intents by query id.
 
-    Args:
-        queries: rows of `load_helpdesk` whose phrasings are the queries.
-        knowledge: rows of `load_helpdesk` whose answers are searched, including those of the queries.
+    The phrasings of `queries` are searched in the answers of `knowledge`, which include those of the queries.
     """
     keys = [f"{intent}/{place}" for place, intent in enumerate(queries["intent"])]
     answers = dict(zip(knowledge["intent"], knowledge["answer"], strict=True))

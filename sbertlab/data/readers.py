@@ -1,31 +1,32 @@
 """Readers of training and evaluation files, with the field's names: each row becomes an `InputExample`.
 
-Files are UTF-8, plain or gzip; a bad row is named by file and line. Arguments that readers share:
+Files are UTF-8, plain or gzip (recognised by content). A bad row is a ValueError that begins with `file:line`, which is
+also the `guid` of an example. Arguments that readers share:
 
-| argument               | meaning                                                                                    |
-| ---------------------- | ------------------------------------------------------------------------------------------ |
-| dataset_folder, folder | folder of the files                                                                        |
-| ..._col_idx            | a column by position (from 0) or by name; a name means that the first line is a header     |
-| delimiter, separator   | one character; tab by default                                                              |
-| quoting                | one of the csv module's `QUOTE_...`; by default quotes are text in a TSV, quotes otherwise |
-| has_header             | the first line is a header although the columns are given by position                      |
-| where                  | keeps rows with these values, for example `{"split": "train"}`                             |
-| on_error               | "raise", or "skip": leave bad rows out, warn once, keep them in `reader.skipped`           |
+| argument               | meaning                                                                                     |
+| ---------------------- | ------------------------------------------------------------------------------------------- |
+| dataset_folder, folder | folder of the files                                                                         |
+| ..._col_idx            | a column by position (from 0) or by name; a name means that the first line is a header      |
+| delimiter, separator   | one character; tab by default                                                               |
+| quoting                | one of the csv module's `QUOTE_...`; by default quotes are text in a TSV, quotes otherwise  |
+
+A table that needs more than that: `data.examples_from_frame(pd.read_csv(...), ...)`.
 """
 
 from __future__ import annotations
 
-import math
+import csv
+import gzip
 import os
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from sbertlab.checks import check_choice
+from sbertlab.checks import check_choice, checked_number
 from sbertlab.data.examples import InputExample
-from sbertlab.data.rows import Column, Row, aligned_lines, gather, table
+from sbertlab.data.texts import checked_text
 
 __all__ = [
     "InputExample",
@@ -37,72 +38,96 @@ __all__ = [
     "TripletReader",
 ]
 
-T = TypeVar("T")
+Column = int | str
 PathLike = str | os.PathLike[str]
+Row = tuple[str, list[str]]
+"""Where a row comes from (`file:line`), and its cells."""
 
 
-class Reader:
-    """What all readers share: `on_error`, and `skipped`, the bad rows that the last reading left out."""
-
-    on_error: str
-
-    def __post_init__(self) -> None:
-        check_choice("on_error", self.on_error, ("raise", "skip"))
-        self.skipped: list[Row] = []
-
-    def _gather(self, rows: Iterable[Row], convert: Callable[[Row], T], source: str, max_rows: int) -> list[T]:
-        made, self.skipped = gather(rows, convert, source, self.on_error, max_rows)
-        return made
+def lines(path: PathLike) -> Iterator[str]:
+    """Yield the lines of a plain or gzip file with their ends; bytes that are not UTF-8 become lone surrogates."""
+    with open(path, "rb") as file:
+        opened = gzip.open if file.read(2) == b"\x1f\x8b" else open
+    # utf-8-sig drops the mark that spreadsheets write first; newline="" leaves line ends inside quotes as they are
+    with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        yield from text
 
 
-class TableReader(Reader):
+def aligned_lines(paths: Sequence[Path]) -> Iterator[Row]:
+    """Yield line i of every file as one row; the files must have the same number of lines."""
+    source = " + ".join(path.name for path in paths)
+    for number, texts in enumerate(zip_longest(*map(lines, paths)), start=1):
+        if None in texts:
+            raise ValueError(f"{source}:{number}: {paths[texts.index(None)].name} ended before this line")
+        yield f"{source}:{number}", [text.rstrip("\r\n") for text in texts]
+
+
+def gather(rows: Iterable[Row], convert: Callable[[list[str]], tuple[list[str], Any]], most: int) -> list[InputExample]:
+    """Return the examples of the first `most` rows (0: of all), given how cells become texts and a label."""
+    checked_number("max_examples", most, whole=True)
+    examples = []
+    for place, cells in islice(rows, most or None):
+        try:
+            examples.append(InputExample(place, *convert(cells)))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+    return examples
+
+
+class TableReader:
     """What readers of one CSV or TSV file share."""
 
     dataset_folder: PathLike
     delimiter: str
-    quoting: int | None
-    has_header: bool
-    where: Mapping[str, str] | None
+    quoting: int | None = None
+    has_header: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self.columns = [value for name, value in vars(self).items() if name.endswith("_col_idx")]
-        for column in self.columns:
-            if not isinstance(column, str) and (not isinstance(column, int) or column < 0):
-                raise ValueError(f"a column is a position from 0 or a name in the header, got {column!r}")
+        self.columns: list[Column] = [value for name, value in vars(self).items() if name.endswith("_col_idx")]
 
     def get_examples(self, filename: PathLike, max_examples: int = 0) -> list[InputExample]:
-        """Return the first `max_examples` usable rows of a file in the folder, or all of them for 0.
+        """Return the examples of the first `max_examples` rows of a file in the folder, or of all of them for 0."""
+        return gather(self._rows(Path(self.dataset_folder) / filename), self._convert, max_examples)
 
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: a bad row, named by file and line; a missing column; no usable row.
-        """
-        return self._gather(self._rows(filename), self._example, self._source(filename), max_examples)
+    def _rows(self, path: Path) -> Iterator[Row]:
+        """Yield the wanted cells of each row that is not blank."""
+        quoting = self.quoting
+        if quoting is None:
+            quoting = csv.QUOTE_NONE if self.delimiter == "\t" else csv.QUOTE_MINIMAL
+        # strict: a quote that is never closed is an error, instead of swallowing the rest of the file
+        rows = csv.reader(lines(path), delimiter=self.delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
+        names = [column for column in self.columns if isinstance(column, str)]
+        header = next(rows, []) if names or self.has_header else []
+        if missing := [name for name in names if name not in header]:
+            raise ValueError(f"{path}: missing columns {missing}; with delimiter {self.delimiter!r} it has {header}")
+        places = [header.index(column) if isinstance(column, str) else column for column in self.columns]
+        line = rows.line_num + 1
+        try:
+            for cells in rows:
+                if cells:
+                    yield f"{path.name}:{line}", [cells[place] for place in places]
+                line = rows.line_num + 1
+        except (csv.Error, IndexError) as error:
+            problem = f"broken row, read with delimiter {self.delimiter!r} for the columns {self.columns} ({error})"
+            raise ValueError(f"{path.name}:{line}: {problem}") from None
 
-    def _rows(self, filename: PathLike) -> Iterable[Row]:
-        where = {name: str(value) for name, value in (self.where or {}).items()}
-        path = Path(self.dataset_folder) / filename
-        return table(path, self.columns, self.delimiter, self.quoting, self.has_header, where)
+    def _texts(self, cells: list[str]) -> list[str]:
+        return [checked_text(cell, f"column {column!r}") for cell, column in zip(cells, self.columns, strict=False)]
 
-    def _source(self, filename: PathLike) -> str:
-        return f"{Path(self.dataset_folder) / filename}" + (f" where {self.where}" if self.where else "")
-
-    def _example(self, row: Row) -> InputExample:
-        raise NotImplementedError(f"{type(self).__name__} does not convert rows")
+    def _convert(self, cells: list[str]) -> tuple[list[str], Any]:
+        """Return the texts and the label of a row; a ValueError says what is wrong with it."""
+        raise NotImplementedError
 
 
 @dataclass(eq=False)
 class STSDataReader(TableReader):
-    """Reads sentence pairs with a similarity score, checked against its range and rescaled to 0..1.
+    """Reads sentence pairs with a similarity score.
 
     | texts                  | label                             |
     | ---------------------- | --------------------------------- |
     | (sentence1, sentence2) | float, 0..1 if `normalize_scores` |
 
-    Args:
-        normalize_scores: rescale `min_score..max_score` to 0..1; False keeps the scores.
-        min_score, max_score: the range that every score must lie in.
+    Every score must lie in `min_score..max_score`, which is rescaled to 0..1 with `normalize_scores`.
     """
 
     dataset_folder: PathLike
@@ -114,43 +139,14 @@ class STSDataReader(TableReader):
     normalize_scores: bool = True
     min_score: float = 0
     max_score: float = 5
-    _: KW_ONLY
-    has_header: bool = False
-    where: Mapping[str, str] | None = None
-    on_error: str = "raise"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        low, high = self.min_score, self.max_score
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"min_score must be below max_score, both finite, got {low} and {high}")
-
-    def get_examples(self, filename: PathLike, max_examples: int = 0) -> list[InputExample]:
-        """Read as other readers do; warn if all scores lie far below `max_score`, as in a file of scores 0..1."""
-        examples = self._gather(self._rows(filename), self._example, self._source(filename), max_examples)
-        if self.normalize_scores and len(examples) >= 10 and max(example.label for example in examples) <= 0.25:
-            warnings.warn(
-                f"{filename}: all {len(examples)} scores lie in the lowest quarter of the range "
-                f"{self.min_score}..{self.max_score}; if the file's scores end at 1, pass max_score=1",
-                stacklevel=2,
-            )
-        return examples
-
-    def _example(self, row: Row) -> InputExample:
-        texts = [row.text(0), row.text(1)]
-        try:
-            score = float(row.cells[2])
-        except ValueError:
-            hint = "; if this line is a header, pass has_header=True" if row.line == 1 else ""
-            raise ValueError(f"score in {row.names[2]} must be a number, got {row.cells[2]!r}{hint}") from None
+    def _convert(self, cells: list[str]) -> tuple[list[str], float]:
+        score = float(cells[2])
         if not self.min_score <= score <= self.max_score:
-            raise ValueError(
-                f"score {score:g} in {row.names[2]} is out of the range {self.min_score}..{self.max_score}; "
-                "state the file's range with min_score and max_score"
-            )
+            raise ValueError(f"score {score:g} is out of the range {self.min_score}..{self.max_score}")
         if self.normalize_scores:
             score = (score - self.min_score) / (self.max_score - self.min_score)
-        return InputExample(guid=row.guid, texts=texts, label=score)
+        return self._texts(cells[:2]), score
 
 
 @dataclass(eq=False)
@@ -166,14 +162,12 @@ class STSBenchmarkDataReader(STSDataReader):
 class NLIDataReader(TableReader):
     """Reads premise, hypothesis and their relation, from three aligned files or from one table.
 
-    If the folder has `s1.train.gz` and there is no `where`, `get_examples("train.gz")` reads `s1.train.gz`,
-    `s2.train.gz` and `labels.train.gz` line by line; otherwise it reads `train.gz`, a table with a header.
-
     | texts                 | label                                         |
     | --------------------- | --------------------------------------------- |
     | (premise, hypothesis) | int: contradiction 0, entailment 1, neutral 2 |
 
-    SNLI marks pairs without agreement with the label "-", which is a bad row: pass `on_error="skip"`.
+    If the folder has `s1.train.gz`, `get_examples("train.gz")` reads `s1.train.gz`, `s2.train.gz` and
+    `labels.train.gz` line by line; otherwise it reads `train.gz`, a table.
     """
 
     dataset_folder: PathLike
@@ -181,18 +175,13 @@ class NLIDataReader(TableReader):
     s2_col_idx: Column = "sentence2"
     label_col_idx: Column = "label"
     delimiter: str = "\t"
-    quoting: int | None = None
-    _: KW_ONLY
-    has_header: bool = False
-    where: Mapping[str, str] | None = None
-    on_error: str = "raise"
 
-    def _rows(self, filename: PathLike) -> Iterable[Row]:
-        paths = [Path(self.dataset_folder) / f"{part}.{os.fspath(filename)}" for part in ("s1", "s2", "labels")]
-        return aligned_lines(paths) if paths[0].is_file() and not self.where else super()._rows(filename)
+    def _rows(self, path: Path) -> Iterator[Row]:
+        parts = [path.with_name(f"{part}.{path.name}") for part in ("s1", "s2", "labels")]
+        return aligned_lines(parts) if parts[0].is_file() else super()._rows(path)
 
-    def _example(self, row: Row) -> InputExample:
-        return InputExample(guid=row.guid, texts=[row.text(0), row.text(1)], label=self.map_label(row.cells[2]))
+    def _convert(self, cells: list[str]) -> tuple[list[str], int]:
+        return self._texts(cells[:2]), self.map_label(cells[2])
 
     @staticmethod
     def get_labels() -> dict[str, int]:
@@ -205,10 +194,8 @@ class NLIDataReader(TableReader):
 
     def map_label(self, label: str) -> int:
         """Return the number of a class, ignoring spaces and case."""
-        number = self.get_labels().get(label.strip().lower())
-        if number is None:
-            raise ValueError(f"label must be one of {', '.join(self.get_labels())}, got {label!r}")
-        return number
+        check_choice("label", label.strip().lower(), self.get_labels())
+        return self.get_labels()[label.strip().lower()]
 
 
 @dataclass(eq=False)
@@ -227,12 +214,9 @@ class TripletReader(TableReader):
     has_header: bool = False
     delimiter: str = "\t"
     quoting: int | None = None
-    _: KW_ONLY
-    where: Mapping[str, str] | None = None
-    on_error: str = "raise"
 
-    def _example(self, row: Row) -> InputExample:
-        return InputExample(guid=row.guid, texts=[row.text(0), row.text(1), row.text(2)])
+    def _convert(self, cells: list[str]) -> tuple[list[str], int]:
+        return self._texts(cells), 0
 
 
 @dataclass(eq=False)
@@ -250,25 +234,19 @@ class LabelSentenceReader(TableReader):
     label_col_idx: Column = 0
     sentence_col_idx: Column = 1
     separator: str = "\t"
-    quoting: int | None = None
-    _: KW_ONLY
-    has_header: bool = False
-    where: Mapping[str, str] | None = None
-    on_error: str = "raise"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.dataset_folder, self.delimiter = self.folder, self.separator
         self.label_map: dict[str, int] = {}
 
-    def _example(self, row: Row) -> InputExample:
-        label, sentence = row.text(0).strip(), row.text(1)
-        number = self.label_map.setdefault(label, len(self.label_map))
-        return InputExample(guid=row.guid, texts=[sentence], label=number)
+    def _convert(self, cells: list[str]) -> tuple[list[str], int]:
+        label, sentence = self._texts(cells)
+        return [sentence], self.label_map.setdefault(label.strip(), len(self.label_map))
 
 
 @dataclass(eq=False)
-class PairedFilesReader(Reader):
+class PairedFilesReader:
     """Reads pairs (or n-tuples) from files with one text per line: line i of every file makes one row.
 
     | texts                      | label |
@@ -277,19 +255,12 @@ class PairedFilesReader(Reader):
     """
 
     filepaths: Sequence[PathLike]
-    _: KW_ONLY
-    on_error: str = "raise"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.filepaths, str) or len(self.filepaths) < 2:
-            raise ValueError(f"filepaths must be a list of two files or more, got {self.filepaths!r}")
 
     def get_examples(self, max_examples: int = 0) -> list[InputExample]:
-        """Return the first `max_examples` usable rows, or all of them for 0; the errors are those of other readers."""
-        source = " + ".join(map(str, self.filepaths))
-        return self._gather(aligned_lines([*map(Path, self.filepaths)]), self._example, source, max_examples)
+        """Return the examples of the first `max_examples` lines, or of all of them for 0."""
+        paths = [*map(Path, self.filepaths)]
 
-    def _example(self, row: Row) -> InputExample:
-        texts = [row.text(index) for index in range(len(row.cells))]
-        return InputExample(guid=row.guid, texts=texts, label=1)
+        def convert(texts: list[str]) -> tuple[list[str], int]:
+            return [checked_text(text, path.name) for text, path in zip(texts, paths, strict=True)], 1
+
+        return gather(aligned_lines(paths), convert, max_examples)

@@ -29,38 +29,34 @@ def plain_text(text: Any) -> str | None:
     return plain if isinstance(plain, str) else None
 
 
-def is_utf8(text: str) -> bool:
-    """Return whether UTF-8 can hold a text; it cannot if half of a surrogate pair is in it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def checked_text(text: Any, name: str) -> str:
-    """Return a str that is not blank and that UTF-8 can hold.
-
-    >>> checked_text("   ", "column 0")
-    Traceback (most recent call last):
-    ...
-    ValueError: empty text in column 0
-    """
+    """Return a str that is not blank and that UTF-8 can hold."""
     if not isinstance(text, str):
         raise ValueError(f"{name} must be a text, got {text!r} of type {type(text).__name__}")
     if not text.strip():
         raise ValueError(f"empty text in {name}")
-    if not is_utf8(text):
-        raise ValueError(f"wrong encoding: {name} is not UTF-8, got {text!r}; save the file as UTF-8")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, or a byte that `readers.lines` could not decode
+        raise ValueError(f"wrong encoding: {name} is not UTF-8, got {text!r}; save the file as UTF-8") from None
     return text
 
 
-def as_texts(sentences: Any) -> tuple[list[Text], bool]:
-    """Return the texts as a list, and whether it was a single text.
+def checked_texts(**columns: Iterable[str]) -> list[list[str]]:
+    """Return columns of texts as lists, at least one text long and all of the same length."""
+    lists = {name: column if isinstance(column, str) else list(column) for name, column in columns.items()}
+    for name, column in lists.items():
+        if isinstance(column, str) or not column:
+            raise ValueError(f"{name} must be a list of at least one text, got {column!r:.80}")
+        wrong = next((place for place, text in enumerate(column) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise ValueError(f"{name}[{wrong}] must be a text, got {column[wrong]!r:.80}")
+    check_same_length(**lists)
+    return [list(column) for column in lists.values()]
 
-    Raises:
-        TypeError: bytes, a number, a two-dimensional array and the like.
-        ValueError: a dictionary with more or fewer than one key.
+
+def as_texts(sentences: Any) -> tuple[list[Text], bool]:
+    """Return the texts as a list, and whether it was a single text; a TypeError for anything else.
 
     >>> as_texts("one")
     (['one'], True)
@@ -72,46 +68,19 @@ def as_texts(sentences: Any) -> tuple[list[Text], bool]:
     unordered = isinstance(sentences, (bytes, bytearray, set, frozenset)) or not hasattr(sentences, "__iter__")
     if unordered or getattr(sentences, "ndim", 1) != 1:
         raise TypeError(
-            f"sentences must be a text or a list, tuple, pandas Series or one-dimensional array of texts, "
+            "sentences must be a text or a list, tuple, pandas Series or one-dimensional array of texts, "
             f"got {type(sentences).__name__}" + (f" of shape {sentences.shape}" if hasattr(sentences, "shape") else "")
         )
     texts = sentences.tolist() if hasattr(sentences, "tolist") else list(sentences)
     for position, text in enumerate(texts):
-        if isinstance(text, Mapping) and len(text) != 1:
-            raise ValueError(f"sentences[{position}] must be {{route: text}} with one key, got the keys {list(text)}")
         if plain_text(text) is None:
-            found = next(iter(text.values())) if isinstance(text, Mapping) else text
-            raise TypeError(
-                f"sentences[{position}] is {type(found).__name__} ({found!r:.60}), expected str; "
-                "convert the column with .astype(str) or drop missing values first"
-            )
+            found = f"{type(text).__name__} ({text!r:.60})"
+            raise TypeError(f"sentences[{position}] is {found}, expected str, or {{route: str}} with one route")
     return texts, single
-
-
-def checked_texts(**columns: Iterable[str]) -> list[list[str]]:
-    """Return columns of texts as lists.
-
-    Raises:
-        ValueError: a column is empty or holds something other than texts, or the lengths differ.
-    """
-    lists = {name: column if isinstance(column, str) else list(column) for name, column in columns.items()}
-    for name, column in lists.items():
-        if isinstance(column, str):
-            raise ValueError(f"{name} must be a list of texts, got the single text {column!r:.80}")
-        wrong = next((place for place, text in enumerate(column) if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise ValueError(f"{name}[{wrong}] must be a text, got {column[wrong]!r:.80}")
-        if not column:
-            raise ValueError(f"{name} is empty")
-    check_same_length(**lists)
-    return [list(column) for column in lists.values()]
 
 
 def normalised(text: Text) -> str:
     """Return a text for comparison: Unicode NFKC, lower case, single spaces, stripped.
-
-    Raises:
-        TypeError: neither a text nor `{route: text}`.
 
     >>> normalised({"query": " ﬁne\\u00a0  WEATHER "})
     'fine weather'
@@ -150,24 +119,16 @@ def by_route(texts: Sequence[Text], task: str | None) -> Iterator[tuple[str | No
     >>> list(by_route([{"query": "a"}, "b", {"query": "c"}], None))
     [('query', [0, 2], ['a', 'c']), (None, [1], ['b'])]
     """
-    routes: dict[str | None, tuple[list[int], list[str]]] = {}
+    routes: dict[str | None, dict[int, str]] = {}
     for position, text in enumerate(texts):
         route, plain = (task, text) if isinstance(text, str) else next(iter(text.items()))
-        positions, plains = routes.setdefault(route, ([], []))
-        positions.append(position)
-        plains.append(plain)
-    for route, (positions, plains) in routes.items():
-        yield route, positions, plains
+        routes.setdefault(route, {})[position] = plain
+    for route, found in routes.items():
+        yield route, list(found), list(found.values())
 
 
 def warn_of_truncation(cut: np.ndarray, read: np.ndarray, limit: int | None) -> None:
-    """Warn how many texts were truncated, and by how many tokens.
-
-    Args:
-        cut: number of tokens of each text that were not read.
-        read: number of tokens of each text that were read.
-        limit: maximum number of tokens read per text.
-    """
+    """Warn if texts were truncated, given the numbers of tokens of each that were not read and that were read."""
     if not cut.any():
         return
     total = int(cut.sum() + read.sum())

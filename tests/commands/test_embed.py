@@ -53,7 +53,7 @@ def test_embed_writes_what_encode_returns(
 def test_bad_files_of_embed_are_refused(tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     examples_to_frame([InputExample(texts=["a"])], ["question"]).to_csv(tmp_path / "a.csv", index=False)
     for source, target, message in [
-        ("a.csv", "o.npy", "column 'text' is missing; the columns are 'guid', 'question', 'label'"),
+        ("a.csv", "o.npy", "missing the columns ['text']; it has ['guid', 'question', 'label']"),
         ("a.csv", "o.bin", "must be one of '.npy', '.parquet', '.csv', got '.bin'"),
         ("none.txt", "o.npy", "there is no file"),
     ]:

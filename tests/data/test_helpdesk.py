@@ -39,9 +39,8 @@ def test_near_intents_are_mutual_and_topics_are_split_alike(corpus: pd.DataFrame
     assert len(corpus.drop_duplicates(["intent", "split"])) == 120
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_nothing_of_a_test_or_dev_intent_is_ever_trained_on(corpus: pd.DataFrame, seed: int) -> None:
-    rows = helpdesk.triplets(helpdesk.load_helpdesk("train"), seed)
+def test_nothing_of_a_test_or_dev_intent_is_ever_trained_on(corpus: pd.DataFrame) -> None:
+    rows = helpdesk.triplets(helpdesk.load_helpdesk("train"))
     trained = {*rows["anchor"], *rows["positive"], *rows["negative"]}
     held_out = corpus[corpus["split"] != "train"]
     assert len(held_out) == 12 * 60
@@ -98,7 +97,5 @@ def test_triplets_take_the_positive_from_the_intent_and_the_negative_from_a_near
 def test_impossible_requests_are_refused() -> None:
     with pytest.raises(ValueError, match=r"split must be one of .*'validation'"):
         helpdesk.load_helpdesk("validation")
-    with pytest.raises(ValueError, match=r"4176 pairs of grade 'near intent' .*5000"):
+    with pytest.raises(ValueError, match=r"4176 pairs of grade 'near intent'.*5000"):
         helpdesk.duplicate_pairs(helpdesk.load_helpdesk("test"), others=5000)
-    with pytest.raises(ValueError, match="topic 'account' has one intent"):
-        helpdesk.triplets(helpdesk.load_helpdesk("dev"))

@@ -1,8 +1,9 @@
+"""NeMo's files, read in all spellings and written."""
+
 from __future__ import annotations
 
 import gzip
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,11 @@ def texts(examples: list[InputExample]) -> list[list[str]]:
 def test_every_spelling_gives_the_same_prefixed_texts(tmp_path, spelling, packed):
     data = SPELLINGS[spelling].encode()
     write(tmp_path / "train", gzip.compress(data) if packed else data)
-    reader = NeMoReader(tmp_path, hard_negatives_to_train=2, negative_sample_strategy="first")
-    assert texts(reader.get_examples("train")) == [
-        ["query: Rain?", "passage: Water.", "passage: A drum.", "passage: Äther."],
-        ["query: A drum?", "passage: An instrument.", "passage: Water.", "passage: A cat."],
-    ]
+    first, second = texts(NeMoReader(tmp_path, hard_negatives_to_train=2).get_examples("train"))
+    assert first[:2] == ["query: Rain?", "passage: Water."]
+    assert {*first[2:]} < {f"passage: {text}" for text in ROWS[0]["neg_doc"]}
+    assert second[:2] == ["query: A drum?", "passage: An instrument."]
+    assert {*second[2:]} == {"passage: Water.", "passage: A cat."}
 
 
 def test_every_row_gets_the_same_number_of_negatives_drawn_from_its_own(tmp_path):
@@ -59,10 +60,9 @@ def test_every_row_gets_the_same_number_of_negatives_drawn_from_its_own(tmp_path
     assert set(second[4:]) <= set(ROWS[1]["neg_doc"])
 
 
-@pytest.mark.parametrize("as_list", [False, True])
-def test_the_draw_of_negatives_depends_on_the_seed_and_the_row(tmp_path, as_list):
+def test_the_draw_of_negatives_depends_on_the_seed_and_the_row(tmp_path):
     row = {"query": "q", "pos_doc": "p", "neg_doc": [f"n{i}" for i in range(50)]}
-    write(tmp_path / "train", json.dumps([row] * 2) if as_list else (json.dumps(row) + "\n") * 2)
+    write(tmp_path / "train", json.dumps([row] * 2))
     draw = [texts(NeMoReader(tmp_path, seed=seed).get_examples("train")) for seed in (1, 1, 2)]
     assert draw[0] == draw[1] != draw[2]
     assert draw[0][0] != draw[0][1]
@@ -78,89 +78,57 @@ def test_rows_without_hard_negatives_are_pairs_and_each_positive_gives_an_exampl
     assert len(reader.get_examples("train.json", max_examples=1)) == 1
 
 
-def test_the_split_is_nemos_shuffle_with_seed_42(tmp_path):
-    rows = [{"query": f"q{i}", "pos_doc": f"p{i}", "neg_doc": ["n"]} for i in range(30)]
-    write(tmp_path / "train.json", json.dumps(rows))
-    random.seed(42)
-    random.shuffle(rows)
-    training, validation = NeMoReader(tmp_path, query_prefix="").get_split("train.json", evaluation_sample_size=10)
-    assert [example.texts[0] for example in training] == [row["query"] for row in rows[:-10]]
-    assert [example.texts[0] for example in validation] == [row["query"] for row in rows[-10:]]
-    with pytest.raises(ValueError, match=r"evaluation_sample_size=30 leaves nothing to train on.* 30 rows"):
-        NeMoReader(tmp_path).get_split("train.json", evaluation_sample_size=30)
-
-
 GOOD = '{"query": "q", "pos_doc": "p", "neg_doc": ["n"]}'
 BAD_LINES = {
-    "broken JSON": ('{"query": "q",', r"broken JSON \(.* column 15 .*\); JSONL has one object on each line"),
-    "too deep": ("[" * 100_000, "broken JSON"),
-    "no object": ('"q"', "must be an object"),
-    "no query": ('{"pos_doc": "p"}', "missing key 'query' or 'question'; the row has 'pos_doc'"),
-    "no negatives": ('{"query": "q", "pos_doc": "p", "neg_doc": []}', "neg_doc must be .* at least one text"),
-    "negatives as text": ('{"query": "q", "pos_doc": "p", "neg_doc": "n"}', "neg_doc must be a list"),
-    "null": ('{"query": "q", "pos_doc": "p", "neg_doc": ["n", null]}', r"neg_doc\[1\] must be a text, got None"),
-    "empty positive": ('{"query": "q", "pos_doc": [" "], "neg_doc": ["n"]}', r"empty text in pos_doc\[0\]"),
-    "half a character": ('{"query": "\\ud83d", "pos_doc": "p", "neg_doc": ["n"]}', "wrong encoding: query"),
-    "Latin-1": ('{"query": "Ä", "pos_doc": "p", "neg_doc": ["n"]}'.encode("latin-1"), "wrong encoding"),
+    "broken JSON": ('{"query": "q",', r", from line 3: broken JSON \(.* column 15 "),
+    "no object": ('"q"', ":3: not an object with query, pos_doc and neg_doc"),
+    "no query": ('{"pos_doc": "p"}', ":3: .* neg_doc .*'question'"),
+    "no negatives": ('{"query": "q", "pos_doc": "p", "neg_doc": []}', ":3: .*neg_doc must be .* at least one text"),
+    "negatives as text": ('{"query": "q", "pos_doc": "p", "neg_doc": "n"}', ":3: .*neg_doc must be a list"),
+    "null": ('{"query": "q", "pos_doc": "p", "neg_doc": ["n", null]}', r":3: .*neg_doc\[1\] must be a text, got None"),
+    "empty positive": ('{"query": "q", "pos_doc": [" "], "neg_doc": ["n"]}', r":3: .*empty text in pos_doc\[0\]"),
+    "half a character": ('{"query": "\\ud83d", "pos_doc": "p", "neg_doc": ["n"]}', ":3: .*wrong encoding: query"),
+    "Latin-1": ('{"query": "Ä", "pos_doc": "p", "neg_doc": ["n"]}'.encode("latin-1"), ":3: .*wrong encoding"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_LINES)
-def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, case):
+def test_a_bad_line_is_named(tmp_path, case):
     line, message = BAD_LINES[case]
     data = line if isinstance(line, bytes) else line.encode()
     write(tmp_path / "train.jsonl", GOOD.encode() + b"\n\n" + data + b"\n" + GOOD.encode() + b"\n")
-    with pytest.raises(ValueError, match=rf"train\.jsonl, line 3: .*{message}"):
+    with pytest.raises(ValueError, match=rf"train\.jsonl{message}"):
         NeMoReader(tmp_path).get_examples("train.jsonl")
-    reader = NeMoReader(tmp_path, on_error="skip")
-    with pytest.warns(UserWarning, match="skipped 1 of 3 rows, lines 3") as caught:
-        assert len(reader.get_examples("train.jsonl")) == 2
-    assert caught[0].filename == __file__
-    assert [row.line for row in reader.skipped] == [3]
 
 
-def test_a_bad_element_of_a_list_is_named_by_its_row(tmp_path):
-    data = f'\n[\n  {GOOD},\n  {{\n    "query": "Ä",\n    "pos_doc": ""\n  }},\n  {GOOD}, {GOOD}\n]\n'
-    write(tmp_path / "train.json", data)
-    with pytest.raises(ValueError, match=r"train\.json, row 2: empty text in pos_doc"):
+def test_a_bad_element_of_a_list_is_named_by_its_number_and_a_broken_list_is_not_read_in_part(tmp_path):
+    write(tmp_path / "train.json", f'\n[\n  {GOOD},\n  {{\n    "query": "Ä",\n    "pos_doc": ""\n  }},\n  {GOOD}\n]\n')
+    with pytest.raises(ValueError, match=r"train\.json:2: .*empty text in pos_doc"):
         NeMoReader(tmp_path).get_examples("train.json")
-    write(tmp_path / "train.json", data.encode("latin-1"))
-    reader = NeMoReader(tmp_path, on_error="skip")
-    with pytest.warns(UserWarning, match="rows 2; the first: wrong encoding"):
-        examples = reader.get_examples("train.json")
-    assert [example.guid for example in examples] == ["train.json:1", "train.json:3", "train.json:4"]
-
-
-@pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_a_broken_list_is_never_read_in_part_and_a_file_without_rows_is_an_error(tmp_path, on_error):
     write(tmp_path / "train.json", f"[\n{GOOD},\n// next data instance\n{GOOD}\n]")
-    with pytest.raises(ValueError, match=r"train\.json, line 3: broken JSON list .*JSONL"):
-        NeMoReader(tmp_path, on_error=on_error).get_examples("train.json")
-    for data in ("", "[]", "\n \n"):
-        write(tmp_path / "train.json", data)
-        with pytest.raises(ValueError, match=r"nothing to read in .*train\.json"):
-            NeMoReader(tmp_path, on_error=on_error).get_examples("train.json")
+    with pytest.raises(ValueError, match=r"train\.json, from line 1: broken JSON .*line 3"):
+        NeMoReader(tmp_path).get_examples("train.json")
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
 def test_written_files_are_nemos_jsonl_and_read_back(tmp_path, name):
     write(tmp_path / "train.json", SPELLINGS["json list"])
-    reader = NeMoReader(tmp_path, hard_negatives_to_train=2, negative_sample_strategy="first")
+    reader = NeMoReader(tmp_path, hard_negatives_to_train=2)
     examples = reader.get_examples("train.json")
     write_nemo(examples, tmp_path / name)
     data = (tmp_path / name).read_bytes()
     records = [json.loads(line) for line in (gzip.decompress(data) if name.endswith("gz") else data).splitlines()]
     assert [list(record) for record in records] == [["query", "pos_doc", "neg_doc"]] * 2
-    assert records[1] == {"query": "A drum?", "pos_doc": "An instrument.", "neg_doc": ROWS[1]["neg_doc"]}
-    assert texts(reader.get_examples(name)) == texts(examples)
+    negatives = [text.removeprefix("passage: ") for text in examples[1].texts[2:]]
+    assert records[1] == {"query": "A drum?", "pos_doc": "An instrument.", "neg_doc": negatives}
+    assert [sorted(row) for row in texts(reader.get_examples(name))] == [sorted(row) for row in texts(examples)]
 
 
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
-        ([], "there is no example"),
         ([InputExample(texts=["q", "p"]), InputExample(texts=["q"])], "example 1 must have a query and a positive"),
-        ([InputExample(texts=["q", 3])], "text 1 of example 0 must be a text, got 3"),
+        ([InputExample(texts=["q", 3])], "a text of example 0 must be a text, got 3"),
     ],
 )
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path, examples, message):
@@ -169,11 +137,5 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, examples, message):
         write_nemo(examples, target)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"hard_negatives_to_train": -1}, {"negative_sample_strategy": "hardest"}, {"on_error": "warn"}]
-)
-def test_wrong_arguments_are_named(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        NeMoReader(**wrong)
+    with pytest.raises(ValueError, match="hard_negatives_to_train must be"):
+        NeMoReader(tmp_path, hard_negatives_to_train=-1).get_examples("out.jsonl")

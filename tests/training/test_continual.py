@@ -125,9 +125,9 @@ def test_too_few_old_rows_are_all_taken_once_with_a_warning() -> None:
 
 def test_rows_that_do_not_fit_together_are_refused() -> None:
     pairs = [InputExample(texts=["a", "b"], label=None)] * 3
-    with pytest.raises(ValueError, match=r"old begins at example 4: example 4 has 2 texts, example 0 has 3"):
+    with pytest.raises(ValueError, match=r"old begins at example 4: example 4 has 2 texts and .*, example 0 has 3"):
         replay(rows_of(NEW), pairs)
-    with pytest.raises(ValueError, match=r"the label of example 4 is a number, that of example 0 is None"):
+    with pytest.raises(ValueError, match=r"example 4 has 3 texts and a number as label, .* no label"):
         replay(rows_of(NEW), [InputExample(texts=["a", "b", "c"], label=1.0)])
 
 
