@@ -1,4 +1,4 @@
-"""What every loss shares: the check of a batch, the cast to float32, and embedding before computing."""
+"""What every loss shares: the check of a batch, the cast to float32, embedding first; and MatryoshkaLoss around any."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sbertlab.checks import checked_number
 from sbertlab.losses.known_positives import known_positives
 
 Columns = Sequence[Tensor]  # one (batch, dim) tensor of embeddings per column of texts
 Texts = Sequence[Sequence[str]]  # one sequence of batch texts per column
 Groups = Sequence[Hashable] | None  # one group id per row
 Metric = Callable[[Tensor, Tensor], Tensor]  # of two (n, dim) tensors: row by row (n,), or all pairs (n, m)
+Model = nn.Module | None  # the encoder, needed by `forward` only
 
 LABELS = {
     "none": "no labels",
@@ -35,6 +37,7 @@ class Loss(nn.Module):
     Attributes:
         columns: minimum and maximum number of texts per row; None for no maximum.
         label: kind of label, a key of `LABELS`; "none" ignores labels.
+        label_range: least and greatest label.
         fewer_scores: for "scores", by how many the scores of a row may be fewer than its texts.
         embedded: the columns that are embedded.
         views: how often each of them is embedded; dropout makes the views differ.
@@ -54,16 +57,15 @@ class Loss(nn.Module):
 
     columns: tuple[int, int | None] = (2, 2)
     label: str = "none"
+    label_range: tuple[float, float] = (-math.inf, math.inf)
     fewer_scores: tuple[int, ...] = ()
     embedded: slice = slice(None)
     views: int = 1
     needs_texts: bool = False
     in_batch: bool = False
 
-    def __init__(self, model: nn.Module | None = None) -> None:
+    def __init__(self, model: Model = None) -> None:
         super().__init__()
-        if model is not None and not isinstance(model, nn.Module):
-            raise ValueError(f"{type(self).__name__}: model must be a SentenceTransformer, got {model!r}")
         self.model = model
 
     def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
@@ -76,10 +78,10 @@ class Loss(nn.Module):
         Args:
             embeddings: one `(batch, dim)` tensor per embedded column.
             labels: one per row as the class documents, or what `prepare` returned.
-            known: the mask that `known_positives` returned, `(batch, candidates)`; ignored unless `in_batch`.
+            known: the mask that `known_positives` returned, `(batch, candidates)`.
 
         Raises:
-            ValueError: the embeddings, labels or mask do not have the number, shape or type that this loss takes.
+            ValueError: the embeddings or labels do not have the number, shape or type that this loss takes.
         """
         self._check(embeddings, labels)
         dtype = torch.promote_types(embeddings[0].dtype, torch.float32)
@@ -89,10 +91,9 @@ class Loss(nn.Module):
             labels = labels.reshape(-1)
         if self.label != "none":
             labels = labels.to(torch.int64 if self.label == "int" else dtype)
+        masked = () if known is None else (known,)
         with torch.autocast(columns[0].device.type, enabled=False):
-            if known is None or not self.in_batch:
-                return self._formula(columns, labels)
-            return self._formula(columns, labels, known)  # type: ignore[call-arg]
+            return self._formula(columns, labels, *masked)
 
     def prepare(self, columns: Texts, labels: Tensor | None) -> Tensor | None:
         """Return what `compute` takes as labels, given the texts; runs before the forward pass, without gradient."""
@@ -103,28 +104,16 @@ class Loss(nn.Module):
         return known_positives(columns, groups) if self.in_batch else None
 
     def check_batch(self, columns: Texts, labels: Tensor | None) -> None:
-        """Check the texts and labels of a batch before it is embedded.
-
-        Raises:
-            ValueError: this loss does not take so many texts per row, or such labels; the message names losses that do.
-        """
-        rows = {len(column) for column in columns}
-        if len(rows) != 1 or rows == {0}:
-            raise ValueError(f"{type(self).__name__} takes columns of one positive length, got {sorted(rows)}")
-        if problem := _problem(self, len(columns), rows.pop(), labels):
-            fitting = fitting_losses(len(columns), labels)
-            hint = f". Losses for such rows: {', '.join(fitting)}" if fitting else ""
-            raise ValueError(f"{type(self).__name__} {problem}{hint}")
+        """Check the texts and labels of a batch before it is embedded; an error names losses for such rows."""
+        if problem := _problem(self, len(columns), len(columns[0]), labels):
+            fitting = ", ".join(fitting_losses(len(columns), labels)) or "none"
+            raise ValueError(f"{type(self).__name__} {problem}. Losses for such rows: {fitting}")
 
     def embed(self, sentence_features: Iterable[dict[str, Tensor]]) -> list[Tensor]:
         """Return the embeddings `(batch, dim)` of the tokenised columns that this loss embeds."""
-        if self.model is None:
-            raise ValueError(f"{type(self).__name__} was made without a model: give it one, or call compute()")
-        features = list(sentence_features)
-        if problem := _column_problem(self, len(features)):
-            raise ValueError(f"{type(self).__name__} {problem}")
-        features = features[self.embedded] * self.views
-        return [self.model(dict(column))["sentence_embedding"] for column in features]
+        model: Any = self.model
+        features = list(sentence_features)[self.embedded] * self.views
+        return [model(dict(column))["sentence_embedding"] for column in features]
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Any:
         """Embed tokenised columns and return their loss, for hand-written training loops.
@@ -141,19 +130,76 @@ class Loss(nn.Module):
 
     def _check(self, embeddings: Columns, labels: Tensor | None) -> None:
         """Check shapes and types only, which does not wait for a GPU."""
-        name = type(self).__name__
-        if not all(isinstance(column, Tensor) for column in embeddings):
-            found = [type(column).__name__ for column in embeddings]
-            raise ValueError(f"{name} takes embeddings as tensors, got {found}")
+        name, texts = type(self).__name__, len(embeddings)
         shapes = [tuple(column.shape) for column in embeddings]
-        if len(set(shapes)) != 1 or len(shapes[0]) != 2 or not shapes[0][0]:
-            raise ValueError(f"{name} takes embeddings of one shape (batch, dim), batch at least 1, got {shapes}")
-        fewest = len(range(self.columns[0])[self.embedded])
-        most = math.inf if self.columns[1] is None else len(range(self.columns[1])[self.embedded]) * self.views
-        if not fewest <= len(shapes) <= most:
-            raise ValueError(f"{name} takes the embeddings of {_count(fewest, most)} columns, got {len(shapes)}")
-        if problem := _label_problem(self, len(shapes), shapes[0][0], labels):
+        if len(set(shapes)) != 1 or len(shapes[0]) != 2:
+            raise ValueError(f"{name} takes embeddings of one shape (batch, dim), got {shapes}")
+        fewest, most = (len(range(texts if limit is None else limit)[self.embedded]) for limit in self.columns)
+        if not fewest <= texts <= most * self.views:
+            raise ValueError(f"{name} takes the embeddings of {fewest} columns, got {texts}")
+        if problem := _label_problem(self, texts, shapes[0][0], labels):
             raise ValueError(f"{name} {problem}")
+
+
+class MatryoshkaLoss(Loss):
+    """Weighted sum of a loss on truncated embeddings: `sum_k weight_k * loss(normalised e[:dim_k])`.
+
+    `matryoshka_dims` should include the model's own dimension. `matryoshka_weights` are one per dimension, 1 by
+    default; `n_dims_per_step` dimensions are drawn per step with torch's generator, all of them for -1.
+
+    Rows: as the inner loss; target vectors are truncated likewise, but not normalised.
+    Relatives: it wraps any other loss, whose own weights all dimensions share. `encode(truncate_dim=...)` makes use of
+    it.
+    Source: Kusupati et al., 2022, Matryoshka Representation Learning (arXiv:2205.13147), section 3.
+
+    >>> from sbertlab import losses
+    >>> a, b = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    >>> loss = MatryoshkaLoss(None, losses.CosineSimilarityLoss(), matryoshka_dims=[2, 1], matryoshka_weights=[1, 0.5])
+    >>> value = loss.compute([a, b], torch.tensor([1.0, 0.0]))  # cosines in two dimensions 1 and 0.6, in one 1 and 1
+    >>> round(value.item(), 4)  # 0.6^2 / 2 + 0.5 * 1^2 / 2
+    0.43
+    """
+
+    columns = (0, 0)  # no rows: an instance takes the rules of its inner loss
+
+    def __init__(
+        self,
+        model: Model,
+        loss: Loss,
+        matryoshka_dims: Sequence[int],
+        matryoshka_weights: Sequence[float] | None = None,
+        n_dims_per_step: int = -1,
+    ) -> None:
+        super().__init__(model)
+        for dim in matryoshka_dims:
+            checked_number("each of matryoshka_dims", dim, 1, whole=True)
+        weights = [1.0] * len(matryoshka_dims) if matryoshka_weights is None else matryoshka_weights
+        by_dim = sorted(zip(matryoshka_dims, weights, strict=True), reverse=True)
+        self.matryoshka_dims, self.matryoshka_weights = (list(column) for column in zip(*by_dim, strict=True))
+        self.loss, self.n_dims_per_step = loss, n_dims_per_step
+        for rule in Loss.__annotations__:
+            setattr(self, rule, getattr(loss, rule))
+
+    def prepare(self, columns: Texts, labels: Tensor | None) -> Tensor | None:
+        """Prepare as the inner loss does."""
+        return self.loss.prepare(columns, labels)
+
+    def known_positives(self, columns: Texts, groups: Groups = None) -> Tensor | None:
+        """Return the mask of the inner loss."""
+        return self.loss.known_positives(columns, groups)
+
+    def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
+        width, count = embeddings[0].shape[1], len(self.matryoshka_dims)
+        if self.matryoshka_dims[0] > width:
+            raise ValueError(f"matryoshka_dims go up to {self.matryoshka_dims[0]}, but the embeddings have {width}")
+        drawn = torch.randperm(count)[: self.n_dims_per_step].tolist() if self.n_dims_per_step > 0 else range(count)
+        losses = []
+        for index in drawn:
+            dim, weight = self.matryoshka_dims[index], self.matryoshka_weights[index]
+            truncated = [F.normalize(column[:, :dim], dim=-1) for column in embeddings]
+            targets = labels[..., :dim] if self.label == "vector" and labels.shape[-1] == width else labels
+            losses.append(weight * self.loss.compute(truncated, targets, known))
+        return torch.stack(losses).sum()
 
 
 def fitting_losses(texts: int, labels: Tensor | None) -> list[str]:
@@ -162,48 +208,13 @@ def fitting_losses(texts: int, labels: Tensor | None) -> list[str]:
     >>> "TripletLoss" in fitting_losses(3, None), "TripletLoss" in fitting_losses(2, None)
     (True, False)
     """
-    given = labels if isinstance(labels, Tensor) and labels.any() else None
-    rows = 1 if given is None or not given.ndim else len(given)
+    given = None if labels is None or not labels.any() else labels
+    rows = 1 if given is None else len(given)
     return [
         kind.__name__
         for kind in _subclasses(Loss)
         if (kind.label == "none") == (given is None) and not (kind.needs_texts or _problem(kind, texts, rows, given))
     ]
-
-
-def checked_function(name: str, value: Any) -> Any:
-    """Return a setting that must be a function."""
-    if not callable(value):
-        raise ValueError(f"{name} must be a function of tensors of embeddings, got {value!r}")
-    return value
-
-
-def model_dimension(model: nn.Module | None) -> int | None:
-    """Return the dimension of a model's embeddings; None if it is unknown."""
-    dimension = getattr(model, "get_sentence_embedding_dimension", None)
-    return dimension() if callable(dimension) else None
-
-
-def own_rows(embeddings: Tensor) -> Tensor:
-    """Return 0 ... batch - 1: the candidate that belongs to each row, as a class for cross-entropy."""
-    return torch.arange(len(embeddings), device=embeddings.device)
-
-
-def without_known(scores: Tensor, known: Tensor | None) -> Tensor:
-    """Return scores `(batch, candidates)` with -inf at known positives; unchanged for None.
-
-    >>> without_known(torch.tensor([[1.0, 2.0]]), torch.tensor([[False, True]]))
-    tensor([[1., -inf]])
-    """
-    if known is None:
-        return scores
-    if not isinstance(known, Tensor) or known.dtype != torch.bool or known.shape != scores.shape:
-        found = f"{known.dtype} {tuple(known.shape)}" if isinstance(known, Tensor) else type(known).__name__
-        raise ValueError(
-            f"known must be a boolean mask (batch, candidates) = {tuple(scores.shape)}, got {found}; "
-            "loss.known_positives(columns, groups) makes it"
-        )
-    return scores.masked_fill(known.to(scores.device), -torch.inf)
 
 
 def padded(embeddings: Tensor, dimension: int) -> Tensor:
@@ -217,45 +228,39 @@ def _subclasses(loss: type[Loss]) -> list[type[Loss]]:
     return [kind for child in loss.__subclasses__() for kind in (child, *_subclasses(child))]
 
 
-def _count(fewest: int, most: float | None) -> str:
-    return f"{fewest}" if fewest == most else f"{fewest} or more" if most in (None, math.inf) else f"{fewest} to {most}"
-
-
 def _problem(loss: Loss | type[Loss], texts: int, rows: int, labels: Tensor | None) -> str | None:
     """Return why the loss does not take such rows, or None if it does."""
-    if problem := _column_problem(loss, texts) or _label_problem(loss, texts, rows, labels):
+    fewest, most = loss.columns
+    if not fewest <= texts <= (texts if most is None else most):
+        return f"takes {fewest}{' or more' if most is None else ''} text(s) per row, got {texts}"
+    if problem := _label_problem(loss, texts, rows, labels):
         return problem
     if loss.label == "none" or labels is None:
         return None
-    wrong = ~labels.isfinite() | (labels != 0) & (labels != 1) & (loss.label == "binary")
-    return f"takes {LABELS[loss.label]}, got the label {labels[wrong][0].item():g}" if wrong.any() else None
-
-
-def _column_problem(loss: Loss | type[Loss], texts: int) -> str | None:
-    fewest, most = loss.columns
-    if fewest <= texts <= (math.inf if most is None else most):
+    low, high = loss.label_range
+    fits = (labels >= low) & (labels <= high)  # False for NaN
+    if loss.label == "binary":
+        fits &= labels == labels.round()
+    if fits.all():
         return None
-    wanted = _count(fewest, most)
-    return f"takes {wanted} text{'' if wanted == '1' else 's'} per row, got {texts}"
+    return f"takes {LABELS[loss.label]} in [{low:g}, {high:g}], got the label {labels[~fits][0].item():g}"
 
 
 def _label_problem(loss: Loss | type[Loss], texts: int, rows: int, labels: Tensor | None) -> str | None:
-    if labels is not None and not isinstance(labels, Tensor):
-        return f"takes labels as a tensor, got {type(labels).__name__}"
+    """Return why the loss does not take labels of this shape and type, or None if it does."""
     if loss.label == "none":
         return None
     wanted = f"takes {LABELS[loss.label]}"
     if labels is None:
-        return f"{wanted}, got no labels; give InputExample a label"
+        return f"{wanted}, got no labels"
     shapes: set[tuple[int, ...]] = {(rows,), (rows, 1)}
     if loss.label == "vector":
-        shapes = {(rows, labels.shape[-1]), (rows, texts, labels.shape[-1])} if labels.ndim > 1 else set()
+        shapes = {(rows, *labels.shape[-1:]), (rows, texts, *labels.shape[-1:])}
     elif loss.label == "scores":
         widths = [texts - fewer for fewer in loss.fewer_scores]
         shapes = {(rows, width) for width in widths} | ({(rows,)} if 1 in widths else set())
     if tuple(labels.shape) not in shapes:
         return f"{wanted}, got labels of shape {tuple(labels.shape)} for {rows} rows of {texts} texts"
-    if loss.label == "int" and (labels.is_floating_point() or labels.is_complex()):
-        found = str(labels.dtype).removeprefix("torch.")
-        return f"{wanted}, got {found} labels; if they are classes, use label=int(...)"
+    if loss.label == "int" and labels.is_floating_point():
+        return f"{wanted}, got {str(labels.dtype).removeprefix('torch.')} labels"
     return None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,32 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from sbertlab.losses.base import Columns, Loss, Texts, model_dimension, padded
+from sbertlab.losses.base import Columns, Loss, Texts, padded
 from sbertlab.storage.find import find_model
 
 
 class DenoisingAutoEncoderLoss(Loss):
     """TSDAE: a decoder must rebuild the text from the embedding of its damaged copy.
 
-    `mean over tokens of -log p(token_t | tokens before t, embedding)`. The decoder has the encoder's architecture and
-    weights, plus randomly initialised cross-attention and language-model head (torch's generator).
+    `mean over tokens of -log p(token_t | tokens before t, embedding)`. The decoder has the encoder's architecture and,
+    with `tie_encoder_decoder`, its weights and tokenizer; cross-attention and language-model head start from random
+    values (torch's generator). BERT, RoBERTa, XLM-RoBERTa, ELECTRA, CamemBERT and the like can be decoders, DistilBERT,
+    MPNet and T5 cannot. With `tie_encoder_decoder=False`, `decoder_name_or_path` is the decoder.
 
-    | texts                | labels                                                                |
-    | -------------------- | --------------------------------------------------------------------- |
-    | (damaged text, text) | none; `compute` takes the text's token ids `(batch, tokens)`, made by `prepare` |
-
-    Relatives: ContrastiveTensionLossInBatchNegatives also learns from texts alone, faster. DenoisingAutoEncoderDataset
-    damages texts. Only the damaged text is embedded; cls pooling suits this loss best.
+    Rows: (damaged text, text), no labels; DenoisingAutoEncoderDataset damages texts. `compute` takes the text's token
+    ids `(batch, tokens)` as labels, made by `prepare`. Only the damaged text is embedded; cls pooling suits best.
+    Relatives: ContrastiveTensionLossInBatchNegatives also learns from texts alone, faster.
     Source: Wang et al., 2021, TSDAE (arXiv:2104.06979), section 3.
-
-    Args:
-        model: a SentenceTransformer whose Transformer can be a decoder: BERT, RoBERTa, XLM-RoBERTa, ELECTRA, CamemBERT
-            and the like, not DistilBERT, MPNet or T5.
-        decoder_name_or_path: another decoder; used with tie_encoder_decoder=False only.
-        tie_encoder_decoder: the decoder shares the encoder's parameters and tokenizer.
-
-    Raises:
-        ValueError: the model has no Transformer, it cannot be a decoder, or the decoder is missing or too narrow.
 
     >>> from types import SimpleNamespace
     >>> from transformers import BertConfig, BertModel
@@ -50,8 +39,7 @@ class DenoisingAutoEncoderLoss(Loss):
     2.3026
     """
 
-    embedded = slice(0, 1)
-    needs_texts = True
+    embedded, needs_texts = slice(0, 1), True
 
     def __init__(
         self, model: nn.Module, decoder_name_or_path: str | None = None, tie_encoder_decoder: bool = True
@@ -62,7 +50,7 @@ class DenoisingAutoEncoderLoss(Loss):
             raise ValueError("DenoisingAutoEncoderLoss takes a model with a Transformer, to use as the decoder")
         self.tokenizer: Any = None  # the model's own
         if tie_encoder_decoder:
-            self.decoder = _decoder(copy.deepcopy(encoder.config))
+            self.decoder = _decoder(copy.deepcopy(encoder.config), AutoModelForCausalLM.from_config)
             parts = dict(self.decoder.base_model.named_modules())
             for name, parameter in encoder.named_parameters():
                 owner, _, attribute = name.rpartition(".")
@@ -75,13 +63,9 @@ class DenoisingAutoEncoderLoss(Loss):
             folder = find_model(decoder_name_or_path)
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
-            self.decoder = _decoder(AutoConfig.from_pretrained(folder), folder)
+            load = AutoModelForCausalLM.from_pretrained
+            self.decoder = _decoder(AutoConfig.from_pretrained(folder), lambda config: load(folder, config=config))
         self.decoder.to(device=encoder.device, dtype=encoder.dtype)
-        if (model_dimension(model) or 0) > self.decoder.config.hidden_size:
-            raise ValueError(
-                f"the decoder takes embeddings of up to {self.decoder.config.hidden_size} dimensions, the model's have "
-                f"{model_dimension(model)}; pool in one way only, or add a Dense layer"
-            )
 
     def prepare(self, columns: Texts, labels: Tensor | None) -> Tensor:
         """Return the token ids of the texts, `(batch, tokens)`, padded and truncated at the model's max_seq_length."""
@@ -95,22 +79,13 @@ class DenoisingAutoEncoderLoss(Loss):
         return encoded["input_ids"]
 
     def compute(self, embeddings: Columns, labels: Tensor | None = None, known: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch; the decoder runs under the caller's autocast, the cross-entropy in float32.
-
-        Args:
-            embeddings: one `(batch, dim)` tensor, of the damaged texts.
-            labels: token ids of the texts, `(batch, tokens)`, at least 2 tokens.
-            known: ignored; there are no negatives.
-        """
+        """Return the loss of a batch; the decoder runs under the caller's autocast, the cross-entropy in float32."""
         self._check(embeddings, labels)
-        tokens = torch.zeros(0) if labels is None else labels.to(embeddings[0].device)
-        if tokens.ndim != 2 or tokens.is_floating_point() or len(tokens) != len(embeddings[0]) or tokens.shape[1] < 2:
-            raise ValueError(
-                "DenoisingAutoEncoderLoss.compute takes token ids (batch, tokens) as labels, got shape "
-                f"{tuple(tokens.shape)} of {tokens.dtype}; prepare(columns, None) makes them"
-            )
+        if labels is None or labels.ndim != 2 or labels.is_floating_point():
+            raise ValueError("DenoisingAutoEncoderLoss.compute takes token ids, which prepare(columns, None) makes")
         model: Any = self.model
         pad = (self.tokenizer or model.tokenizer).pad_token_id
+        tokens = labels.to(embeddings[0].device)  # (batch, tokens)
         seen, wanted = tokens[:, :-1], tokens[:, 1:]
         embedding = padded(embeddings[0], self.decoder.config.hidden_size).to(self.decoder.dtype)
         logits = self.decoder(
@@ -130,18 +105,16 @@ class DenoisingAutoEncoderLoss(Loss):
         return self.compute(self.embed(features), features[1]["input_ids"])  # decoding would lose unknown tokens
 
 
-def _decoder(config: Any, folder: Path | None = None) -> Any:
-    """Return a causal language model with cross-attention, with the weights in `folder` or random ones."""
+def _decoder(config: Any, make: Callable[[Any], Any]) -> Any:
+    """Return a causal language model with cross-attention."""
     config.is_decoder = config.add_cross_attention = True
     try:
-        source = AutoModelForCausalLM
-        decoder: Any = source.from_config(config) if folder is None else source.from_pretrained(folder, config=config)
+        decoder = make(config)
     except ValueError:
         decoder = None  # transformers has no such model
     if decoder is None or not any("cross" in name or "encoder_attn" in name for name, _ in decoder.named_parameters()):
         raise ValueError(
-            f"a {config.model_type} model cannot be the decoder of DenoisingAutoEncoderLoss: it has no cross-"
-            "attention; use a BERT, RoBERTa, XLM-RoBERTa, ELECTRA or CamemBERT encoder, or name such a decoder with "
-            "tie_encoder_decoder=False"
+            f"a {config.model_type} model cannot be the decoder: it has no cross-attention; use a BERT, RoBERTa, "
+            "XLM-RoBERTa, ELECTRA or CamemBERT encoder, or name such a decoder with tie_encoder_decoder=False"
         )
     return decoder

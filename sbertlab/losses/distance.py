@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sbertlab.checks import checked_number
-from sbertlab.losses.base import Columns, Loss, Metric, checked_function
+from sbertlab.losses.base import Columns, Loss, Metric, Model
 from sbertlab.util import cos_sim, pairwise_cos_sim, pairwise_euclidean_sim, pairwise_manhattan_sim
+
+BatchMetric = Callable[[Tensor], Tensor]  # (n, dim) embeddings to their distances (n, n)
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -29,18 +31,16 @@ def manhattan_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 class TripletDistanceMetric:
-    """Distances for TripletLoss."""
+    """Distances for TripletLoss, row by row."""
 
     COSINE = staticmethod(cosine_distance)
     EUCLIDEAN = staticmethod(euclidean_distance)
     MANHATTAN = staticmethod(manhattan_distance)
 
 
-class SiameseDistanceMetric:
-    """Distances for the contrastive losses."""
+class SiameseDistanceMetric(TripletDistanceMetric):
+    """Distances for the contrastive losses, row by row."""
 
-    EUCLIDEAN = staticmethod(euclidean_distance)
-    MANHATTAN = staticmethod(manhattan_distance)
     COSINE_DISTANCE = staticmethod(cosine_distance)
 
 
@@ -64,16 +64,10 @@ class BatchHardTripletLossDistanceFunction:
 class TripletLoss(Loss):
     """The positive must be nearer than the negative by a margin: `mean max(0, d(a, p) - d(a, n) + margin)`.
 
-    | texts                        | labels |
-    | ---------------------------- | ------ |
-    | (anchor, positive, negative) | none   |
-
-    Relatives: MultipleNegativesRankingLoss takes the same rows, uses the whole batch and usually does better;
-    BatchHardTripletLoss and its siblings mine triplets themselves.
+    Rows: (anchor, positive, negative), no labels.
+    A `triplet_margin` of 5 suits Euclidean distance, but not cosine distance, which is at most 2.
+    Relatives: MultipleNegativesRankingLoss uses the whole batch; BatchHardTripletLoss and its siblings mine triplets.
     Source: Schroff et al., 2015, FaceNet (arXiv:1503.03832), equation 2.
-
-    Args:
-        triplet_margin: 5 suits Euclidean distance, but not cosine distance, which is at most 2.
 
     >>> anchor, positive, negative = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 6.0]])
     >>> TripletLoss().compute([anchor, positive, negative]).item()  # 5 - 6 + 5
@@ -83,13 +77,10 @@ class TripletLoss(Loss):
     columns = (3, 3)
 
     def __init__(
-        self,
-        model: nn.Module | None = None,
-        distance_metric: Metric = TripletDistanceMetric.EUCLIDEAN,
-        triplet_margin: float = 5.0,
+        self, model: Model = None, distance_metric: Metric = euclidean_distance, triplet_margin: float = 5.0
     ) -> None:
         super().__init__(model)
-        self.distance_metric = checked_function("distance_metric", distance_metric)
+        self.distance_metric = distance_metric
         self.triplet_margin = checked_number("triplet_margin", triplet_margin)
 
     def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
@@ -101,35 +92,29 @@ class TripletLoss(Loss):
 class ContrastiveLoss(Loss):
     """Pull pairs labelled 1 together and push pairs labelled 0 beyond a margin.
 
-    `loss_i = (label_i * d_i^2 + (1 - label_i) * max(0, margin - d_i)^2) / 2`, d_i the distance between a_i and b_i.
+    `loss_i = (label_i * d_i^2 + (1 - label_i) * max(0, margin - d_i)^2) / 2`, d_i the distance between a_i and b_i;
+    the mean over the batch, or with `size_average=False` the sum.
 
-    | texts  | labels                              |
-    | ------ | ----------------------------------- |
-    | (a, b) | 1 if they belong together, 0 if not |
-
+    Rows: (a, b), label 1 if they belong together, 0 if not.
     Relatives: OnlineContrastiveLoss uses only the hard pairs of the batch and usually does better.
     Source: Hadsell et al., 2006, Dimensionality Reduction by Learning an Invariant Mapping, equation 4.
-
-    Args:
-        margin: distance that pairs labelled 0 must reach.
-        size_average: return the mean over the batch; False returns the sum.
 
     >>> a, b = torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]])  # cosine distances 1 and 0
     >>> ContrastiveLoss().compute([a, b], torch.tensor([1, 0])).item()  # mean of 1 / 2 and 0.5^2 / 2
     0.3125
     """
 
-    label = "binary"
+    label, label_range = "binary", (0, 1)
 
     def __init__(
         self,
-        model: nn.Module | None = None,
-        distance_metric: Metric = SiameseDistanceMetric.COSINE_DISTANCE,
+        model: Model = None,
+        distance_metric: Metric = cosine_distance,
         margin: float = 0.5,
         size_average: bool = True,
     ) -> None:
         super().__init__(model)
-        self.distance_metric = checked_function("distance_metric", distance_metric)
+        self.distance_metric = distance_metric
         self.margin = checked_number("margin", margin)
         self.size_average = size_average
 
@@ -146,10 +131,7 @@ class OnlineContrastiveLoss(ContrastiveLoss):
     over the pairs labelled 0 that are nearer than the farthest pair labelled 1. If one label does not occur in the
     batch, the mean distance of the other takes its place.
 
-    | texts  | labels                              |
-    | ------ | ----------------------------------- |
-    | (a, b) | 1 if they belong together, 0 if not |
-
+    Rows: (a, b), label 1 if they belong together, 0 if not.
     Relatives: ContrastiveLoss averages over all pairs; this sum, and so its gradient, grows with the batch.
     Source: Hadsell et al., 2006 (as ContrastiveLoss); the choice of hard pairs is that of sentence-transformers.
 
@@ -158,12 +140,7 @@ class OnlineContrastiveLoss(ContrastiveLoss):
     1.25
     """
 
-    def __init__(
-        self,
-        model: nn.Module | None = None,
-        distance_metric: Metric = SiameseDistanceMetric.COSINE_DISTANCE,
-        margin: float = 0.5,
-    ) -> None:
+    def __init__(self, model: Model = None, distance_metric: Metric = cosine_distance, margin: float = 0.5) -> None:
         super().__init__(model, distance_metric, margin)
 
     def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
@@ -179,16 +156,12 @@ class OnlineContrastiveLoss(ContrastiveLoss):
 class BatchHardTripletLoss(Loss):
     """Each text of the batch with its farthest positive and its nearest negative.
 
-    `mean_a max(0, max_p d(a, p) - min_n d(a, n) + margin)`, p among the texts of a's class, n among the others. As in
-    the paper, a is one of its own positives, at distance 0. A batch without a triplet (a single class, or no class
-    twice) gives 0.
+    `mean_a max(0, max_p d(a, p) - min_n d(a, n) + margin)`, p among the texts of a's class (a itself, at distance 0,
+    included), n among the others. As with its siblings, a batch without a triplet (a single class, or no class twice)
+    gives 0; batches should hold several texts per class (SentenceLabelDataset).
 
-    | texts | labels         |
-    | ----- | -------------- |
-    | text  | int, its class |
-
-    Relatives: BatchHardSoftMarginTripletLoss needs no margin; BatchSemiHardTripletLoss and BatchAllTripletLoss suffer
-    less from wrong labels. All need batches with several texts per class (SentenceLabelDataset).
+    Rows: a text, labelled with its class, an int.
+    Relatives: BatchSemiHardTripletLoss and BatchAllTripletLoss suffer less from wrong labels.
     Source: Hermans et al., 2017, In Defense of the Triplet Loss (arXiv:1703.07737), equation 5.
 
     >>> texts, classes = torch.tensor([[0.0], [3.0], [7.0]]), torch.tensor([0, 0, 1])
@@ -196,17 +169,16 @@ class BatchHardTripletLoss(Loss):
     2.0
     """
 
-    columns = (1, 1)
-    label = "int"
+    columns, label = (1, 1), "int"
 
     def __init__(
         self,
-        model: nn.Module | None = None,
-        distance_metric: Callable[[Tensor], Tensor] = BatchHardTripletLossDistanceFunction.euclidean_distance,
+        model: Model = None,
+        distance_metric: BatchMetric = BatchHardTripletLossDistanceFunction.euclidean_distance,
         margin: float = 5.0,
     ) -> None:
         super().__init__(model)
-        self.distance_metric = checked_function("distance_metric", distance_metric)
+        self.distance_metric = distance_metric
         self.margin = checked_number("margin", margin)
 
     def _formula(self, embeddings: Columns, labels: Tensor) -> Tensor:
@@ -236,10 +208,7 @@ class BatchHardTripletLoss(Loss):
 class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
     """BatchHardTripletLoss with a soft margin: `mean_a log(1 + exp(max_p d(a, p) - min_n d(a, n)))`.
 
-    | texts | labels         |
-    | ----- | -------------- |
-    | text  | int, its class |
-
+    Rows: a text, labelled with its class, an int.
     Relatives: BatchHardTripletLoss stops once the margin is reached; this loss never stops and has nothing to tune.
     Source: Hermans et al., 2017, In Defense of the Triplet Loss (arXiv:1703.07737), section 2.
 
@@ -250,8 +219,8 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
 
     def __init__(
         self,
-        model: nn.Module | None = None,
-        distance_metric: Callable[[Tensor], Tensor] = BatchHardTripletLossDistanceFunction.euclidean_distance,
+        model: Model = None,
+        distance_metric: BatchMetric = BatchHardTripletLossDistanceFunction.euclidean_distance,
     ) -> None:
         super().__init__(model, distance_metric)
 
@@ -262,13 +231,9 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
 class BatchSemiHardTripletLoss(BatchHardTripletLoss):
     """Each pair (a, p) of a class with the nearest negative that is farther from a than p is.
 
-    `mean_(a, p) max(0, d(a, p) - d(a, n) + margin)`; if no negative is farther than p, n is the farthest negative. A
-    batch without a triplet gives 0.
+    `mean_(a, p) max(0, d(a, p) - d(a, n) + margin)`; if no negative is farther than p, n is the farthest negative.
 
-    | texts | labels         |
-    | ----- | -------------- |
-    | text  | int, its class |
-
+    Rows: a text, labelled with its class, an int.
     Relatives: BatchHardTripletLoss uses the hardest negatives, which include the mislabelled ones.
     Source: Schroff et al., 2015, FaceNet (arXiv:1503.03832), section 3.2.
 
@@ -289,14 +254,8 @@ class BatchSemiHardTripletLoss(BatchHardTripletLoss):
 class BatchAllTripletLoss(BatchHardTripletLoss):
     """All triplets of the batch that violate the margin: the mean of the positive `d(a, p) - d(a, n) + margin`.
 
-    A batch without a triplet, or without a violated margin, gives 0.
-
-    | texts | labels         |
-    | ----- | -------------- |
-    | text  | int, its class |
-
-    Relatives: BatchHardTripletLoss takes one triplet per text; this is the gentlest of the four, and needs memory for
-    all pairs of a class times the batch.
+    Rows: a text, labelled with its class, an int.
+    Relatives: BatchHardTripletLoss takes one triplet per text; this needs memory for all pairs of a class x the batch.
     Source: Hermans et al., 2017, In Defense of the Triplet Loss (arXiv:1703.07737), equation 6 and section 2.
 
     >>> texts, classes = torch.tensor([[0.0], [3.0], [9.0]]), torch.tensor([0, 0, 1])

@@ -1,7 +1,6 @@
 """Known positives: candidates that are not negatives of a row, because a batch repeats texts or groups.
 
-Where two rows share a positive, in-batch negatives would push each anchor away from its own positive. Group ids say
-which rows mean the same although their texts differ.
+Where two rows share a positive, in-batch negatives would push each anchor away from its own positive.
 """
 
 from __future__ import annotations
@@ -27,24 +26,15 @@ def known_positives(
     Args:
         columns: anchors, positives and each column of hard negatives, `batch` texts each; the candidates are all
             columns but the first. A single column holds anchors that are their own positives.
-        groups: one id per row, equal for rows that mean the same; None or NaN for no group.
+        groups: one hashable id per row, equal for rows that mean the same; None or NaN for no group.
         anchors: the anchors of the other rows are candidates, too, after all others.
-
-    Raises:
-        TypeError: something that is not a text.
-        ValueError: columns of different lengths, or none; a wrong number of groups; a group that is not hashable.
 
     >>> known_positives([["a", "b", "c"], ["x", " X", "y"]])  # the first two rows share their positive
     tensor([[False,  True, False],
             [ True, False, False],
             [False, False, False]])
-    >>> known_positives([["a", "b"], ["x", "y"]], groups=["g", "g"])
-    tensor([[False,  True],
-            [ True, False]])
     """
-    batch = len(columns[0]) if len(columns) else 0
-    if any(len(column) != batch for column in columns) or not batch:
-        raise ValueError(f"columns must be of one positive length, got {[len(column) for column in columns]}")
+    batch = len(columns[0])
     texts = [[normalised(text) for text in column] for column in columns]
     same_group = first_rows(group_keys(groups, batch))
     if len(set().union(*texts)) == batch * len(texts) and len(set(same_group)) == batch:
@@ -73,8 +63,4 @@ def group_keys(groups: Sequence[Any] | None, batch: int) -> list[Hashable]:
     """Return one key per row, equal for the rows of a group and unique for a row without one (None or NaN)."""
     if groups is None:
         return list(range(batch))
-    if len(groups) != batch:
-        raise ValueError(f"groups must hold one id per row, {batch}, got {len(groups)}")
-    if wrong := [group for group in groups if not isinstance(group, Hashable)]:
-        raise ValueError(f"a group must be hashable, such as a number or a text, got {wrong[0]!r:.60}")
     return [object() if pd.isna(group) is True else group for group in groups]

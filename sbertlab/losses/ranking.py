@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sbertlab.checks import check_choice, checked_number
-from sbertlab.losses.base import Columns, Groups, Loss, Metric, Texts, checked_function, own_rows, without_known
+from sbertlab.losses.base import Columns, Groups, Loss, Metric, Model, Texts
 from sbertlab.losses.known_positives import known_positives
 from sbertlab.util import cos_sim
 
@@ -19,37 +19,28 @@ class MultipleNegativesRankingLoss(Loss):
     """Cross-entropy of picking one's own positive among all positives and negatives of the batch (InfoNCE).
 
     `loss_i = -log softmax_j(scale * s(anchor_i, candidate_j))[i]`, with the positives of the batch as the first
-    candidates and the hard negatives after them.
+    candidates and the hard negatives after them. `label_smoothing` is the share of the target that is spread over all
+    candidates except known positives. `hard_negatives="shared"` lets every anchor compete with every hard negative of
+    the batch, "own" only with those of its own row (as in NeMo).
 
-    | texts                                  | labels |
-    | -------------------------------------- | ------ |
-    | (anchor, positive)                     | none   |
-    | (anchor, positive, negative_1, ..., n) | none   |
-
+    Rows: (anchor, positive) or (anchor, positive, negative_1, ..., n), no labels.
     Relatives: MultipleNegativesSymmetricRankingLoss adds the direction from positive to anchor; GISTEmbedLoss leaves
-    out negatives that a second model takes for positives. Larger batches make all of them stronger. If a batch repeats
-    texts, `known_positives` masks false negatives; NoDuplicatesDataLoader avoids such batches.
+    out negatives that a second model takes for positives. Larger batches make all of them stronger.
     Source: Henderson et al., 2017, Efficient Natural Language Response Suggestion (arXiv:1705.00652), section 4.4.
-
-    Args:
-        hard_negatives: "shared" lets every anchor compete with every hard negative of the batch; "own" only with those
-            of its own row (as in NeMo).
-        label_smoothing: share of the target that is spread over all candidates except known positives.
 
     >>> anchors, far = torch.eye(2), -torch.eye(2)
     >>> loss = MultipleNegativesRankingLoss(scale=1.0, hard_negatives="own")
-    >>> round(loss.compute([anchors, anchors]).item(), 4), round(loss.compute([anchors, anchors, far]).item(), 4)
-    (0.3133, 0.4076)
-
-    These are `log(1 + e^-1)` and `log(1 + e^-1 + e^-2)`.
+    >>> round(loss.compute([anchors, anchors]).item(), 4)  # log(1 + e^-1)
+    0.3133
+    >>> round(loss.compute([anchors, anchors, far]).item(), 4)  # log(1 + e^-1 + e^-2)
+    0.4076
     """
 
-    columns = (2, None)
-    in_batch = True
+    columns, in_batch = (2, None), True
 
     def __init__(
         self,
-        model: nn.Module | None = None,
+        model: Model = None,
         scale: float = 20.0,
         similarity_fct: Metric = cos_sim,
         hard_negatives: str = "shared",
@@ -58,8 +49,7 @@ class MultipleNegativesRankingLoss(Loss):
         super().__init__(model)
         check_choice("hard_negatives", hard_negatives, ("shared", "own"))
         self.scale = checked_number("scale", scale, above=True)
-        self.similarity_fct = checked_function("similarity_fct", similarity_fct)
-        self.hard_negatives = hard_negatives
+        self.similarity_fct, self.hard_negatives = similarity_fct, hard_negatives
         self.label_smoothing = checked_number("label_smoothing", label_smoothing, high=1)
 
     def known_positives(self, columns: Texts, groups: Groups = None) -> Tensor | None:
@@ -80,14 +70,14 @@ class MultipleNegativesRankingLoss(Loss):
             scores = self.similarity_fct(anchors, torch.cat(columns))  # (batch, batch * (1 + n))
         else:
             scores = _with_own(*(self.similarity_fct(anchors, column) for column in columns))  # (batch, batch + n)
-        return without_known(self.scale * scores, known)
+        return _without_known(self.scale * scores, known)
 
     def _cross_entropy(self, scores: Tensor, known: Tensor | None) -> Tensor:
         if known is None or not self.label_smoothing:
-            return F.cross_entropy(scores, own_rows(scores), label_smoothing=self.label_smoothing)
+            return F.cross_entropy(scores, _own_rows(scores), label_smoothing=self.label_smoothing)
         known = known.to(scores.device)
         spread = -F.log_softmax(scores, dim=1).masked_fill(known, 0).sum(dim=1) / (~known).sum(dim=1)  # (batch,)
-        hit = F.cross_entropy(scores, own_rows(scores))
+        hit = F.cross_entropy(scores, _own_rows(scores))
         return (1 - self.label_smoothing) * hit + self.label_smoothing * spread.mean()
 
 
@@ -96,13 +86,8 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
 
     `(CE(S) + CE(S[:, :batch]^T)) / 2` with `S_ij = scale * s(anchor_i, candidate_j)` and row i's own as the target.
 
-    | texts                                  | labels |
-    | -------------------------------------- | ------ |
-    | (anchor, positive)                     | none   |
-    | (anchor, positive, negative_1, ..., n) | none   |
-
-    Relatives: MultipleNegativesRankingLoss, one direction of this loss with the same arguments, suits questions and
-    answers; this one suits pairs that may be read either way.
+    Rows: (anchor, positive) or (anchor, positive, negative_1, ..., n), no labels.
+    Relatives: MultipleNegativesRankingLoss suits questions and answers; this one pairs that may be read either way.
     Source: Radford et al., 2021, CLIP (arXiv:2103.00020), figure 3.
 
     >>> anchors, positives = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -122,20 +107,12 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
 class MegaBatchMarginLoss(Loss):
     """Each anchor with its positive and the nearest other positive of the batch, with a margin for each.
 
-    `mean max(0, positive_margin - cos(a, p)) + max(0, max_other cos(a, other) - negative_margin)`.
+    `mean max(0, positive_margin - cos(a, p)) + max(0, max_other cos(a, other) - negative_margin)`. The last two
+    arguments are ignored: the training loop's gradient cache saves memory instead.
 
-    | texts              | labels |
-    | ------------------ | ------ |
-    | (anchor, positive) | none   |
-
-    Relatives: MultipleNegativesRankingLoss weighs all negatives; this one takes the hardest, so batches should be large
-    (500 and more).
+    Rows: (anchor, positive), no labels.
+    Relatives: MultipleNegativesRankingLoss weighs all negatives; this takes the hardest, so batches should be large.
     Source: Wieting and Gimpel, 2018, ParaNMT-50M (doi:10.18653/v1/P18-1042), section 4.1.
-
-    Args:
-        positive_margin: cosine from which a positive is near enough.
-        negative_margin: cosine up to which a negative is far enough.
-        use_mini_batched_version, mini_batch_size: ignored; the training loop's gradient cache saves memory instead.
 
     >>> anchors, positives = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
     >>> round(MegaBatchMarginLoss().compute([anchors, positives]).item(), 4)  # (0 + 0.6 - 0.3) / 2; 0.8 is near enough
@@ -146,20 +123,19 @@ class MegaBatchMarginLoss(Loss):
 
     def __init__(
         self,
-        model: nn.Module | None = None,
+        model: Model = None,
         positive_margin: float = 0.8,
         negative_margin: float = 0.3,
         use_mini_batched_version: bool = True,
         mini_batch_size: int = 50,
     ) -> None:
         super().__init__(model)
-        self.positive_margin = checked_number("positive_margin", positive_margin, high=1)
-        self.negative_margin = checked_number("negative_margin", negative_margin, high=1)
+        self.positive_margin, self.negative_margin = positive_margin, negative_margin
 
     def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
         scores = cos_sim(*embeddings)
         own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-        nearest_other = without_known(scores, known).masked_fill(own, -torch.inf).max(dim=1).values
+        nearest_other = _without_known(scores, known).masked_fill(own, -torch.inf).max(dim=1).values
         return (F.relu(self.positive_margin - scores.diagonal()) + F.relu(nearest_other - self.negative_margin)).mean()
 
 
@@ -167,15 +143,10 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
     """Two embeddings of the same text must find each other among those of the batch; needs nothing but texts.
 
     `(CE(S) + CE(S^T)) / 2` with `S_ij = exp(logit_scale) * s(a_i, b_j)`; the scale is learned, starting from `scale`.
-
-    | texts | labels |
-    | ----- | ------ |
-    | text  | none   |
-
     The field trains two copies of the encoder. Here one encoder embeds each text twice (`views = 2`), and dropout makes
-    a and b differ, as in SimCSE. Given the same two embeddings, `compute` returns the field's value; given a single
-    one, it only pushes different texts apart.
+    a and b differ, as in SimCSE. Given one embedding, `compute` only pushes different texts apart.
 
+    Rows: a text, no label.
     Relatives: DenoisingAutoEncoderLoss also learns from texts alone, more about their words.
     Source: Carlsson et al., 2021, Semantic Re-tuning with Contrastive Tension (ICLR); Gao et al., 2021, SimCSE
     (arXiv:2104.08821), section 3.
@@ -186,45 +157,33 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
     0.7532
     """
 
-    columns = (1, 1)
-    in_batch = True
-    views = 2
+    columns, views, in_batch = (1, 1), 2, True
 
-    def __init__(self, model: nn.Module | None = None, scale: float = 20.0, similarity_fct: Metric = cos_sim) -> None:
+    def __init__(self, model: Model = None, scale: float = 20.0, similarity_fct: Metric = cos_sim) -> None:
         super().__init__(model)
-        self.similarity_fct = checked_function("similarity_fct", similarity_fct)
+        self.similarity_fct = similarity_fct
         self.logit_scale = nn.Parameter(torch.tensor(math.log(checked_number("scale", scale, above=True))))
 
     def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
-        scores = without_known(self.logit_scale.exp() * self.similarity_fct(embeddings[0], embeddings[-1]), known)
-        return (F.cross_entropy(scores, own_rows(scores)) + F.cross_entropy(scores.T, own_rows(scores))) / 2
+        scores = _without_known(self.logit_scale.exp() * self.similarity_fct(embeddings[0], embeddings[-1]), known)
+        return (F.cross_entropy(scores, _own_rows(scores)) + F.cross_entropy(scores.T, _own_rows(scores))) / 2
 
 
 class GISTEmbedLoss(Loss):
     """Ranking loss over anchors, positives and negatives, without the candidates that a guide takes for positives.
 
     `loss_i = -log(exp(cos(a_i, p_i) / temperature) / sum_c exp(cos(c) / temperature))`. The sum runs over p_i and over
-    all pairs (a_i, p_j), (a_i, a_j), (p_i, p_j), (a_i, n_j) whose cosine under the guide is not above the threshold
-    `cos_guide(a_i, p_i) - margin`, or `cos_guide(a_i, p_i) - margin * |cos_guide(a_i, p_i)|`.
+    all pairs (a_i, p_j), (a_i, a_j) with `contrast_anchors`, (p_i, p_j) with `contrast_positives`, and (a_i, n_j) whose
+    cosine under the guide is not above `cos_guide(a_i, p_i) - margin`; `margin_strategy="relative"` multiplies the
+    margin by `|cos_guide(a_i, p_i)|`. The guide, a SentenceTransformer, is neither trained nor saved.
 
-    | texts                                  | labels                                                               |
-    | -------------------------------------- | -------------------------------------------------------------------- |
-    | (anchor, positive)                     | none; `compute` takes the guide's embeddings, made by `prepare`      |
-    | (anchor, positive, negative_1, ..., n) | as above, `(columns, batch, guide_dim)`                              |
-
+    Rows: (anchor, positive) or (anchor, positive, negative_1, ..., n), no labels; `compute` takes the guide's
+    embeddings `(columns, batch, guide_dim)` as labels, made by `prepare`.
     Relatives: MultipleNegativesRankingLoss trusts that all others are negatives.
-    Source: Solatorio, 2024, GISTEmbed (arXiv:2402.16829), section 3; the margins are those of Moreira et al., 2024,
-    NV-Retriever (arXiv:2407.15831), section 3.
+    Source: Solatorio, 2024, GISTEmbed (arXiv:2402.16829), section 3; Moreira et al., 2024, NV-Retriever
+    (arXiv:2407.15831), section 3, for the margins.
 
-    Args:
-        guide: a trained SentenceTransformer; it is neither trained nor saved with the loss.
-        temperature: inverse scale.
-        margin_strategy: "absolute" or "relative", see above.
-        margin: by how much a candidate must be less similar than the positive to count as a negative.
-        contrast_anchors: use the pairs (a_i, a_j).
-        contrast_positives: use the pairs (p_i, p_j).
-
-    >>> guide = nn.Identity(); guide.encode = None
+    >>> guide = nn.Identity()  # `compute` does not need it
     >>> loss = GISTEmbedLoss(None, guide, temperature=1.0, contrast_anchors=False, contrast_positives=False)
     >>> pairs, guided = torch.eye(2), torch.tensor([[0.6, 0.8], [1.0, 0.0]])
     >>> round(loss.compute([pairs, pairs], torch.stack([pairs, pairs])).item(), 4)  # nothing left out: log(1 + e^-1)
@@ -233,13 +192,11 @@ class GISTEmbedLoss(Loss):
     0.0
     """
 
-    columns = (2, None)
-    in_batch = True
-    needs_texts = True
+    columns, in_batch, needs_texts = (2, None), True, True
 
     def __init__(
         self,
-        model: nn.Module | None,
+        model: Model,
         guide: nn.Module,
         temperature: float = 0.01,
         margin_strategy: str = "absolute",
@@ -248,16 +205,11 @@ class GISTEmbedLoss(Loss):
         contrast_positives: bool = True,
     ) -> None:
         super().__init__(model)
-        if not isinstance(guide, nn.Module) or not hasattr(guide, "encode"):
-            raise ValueError(f"guide must be a SentenceTransformer, got {type(guide).__name__}")
         check_choice("margin_strategy", margin_strategy, ("absolute", "relative"))
-        # not a submodule: the guide is neither trained, nor saved, nor set to train mode with the loss
-        self.__dict__["guide"] = guide
+        self.__dict__["guide"] = guide  # not a submodule, so that it is neither trained nor saved
         self.temperature = checked_number("temperature", temperature, above=True)
-        self.margin_strategy = margin_strategy
-        self.margin = checked_number("margin", margin)
-        self.contrast_anchors = contrast_anchors
-        self.contrast_positives = contrast_positives
+        self.margin_strategy, self.margin = margin_strategy, margin
+        self.contrast_anchors, self.contrast_positives = contrast_anchors, contrast_positives
 
     def prepare(self, columns: Texts, labels: Tensor | None) -> Tensor:
         """Return the guide's embeddings of the texts, `(columns, batch, guide_dim)`."""
@@ -279,11 +231,8 @@ class GISTEmbedLoss(Loss):
         return torch.cat([positives, *rows, *negatives], dim=1)
 
     def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
-        if labels.ndim != 3 or labels.shape[:2] != (len(embeddings), len(embeddings[0])):
-            raise ValueError(
-                f"GISTEmbedLoss.compute takes the guide's embeddings (columns, batch, guide_dim) as labels, got shape "
-                f"{tuple(labels.shape)}; prepare(columns, None) makes them"
-            )
+        if labels.shape[:-1] != (len(embeddings), len(embeddings[0])):
+            raise ValueError("GISTEmbedLoss.compute takes the guide's embeddings, which prepare(columns, None) makes")
         guided = cos_sim(labels[0], labels[1]).diagonal()
         slack = self.margin if self.margin_strategy == "absolute" else self.margin * guided.abs()
         threshold = (guided - slack).unsqueeze(1)  # (batch, 1)
@@ -294,9 +243,19 @@ class GISTEmbedLoss(Loss):
             left_out = cos_sim(labels[first], labels[second]) > threshold
             left_out = left_out & ~itself if (first, second) == (0, 1) else left_out | itself & (first == second)
             scores.append(cos_sim(embeddings[first], embeddings[second]).masked_fill(left_out, -torch.inf))
-        return F.cross_entropy(without_known(torch.cat(scores, dim=1), known) / self.temperature, own_rows(guided))
+        return F.cross_entropy(_without_known(torch.cat(scores, dim=1), known) / self.temperature, _own_rows(guided))
 
 
 def _with_own(positives: Tensor, *negatives: Tensor) -> Tensor:
     """Join `(batch, batch)` of the positives and the diagonal of each `(batch, batch)` of negatives."""
     return torch.cat([positives, *(column.diagonal().unsqueeze(1) for column in negatives)], dim=1)
+
+
+def _own_rows(embeddings: Tensor) -> Tensor:
+    """Return 0 ... batch - 1, the column of each row's own candidate: the class for cross-entropy."""
+    return torch.arange(len(embeddings), device=embeddings.device)
+
+
+def _without_known(scores: Tensor, known: Tensor | None) -> Tensor:
+    """Return scores `(batch, candidates)` with -inf at known positives; unchanged for None."""
+    return scores if known is None else scores.masked_fill(known.to(scores.device), -torch.inf)

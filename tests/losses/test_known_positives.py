@@ -123,21 +123,6 @@ def test_a_large_batch_is_masked_without_comparing_all_texts() -> None:
     assert int(everything.count_nonzero()) == size * (size - 1)
 
 
-@pytest.mark.parametrize(
-    ("columns", "groups", "error", "message"),
-    [
-        ([], None, ValueError, r"of one positive length, got \[\]"),
-        ([["a"], ["b", "c"]], None, ValueError, r"of one positive length, got \[1, 2\]"),
-        ([["a", "b"]], [1], ValueError, "groups must hold one id per row, 2, got 1"),
-        ([["a", "b"]], [1, [2]], ValueError, r"group must be hashable, .* got \[2\]"),
-        ([["a", 3]], None, TypeError, "expected a text, .* got 3"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(columns: Any, groups: Any, error: type, message: str) -> None:
-    with pytest.raises(error, match=message):
-        known_positives(columns, groups)
-
-
 def random_embeddings(columns: int, seed: int = 0) -> list[Tensor]:
     draw = torch.Generator().manual_seed(seed)
     embeddings = [torch.randn(BATCH, DIM, generator=draw) for _ in range(columns)]
@@ -145,9 +130,7 @@ def random_embeddings(columns: int, seed: int = 0) -> list[Tensor]:
 
 
 def gist(**settings: Any) -> losses.GISTEmbedLoss:
-    guide = nn.Identity()
-    guide.encode = None  # type: ignore[assignment]
-    return losses.GISTEmbedLoss(None, guide, temperature=0.1, **settings)
+    return losses.GISTEmbedLoss(None, nn.Identity(), temperature=0.1, **settings)
 
 
 @dataclass
@@ -213,9 +196,6 @@ def test_with_everything_masked_or_a_collapsed_model_losses_and_gradients_are_fi
     if case.name != "mega batch":  # which still pulls the pairs together
         assert result[0].abs() < 1e-6
     assert_finite(case.run(known, [torch.zeros_like(column) for column in case.embeddings()]))
-    for wrong in (known[:, :-1], known.float(), known.tolist()):
-        with pytest.raises(ValueError, match=r"known must be a boolean mask \(batch, candidates\) = \(8, \d+\), got"):
-            case.run(wrong)
 
 
 @every_case
@@ -246,7 +226,5 @@ def test_losses_without_in_batch_negatives_mask_nothing() -> None:
         "ContrastiveTensionLossInBatchNegatives",
         "GISTEmbedLoss",
     }
-    same, mask = [["same"] * BATCH] * 3, torch.ones(BATCH, BATCH, dtype=torch.bool)
     for loss in (losses.TripletLoss(), losses.MatryoshkaLoss(None, losses.TripletLoss(), [DIM])):
-        assert loss.known_positives(same, groups=["g"] * BATCH) is None
-        assert torch.equal(loss.compute(random_embeddings(3), None, mask), loss.compute(random_embeddings(3)))
+        assert loss.known_positives([["same"] * BATCH] * 3, groups=["g"] * BATCH) is None
