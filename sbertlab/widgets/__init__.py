@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+try:
+    import ipywidgets as _ipywidgets  # noqa: F401
+except ImportError as error:
+    raise ImportError('the widgets need ipywidgets: pip install "sbertlab[lab]"') from error
+
 from sbertlab.widgets.benchmark_browser import BenchmarkBrowser
-from sbertlab.widgets.embedding_map import EmbeddingMap
-from sbertlab.widgets.linked_maps import LinkedMaps, linked
+from sbertlab.widgets.embedding_map import EmbeddingMap, LinkedMaps, linked
 from sbertlab.widgets.loss_playground import LossPlayground
 from sbertlab.widgets.panel import Panel
 from sbertlab.widgets.similarity_explorer import SimilarityExplorer

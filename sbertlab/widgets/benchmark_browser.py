@@ -13,9 +13,7 @@ from sbertlab.benchmark.results import PRESETS, read
 from sbertlab.checks import check_choice
 from sbertlab.plots.benchmark import score_heatmap, standings_figure
 from sbertlab.plots.style import Figure
-from sbertlab.widgets.panel import Panel, control, escaped, message, picture_box, picture_of, row, table
-
-VIEWS = ("ranking", "tasks")
+from sbertlab.widgets.panel import Panel, alert, control, escaped, picture_box, row, table
 
 
 class BenchmarkBrowser(Panel):
@@ -23,19 +21,14 @@ class BenchmarkBrowser(Panel):
 
     Means, intervals and verdicts are those over the chosen tasks, computed from the tables of the folder.
 
-    Args:
-        folder: with benchmark.csv, comparisons.csv and environment.json.
-        preset: "offline", "local" or "published"; by default the first one in the tables.
-        theme: "light" or "dark".
-
-    Raises:
-        FileNotFoundError: the folder has no measured table.
-        ValueError: the preset was not measured, or the tables were edited by hand.
+    `folder` has benchmark.csv, comparisons.csv and environment.json; a FileNotFoundError says that it has no measured
+    table. `preset` is "offline", "local" or "published", by default the first one in the tables.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str] = "figures", preset: str | None = None, *, theme: str = "light"
     ) -> None:
+        super().__init__(theme=theme)
         cells, pairs, _ = read(folder)
         cells = cells[~cells["tag"].isin(["published", "failed"])]
         measured = [name for name in PRESETS if name in set(cells["preset"])]
@@ -45,18 +38,18 @@ class BenchmarkBrowser(Panel):
         check_choice("preset", preset, measured)
         self.cells = cells[cells["preset"] == preset].reset_index(drop=True)
         self.pairs = pairs[pairs["preset"] == preset].reset_index(drop=True)
-        tasks, models = (self.cells[name].drop_duplicates().tolist() for name in ("task", "model"))
-        size = {"layout": {"width": "300px", "height": f"{18 * min(9, max(len(tasks), len(models))) + 14}px"}}
+        tasks, models = (self.cells[name].unique().tolist() for name in ("task", "model"))
+        size = {"layout": {"width": "300px", "height": "180px"}}
         self._tasks = control(ipywidgets.SelectMultiple, "Tasks", options=tasks, value=tasks, **size)
         self._models = control(ipywidgets.SelectMultiple, "Models", options=models, value=models, **size)
-        self._view = control(ipywidgets.ToggleButtons, "Show", options=VIEWS)
+        self._view = control(ipywidgets.ToggleButtons, "Show", options=("ranking", "tasks"))
         names = self.cells[["model", "variant"]].drop_duplicates().itertuples(index=False, name=None)
         options = [(", ".join(name), name) for name in names]
-        self._first = control(ipywidgets.Dropdown, "Compare", options=options, value=options[0][1])
+        self._first = control(ipywidgets.Dropdown, "Compare", options=options)
         self._second = control(ipywidgets.Dropdown, "with", options=options, value=options[-1][1])
         self._image, self._verdict = picture_box(), ipywidgets.HTML()
-        filters, pair = row(self._tasks, self._models), row(self._first, self._second)
-        super().__init__([filters, self._view, self._image, pair, self._verdict], theme)
+        self.add(row(self._tasks, self._models), self._view, self._image)
+        self.add(row(self._first, self._second), self._verdict)
         for widget in (self._first, self._second):
             self.on_change(widget, lambda name: self._compare())
         for widget in (self._tasks, self._models, self._view):
@@ -72,8 +65,6 @@ class BenchmarkBrowser(Panel):
     def comparisons(self) -> pd.DataFrame:
         """Comparisons among the chosen models, on each of the chosen tasks and in their mean."""
         tasks = list(self._tasks.value)
-        if not tasks:
-            return self.pairs.head(0)
         # models are left out after the correction for many pairs, so that looking at fewer makes nothing significant
         found = pd.concat([over_tasks(self.pairs, self.cells, tasks), self.pairs[self.pairs["task"].isin(tasks)]])
         among = found["model_a"].isin(self._models.value) & found["model_b"].isin(self._models.value)
@@ -88,22 +79,16 @@ class BenchmarkBrowser(Panel):
     def verdict(self, a: tuple[str, str], b: tuple[str, str]) -> pd.Series:
         """Return the comparison of two (model, variant) in the mean over the chosen tasks, as a minus b.
 
-        Raises:
-            ValueError: the two are the same, one of them has no score on a task, or no task is chosen.
+        A ValueError says that no task is chosen, or that the two are the same or not both measured on the tasks.
         """
-        if a == b:
-            raise ValueError(f"{', '.join(a)} is compared with itself; choose two different models")
-        tasks = list(self._tasks.value)
-        if not tasks:
-            raise ValueError("choose at least one task")
-        means = over_tasks(self.pairs, self.cells, tasks).set_index(PAIR)
-        pair: Any
-        for pair, sign in (((*a, *b), 1.0), ((*b, *a), -1.0)):
-            if pair in means.index:
-                found: dict[str, Any] = means.loc[pair].to_dict()
-                low, high = sorted([sign * found["low"], sign * found["high"]])
-                return pd.Series({**found, "difference": sign * found["difference"], "low": low, "high": high})
-        raise ValueError(f"{', '.join(a)} and {', '.join(b)} do not both have scores on {', '.join(tasks)}")
+        means = over_tasks(self.pairs, self.cells, list(self._tasks.value))
+        turned = means.rename(columns=dict(zip(PAIR, [*PAIR[2:], *PAIR[:2]], strict=True)))
+        turned = turned.assign(difference=-means["difference"], low=-means["high"], high=-means["low"])
+        both = pd.concat([means, turned]).set_index(PAIR)
+        pair: Any = (*a, *b)
+        if pair not in both.index:
+            raise ValueError(f"{', '.join(a)} and {', '.join(b)} are not compared: choose two models with these tasks")
+        return both.loc[pair]
 
     def static(self) -> Figure:
         """The chosen view as a matplotlib figure."""
@@ -120,18 +105,18 @@ class BenchmarkBrowser(Panel):
 
     def _show(self) -> None:
         self._compare()
-        self._image.value = picture_of(self.static(), self.theme)
+        self._image.value = self.picture()
 
     def _compare(self) -> None:
         """Say which of the two models is ahead and whether that is significant, or why it cannot be said."""
         a, b = self._first.value, self._second.value
         try:
             found = self.verdict(a, b)
-            if found["difference"] < 0:
-                a, b, found = b, a, self.verdict(b, a)
         except ValueError as error:  # here and not above the panel, where the next picture would remove it
-            self._verdict.value = message(str(error)).value
+            self._verdict.value = alert(str(error))
             return
+        if found["difference"] < 0:
+            a, b, found = b, a, self.verdict(b, a)
         verdict = (
             f"{', '.join(a)} is {found['difference']:.1f} points ahead of {', '.join(b)} (95 % interval: "
             f"{found['low']:.1f} to {found['high']:.1f}). "

@@ -7,8 +7,7 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
-from sbertlab.analysis.loss_plane import SCENES, Points, Push, Slider, descend, push, scene
-from sbertlab.checks import check_choice
+from sbertlab.analysis.loss_plane import SCENES, Push, Slider, descend, push, scene
 from sbertlab.losses.base import LABELS, Loss
 from sbertlab.plots.losses import descent_figure
 from sbertlab.plots.style import Figure
@@ -24,21 +23,8 @@ class LossPlayground(Panel):
     "Step" takes one step of gradient descent, "Descend" 25. "Start again" puts the points back, "Scatter" puts them at
     random places. Moving a slider leaves the points where they are and starts a new path.
 
-    Args:
-        loss: the loss to begin with, a name in `loss_plane.SCENES`.
-        points: own points `(rows, columns, 2)`; the menu then has the losses that accept them. By default each loss has
-            points made for it.
-        labels: of own points, one per row, for losses that need them.
-        theme: "light" or "dark".
-        settings: initial values of the sliders.
-
-    Attributes:
-        name: name of the chosen loss.
-        settings: values of its sliders.
-        way: the pushes since the start, or since a slider was last moved.
-
-    Raises:
-        ValueError: an unknown loss, setting or theme. If the points do not fit the loss, the panel is a message.
+    `loss` is a name in `loss_plane.SCENES`, `settings` are initial values of its sliders. `way` has the pushes since
+    the start, or since a slider was last moved.
 
     >>> playground = LossPlayground("TripletLoss", triplet_margin=0.0)
     >>> playground.push.arrows[2].any()  # the third negative is far enough
@@ -48,50 +34,23 @@ class LossPlayground(Panel):
     np.True_
     """
 
-    def __init__(
-        self,
-        loss: str = "MultipleNegativesRankingLoss",
-        points: Any = None,
-        labels: Any = None,
-        *,
-        theme: str = "light",
-        **settings: float,
-    ) -> None:
-        scene(loss).make(**settings)
-        self.name, self.settings, self.way = loss, dict(settings), list[Push]()
-        self._own: Points | None = None
+    def __init__(self, loss: str = "MultipleNegativesRankingLoss", *, theme: str = "light", **settings: float) -> None:
+        super().__init__(theme=theme)
+        self.way = list[Push]()
         self._seed = -1
-        self._menu = control(ipywidgets.Dropdown, "Loss", options=list(SCENES), value=loss)
+        self._menu = control(ipywidgets.Dropdown, "Loss", options=list(SCENES))
         self._sliders = ipywidgets.VBox()
         self._advice, self._state = ipywidgets.HTML(), ipywidgets.HTML()
         self._image = picture_box("720px")
-        super().__init__(theme=theme)
-        if points is not None:
-            try:
-                self._own = Points(points, labels)
-                push(scene(loss).make(**settings), self._own)
-            except (ValueError, TypeError) as error:
-                self.replace(str(error))
-                return
-            self._menu.options = [name for name in SCENES if _accepts(name, self._own)]
-            self._menu.value = loss
         buttons = row(
             self.button("Step", self.step, "One step of gradient descent"),
             self.button("Descend", lambda: self.step(STRIDE), f"{STRIDE} steps"),
             self.button("Start again", self.reset, "Put the points back where they were"),
             self.button("Scatter", lambda: self.scatter(self._seed + 1), "Put the points at random places"),
         )
-        self.children = (
-            *self.children,
-            row(self._menu),
-            self._advice,
-            self._sliders,
-            buttons,
-            self._state,
-            self._image,
-        )
+        self.add(self._menu, self._advice, self._sliders, buttons, self._state, self._image)
         self.on_change(self._menu, self.choose)
-        self._begin(loss, settings)
+        self.choose(loss, **settings)
 
     @property
     def push(self) -> Push:
@@ -104,18 +63,24 @@ class LossPlayground(Panel):
         return scene(self.name).make(**self.settings)
 
     def choose(self, name: str, **settings: float) -> None:
-        """Show another loss of the menu, from its start."""
-        check_choice("loss", name, self._menu.options)
-        scene(name).make(**settings)
-        self._begin(name, settings)
+        """Show a loss of the menu, from its start."""
+        there = scene(name)
+        there.make(**settings)
+        self.name = name
+        self.settings = {key: slider.start for key, slider in there.sliders.items()} | settings
+        self._sliders.children = [self._slider(key, slider) for key, slider in there.sliders.items()]
+        with self.silently():
+            self._menu.value = name
+        self._advice.value = escaped(there.watch, "p")
+        self.reset()
 
     def set(self, **settings: float) -> None:
         """Move sliders; the points stay where they are."""
-        scene(self.name).make(**{**self.settings, **settings})
+        scene(self.name).make(**self.settings | settings)
         self.settings |= settings
         with self.silently():
-            for (name, slider), made in zip(scene(self.name).sliders.items(), self._sliders.children, strict=True):
-                made.value = min(max(self.settings[name], slider.low), slider.high)
+            for value, slider in zip(self.settings.values(), self._sliders.children, strict=True):
+                slider.value = value
         self._show([push(self.loss, self.push.points)])
 
     def step(self, steps: int = 1) -> None:
@@ -124,12 +89,12 @@ class LossPlayground(Panel):
 
     def reset(self) -> None:
         """Put the points back where they were at the start."""
-        self._show([push(self.loss, self._own or scene(self.name).points)])
+        self._show([push(self.loss, scene(self.name).points)])
 
     def scatter(self, seed: int = 0) -> None:
         """Put the points at random places, the same for the same seed."""
         self._seed = seed
-        self._show([push(self.loss, scene(self.name).scattered(seed, self._own))])
+        self._show([push(self.loss, scene(self.name).scattered(seed))])
 
     def static(self) -> Figure:
         """The points, their arrows and the path so far, with the value of the loss, as a matplotlib figure."""
@@ -137,48 +102,23 @@ class LossPlayground(Panel):
         return descent_figure(self.way, title=", ".join([self.name, *settings]), theme=self.theme)
 
     def __repr__(self) -> str:
-        if self.message:
-            return super().__repr__()
-        return f"LossPlayground: {self.name} is {self.push.loss:.3g} after {_steps(self.way)}"
+        return f"LossPlayground: {self.name}, {self._words()}"
 
-    def _begin(self, name: str, settings: dict[str, float]) -> None:
-        """Show a loss with its sliders and points."""
-        there = scene(name)
-        self.name = name
-        self.settings = {key: settings.get(key, slider.start) for key, slider in there.sliders.items()}
-        self._sliders.children = tuple(self._slider(key, slider) for key, slider in there.sliders.items())
-        with self.silently():
-            self._menu.value = name
-        self._advice.value = escaped(there.watch, "p")
-        self.reset()
+    def _words(self) -> str:
+        return f"loss {self.push.loss:.3g} after {len(self.way) - 1} steps"
 
     def _slider(self, name: str, slider: Slider) -> Any:
-        low, high, step = slider.low, slider.high, (slider.high - slider.low) / 100
-        kind, value = ipywidgets.FloatSlider, min(max(self.settings[name], low), high)
+        kind, low, high, step, digits = ipywidgets.FloatSlider, slider.low, slider.high, 0.01, ".2f"
         if slider.factors:
-            kind, low, high, step = ipywidgets.FloatLogSlider, np.log10(low), np.log10(high), 0.02
-        look = {"continuous_update": False, "readout_format": ".3g" if slider.factors else ".2f"}
-        made = control(kind, name.replace("_", " "), value=value, min=low, max=high, step=step, **look)
+            kind, low, high, step, digits = ipywidgets.FloatLogSlider, np.log10(low), np.log10(high), 0.02, ".3g"
+        look = {"min": low, "max": high, "step": step, "continuous_update": False, "readout_format": digits}
+        made = control(kind, name.replace("_", " "), value=self.settings[name], **look)
         self.on_change(made, lambda value: self.set(**{name: value}))
         return made
 
     def _show(self, way: list[Push]) -> None:
         """Show a path."""
         self.way = way
-        after = f" after {_steps(way)}" if len(way) > 1 else ""
         needs = f"{', '.join(self.push.roles)}, with {LABELS[scene(self.name).loss.label]}"
-        self._state.value = escaped(f"loss {self.push.loss:.3g}{after}. It takes rows of {needs}.", "p")
+        self._state.value = escaped(f"{self._words()}. It takes rows of {needs}.", "p")
         self._image.value = self.picture()
-
-
-def _accepts(name: str, points: Points) -> bool:
-    """Whether a loss can be computed on these points."""
-    try:
-        push(scene(name).make(), points)
-    except ValueError:
-        return False
-    return True
-
-
-def _steps(way: list[Push]) -> str:
-    return f"{len(way) - 1} step" if len(way) == 2 else f"{len(way) - 1} steps"

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import base64
-import functools
 import html
 import io
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from textwrap import fill
 from typing import Any
 
+import anywidget
+import ipywidgets
 import pandas as pd
 
 from sbertlab.checks import check_choice
-from sbertlab.plots.style import THEMES, Figure, canvas, drawable, style
-
-try:
-    import ipywidgets
-except ImportError as error:
-    raise ImportError('the widgets need ipywidgets: pip install "sbertlab[lab]"') from error
+from sbertlab.plots.style import THEMES, Figure, style
 
 KEYBOARD = """
-export default { render({ el }) {
-  const mark = event => {
-    if (!event.target.matches(":read-write")) event.target.dataset.lmSuppressShortcuts = "true";
-  };
-  const listen = tries => {
-    const panel = el.closest(".sbertlab-panel");
-    if (panel) panel.addEventListener("focusin", mark);
-    else if (tries) requestAnimationFrame(() => listen(tries - 1));
-  };
-  listen(1000);
+export default { render() {
+  document.addEventListener("focusin", ({ target }) => {
+    if (target.matches(".sbertlab-panel :not(:read-write)")) target.dataset.lmSuppressShortcuts = "true";
+  });
 } };
 """
 """Keeps the keyboard for the panel. JupyterLab takes arrows and letters as its own shortcuts wherever the focus is ("A"
@@ -43,13 +30,9 @@ adds a cell), unless the focused element itself has this attribute; text boxes a
 class Panel(ipywidgets.VBox):
     """A column of controls and pictures with a static picture; errors of its callbacks are shown as messages.
 
-    A subclass lays out its widgets as `children`, draws the same content in `static()` and connects its controls with
-    `button` and `on_change`. `theme` is that of maps and figures; texts and controls have JupyterLab's own colours.
-
-    Attributes:
-        problem: the message on top of the panel, empty if there is none.
-        last_error: the last error of a callback, for `raise panel.last_error` in a cell.
-        message: the message shown in place of the widget, empty if it works.
+    A subclass lays out its widgets with `add`, draws the same content in `static()` and connects its controls with
+    `button` and `on_change`. `theme`, "light" or "dark", is that of maps and figures; texts and controls have
+    JupyterLab's own colours. `problem` is the message on top of the panel, `last_error` what a callback raised.
 
     >>> panel = Panel()
     >>> panel.button("Divide", lambda: 1 / 0).click()
@@ -57,40 +40,39 @@ class Panel(ipywidgets.VBox):
     'ZeroDivisionError: division by zero'
     """
 
-    def __init__(self, children: Sequence[ipywidgets.Widget] = (), theme: str = "light") -> None:
+    def __init__(self, theme: str = "light") -> None:
         check_choice("theme", theme, THEMES)
-        self.theme, self.message, self.problem = theme, "", ""
+        self.theme, self.problem, self._silent = theme, "", False
         self.last_error: Exception | None = None
-        self._silent = False
         self._problem = ipywidgets.HTML(layout={"display": "none"})
-        super().__init__([ipywidgets.VBox([self._problem, *_keyboard()]), *children])
+        keyboard = anywidget.AnyWidget(_esm=KEYBOARD, layout={"display": "none"})
+        super().__init__([ipywidgets.VBox([self._problem, keyboard])])
         self.add_class("sbertlab-panel")
+
+    def add(self, *parts: ipywidgets.Widget) -> None:
+        """Put parts below those of the panel."""
+        self.children: Any = (*self.children, *parts)
 
     def static(self) -> Figure:
         """What the panel shows now, as a matplotlib figure."""
         raise NotImplementedError(f"{type(self).__name__} has no static picture")
 
-    def picture(self, format: str = "png", dpi: int = 96) -> bytes:
-        """`static()`, or the message if the panel shows nothing else, as the content of a PNG or SVG file."""
-        only_message = self.message and len(self.children) == 1
-        figure = text_figure(self.message, self.theme) if only_message else self.static()
-        return picture_of(figure, self.theme, format, dpi)
-
-    def replace(self, text: str, *others: ipywidgets.Widget) -> None:
-        """Show a message in place of the widget, with what can still be shown below it."""
-        self.message = text
-        self.children = (message(text), *others)
+    def picture(self, figure: Figure | None = None, format: str = "png", dpi: int = 96) -> bytes:
+        """A figure, by default `static()`, as the content of a PNG or SVG file."""
+        content = io.BytesIO()
+        with style(self.theme):  # the settings of SVG text are read when a figure is written
+            (figure or self.static()).savefig(content, format=format, dpi=dpi)
+        return content.getvalue()
 
     def tell(self, text: str) -> None:
         """Show a problem on top of the panel; an empty text removes it."""
         self.problem = text
-        self._problem.value = message(text).value if text else ""
+        self._problem.value = alert(text)
         self._problem.layout.display = "" if text else "none"
 
     def guarded(self, action: Callable[..., object]) -> Callable[..., None]:
         """The action as a callback whose error is shown in the panel, and not lost in the log of the browser."""
 
-        @functools.wraps(action)
         def run(*arguments: Any) -> None:
             if self._silent:
                 return
@@ -122,50 +104,15 @@ class Panel(ipywidgets.VBox):
         finally:
             self._silent = False
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}: {self.message}" if self.message else type(self).__name__
-
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and its picture for pages that run no widgets: GitHub, nbviewer, an HTML export."""
         bundle = super()._repr_mimebundle_(**kwargs) or {}
         return {**bundle, "text/plain": repr(self), "image/png": base64.b64encode(self.picture()).decode()}
 
 
-def picture_of(figure: Figure, theme: str, format: str = "png", dpi: int = 96) -> bytes:
-    """A figure as the content of a PNG or SVG file."""
-    content = io.BytesIO()
-    with style(theme):  # the settings of SVG text are read when a figure is written
-        figure.savefig(content, format=format, dpi=dpi)
-    return content.getvalue()
-
-
-def _keyboard() -> list[ipywidgets.Widget]:
-    """An invisible widget that runs `KEYBOARD`; none if anywidget is not installed."""
-    try:
-        import anywidget
-    except ImportError:
-        return []
-    return [anywidget.AnyWidget(_esm=KEYBOARD, layout={"display": "none"})]
-
-
-def message(text: str) -> ipywidgets.HTML:
-    """A message, escaped, that screen readers announce.
-
-    >>> "fewer than 3 &lt;texts&gt;</div>" in message("fewer than 3 <texts>").value
-    True
-    """
-    style = "border-left:4px solid currentColor;padding:4px 10px"
-    return ipywidgets.HTML(f'<div role="alert" dir="auto" style="{style}">{html.escape(text)}</div>')
-
-
 def error_text(error: BaseException) -> str:
-    """What to show of an error: its message, with its type unless the message is written for users.
-
-    >>> error_text(ValueError("k must be at least 1, got 0")), error_text(KeyError("topic")), error_text(ValueError())
-    ('k must be at least 1, got 0', "KeyError: 'topic'", 'ValueError')
-    """
-    for_users = isinstance(error, (ValueError, ImportError)) and str(error)
-    return str(error) if for_users else ": ".join(filter(None, [type(error).__name__, str(error)]))
+    """What to show of an error: its message, with its type unless the message is written for users."""
+    return str(error) if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: {error}"
 
 
 def escaped(text: str, tag: str = "span") -> str:
@@ -175,6 +122,11 @@ def escaped(text: str, tag: str = "span") -> str:
     '<span dir="auto">&lt;b&gt;שלום&lt;/b&gt; &amp; 😀</span>'
     """
     return f'<{tag} dir="auto">{html.escape(text)}</{tag}>'
+
+
+def alert(text: str) -> str:
+    """A message as HTML, escaped, that screen readers announce."""
+    return f'<div role="alert" style="border-left:4px solid;padding:4px 10px">{escaped(text)}</div>'
 
 
 def table(frame: pd.DataFrame, caption: str = "") -> str:
@@ -188,15 +140,11 @@ def table(frame: pd.DataFrame, caption: str = "") -> str:
     body = cells.to_html(index=False, border=0, justify="start", float_format="{:.3f}".format)
     for tag in ("td", "th"):
         body = body.replace(f"<{tag}>", f'<{tag} dir="auto" style="text-align:start;padding-inline-end:1.2em">')
-    return (escaped(caption, "div") if caption else "") + body
+    return escaped(caption, "div") + body
 
 
 def control(kind: Callable[..., Any], label: str, **settings: Any) -> Any:
-    """A control of ipywidgets with its whole label beside it, which is also its tooltip unless one is given.
-
-    >>> control(ipywidgets.IntSlider, "Neighbours", value=5, max=20).description
-    'Neighbours'
-    """
+    """A control of ipywidgets with its whole label beside it, which is also its tooltip unless one is given."""
     wide = kind is ipywidgets.Text or kind.__name__.endswith("Slider")  # these have no width of their own
     settings = {"tooltip": label, "layout": {"width": "330px" if wide else "auto", "max_width": "100%"}, **settings}
     if kind is not ipywidgets.Button:
@@ -212,20 +160,3 @@ def picture_box(width: str = "auto") -> ipywidgets.Image:
 def row(*children: ipywidgets.Widget) -> ipywidgets.Box:
     """Controls side by side, wrapped if the page is narrow."""
     return ipywidgets.HBox(children, layout={"flex_flow": "row wrap", "align_items": "center"})
-
-
-def new_file(folder: Path, stem: str, ending: str) -> Path:
-    """The first of map.png, map-2.png, ... that does not exist yet in a folder, which is created if needed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-    return next(path for path in (folder / f"{name}.{ending}" for name in names) if not path.exists())
-
-
-def text_figure(text: str, theme: str = "light") -> Figure:
-    """A figure of a text alone, for a panel that has nothing else to show."""
-    lines = fill(drawable(text, 600), 80)
-    with style(theme):
-        figure, panels = canvas(7.2, 0.7 + 0.2 * lines.count("\n"))
-        panels[0, 0].axis("off")
-        panels[0, 0].text(0, 0.5, lines, va="center", fontsize=10)
-    return figure

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import ipywidgets
 import numpy as np
-import pandas as pd
 
 from sbertlab import plots
 from sbertlab.analysis.explain import Explanation, explain
@@ -14,7 +13,7 @@ from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.plots.analysis import explanation_figure
 from sbertlab.plots.style import Figure
 from sbertlab.util import cos_sim
-from sbertlab.widgets.panel import Panel, control, escaped, message, picture_box, picture_of, row, table
+from sbertlab.widgets.panel import Panel, alert, control, escaped, picture_box, row, table
 
 MOST_TEXTS = 24
 """A matrix of more texts than this is unreadable."""
@@ -23,21 +22,13 @@ EXAMPLES = ("Where is my parcel?", "My order has not arrived.", "I want my money
 
 
 class SimilarityExplorer(Panel):
-    """The cosine similarities of some sentences, and the contribution of each pair of tokens to one of them.
+    """The cosine similarities of 2 to 24 sentences, and the contribution of each pair of tokens to one of them.
 
-    Args:
-        model: the encoder.
-        texts: sentences to begin with, at least 2.
-        theme: "light" or "dark".
-
-    Raises:
-        TypeError: not a SentenceTransformer, whose tokens an explanation needs.
-        ValueError: fewer than 2 texts, or too many.
+    `model` must be a SentenceTransformer, whose tokens an explanation needs.
     """
 
     def __init__(self, model: SentenceTransformer, texts: Sequence[str] = EXAMPLES, *, theme: str = "light") -> None:
-        if not isinstance(model, SentenceTransformer):
-            raise TypeError(f"model must be a SentenceTransformer of sbertlab, got {type(model).__name__}")
+        super().__init__(theme=theme)
         self.model = model
         self.texts: list[str] = []
         self.similarities = np.zeros((0, 0))
@@ -47,10 +38,9 @@ class SimilarityExplorer(Panel):
         self._first = control(ipywidgets.Dropdown, "Explain")
         self._second = control(ipywidgets.Dropdown, "with")
         self._matrix, self._tokens, self._words = picture_box(), picture_box(), ipywidgets.HTML()
-        super().__init__(theme=theme)
-        show = self.button("Compare", lambda: self._compare_typed(), "Embed the sentences and compare them")
-        pair = row(self._first, self._second)
-        self.children = (*self.children, self._typed, row(show), self._matrix, pair, self._words, self._tokens)
+        show = self.button("Compare", self._compare_typed, "Embed the sentences and compare them")
+        self.add(self._typed, row(show), self._matrix)
+        self.add(row(self._first, self._second), self._words, self._tokens)
         self.compare(texts)
         self.on_change(self._typed, lambda text: self._compare_typed())
         for menu in (self._first, self._second):
@@ -58,14 +48,13 @@ class SimilarityExplorer(Panel):
 
     def compare(self, texts: Sequence[str]) -> None:
         """Show other sentences, from 2 to `MOST_TEXTS`; empty lines are left out."""
-        texts = list(filter(None, (" ".join(str(text).split()) for text in texts)))
+        texts = list(filter(None, (" ".join(text.split()) for text in texts)))
         if not 2 <= len(texts) <= MOST_TEXTS:
             raise ValueError(f"type from 2 to {MOST_TEXTS} sentences, one per line; got {len(texts)}")
         embeddings = self.model.encode(texts, convert_to_tensor=True, show_progress_bar=False)
         self.texts = texts
         self.similarities = cos_sim(embeddings, embeddings).float().cpu().numpy()
-        figure = plots.similarity_heatmap(self.similarities, texts, theme=self.theme)
-        self._matrix.value = picture_of(figure, self.theme)
+        self._matrix.value = self.picture(self._heatmap())
         with self.silently():
             for menu in (self._first, self._second):
                 menu.options = [(f"{number}  {text}"[:70], number - 1) for number, text in enumerate(texts, start=1)]
@@ -79,9 +68,7 @@ class SimilarityExplorer(Panel):
 
     def static(self) -> Figure:
         """The explanation of the chosen pair as a matplotlib figure, or the matrix if there is no explanation."""
-        if self.explanation is None:
-            return plots.similarity_heatmap(self.similarities, self.texts, theme=self.theme)
-        return explanation_figure(self.explanation, theme=self.theme)
+        return explanation_figure(self.explanation, theme=self.theme) if self.explanation else self._heatmap()
 
     def __repr__(self) -> str:
         return f"SimilarityExplorer of {len(self.texts)} sentences"
@@ -93,18 +80,19 @@ class SimilarityExplorer(Panel):
     def _compare_typed(self) -> None:
         self.compare(self._typed.value.splitlines())
 
+    def _heatmap(self) -> Figure:
+        return plots.similarity_heatmap(self.similarities, self.texts, theme=self.theme)
+
     def _explain(self) -> None:
         """Show why the chosen pair is similar, or why that cannot be explained."""
-        self.explanation = None
-        self._tokens.value, self._words.value = b"", ""
+        self.explanation, self._tokens.value = None, b""
         try:
             self.explanation = explain(self.model, *self._pair)
         except ValueError as error:  # the matrix stays
-            self._words.value = message(str(error)).value
+            self._words.value = alert(str(error))
             return
-        self._tokens.value = picture_of(self.static(), self.theme)
-        strongest = self.explanation.strongest(6)
-        shown = pd.DataFrame({"token": strongest["a"], "with": strongest["b"], "share": strongest["share"]})
+        self._tokens.value = self.picture()
         rest = "" if self.explanation.exact else " Part of it belongs to no token: see (rest)."
         sentence = f"cosine {self.explanation.score:.3f}, the sum over all pairs of tokens.{rest}"
+        shown = self.explanation.strongest(6).rename(columns={"a": "token", "b": "with"})
         self._words.value = escaped(sentence, "p") + table(shown, "Strongest pairs")

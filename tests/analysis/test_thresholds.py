@@ -1,10 +1,9 @@
-"""Thresholds: the numbers of plain counting, intervals that cover, a panel that exports what it shows."""
+"""Thresholds: the numbers of plain counting, intervals that cover."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -109,74 +108,6 @@ def test_mistakes_are_named() -> None:
         choose_threshold([1, 0, 0], [0.5, 0.5, 0.5], "precision", 0.99)
     with pytest.raises(ValueError, match="is missing"):
         threshold_figure(pd.DataFrame({"threshold": [1.0]}), LABELS, SCORES)
-
-
-# -- The panel ---------------------------------------------------------------------------------------------------------
-
-
-def click(widget: Any, name: str) -> None:
-    """Click the button of that name, wherever it is in a panel."""
-    if getattr(widget, "description", None) == name and hasattr(widget, "click"):
-        widget.click()
-    for child in getattr(widget, "children", ()):
-        click(child, name)
-
-
-def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(tmp_path: Path) -> None:
-    pytest.importorskip("ipywidgets")
-    from sbertlab.widgets.threshold_lab import ThresholdLab
-
-    texts = pd.DataFrame({"first": [f"<b>{n}</b>" for n in range(300)], "second": ["x"] * 300})
-    lab = ThresholdLab(LABELS, SCORES, texts, tmp_path, resamples=30)
-    assert lab.chosen.threshold == pytest.approx(best_thresholds(LABELS, SCORES)["f1_threshold"])
-    before = lab._image.value
-    lab._slider.value = 0.62
-    assert lab.chosen.threshold == pytest.approx(0.62, abs=0.01)
-    assert lab.chosen.goal == "set by hand"
-    assert lab._image.value != before
-    assert "&lt;b&gt;" in lab._border.value
-    assert "<b>1" not in lab._border.value
-    assert "<b>2" not in lab._border.value
-    lab._goal.value = 0.85
-    click(lab, "Go there")
-    assert lab.chosen.precision >= 0.85
-    assert lab.chosen.goal == "precision of at least 0.85"
-    click(lab, "Export")
-    assert Threshold.load(tmp_path / "threshold.json") == lab.chosen
-    beaten = ThresholdLab([0, 1, 0], [0.9, 0.5, 0.1], resamples=20)
-    before = beaten.chosen
-    click(beaten, "Go there")
-    assert "no threshold has a precision of at least 0.9" in beaten.problem
-    assert beaten.chosen == before
-    bundle = lab._repr_mimebundle_()
-    assert set(bundle) >= {"image/png", "text/plain"}
-
-
-@pytest.mark.slow
-def test_code_chooses_a_threshold_as_the_buttons_do(tmp_path: Path) -> None:
-    pytest.importorskip("ipywidgets")
-    from sbertlab.widgets.threshold_lab import ThresholdLab
-
-    lab = ThresholdLab(LABELS, SCORES, folder=tmp_path / "<b>", resamples=30)
-    best, before = lab.chosen, lab._image.value
-    for goal, share in (("precision", 0.85), ("recall", 0.7)):
-        found = lab.choose(goal, at_least=share)  # type: ignore[arg-type]
-        assert found == choose_threshold(LABELS, SCORES, goal, share, resamples=30)  # type: ignore[arg-type]
-        assert found == lab.chosen != best
-        assert lab._slider.value == lab.threshold == found.threshold
-        assert lab._image.value != before
-    for goal, share, words in (("precision", None, "needs at_least"), ("f2", None, "goal must be")):
-        with pytest.raises(ValueError, match=words):
-            lab.choose(goal, share)  # type: ignore[arg-type]
-    assert lab.chosen == found, "after a mistake the panel stays where it is"
-    click(lab, "Greatest F1")
-    assert lab.chosen == best
-    lab._goal.value = 0.85
-    click(lab, "Go there")
-    assert lab.chosen == lab.choose("precision", 0.85)
-    lab.export()
-    assert "Saved: " in lab._saved.value
-    assert "&lt;b&gt;" in lab._saved.value
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

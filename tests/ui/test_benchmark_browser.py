@@ -123,4 +123,4 @@ def test_filters_and_pairs_by_mouse_and_keyboard_give_the_verdicts_of_the_table(
     book.shot("benchmark_browser_tasks")
 
     second.select_option(label="MiniLM-3-layers, fine-tuned")
-    panel.get_by_role("alert").filter(has_text="is compared with itself; choose two different models").wait_for()
+    panel.get_by_role("alert").filter(has_text="are not compared: choose two models").wait_for()

@@ -10,7 +10,6 @@ def test_menu_slider_and_buttons_reach_the_points(notebook: Callable[..., Any]) 
     book = notebook(
         "from sbertlab.widgets.loss_playground import LossPlayground",
         "panel = LossPlayground('TripletLoss'); panel",
-        "bad = LossPlayground('TripletLoss', [[[0, 0], [1, float('nan')], [1, 1]]]); bad",
     )
     page, keys = book.page, book.page.keyboard
     picture = page.locator(".sbertlab-panel img").first
@@ -41,6 +40,4 @@ def test_menu_slider_and_buttons_reach_the_points(notebook: Callable[..., Any]) 
     book.wait_for_python("panel._seed", 0)
     page.get_by_role("button", name="Start again").click()
     book.wait_for_python("(bool((panel.push.points.xy == panel.way[0].points.xy).all()), len(panel.way))", "(True, 1)")
-    page.get_by_role("alert").filter(has_text="got 1 NaN").wait_for()
-    page.wait_for_timeout(500)
     book.shot("loss_playground")

@@ -40,26 +40,26 @@ def test_a_threshold_is_moved_chosen_and_exported_by_keyboard_and_mouse(notebook
     page, keys = book.page, book.page.keyboard
     panel = page.locator(".sbertlab-panel").first
     handle, picture = panel.locator(".noUi-handle"), panel.locator("img")
-    greatest = float(book.python("print(lab.threshold)"))
+    greatest = float(book.python("print(lab.chosen.threshold)"))
     before = picture.get_attribute("src")
 
     handle.focus()
     for _ in range(3):
         keys.press("ArrowRight")
     step = float(book.python("print(lab._slider.step)"))
-    book.wait_for_python(f"abs(lab.threshold - {greatest + 3 * step!r}) < {step}", True)
+    book.wait_for_python(f"abs(lab.chosen.threshold - {greatest + 3 * step!r}) < {step}", True)
     assert book.python("print(lab.chosen.goal)") == "set by hand"
     panel.get_by_text("set by hand, on 300 pairs, 95 % intervals").wait_for()
     page.wait_for_function("old => document.querySelector('.sbertlab-panel img').src !== old", arg=before)
     keys.press("Home")
-    book.wait_for_python("(lab.threshold, lab.chosen.recall) == (scores.min(), 1)", True)
+    book.wait_for_python("(lab.chosen.threshold, lab.chosen.recall) == (scores.min(), 1)", True)
     place = handle.bounding_box()
     across, down = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
     page.mouse.move(across, down)
     page.mouse.down()
     page.mouse.move(across + 120, down, steps=8)
     page.mouse.up()
-    book.wait_for_python("0.2 < (lab.threshold - scores.min()) / np.ptp(scores) < 0.6", True)
+    book.wait_for_python("0.2 < (lab.chosen.threshold - scores.min()) / np.ptp(scores) < 0.6", True)
 
     goal = panel.get_by_label("Precision of at least")
     goal.click()
@@ -68,7 +68,7 @@ def test_a_threshold_is_moved_chosen_and_exported_by_keyboard_and_mouse(notebook
     panel.get_by_role("button", name="Go there").click()
     book.wait_for_python("lab.chosen == choose_threshold(labels, scores, 'precision', 0.85, resamples=100)", True)
     panel.get_by_text("precision of at least 0.85, on 300 pairs").wait_for()
-    assert panel.locator(".widget-readout").inner_text() == book.python("print(f'{lab.threshold:.3f}')")
+    assert panel.locator(".widget-readout").inner_text() == book.python("print(f'{lab.chosen.threshold:.3f}')")
     path = book.folder / "saved" / "threshold.json"
     assert not path.exists()
     panel.get_by_role("button", name="Export").click()
@@ -80,7 +80,7 @@ def test_a_threshold_is_moved_chosen_and_exported_by_keyboard_and_mouse(notebook
 
     panel.get_by_role("button", name="Greatest F1").focus()
     keys.press("Enter")
-    book.wait_for_python("(lab.threshold, lab.chosen.goal)", (greatest, "greatest F1"))
+    book.wait_for_python("(lab.chosen.threshold, lab.chosen.goal)", (greatest, "greatest F1"))
     keys.press("Tab")
     assert page.evaluate("document.activeElement.type") == "number"
     keys.press("Control+a")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -91,57 +90,13 @@ def test_scatter_puts_the_points_elsewhere_each_time() -> None:
     assert np.array_equal(panel.push.points.xy, places[1])
 
 
-def test_own_points_leave_the_losses_that_take_them() -> None:
-    panel = LossPlayground("TripletLoss", [[[0, 0.1], [1, 0], [0, 1]], [[2, 0.1], [2, 1], [1, 1]]])
-    assert panel._menu.options == (
-        "MultipleNegativesRankingLoss",
-        "MultipleNegativesSymmetricRankingLoss",
-        "TripletLoss",
-    )
-    panel._menu.value = "MultipleNegativesRankingLoss"
-    assert panel.push.points.xy.shape == (2, 3, 2)
-    controls(panel)["Scatter"].click()
-    assert panel.push.points.xy.shape == (2, 3, 2)
-    with pytest.raises(ValueError, match=r"loss must be one of .* got 'CoSENTLoss'"):
-        panel.choose("CoSENTLoss")
-
-
-@pytest.mark.parametrize(
-    ("loss", "points", "labels", "said"),
-    [
-        ("TripletLoss", [[[0, 0], [1, 0]]], None, "takes the embeddings of 3 columns, got 2"),
-        ("TripletLoss", [[[0, 0], [1, 0], [np.nan, 1]]], None, "got 1 NaN"),
-        ("TripletLoss", [], None, "must have the shape (rows, texts, 2)"),
-        ("CosineSimilarityLoss", [[[1, 0], [0, 1]]], None, "one number per row, got no labels"),
-        ("CosineSimilarityLoss", [[[1, 0], [0, 1]]], [1.0, 2.0], "labels must be one per row"),
-        ("CosineSimilarityLoss", [[[0, 0], [0, 1]]], [1.0], "at the centre has no direction"),
-        ("CoSENTLoss", [[["a", "b"], [0, 1]]], [1.0], "could not convert"),
-    ],
-)
-def test_points_that_do_not_fit_give_a_message_instead_of_the_panel(
-    loss: str, points: Any, labels: Any, said: str
-) -> None:
-    panel = LossPlayground(loss, points, labels)
-    assert said in panel.message
-    assert 'role="alert"' in panel.children[0].value
-    assert panel.picture().startswith(b"\x89PNG")
-    assert repr(panel).startswith("LossPlayground: ")
-
-
-def test_a_mistake_in_a_cell_is_an_error_and_one_in_a_control_a_message() -> None:
+def test_an_unknown_loss_or_setting_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a loss for the plane must be one of .*'MSELoss'"):
         LossPlayground("MSELoss")
     with pytest.raises(ValueError, match="must be one of 'scale', got 'margin'"):
         LossPlayground("CoSENTLoss", margin=1)
-    with pytest.raises(ValueError, match="theme must be"):
-        LossPlayground(theme="pink")
-    panel = LossPlayground("CosineSimilarityLoss")
     with pytest.raises(ValueError, match="slider of CosineSimilarityLoss"):
-        panel.set(scale=3)
-    panel.way = []
-    controls(panel)["Step"].click()
-    assert "IndexError" in panel.problem
-    assert isinstance(panel.last_error, IndexError)
+        LossPlayground("CosineSimilarityLoss").set(scale=3)
 
 
 def test_the_picture_shows_what_the_panel_shows() -> None:
@@ -149,20 +104,9 @@ def test_the_picture_shows_what_the_panel_shows() -> None:
     panel.step(3)
     bundle = panel._repr_mimebundle_()
     assert {"image/png", "text/plain", "application/vnd.jupyter.widget-view+json"} <= set(bundle)
-    assert bundle["text/plain"] == f"LossPlayground: MegaBatchMarginLoss is {panel.push.loss:.3g} after 3 steps"
+    assert bundle["text/plain"] == f"LossPlayground: MegaBatchMarginLoss, loss {panel.push.loss:.3g} after 3 steps"
     shown = {
         " ".join(text.get_text().split()) for text in panel.static().findobj(lambda artist: hasattr(artist, "get_text"))
     }
     assert "MegaBatchMarginLoss, positive margin 0.8, negative margin 0.1" in shown
     assert "It takes rows of anchor, positive, with no labels." in panel._state.value
-
-
-def test_every_control_has_a_label_and_a_tooltip_and_a_change_is_drawn_soon() -> None:
-    panel = LossPlayground()
-    assert set(controls(panel)) == {"Loss", "scale", "Step", "Descend", "Start again", "Scatter"}
-    assert all(made.tooltip for made in controls(panel).values())
-    panel.step()
-    start = time.process_time()
-    for _ in range(4):
-        panel.step(25)
-    assert (time.process_time() - start) / 4 < 1.0, "0.2 s on a free machine"

@@ -55,7 +55,6 @@ def test_the_keyboard_belongs_to_the_panel_and_not_to_the_notebook() -> None:
 
 def test_without_ipywidgets_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    for name in ("panel", "training_monitor"):
-        monkeypatch.delitem(sys.modules, f"sbertlab.widgets.{name}", raising=False)
-        with pytest.raises(ImportError, match=r'pip install "sbertlab\[lab\]"'):
-            importlib.import_module(f"sbertlab.widgets.{name}")
+    monkeypatch.delitem(sys.modules, "sbertlab.widgets")
+    with pytest.raises(ImportError, match=r'pip install "sbertlab\[lab\]"'):
+        importlib.import_module("sbertlab.widgets")
