@@ -8,12 +8,12 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 
-from sbertlab.benchmark.comparisons import MEAN, PAIR, over_tasks
+from sbertlab.benchmark.comparisons import PAIR, over_tasks
 from sbertlab.benchmark.results import PRESETS, read
 from sbertlab.checks import check_choice
 from sbertlab.plots.benchmark import score_heatmap, standings_figure
 from sbertlab.plots.style import Figure
-from sbertlab.widgets.panel import Panel, alert, control, escaped, picture_box, row, table
+from sbertlab.widgets.panel import Panel, alert, control, escaped, picture_box, row
 
 
 class BenchmarkBrowser(Panel):
@@ -117,13 +117,11 @@ class BenchmarkBrowser(Panel):
             return
         if found["difference"] < 0:
             a, b, found = b, a, self.verdict(b, a)
+        tasks = self._tasks.value
+        where = tasks[0] if len(tasks) == 1 else f"the mean of {len(tasks)} tasks"
         verdict = (
-            f"{', '.join(a)} is {found['difference']:.1f} points ahead of {', '.join(b)} (95 % interval: "
-            f"{found['low']:.1f} to {found['high']:.1f}). "
+            f"In {where}, {', '.join(a)} is {found['difference']:.1f} points ahead of {', '.join(b)} (95 % interval: "
+            f"{found['low']:.1f} to {found['high']:.1f}, p = {found['p']:.3f}). "
             f"The difference is {'' if found['different'] else 'not '}significant."
         )
-        numbers = pd.DataFrame([found[["difference", "error", "seed_error", "low", "high", "p"]]])
-        numbers["p"] = "< 0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"
-        tasks = self._tasks.value
-        caption = tasks[0] if len(tasks) == 1 else f"{MEAN} of {len(tasks)} tasks"
-        self._verdict.value = escaped(verdict, "p") + table(numbers, caption)
+        self._verdict.value = escaped(verdict, "p")

@@ -32,8 +32,7 @@ class EmbeddingMap(Panel):
 
     Drag to move, scroll to zoom, hold the mouse down (or Shift, or the lasso tool) to select; `selected` has the rows.
     A click on a point selects its nearest neighbours by cosine in the original space, not on the map, and draws lines
-    to them. By keyboard: search, choose one of the listed texts, press "Show its neighbours". Texts and labels are
-    never run as HTML.
+    to them. By keyboard: search, choose one of the listed texts, press "Show its neighbours".
 
     Args:
         frame: one row per text, at least 3.
@@ -181,10 +180,10 @@ class EmbeddingMap(Panel):
         self.selected.to_csv(path, index_label="row")
         return path
 
-    def save_picture(self, format: str = "png") -> Path:
-        """Write the static picture as PNG or SVG to a new file in `folder`."""
-        path = self._new_file("map", format)
-        path.write_bytes(self.picture(None, format, dpi=200))
+    def save_picture(self) -> Path:
+        """Write the static picture as PNG to a new file in `folder`."""
+        path = self._new_file("map", "png")
+        path.write_bytes(self.picture(dpi=200))
         return path
 
     def static(self) -> Figure:
@@ -222,14 +221,10 @@ class EmbeddingMap(Panel):
         self._meaning = control(ipywidgets.Text, "Find meaning", placeholder=hint, disabled=not ready, **late)
         self._list = control(ipywidgets.Select, "Selected", rows=6, layout={"width": "98%"})
         self._clear = self.button("Clear selection", lambda: self.select([]))
-        tooltip = "Of the text chosen in the list"
-        self._walk = self.button("Show its neighbours", lambda: self.show_neighbors(self._list.value), tooltip)
+        self._walk = self.button("Show its neighbours", lambda: self.show_neighbors(self._list.value))
         self._head, self._found, self._note, self._saved = (ipywidgets.HTML() for _ in range(4))
-        save = [
-            self.button("Save selection (CSV)", self.save_selection),
-            self.button("Save picture (PNG)", self.save_picture),
-            self.button("Save picture (SVG)", lambda: self.save_picture("svg")),
-        ]
+        save = self.button("Save selection (CSV)", self.save_selection)
+        picture = self.button("Save picture (PNG)", self.save_picture)
         play = ipywidgets.Play(max=len(names) - 1, interval=2 * MOVE, show_repeat=True, tooltip="Play the film")
         ipywidgets.jslink((play, "value"), (self._film, "index"))
         self.on_change(self._color, self._points.recolor)
@@ -240,7 +235,7 @@ class EmbeddingMap(Panel):
         film = [row(play, self._film)] if len(names) > 1 else []
         self.add(row(self._color, self._clear), row(self._words, self._meaning, self._k))
         self.add(self.scatter.widget, *film, self._note)
-        self.add(self._head, self._list, row(self._walk), self._found, row(*save, self._saved))
+        self.add(self._head, self._list, row(self._walk), self._found, row(save, picture, self._saved))
 
     def _nearest(self, query: Embeddings, name: str, k: int) -> pd.DataFrame:
         """Rows of a space nearest to one embedding `(dim,)` or `(1, dim)`, best first."""
@@ -322,12 +317,10 @@ class LinkedMaps(Panel):
         if a.texts != b.texts:
             raise ValueError(f"linked maps must show the same texts in the same order, got {a!r} and {b!r}")
         self.maps = dict(zip(names, (a, b), strict=True))
-        half = {"width": "50%", "min_width": "360px"}
-        sides = [
-            ipywidgets.VBox([ipywidgets.HTML(escaped(name, "b")), panel], layout=half)
-            for name, panel in self.maps.items()
-        ]
         super().__init__(a.theme)
+        half = {"width": "50%", "min_width": "360px"}
+        heads = [ipywidgets.HTML(escaped(name, "b")) for name in names]
+        sides = [ipywidgets.VBox(pair, layout=half) for pair in zip(heads, (a, b), strict=True)]
         self.add(ipywidgets.HBox(sides, layout={"flex_flow": "row wrap"}))
         for panel, other in ((a, b), (b, a)):
             panel._linked.append(other)

@@ -102,16 +102,13 @@ class LossPlayground(Panel):
         return descent_figure(self.way, title=", ".join([self.name, *settings]), theme=self.theme)
 
     def __repr__(self) -> str:
-        return f"LossPlayground: {self.name}, {self._words()}"
-
-    def _words(self) -> str:
-        return f"loss {self.push.loss:.3g} after {len(self.way) - 1} steps"
+        return f"LossPlayground: {self.name}, loss {self.push.loss:.3g} after {len(self.way) - 1} steps"
 
     def _slider(self, name: str, slider: Slider) -> Any:
-        kind, low, high, step, digits = ipywidgets.FloatSlider, slider.low, slider.high, 0.01, ".2f"
+        kind, low, high = ipywidgets.FloatSlider, slider.low, slider.high
         if slider.factors:
-            kind, low, high, step, digits = ipywidgets.FloatLogSlider, np.log10(low), np.log10(high), 0.02, ".3g"
-        look = {"min": low, "max": high, "step": step, "continuous_update": False, "readout_format": digits}
+            kind, low, high = ipywidgets.FloatLogSlider, np.log10(low), np.log10(high)
+        look = {"min": low, "max": high, "step": 0.02, "continuous_update": False, "readout_format": ".3g"}
         made = control(kind, name.replace("_", " "), value=self.settings[name], **look)
         self.on_change(made, lambda value: self.set(**{name: value}))
         return made
@@ -120,5 +117,5 @@ class LossPlayground(Panel):
         """Show a path."""
         self.way = way
         needs = f"{', '.join(self.push.roles)}, with {LABELS[scene(self.name).loss.label]}"
-        self._state.value = escaped(f"{self._words()}. It takes rows of {needs}.", "p")
+        self._state.value = escaped(f"{self!r}. It takes rows of {needs}.", "p")
         self._image.value = self.picture()

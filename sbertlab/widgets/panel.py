@@ -14,7 +14,7 @@ import ipywidgets
 import pandas as pd
 
 from sbertlab.checks import check_choice
-from sbertlab.plots.style import THEMES, Figure, style
+from sbertlab.plots.style import THEMES, Figure
 
 KEYBOARD = """
 export default { render() {
@@ -30,9 +30,8 @@ adds a cell), unless the focused element itself has this attribute; text boxes a
 class Panel(ipywidgets.VBox):
     """A column of controls and pictures with a static picture; errors of its callbacks are shown as messages.
 
-    A subclass lays out its widgets with `add`, draws the same content in `static()` and connects its controls with
-    `button` and `on_change`. `theme`, "light" or "dark", is that of maps and figures; texts and controls have
-    JupyterLab's own colours. `problem` is the message on top of the panel, `last_error` what a callback raised.
+    `theme`, "light" or "dark", is that of maps and figures; texts and controls have JupyterLab's own colours. `problem`
+    is the message on top of the panel, `last_error` what a callback raised.
 
     >>> panel = Panel()
     >>> panel.button("Divide", lambda: 1 / 0).click()
@@ -57,11 +56,10 @@ class Panel(ipywidgets.VBox):
         """What the panel shows now, as a matplotlib figure."""
         raise NotImplementedError(f"{type(self).__name__} has no static picture")
 
-    def picture(self, figure: Figure | None = None, format: str = "png", dpi: int = 96) -> bytes:
-        """A figure, by default `static()`, as the content of a PNG or SVG file."""
+    def picture(self, figure: Figure | None = None, dpi: int = 96) -> bytes:
+        """A figure, by default `static()`, as the content of a PNG file."""
         content = io.BytesIO()
-        with style(self.theme):  # the settings of SVG text are read when a figure is written
-            (figure or self.static()).savefig(content, format=format, dpi=dpi)
+        (figure or self.static()).savefig(content, dpi=dpi)
         return content.getvalue()
 
     def tell(self, text: str) -> None:

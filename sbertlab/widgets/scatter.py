@@ -1,7 +1,4 @@
-"""The points of a map in the browser, drawn by jupyter-scatter in the colours of the figures.
-
-jupyter-scatter is imported when a map is made, so that the other panels work without it.
-"""
+"""The points of a map in the browser, drawn by jupyter-scatter in the colours of the figures."""
 
 from __future__ import annotations
 
@@ -79,7 +76,7 @@ class Points:
         self.widget = self.scatter.widget
         self._paint(color)
         self._changed = False
-        self.widget.observe(lambda change: self._page_opens(), names="dom_element_id")
+        self.widget.observe(lambda change: self._draw_again() if self._changed else None, names="dom_element_id")
 
     def recolor(self, name: Any) -> None:
         """Colour by a column: a scale for floats, the palette for names; one colour without a column (None)."""
@@ -113,10 +110,6 @@ class Points:
         wanted, now = (-1 if row is None else row for row in (point, self.widget.hovering))
         if wanted != now:
             self.widget.hovering = wanted
-
-    def _page_opens(self) -> None:
-        if self._changed:
-            self._draw_again()
 
     def _draw_again(self) -> None:
         """Send the points again in two seconds: a browser ignores those that arrive while it draws, moves or opens."""

@@ -33,16 +33,15 @@ class SimilarityExplorer(Panel):
         self.texts: list[str] = []
         self.similarities = np.zeros((0, 0))
         self.explanation: Explanation | None = None
-        size = {"layout": {"width": "98%", "height": "8em"}, "continuous_update": False}
+        size = {"layout": {"width": "98%", "height": "8em"}}
         self._typed = control(ipywidgets.Textarea, "Sentences, one per line", value="\n".join(texts), **size)
         self._first = control(ipywidgets.Dropdown, "Explain")
         self._second = control(ipywidgets.Dropdown, "with")
         self._matrix, self._tokens, self._words = picture_box(), picture_box(), ipywidgets.HTML()
-        show = self.button("Compare", self._compare_typed, "Embed the sentences and compare them")
+        show = self.button("Compare", lambda: self.compare(self._typed.value.splitlines()), "Embed and compare them")
         self.add(self._typed, row(show), self._matrix)
         self.add(row(self._first, self._second), self._words, self._tokens)
         self.compare(texts)
-        self.on_change(self._typed, lambda text: self._compare_typed())
         for menu in (self._first, self._second):
             self.on_change(menu, lambda number: self._explain())
 
@@ -76,9 +75,6 @@ class SimilarityExplorer(Panel):
     @property
     def _pair(self) -> tuple[str, str]:
         return self.texts[self._first.value], self.texts[self._second.value]
-
-    def _compare_typed(self) -> None:
-        self.compare(self._typed.value.splitlines())
 
     def _heatmap(self) -> Figure:
         return plots.similarity_heatmap(self.similarities, self.texts, theme=self.theme)

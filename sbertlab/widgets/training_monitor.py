@@ -33,29 +33,23 @@ from sbertlab.widgets.panel import Panel, error_text, picture_box, row
 RUNNING = ("running", "pausing", "paused", "stopping")
 """States in which a run reacts to the buttons."""
 
-NUMBERS = ("loss", "metric", "lr", "tokens_per_second", *METRICS)
+NUMBERS = ("epoch", "loss", "metric", "lr", "tokens_per_second", *METRICS)
 """Columns of the history whose newest value is shown."""
 
-INTERVAL = 0.5
-"""Least seconds between two drawings."""
-
 SHARE = 0.05
-"""Largest share of the run's time for drawing: what is slow is drawn less often."""
+"""Largest share of the run's time for drawing numbers, and for pictures: what is slow is drawn less often."""
 
 
 class TrainingMonitor(Panel):
     """Loss, metric, learning rate, throughput, the health of the space and a live map, with Pause and Stop.
 
-    In a notebook it appears where `fit` runs, and leaves a picture there when the run has ended. Pause holds the run
-    after the current step. Stop works like Ctrl-C: the current step is finished, a checkpoint is written if there is a
-    `checkpoint_path`, and the same call with `resume=True` resumes to the same weights.
+    In a notebook it appears where `fit` runs, and leaves pictures there when the run has ended. Pause holds the run
+    after the current step. Stop works like Ctrl-C: the step is finished, a checkpoint is written if there is a
+    `checkpoint_path`, and the same call with `resume=True` resumes to the same weights. JupyterLab 4.4 with ipykernel 7
+    delivers button presses while a cell runs; elsewhere, the kernel's own stop button does the same as Stop.
 
-    JupyterLab 4.4 with ipykernel 7 delivers button presses while a cell runs; elsewhere, the kernel's own stop button
-    does the same as Stop.
-
-    `probe` are texts for the map and `labels` names of their groups, see `ProbeMap`; without them there is no map.
-    `state` is "waiting", one of `RUNNING`, "ended" or "failed"; `status` says it as a sentence. `live` says whether to
-    draw, by default only in a notebook.
+    `probe` are texts for the map and `labels` names of their groups, see `ProbeMap`. `state` is "waiting", one of
+    `RUNNING`, "ended" or "failed". `live` says whether to draw, by default only in a notebook.
 
     >>> monitor = TrainingMonitor(["a cat", "a dog", "an invoice"])
     >>> monitor.status
@@ -118,7 +112,7 @@ class TrainingMonitor(Panel):
         """Start a new history, or continue it if the run is resumed."""
         self._rows = {place: kept for place, kept in self._rows.items() if place[0] < event.step}
         self._first, self._total, self._saved = event.step, event.steps, 0
-        self._began, self._held = time.perf_counter(), 0.0
+        self._began = time.perf_counter()  # later by each pause
         self._due: dict[str, float] = {}  # when each part is drawn next
         if self.map is not None and not self._rows:
             self.map.views = []
@@ -137,7 +131,7 @@ class TrainingMonitor(Panel):
             self._draw(model)
         while self.state == "paused" and not interrupt.requested:
             time.sleep(0.05)
-        self._held += time.perf_counter() - start
+        self._began += time.perf_counter() - start
         interrupt.requested |= self.state == "stopping"
         if interrupt.requested:
             self._change_state("stopping")
@@ -153,7 +147,8 @@ class TrainingMonitor(Panel):
             ending = f"Ended early, after step {event.step:,} of {self._total:,}: patience, a collapse or a callback."
         else:
             ending = f"Finished after {event.step:,} steps."
-        self._finish("ended", f"{ending} It took {timedelta(seconds=int(self._seconds))}.", event.model)
+        seconds = timedelta(seconds=int(time.perf_counter() - self._began))
+        self._finish("ended", f"{ending} It took {seconds}.", event.model)
 
     def _cell_ended(self, result: Any) -> None:
         """The cell is over. If the run did not report its end, it was cut off."""
@@ -200,7 +195,7 @@ class TrainingMonitor(Panel):
         """Progress, speed and remaining time."""
         parts = [f"step {self.step:,} of {self._total:,}"]
         if self.step > self._first:
-            rate = (self.step - self._first) / self._seconds
+            rate = (self.step - self._first) / (time.perf_counter() - self._began)
             parts.append(f"{rate:.3g} steps/s")
             if self.step < self._total:
                 parts.append(f"{timedelta(seconds=int((self._total - self.step) / rate))} left")
@@ -214,11 +209,6 @@ class TrainingMonitor(Panel):
             return "The embedding space has not been measured twice yet."
         reason = collapse_reason(probed[0], probed[-1])
         return "No collapse detected." if reason is None else f"Collapsed: {reason}"
-
-    @property
-    def _seconds(self) -> float:
-        """Time since the first step, without pauses."""
-        return time.perf_counter() - self._began - self._held
 
     def static(self) -> Figure:
         """The history as a figure, or the status before there is one."""
@@ -242,7 +232,7 @@ class TrainingMonitor(Panel):
                 self.last_error = error
                 self.tell(f"The monitor could not draw, the run continues: {error_text(error)}")
             now = time.perf_counter()
-            self._due[name] = now + max(INTERVAL, (now - start) / SHARE)
+            self._due[name] = now + (now - start) / SHARE
 
     def _show_state(self) -> None:
         self._status.value = f'<div role="status"><b>{html.escape(self.status)}</b></div>'
@@ -251,15 +241,13 @@ class TrainingMonitor(Panel):
         self._pause.tooltip = "Continue with the next step" if paused else "Hold the run after this step"
         for button in (self._pause, self._stop):
             button.disabled = self.state not in ("running", "paused")
-            answer_at_once(button)
+            # JupyterLab addresses messages about a button to a thread of the kernel, so that they arrive while a cell
+            # runs; ipykernel 7.4 redirects them to the busy shell that last spoke of the button, unless it forgets it
+            vars(button.comm).pop("_reply_subshell_id", None)
 
     def _show_numbers(self, model: SentenceTransformer | None) -> None:
-        history = self.history
-        newest = {name: known.iloc[-1] for name in NUMBERS if len(known := history[name].dropna())}
-        shown = [f"epoch {history['epoch'].iloc[-1]}"]
-        shown += [f"{name.replace('_', ' ')} {value:,.4g}" for name, value in newest.items()]
-        if "metric" in newest:
-            shown.append(f"best metric {history['metric'].max():,.4g}")
+        newest: Any = self.history[list(NUMBERS)].ffill().iloc[-1].dropna().to_dict()
+        shown = [f"{name.replace('_', ' ')} {value:,.4g}" for name, value in newest.items()]
         self._numbers.value = f"<div>{self.pace}</div><div>{' · '.join(shown)}</div>"
         self._health.value = f"<small>{html.escape(self.health)}</small>"
 
@@ -267,7 +255,7 @@ class TrainingMonitor(Panel):
         self._curves.value = self.picture(plots.training_history(self.history, theme=self.theme), dpi=72)
         if self.map is not None and model is not None:
             self.map.update(model, self.step)
-            self._picture.value = self.picture(self.map.figure(self.theme, newest=True), dpi=72)
+            self._picture.value = self.picture(self.map.figure(self.theme), dpi=72)
 
     def __repr__(self) -> str:
         return f"TrainingMonitor: {self.status}"
@@ -300,14 +288,13 @@ class ProbeMap:
         share = xy.var(axis=0).sum() / max(rows.var(axis=0).sum(), 1e-12)
         self.views = [*self.views[:1], (step, xy, share)]
 
-    def figure(self, theme: str = "light", newest: bool = False) -> Figure:
-        """The first map and the newest side by side, or the newest alone; the scale is that of both."""
-        views = self.views[-1:] if newest else self.views
-        maps = {f"after step {step:,}": xy for step, xy, _ in views}
-        shares = {f"after step {step:,}": f"{share:.0%} of the variance" for step, _, share in views}
-        title = "" if newest else "The probe on one plane"
+    def figure(self, theme: str = "light") -> Figure:
+        """The first map and the newest side by side, on one scale."""
+        maps = {f"after step {step:,}": xy for step, xy, _ in self.views}
+        shares = {f"after step {step:,}": f"{share:.0%} of the variance" for step, _, share in self.views}
+        title = "The probe on one plane"
         figure = plots.map_comparison(maps, self.labels, shares, title=title, theme=theme, size=4.2)
-        reach = 1.08 * max(np.abs(xy).max() for _, xy, _ in self.views)
+        reach = 1.08 * max(np.abs(xy).max() for xy in maps.values())
         for axes in figure.axes[: len(maps)]:
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
         return figure
@@ -318,12 +305,3 @@ def notebook() -> Any:
     shell = get_ipython()
     here = threading.current_thread() is threading.main_thread()
     return shell if here and getattr(shell, "kernel", None) is not None else None
-
-
-def answer_at_once(widget: ipywidgets.Widget) -> None:
-    """Let the browser's messages about a widget reach Python while a cell runs.
-
-    JupyterLab addresses them to a sub-shell, a thread of the kernel. ipykernel 7.4 changes the address to the shell
-    that last spoke of the widget, which is the one that the cell keeps busy, unless it has forgotten which.
-    """
-    vars(widget.comm).pop("_reply_subshell_id", None)

@@ -87,6 +87,7 @@ def test_typed_sentences_give_a_matrix_and_the_chosen_pair_its_tokens(notebook: 
     keys.press("Control+a")
     keys.type("alone")
     keys.press("Tab")
+    keys.press("Enter")
     panel.get_by_role("alert").filter(has_text="type from 2 to 24 sentences, one per line; got 1").wait_for()
     assert book.python("print(len(panel.texts))") == "3", "what was shown stays"
 

@@ -101,7 +101,6 @@ def test_training_with_the_monitor_equals_training_without_it_to_the_bit(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, watched = tiny(dropout=0.1), tiny(dropout=0.1)
-    monkeypatch.setattr(module, "INTERVAL", 0)
     monkeypatch.setattr(module, "SHARE", float("inf"))  # every part is always due
     monitor = watching(TEXTS, list("ab") * (len(TEXTS) // 2))
     updates: list[int] = []
@@ -137,7 +136,7 @@ def test_it_shows_the_numbers_of_the_history_and_the_state_of_the_run(tiny: Tiny
     pd.testing.assert_frame_equal(monitor.history, history, check_like=True)
     for name in module.NUMBERS:
         assert f"{name.replace('_', ' ')} {history[name].dropna().iloc[-1]:,.4g}" in shown(monitor)
-    assert all(words in shown(monitor) for words in ("step 8 of 8", "steps/s", "best metric 0.75", "No collapse"))
+    assert all(words in shown(monitor) for words in ("step 8 of 8", "steps/s", "metric 0.75", "No collapse"))
     assert monitor.status.startswith("Finished after 8 steps. It took 0:00:0")
     assert bytes(monitor._curves.value).startswith(b"\x89PNG")
     assert {"Loss", "Learning rate"} <= {axes.get_title(loc="left") for axes in monitor.static().axes}
@@ -167,7 +166,7 @@ def test_drawing_is_rationed_to_its_share_of_the_time(tiny: Tiny, monkeypatch: p
         drawn.append(clock.now)
         clock.now += seconds
 
-    for seconds, between in ((0.001, 0.5), (0.1, 2.0)):  # a twentieth of the time, at most twice a second
+    for seconds, between in ((0.001, 0.1), (0.1, 2.0)):  # at each step, or a twentieth of the time
         monkeypatch.setattr(monitor, "_show_pictures", lambda model, seconds=seconds: draw(seconds))
         drawn.clear()
         for _ in range(100):
@@ -288,7 +287,7 @@ def test_buttons_do_nothing_without_a_run() -> None:
 def test_pause_holds_the_run_and_resume_continues_to_the_same_weights(tiny: Tiny) -> None:
     whole, paused = tiny(dropout=0.1), tiny(dropout=0.1)
     run(whole)
-    monitor, steps, seen = watching(), [], []
+    monitor, steps, seen, start = watching(), [], [], time.perf_counter()
 
     def press() -> None:
         seen.extend([monitor._pause.description, monitor._stop.disabled, steps[-1]])
@@ -302,7 +301,7 @@ def test_pause_holds_the_run_and_resume_continues_to_the_same_weights(tiny: Tiny
     thread.join()
     assert seen == ["Pausing: the current step is finished first.", "Resume", False, 3, 3]
     assert len(history) == STEPS
-    assert monitor._held > 0.3
+    assert monitor._began > start + 0.3, "the pause does not count"
     assert monitor._pause.description == "Pause"
     assert_equal(paused, whole)
 
@@ -380,7 +379,7 @@ def test_an_error_while_drawing_is_shown_and_the_run_continues(tiny: Tiny, monke
 @pytest.mark.parametrize(
     ("probe", "labels", "words"),
     [
-        ("a text", None, "probe must be a list of texts"),
+        ("a text", None, "probe must be a list .* got 'a text'"),
         (["a", "b"], None, "of at least 3, got 2"),
         (["a", "b", "c"], [1, 2], "probe has 3, labels has 2"),
     ],
