@@ -1,15 +1,14 @@
-"""Bootstrap replicates of a metric, from what each example contributes to it.
+"""Bootstrap replicates of a metric, from the few columns of an evaluator's table that the metric reads.
 
-An evaluator returns `Examples`: the few columns that its metric reads. A bootstrap sample is a row of counts, how often
-each example was drawn, so examples are sorted once and each sample is a weighted formula over the sorted columns. The
-result equals the metric on the sample written out, ties included, with one exception: a text drawn twice always
-shares a cluster with its copy, which inflates a V-measure, so its replicates are linear (`_v_measure`).
+A bootstrap sample is a row of counts, how often each example was drawn, so examples are sorted once and each sample is
+a weighted formula over the sorted columns. The result equals the metric on the sample written out, ties included, with
+one exception: a text drawn twice always shares a cluster with its copy, which inflates a V-measure, so its replicates
+are linear (`_v_measure`).
 """
 
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sbertlab.checks import check_choice, checked_number
+from sbertlab.checks import check_choice, checked_numbers
 
 Counts = NDArray[np.int32]
 Statistic = Callable[[Counts], NDArray[np.float64]]
@@ -39,18 +38,10 @@ class Examples:
     | average_precision | similarity of each pair    | 0 or 1        | 0 without a positive pair  |
     | v_measure         | cluster of each text       | class         | 1 for one class or cluster |
 
-    Values equal scipy's `spearmanr` and scikit-learn's `average_precision_score` and `v_measure_score`.
-
-    Args:
-        statistic: one of the table.
-        predictions: of k alternatives (similarities, for example), of which the best counts; `(n,)` stands for k = 1.
-            For v_measure the clusters from k random starts: the first is the value, replicates take all in turn.
-        target: the gold column.
-        sets: subset of each example, as a number. The statistic, and the best alternative, is taken within each subset
-            and averaged over them. None: one set.
-
-    Raises:
-        ValueError: an unknown statistic, columns that do not fit it or each other, values that are not finite.
+    Values equal scipy's `spearmanr` and scikit-learn's `average_precision_score` and `v_measure_score`. The best of k
+    alternatives (similarities, for example) counts; `(n,)` stands for k = 1. For v_measure they are the clusters from k
+    random starts: the first is the value, replicates take all in turn. With `sets`, the number of a subset for each
+    example, the statistic and the best alternative are taken within each subset and averaged over them.
 
     >>> pairs = Examples("average_precision", [[0.9, 0.8, 0.1], [0.2, 0.9, 0.3]], [1, 0, 1])
     >>> round(pairs.value(), 4)  # the first alternative: (1/1 + 2/3) / 2; the second: (1/2 + 2/3) / 2
@@ -66,33 +57,23 @@ class Examples:
 
     def __post_init__(self) -> None:
         check_choice("statistic", self.statistic, _STATISTICS)
-        object.__setattr__(self, "predictions", np.atleast_2d(self.predictions))
-        if self.predictions.ndim != 2 or 0 in self.predictions.shape:
-            raise ValueError(f"predictions must be (k, n) with at least one example, got {self.predictions.shape}")
+        predictions = checked_numbers("predictions", np.atleast_2d(self.predictions), dimensions=2)
+        object.__setattr__(self, "predictions", predictions)
+        for name in ("target", "sets"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, checked_numbers(name, getattr(self, name), length=len(self)))
         if (self.target is None) != (self.statistic == "mean"):
             raise ValueError(f"{self.statistic} {'needs a' if self.target is None else 'takes no'} target")
-        for name in ("predictions", "target", "sets"):
-            if getattr(self, name) is None:
-                continue
-            column = np.asarray(getattr(self, name))
-            object.__setattr__(self, name, column)
-            if name != "predictions" and column.shape != (len(self),):
-                raise ValueError(f"{name} must have one value for each of the {len(self)} examples, got {column.shape}")
-            if column.dtype.kind not in "biuf":
-                raise ValueError(f"{name} must be numbers, got {str(column.flat[0])!r}; number classes and subsets")
-            if len(bad := np.argwhere(~np.isfinite(column))):
-                raise ValueError(f"{name} must be finite, got {column[tuple(bad[0])]} for example {bad[0][-1]}")
-        if self.statistic == "average_precision" and (
-            wrong := set(np.unique(np.asarray(self.target)).tolist()) - {0, 1}
-        ):
-            raise ValueError(f"labels must be 0 or 1, got {min(wrong)}")
+        kinds = np.unique(np.asarray(self.target)).tolist() if self.statistic == "average_precision" else []
+        if set(kinds) - {0, 1}:
+            raise ValueError(f"labels must be 0 or 1, got {kinds}")
 
     def __len__(self) -> int:
         return self.predictions.shape[1]
 
     @property
     def averaged(self) -> int:
-        """Number of examples that the statistic averages over: the positive pairs for average precision, else all."""
+        """Number of examples that the statistic averages over: positive pairs for average precision, else all."""
         return int(np.asarray(self.target).sum()) if self.statistic == "average_precision" else len(self)
 
     @property
@@ -106,30 +87,21 @@ class Examples:
         return float(np.mean(once))
 
     def replicates(self, resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
-        """Return the statistic on bootstrap samples, `(resamples,)`.
-
-        Examples are drawn with replacement within each subset. The draws depend on the subset sizes and the seed alone:
-        replicates of two models on the same examples belong together one by one, and fewer resamples are a prefix of
-        more. Replicate b uses clustering start `b % starts`.
-        """
+        """Return the statistic on bootstrap samples, `(resamples,)`, see `replicates_of`."""
         return replicates_of([self], resamples, seed)[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the columns to one file, in NumPy's npz format."""
-        columns: dict[str, Any] = {"predictions": self.predictions, "target": self.target, "sets": self.sets}
+        given = {name: column for name, column in vars(self).items() if column is not None}
         with Path(path).open("wb") as file:
-            given = {name: column for name, column in columns.items() if column is not None}
-            np.savez(file, statistic=self.statistic, **given)
+            np.savez(file, **given)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Examples:
-        """Read a file that `save` wrote; a ValueError names a file that is damaged or something else."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                columns = {name: file[name] for name in file.files}
-            return cls(str(columns.pop("statistic")), **columns)
-        except (zipfile.BadZipFile, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} does not hold examples written by Examples.save: {error}") from error
+        """Read a file that `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            columns = {name: file[name] for name in file.files}
+        return cls(str(columns.pop("statistic")), **columns)
 
     def sizes(self) -> tuple[int, ...]:
         """Return the number of examples of each subset, which determines the draws."""
@@ -139,8 +111,7 @@ class Examples:
         """Rows of each subset, in the order of the subsets' numbers."""
         if self.sets is None:
             return [np.arange(len(self))]
-        sizes = np.unique(self.sets, return_counts=True)[1]
-        return np.split(np.argsort(self.sets, kind="stable"), np.cumsum(sizes)[:-1])
+        return [np.flatnonzero(self.sets == number) for number in np.unique(self.sets)]
 
     def _statistics(self, rows: NDArray[np.intp]) -> list[Statistic]:
         """The statistic of each alternative over some of the examples."""
@@ -161,14 +132,15 @@ class Examples:
 def replicates_of(several: Sequence[Examples], resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
     """Return the replicates of several models on the same examples, drawn once: `(models, resamples)`.
 
+    Examples are drawn with replacement within each subset. The draws depend on the subset sizes and the seed alone:
+    replicates of two models on the same examples belong together one by one, and fewer resamples are a prefix of more.
+    Replicate b uses clustering start `b % starts`.
+
     >>> a, b = Examples("mean", [0.0, 1.0, 1.0]), Examples("mean", [1.0, 0.0, 0.0])
     >>> replicates_of([a, b], resamples=5).sum(axis=0).round(9).tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
-    checked_number("resamples", resamples, 1, whole=True)
     rows_of = [examples._rows() for examples in several]
-    if len(sizes := {tuple(map(len, rows)) for rows in rows_of}) > 1:
-        raise ValueError(f"models must be measured on the same examples, got subsets of the sizes {sorted(sizes)}")
     total = np.zeros((len(several), resamples))
     for subset, rows in enumerate(zip(*rows_of, strict=True)):
         statistics = [examples._statistics(its) for examples, its in zip(several, rows, strict=True)]
@@ -263,7 +235,7 @@ def _v_measure(clusters: NDArray, classes: NDArray) -> Statistic:
 
 
 def _v_of(n: int, classes: ArrayLike, clusters: ArrayLike, both: ArrayLike) -> NDArray[np.float64]:
-    """V-measure of n texts from the sums of `size log size` over classes, clusters and their overlaps."""
+    """V-measure of n texts from the sums of `size log size` over classes, clusters and overlaps; 1 for one class."""
     a, b, c = (np.log(max(n, 1)) - np.asarray(total) / max(n, 1) for total in (classes, clusters, both))  # entropies
     return np.divide(2 * np.maximum(a + b - c, 0), a + b, out=np.ones(np.shape(a + b)), where=a + b > 1e-12)
 

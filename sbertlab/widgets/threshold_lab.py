@@ -106,7 +106,7 @@ class ThresholdLab(Panel):
         fields = vars(chosen)
         rows = [[name, *(fields[name + end] for end in ("", "_low", "_high"))] for name in ("threshold", *MEASURES)]
         numbers = pd.DataFrame(rows, columns=["", "value", "from", "to"])
-        caption = f"{chosen.goal}, on {chosen.pairs:,} pairs, {100 * chosen.confidence:g} % intervals"
+        caption = f"{chosen.goal}, on {chosen.pairs:,} pairs, 95 % intervals"
         self._numbers.value = table(numbers, caption)
         self._image.value = self.picture()
         self._saved.value = ""

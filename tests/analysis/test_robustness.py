@@ -24,7 +24,6 @@ from sbertlab.analysis.robustness import (
     associations,
     card,
     fill,
-    mistype,
     robustness,
     robustness_pairs,
 )
@@ -180,11 +179,6 @@ def test_typos_touch_as_many_words_as_they_say_and_change_one_or_two_letters_of_
             assert found, (old, new)
             ways.update(found)
     assert set(ways) == set(TYPOS), "every way to mistype occurs"
-
-
-def test_a_text_without_enough_letters_cannot_be_mistyped() -> None:
-    with pytest.raises(ValueError, match="2 words are to be mistyped, 'I am at home' has 1"):
-        mistype("I am at home", 2, np.random.default_rng(0))
 
 
 def test_casing_and_punctuation_change_nothing_else(pairs: pd.DataFrame) -> None:
@@ -378,7 +372,7 @@ def test_what_is_no_model_is_refused() -> None:
 
     with pytest.raises(ValueError, match="NaN"):
         robustness(Broken())
-    with pytest.raises(ValueError, match="resamples must be at least 2"):
+    with pytest.raises(ValueError, match=r"resamples must be .* at least 2"):
         robustness(Letters(), resamples=1)
 
 

@@ -86,9 +86,6 @@ def test_a_threshold_is_written_and_read_back(tmp_path: Path) -> None:
     found.save(tmp_path / "threshold.json")
     assert json.loads((tmp_path / "threshold.json").read_text())["threshold"] == found.threshold
     assert Threshold.load(tmp_path / "threshold.json") == found
-    (tmp_path / "threshold.json").write_text("{}")
-    with pytest.raises(ValueError, match="is not a threshold written by"):
-        Threshold.load(tmp_path / "threshold.json")
 
 
 def test_mistakes_are_named() -> None:
@@ -102,7 +99,7 @@ def test_mistakes_are_named() -> None:
             threshold_curve(labels, scores)
     with pytest.raises(ValueError, match="goal must be one of"):
         choose_threshold(LABELS, SCORES, "accuracy")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="needs at_least"):
+    with pytest.raises(ValueError, match="at_least must be"):
         choose_threshold(LABELS, SCORES, "precision")
     with pytest.raises(ValueError, match=r"no threshold has a precision of at least 0\.99"):
         choose_threshold([1, 0, 0], [0.5, 0.5, 0.5], "precision", 0.99)

@@ -332,18 +332,14 @@ INCOMPLETE = by_hand().query("model == 'd' or (model == 'c' and task == 'y')")
     [
         (lambda: standings_figure(TABLE.drop(columns=["seed", "family"])), r"missing the columns \['seed', 'family'\]"),
         (lambda: standings_figure(TABLE.head(0)), "table has no rows"),
-        (lambda: standings_figure(TABLE.assign(variant="tuned")), r"got \['tuned'\]"),
         (lambda: standings_figure(TABLE.assign(tag="failed")), r"no measured row; its tags are \['failed'\]"),
-        (lambda: standings_figure(TABLE.assign(value=np.inf)), "finite"),
         (
             lambda: standings_figure(TABLE.assign(preset=["offline", *TABLE["preset"][1:]])),
             r"presets \['offline', 'local'",
         ),
         (lambda: standings_figure(pd.concat([TABLE, TABLE.head(1)])), "table holds a cell twice: .*'task-0'"),
         (lambda: standings_figure(INCOMPLETE), "no model with all its tasks"),
-        (lambda: standings_figure(by_hand(), PAIRS.drop(columns="different")), r"columns \['different'\]"),
         (lambda: standings_figure(by_hand(), PAIRS[PAIRS["model_b"] != "c"]), r"pair \('a', 'fine-tuned'\) and \('c'"),
-        (lambda: standings_figure(by_hand(), PAIRS.assign(different="yes")), "must be True or False, got 'yes'"),
         (lambda: standings_figure(by_hand(), PAIRS, -1), "resolution must be a number above 0, got -1"),
         (lambda: score_heatmap(by_hand(), PAIRS[PAIRS["task"] != "x"]), "in the task 'x'"),
         (lambda: score_heatmap(by_hand(), variant="tuned"), r"variant must be one of .*'tuned'"),
