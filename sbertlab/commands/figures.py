@@ -1,14 +1,12 @@
-"""Pictures as files, each for light and dark pages: of the benchmark, the robustness card and the README's gallery.
+"""The commands benchmark, robustness, figures and gallery: measure, and draw each table for light and dark pages.
 
-`figures` redraws what follows from committed tables, `robustness` measures models first, and `gallery` trains a small
-model. A seeded UMAP differs between machines, so the maps keep their neighbourhoods but not their shapes.
+`figures` redraws what follows from committed tables, `gallery` trains a small model. A seeded UMAP differs between
+machines, so the maps keep their neighbourhoods but not their shapes.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,22 +17,15 @@ import pandas as pd
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from sbertlab import plots
 from sbertlab.analysis import maps
 from sbertlab.analysis.explain import explain
 from sbertlab.analysis.loss_plane import descend, scene
+from sbertlab.analysis.ranks import VARIANTS
 from sbertlab.analysis.robustness import associations, card, robustness
 from sbertlab.analysis.thresholds import choose_threshold, threshold_curve
+from sbertlab.benchmark import presets, results
 from sbertlab.benchmark.encoders import select_encoders
-from sbertlab.benchmark.results import (
-    PRESETS,
-    check_table,
-    ranking,
-    read,
-    readme_block,
-    report,
-    rows_of,
-    table_resolution,
-)
 from sbertlab.data import InputExample, helpdesk
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.encoder.stored_embeddings import EmbeddingStore, StoredEmbeddings
@@ -46,64 +37,89 @@ from sbertlab.util import pairwise_cos_sim
 
 MODEL = "all-MiniLM-L6-v2"
 LOSSES = ("MultipleNegativesRankingLoss", "TripletLoss", "CosineSimilarityLoss", "ContrastiveLoss")
-ROBUSTNESS, GAPS = "robustness.csv", "associations.csv"
+MEASURES = {"robustness.csv": robustness, "associations.csv": associations}
 BLOCK = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 Picture = Callable[..., Any]
 """Returns a figure when called with `theme="light"` or `theme="dark"`."""
 
 
-def draw_benchmark(folder: str | os.PathLike[str], readme: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Write benchmark.md, the pictures and the block of the README that follow from the tables in the folder.
-
-    The ranking goes between the lines `<!-- benchmark -->` and `<!-- /benchmark -->` of `readme`; None means README.md
-    beside the folder, if it has such lines. Returns the files written.
+def run_benchmark(
+    models: list[str] | None,
+    tasks: list[str] | None,
+    seeds: int | None,
+    output: str | None,
+    *,
+    tuned: bool = False,
+    preset: str = "offline",
+    **options: Any,
+) -> None:
+    """Run the benchmark, print the page and draw the results; or, with `check`, compare cells with the table.
 
     Raises:
-        FileNotFoundError: there is no benchmark.csv.
-        ValueError: the tables do not belong to the manifest.
+        SystemExit: cells failed, or differ from the table; the message says how many.
+    """
+    folder = output or presets.OUTPUT
+    if options.pop("check", False):
+        variants = VARIANTS if tuned else VARIANTS[:1]
+        found = presets.check(models, tasks, 1 if seeds is None else seeds, folder, preset, variants)
+        print(found.to_string(index=False))
+        if not found["same"].all():
+            raise SystemExit(f"{(~found['same']).sum()} of {len(found)} cells differ from the table")
+        return
+    table = presets.run(models, tasks, presets.SEEDS if seeds is None else seeds, output, preset=preset, **options)
+    every, pairs, _ = results.read(folder)
+    print(f"\n{results.report(every[every['preset'] == preset], pairs)}\nWritten to {folder}")
+    draw_benchmark(folder)
+    if failed := int((table["tag"] == "failed").sum()):
+        raise SystemExit(f"{failed} of {len(table)} cells failed; benchmark.csv has their errors")
+
+
+def draw_figures(output: str) -> list[Path]:
+    """Derive pages and pictures from the tables in the folder; return their paths."""
+    return [*draw_benchmark(output), *draw_card(output)]
+
+
+def draw_benchmark(folder: str | Path) -> list[Path]:
+    """Write benchmark.md, the README's ranking and the pictures that follow from the tables in the folder.
+
+    The ranking goes between the lines `<!-- benchmark -->` and `<!-- /benchmark -->` of the README.md beside the
+    folder, if it has such lines. Returns the files written.
     """
     place = Path(folder)
-    check_table(place)
-    table, pairs, manifest = read(place)
-    pages = {place / "benchmark.md": report(table, pairs)}
-    page = Path(readme) if readme is not None else place.resolve().parent / "README.md"
+    results.check_table(place)
+    table, pairs, manifest = results.read(place)
+    pages = {place / "benchmark.md": results.report(table, pairs)}
+    page = place.resolve().parent / "README.md"
     if page.exists() and BLOCK.search(text := page.read_text(encoding="utf-8")):
-        pages[page] = BLOCK.sub(lambda found: found[1] + readme_block(table, pairs) + found[2], text)
+        pages[page] = BLOCK.sub(lambda found: found[1] + results.readme_block(table, pairs) + found[2], text)
     for path, text in pages.items():
         with write_whole(path) as file:
             file.write_text(text, encoding="utf-8", newline="\n")
-    written = list(pages)
-    if (plots := _plots()) is None:
-        return written
     pictures: dict[str, Picture] = {}
-    for preset in [name for name in PRESETS if name in set(table.loc[table["tag"] != "published", "preset"])]:
-        cells, compared = rows_of(table, preset), pairs[pairs["preset"] == preset]
+    for preset in [name for name in results.PRESETS if name in set(table.loc[table["tag"] != "published", "preset"])]:
+        cells, compared = results.rows_of(table, preset), pairs[pairs["preset"] == preset]
         if cells["value"].notna().any():
             pictures[f"{preset}_tasks"] = partial(plots.score_heatmap, cells, compared, "all")
-        if ranking(cells, compared)["mean"].notna().any():
-            resolution = table_resolution(compared) or None
+        if results.ranking(cells, compared)["mean"].notna().any():
+            resolution = results.table_resolution(compared) or None
             pictures[f"{preset}_ranking"] = partial(plots.standings_figure, cells, compared, resolution)
             models = manifest["presets"][preset]["models"]
             if any(known.get("parameters") or known.get("sentences_per_second") for known in models.values()):
                 pictures[f"{preset}_quality"] = partial(plots.quality_figure, cells, models)
-    return written + _save(place, pictures)
+    return [*pages, *_save(place, pictures)]
 
 
-def write_card(models: Sequence[str], output: str | os.PathLike[str] = "figures", seed: int = 0) -> list[Path]:
-    """Measure models and write robustness.csv, associations.csv, robustness.md and the figure.
+def write_card(models: Sequence[str], output: str | Path = "figures", seed: int = 0) -> list[Path]:
+    """Measure models and write robustness.csv, associations.csv, robustness.md and the figure; return their paths.
 
     `models` are encoders of the benchmark, or models as `SentenceTransformer` takes them; `seed` is that of typos,
-    names and resamples. Returns the files written.
-
-    Raises:
-        ValueError: no model, or one twice.
-        FileNotFoundError: a model cannot be found.
+    names and resamples.
     """
-    folder, tables = Path(output), dict[str, list[pd.DataFrame]]({ROBUSTNESS: [], GAPS: []})
+    folder, tables = Path(output), dict[str, list[pd.DataFrame]]({name: [] for name in MEASURES})
     for encoder in tqdm(select_encoders(models), desc="Robustness", unit="model"):
         stored: Any = StoredEmbeddings(encoder.make(seed), EmbeddingStore(), name=encoder.name)
-        for name, measure in ((ROBUSTNESS, robustness), (GAPS, associations)):
+        for name, measure in MEASURES.items():
             tables[name].append(measure(stored, seed).assign(model=encoder.name))
     folder.mkdir(parents=True, exist_ok=True)
     for name, parts in tables.items():
@@ -113,30 +129,22 @@ def write_card(models: Sequence[str], output: str | os.PathLike[str] = "figures"
     return [*(folder / name for name in tables), *draw_card(folder)]
 
 
-def draw_card(folder: str | os.PathLike[str]) -> list[Path]:
+def draw_card(folder: str | Path) -> list[Path]:
     """Write robustness.md and the figure that follow from the tables in the folder; nothing if it has none."""
     place = Path(folder)
-    if not (place / ROBUSTNESS).exists():
+    if not (place / "robustness.csv").exists():
         return []
     tables, gaps = (
         {str(model): part for model, part in pd.read_csv(place / name).groupby("model", sort=False)}
-        for name in (ROBUSTNESS, GAPS)
+        for name in MEASURES
     )
     page = place / "robustness.md"
     page.write_text("\n".join(f"# {name}\n\n{card(tables[name], gaps[name])}" for name in tables), encoding="utf-8")
-    if (plots := _plots()) is None:
-        return [page]
     return [page, *_save(place, {"robustness": partial(plots.robustness_figure, tables, gaps)})]
 
 
-def draw_gallery(output: str | os.PathLike[str] = "figures") -> list[Path]:
-    """Train the small model for ten steps on the packaged corpus, draw the pictures of the README, return their paths.
-
-    Raises:
-        FileNotFoundError: the packaged model is not there and cannot be fetched.
-    """
-    from sbertlab import plots
-
+def draw_gallery(output: str | Path = "figures") -> list[Path]:
+    """Train the small model for ten steps on the packaged corpus, draw the README's pictures, return their paths."""
     folder, model = Path(output), SentenceTransformer(MODEL)
     folder.mkdir(parents=True, exist_ok=True)
     reason = explain(model, "My parcel has not arrived yet.", "Where is the package I ordered?")
@@ -188,16 +196,6 @@ def _train(model: SentenceTransformer, texts: list[str]) -> dict[str, np.ndarray
     rate = {"lr": 3e-4}
     fit(model, [objective], warmup_steps=1, optimizer_params=rate, callbacks=[keep], seed=0, show_progress_bar=False)
     return snapshots
-
-
-def _plots() -> Any:
-    """The room of the figures; None, with a warning, if matplotlib is missing."""
-    try:
-        from sbertlab import plots
-    except ImportError as error:
-        warnings.warn(f"no pictures are drawn: {error}", stacklevel=2)
-        return None
-    return plots
 
 
 def _save(folder: Path, pictures: Mapping[str, Picture]) -> list[Path]:

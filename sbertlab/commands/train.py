@@ -1,7 +1,6 @@
-"""The commands train and evaluate: read settings, make the parts, run.
+"""The commands train and evaluate: read settings, make the parts (`parts.py`), run.
 
-Every section of the settings is the signature of what it is passed to: `model` is `load_model`, `fit` is `fit`, `loss`
-and `evaluator` are a class by name, `data` is a reader by name together with `read` and `make_loader`.
+Settings are the sections of a YAML file, changed by words `section.key=value`, or by NeMo's names for them.
 """
 
 from __future__ import annotations
@@ -10,35 +9,93 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sbertlab import evaluation
+from sbertlab.checks import closest
 from sbertlab.commands import parts
-from sbertlab.commands.parts import EVALUATORS, LOSSES, OF_DATA, OF_EVALUATOR, READERS
-from sbertlab.commands.settings import arguments_of, keys_of, read_settings, recipes
+from sbertlab.commands.parts import Data, arguments_of, load_model
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.training.fit import fit
 
-OF_FIT = ("train_objectives", "evaluator")
+RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.yaml"))}
+SECTIONS = ("model", "data", "loss", "evaluator", "fit")
+
+KEYS: dict[str, str] = {
+    "output": "fit.output_path",
+    "restore_from_path": "model.name",
+    "trainer.max_epochs": "fit.epochs",
+    "trainer.val_check_interval": "fit.evaluation_steps",
+    "exp_manager.explicit_log_dir": "fit.output_path",
+    "exp_manager.resume_if_exists": "fit.resume",
+    "model.global_batch_size": "data.batch_size",
+    "model.data.data_prefix": "data.path",
+    "model.data.evaluation_sample_size": "data.evaluation_sample_size",
+    "model.data.evaluation_steps": "fit.evaluation_steps",
+    "model.data.hard_negatives_to_train": "data.reader.hard_negatives_to_train",
+    "model.optim.lr": "fit.optimizer_params.lr",
+    "model.optim.weight_decay": "fit.weight_decay",
+}
+"""`output` and NeMo's names, and the keys that they stand for."""
+NOT_NEEDED = (
+    *("trainer.devices", "trainer.num_sanity_val_steps", "model.micro_batch_size"),
+    *("model.tokenizer.library", "model.tokenizer.type", "model.tokenizer.do_lower_case"),
+    *("exp_manager.wandb_logger_kwargs.name", "exp_manager.wandb_logger_kwargs.project"),
+)
+"""NeMo's names without a counterpart: accelerate starts processes, the tokenizer comes with the model, ..."""
 
 
-def sections() -> dict[str, list[str]]:
-    """Return the names of every section, from the signatures as they are now."""
-    makes: list[Any] = [parts.read, parts.make_loader, *READERS.values()]
-    data = [name for make in makes for name in keys_of(make, OF_DATA)]
-    evaluators = [name for kind in EVALUATORS for name in keys_of(getattr(evaluation, kind), OF_EVALUATOR)]
-    return {
-        "fit": keys_of(fit, OF_FIT),
-        "model": keys_of(parts.load_model),
-        "data": ["reader", "teacher", *dict.fromkeys(data)],
-        "loss": ["name", *dict.fromkeys(name for kind in LOSSES.values() for name in keys_of(kind))],
-        "objectives": [],
-        "evaluator": ["name", "data", *dict.fromkeys(evaluators)],
-    }
+def read_settings(words: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a file or recipe (the first word, unless it is key=value), changed by the other words.
+
+    >>> read_settings(["output=x", "loss=CoSENTLoss", "loss.scale=10", "trainer.max_epochs=2"])
+    {'fit': {'output_path': 'x', 'epochs': 2}, 'loss': {'name': 'CoSENTLoss', 'scale': 10}}
+    """
+    settings: dict[str, Any] = {}
+    words = list(words)
+    if words and "=" not in words[0]:
+        name = words.pop(0)
+        path = Path(RECIPES.get(name, name))
+        if not path.is_file():
+            raise FileNotFoundError(f"{name} is neither a file nor a recipe; the recipes are {', '.join(RECIPES)}")
+        for section, part in _yaml(path.read_text(encoding="utf-8"), name).items():
+            _put(settings, section, part)
+    for word in words:
+        key, equals, value = word.lstrip("+").partition("=")  # Hydra marks keys that its file does not have with +
+        if not equals:
+            raise ValueError(f"{word!r} sets nothing; write key=value")
+        _put(settings, key, _yaml(value, word))
+    return settings
+
+
+def _yaml(text: str, where: str) -> Any:
+    from jsonargparse import get_loader  # slow to import
+
+    try:
+        return get_loader("yaml")(text)
+    except Exception as error:  # whatever the YAML library raises on broken text
+        raise ValueError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested dictionaries; a name that a key goes into becomes `{name: ...}`."""
+    if key in NOT_NEEDED:
+        print(f"{key}={value} is not needed", file=sys.stderr)
+        return
+    if key == "exp_manager.create_wandb_logger":
+        key, value = "fit.log_with", "wandb" if value else None
+    own = KEYS.get(key, key)
+    if own.partition(".")[0] not in SECTIONS:
+        raise ValueError(f"unknown key {key!r}.{closest(key, KEYS)} The sections are {', '.join(SECTIONS)}")
+    *parents, last = own.split(".")
+    for parent in parents:
+        inner = settings.get(parent) or {}
+        settings[parent] = inner if isinstance(inner, dict) else {"name": inner}
+        settings = settings[parent]
+    settings[last] = value
 
 
 def train(words: Sequence[str]) -> pd.DataFrame | None:
@@ -47,101 +104,61 @@ def train(words: Sequence[str]) -> pd.DataFrame | None:
     The word `--print_config` prints the settings instead, `--help` what can be set.
     """
     if not words or {"-h", "--help"} & set(words):
-        print(help_text(words))
+        print(help_text())
         return None
-    settings = read_settings([word for word in words if word != "--print_config"], sections())
+    settings = read_settings([word for word in words if word != "--print_config"])
     if "--print_config" in words:
         print(json.dumps(settings, indent=2))
         return None
-    arguments = arguments_of(fit, settings.get("fit") or {}, "fit", OF_FIT)
-    output = arguments.get("output_path")
-    if output is None:
+    arguments = arguments_of(fit, settings.get("fit"), "fit", ("train_objectives", "evaluator"))
+    if (output := arguments.get("output_path")) is None:
         raise ValueError("output is missing; name the folder of the model: output=my-model")
-    if arguments.get("resume"):
-        arguments.setdefault("checkpoint_path", f"{output}-checkpoints")
-    listed = settings.get("objectives")
-    given = [("", settings)] if listed is None else [(f"objectives.{n}.", part) for n, part in enumerate(listed)]
-    data = [parts.read_data(part.get("data") or {}, f"{inside}data") for inside, part in given]
-    model = parts.make_model(settings.get("model"), "model")
-    objectives = []
-    for (inside, part), (examples, _, loading) in zip(given, data, strict=True):
-        loss = parts.make_loss(model, part.get("loss"), f"{inside}loss")
-        if teacher := (part.get("data") or {}).get("teacher"):
-            examples = parts.with_teacher(examples, parts.make_model(teacher, f"{inside}data.teacher"), loss)
-        objectives.append((parts.make_loader(examples, arguments.get("seed", 0), **loading), loss))
-    evaluator = None
-    if settings.get("evaluator"):
-        held_out = [example for _, left, _ in data for example in left]
-        evaluator = parts.make_evaluator(settings["evaluator"], held_out, loss=objectives[0][1])
-    history = fit(model, objectives, evaluator, **arguments)
-    if os.environ.get("RANK", "0") == "0":  # of several processes, the first writes
-        _finish(history, model, settings, arguments)
+    arguments = {"checkpoint_path": f"{output}-checkpoints", "checkpoint_save_total_limit": 2, **arguments}
+    data = Data(**arguments_of(Data, settings.get("data"), "data"))
+    examples, held_out = data.read()
+    model = load_model(**arguments_of(load_model, settings.get("model"), "model"))
+    loss = parts.make_loss(model, settings.get("loss"))
+    evaluator = parts.make_evaluator(settings["evaluator"], held_out) if settings.get("evaluator") else None
+    history = fit(model, [(data.batches(examples, loss, arguments.get("seed", 0)), loss)], evaluator, **arguments)
+    if history.attrs["interrupted"]:
+        print(f"stopped after {len(history)} steps; the same command with fit.resume=true continues", file=sys.stderr)
+    elif os.environ.get("RANK", "0") == "0":  # of several processes, the first writes
+        history.to_csv(Path(output, "history.csv"), index=False)
+        Path(output, "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        scores = history["metric"].dropna()
+        print(f"{output}: {len(history)} steps" + (f", score {scores.iloc[-1]:.4f}" if len(scores) else ""))
     return history
 
 
-def _finish(history: pd.DataFrame, model: SentenceTransformer, settings: Any, arguments: Mapping[str, Any]) -> None:
-    """Write what a run leaves and say where; an interrupted one leaves checkpoints or its model."""
-    output = Path(arguments["output_path"])
-    scores = history["metric"].dropna()
-    if history.attrs.get("interrupted"):
-        best = arguments.get("save_best_model", True) and len(scores)  # fit has written it
-        where = f"{output} has the {'best model so far' if best else 'model as it is'}"
-        if (checkpoints := arguments.get("checkpoint_path")) is not None:
-            where = f"the same command with resume=true resumes from {checkpoints}"
-        elif not best:
-            model.save(output)
-        print(f"stopped after {len(history)} steps; {where}", file=sys.stderr)
-        return
-    history.to_csv(output / "history.csv", index=False)
-    (output / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    print(f"{output}: {len(history)} steps" + (f", score {scores.iloc[-1]:.4f}" if len(scores) else ""))
-
-
 def evaluate(words: Sequence[str]) -> dict[str, float] | None:
-    """Print the metrics of a model (the first word) under the evaluator of a file, a recipe or keys.
+    """Print the metrics of a model (the first word) under the evaluator of a file, a recipe or keys, as JSON.
 
-    `output=FILE` writes them as JSON. Names without a section are the evaluator's or those of its data:
-    `name=TripletEvaluator path=dev.jsonl`. An evaluator without data uses what the section `data` holds out, or all.
+    An evaluator without data uses what the section `data` holds out, or all of it.
     """
     if not words or {"-h", "--help"} & set(words):
-        print(
-            f"usage: sbertlab evaluate MODEL FILE.yaml|RECIPE|key=value ... [output=METRICS.json]\n\n{help_text(words)}"
-        )
+        print(f"usage: sbertlab evaluate MODEL FILE.yaml|RECIPE key=value ...\n\n{help_text()}")
         return None
-    known, (model, *words) = sections(), words
-    count = int(bool(words) and "=" not in words[0] and not words[0].startswith("-"))
-    settings = read_settings(words[:count], known)
-    changes = read_settings(words[count:], {name: known[name] for name in ("evaluator", "data")})
-    data, given = settings.get("data", {}), settings.get("evaluator", {})
-    listed = given if isinstance(given, list) else [given]
-    for part in listed:
-        part |= changes.get("evaluator", {})
-        part.get("data", data).update(changes.get("data", {}))
-    if not given:
-        raise ValueError("evaluator is missing; name a recipe, or set name=TripletEvaluator path=...")
-    whole, held_out = parts.read_data(data, "data")[:2] if any("data" not in part for part in listed) else ([], [])
-    metrics = parts.make_evaluator(given, held_out or whole)(SentenceTransformer(model))
-    text = json.dumps(metrics, indent=2)
-    print(text)
-    if "fit" in changes:
-        Path(changes["fit"]["output_path"]).write_text(text + "\n", encoding="utf-8")
-    return dict(metrics)
+    settings = read_settings(words[1:])
+    given = settings.get("evaluator", "")
+    examples = []
+    if any("data" not in part for part in (given if isinstance(given, list) else [given])):
+        whole, held_out = Data(**arguments_of(Data, settings.get("data"), "data")).read()
+        examples = held_out or whole
+    elif ignored := [word for word in words[2:] if not word.startswith("evaluator.")]:
+        raise ValueError(
+            f"{ignored} would change nothing: the evaluator has data of its own; write evaluator.key=value"
+        )
+    metrics = dict(parts.make_evaluator(given, examples)(SentenceTransformer(words[0])))
+    print(json.dumps(metrics, indent=2))
+    return metrics
 
 
-def help_text(words: Sequence[str] = ()) -> str:
-    """Return the help on the losses, evaluators and readers that the words name, or on all keys."""
-
-    def document(make: Any) -> str:
-        return f"{make.__name__}{inspect.signature(make)}\n{inspect.getdoc(make)}\n"
-
-    kinds = {**LOSSES, **{name: getattr(evaluation, name) for name in EVALUATORS}, **READERS}
-    if named := [kinds[word] for word in words if word in kinds]:
-        return "\n".join(map(document, named))
-    listed: dict[str, Any] = {"recipes": recipes(), "losses": LOSSES, "evaluators": EVALUATORS, "readers": READERS}
-    lines = [
-        "usage: sbertlab train FILE.yaml|RECIPE key=value ... (or --key value)",
-        "       sbertlab train --help NAME (of a loss, an evaluator or a reader)",
-        *(f"{kind}: {', '.join(names)}" for kind, names in listed.items()),
-        "keys: the parameters of loss, evaluator and reader (data), and of these functions (model, data, data, fit):\n",
-    ]
-    return "\n".join([*lines, *map(document, (parts.load_model, parts.read, parts.make_loader, fit))])
+def help_text() -> str:
+    """Return what can be set: names, and the signatures whose parameters are the keys."""
+    lines = ["usage: sbertlab train FILE.yaml|RECIPE section.key=value ...\n", f"recipes: {', '.join(RECIPES)}"]
+    for kind, names in {"losses": parts.LOSSES, "evaluators": parts.EVALUATORS, "readers": parts.READERS}.items():
+        lines.append(f"{kind}: {', '.join(names)}")
+    lines.append("\nloss, evaluator and data.reader: a name and the parameters of its class; evaluator.data as data.\n")
+    for section, make in (("model", load_model), ("data", Data), ("fit", fit)):
+        lines.append(f"{section}: {inspect.signature(make)}\n{inspect.getdoc(make)}\n")
+    return "\n".join(lines)

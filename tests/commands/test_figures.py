@@ -1,7 +1,8 @@
-"""The card as files: tables that are measured, a page and pictures that follow from them."""
+"""Benchmark and card as files: tables that are measured, pages and pictures that follow from them."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,10 +10,53 @@ import pytest
 
 from sbertlab.__main__ import main
 from sbertlab.analysis.robustness import card
+from sbertlab.benchmark import presets
+from sbertlab.benchmark.results import read, readme_block, report
 from sbertlab.commands import figures
-from sbertlab.commands.figures import draw_card, write_card
+from sbertlab.commands.figures import draw_benchmark, draw_card, write_card
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_the_command_measures_draws_prints_and_checks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "cache_home", lambda: tmp_path / "cache")
+    words = ["benchmark", "--models", "TF-IDF+SVD", "--tasks", "helpdesk-clustering", "--seeds", "1"]
+    assert main(words) == 1
+    assert "--output DIR" in capsys.readouterr().err
+    words += ["--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert "| TF-IDF+SVD | untuned |" in capsys.readouterr().out
+    assert main([*words, "--check"]) == 0
+    assert "True" in capsys.readouterr().out
+    pictures = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert pictures == {
+        f"offline_{kind}{theme}.png" for kind in ("ranking", "tasks", "quality") for theme in ("", "_dark")
+    }
+
+
+@pytest.mark.slow
+def test_drawing_makes_the_page_the_pictures_and_the_readmes_block(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    for name in ("benchmark.csv", "comparisons.csv", "environment.json"):
+        shutil.copy(ROOT / "figures" / name, folder)
+    (tmp_path / "README.md").write_text("above\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nbelow\n")
+    written = draw_benchmark(folder)
+    table, pairs, manifest = read(folder)
+    assert (folder / "benchmark.md").read_text(encoding="utf-8") == report(table, pairs)
+    page = (tmp_path / "README.md").read_text()
+    assert page == f"above\n<!-- benchmark -->\n{readme_block(table, pairs)}<!-- /benchmark -->\nbelow\n"
+    assert len(written) == 2 + 6 * len(manifest["presets"])
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written[2:])
+
+
+def test_drawing_without_a_table_says_what_creates_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"benchmark.csv is missing; .*`python -m sbertlab benchmark`"):
+        draw_benchmark(tmp_path)
 
 
 @pytest.mark.slow

@@ -1,7 +1,10 @@
-"""The packaged recipes: each trains a tiny model on the packaged data and leaves a folder that loads."""
+"""The packaged recipes: each trains a tiny model on the packaged data, and the commands in its comments read files."""
 
 from __future__ import annotations
 
+import gzip
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,40 +15,35 @@ import torch
 from sbertlab.helpdesk import load_helpdesk, triplets
 
 from sbertlab import InputExample, SentenceTransformer
-from sbertlab.commands.settings import recipes
-from sbertlab.commands.train import train
+from sbertlab.commands.parts import Data, arguments_of
+from sbertlab.commands.train import RECIPES, read_settings, train
 from sbertlab.data import write_nemo
 
 pytestmark = pytest.mark.filterwarnings("ignore::sbertlab.data.texts.TruncationWarning")
 
+SEARCH = "name: InformationRetrievalEvaluator, data: {reader: {name: helpdesk, rows: retrieval, split: dev}}"
 SETTINGS = {
-    "distillation": ["evaluator.teacher_model={model}", "data.teacher={model}", "model.layers=1"],
-    "matryoshka": ["loss.matryoshka_dims=[32, 16]", "evaluator.0.truncate_dim=16"],
-    "nemo": ["model.data.data_prefix={nemo}", "model.data.evaluation_sample_size=8"],
-    "nli": [],
-    "retrieval": [],
-    "sts": [],
-    "tsdae": [],
+    "distillation": ["evaluator.teacher_model=tiny", "data.teacher=tiny", "model.layers=1"],
+    "matryoshka": ["loss.matryoshka_dims=[32, 16]", f"evaluator=[{{{SEARCH}, truncate_dim: 16}}, {{{SEARCH}}}]"],
+    "nemo": ["model.data.data_prefix=train.json", "model.data.evaluation_sample_size=8"],
 }
 """What a recipe needs for a model of 32 dimensions."""
 
 
 @pytest.fixture
 def run(
-    tiny: Callable[..., SentenceTransformer], tmp_path: Path
+    tiny: Callable[..., SentenceTransformer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[pd.DataFrame, SentenceTransformer]]:
     """Function that trains the tiny model by a recipe for two steps; returns the history and the model written."""
-    tiny(dropout=0.1).save(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    tiny(dropout=0.1).save("tiny")
     table = triplets(load_helpdesk("train")).head(32)
-    rows = [InputExample(texts=list(row[:3])) for row in table.to_numpy().tolist()]
-    write_nemo(rows, tmp_path / "train.json")
+    write_nemo([InputExample(texts=list(row[:3])) for row in table.to_numpy().tolist()], "train.json")
 
     def run(recipe: str, name: str = "out", *more: str) -> tuple[pd.DataFrame, SentenceTransformer]:
-        places = {"model": tmp_path / "tiny", "nemo": tmp_path / "train.json"}
-        words = [word.format(**places) for word in SETTINGS[recipe]]
-        words += [f"model.name={tmp_path / 'tiny'}", "model.max_seq_length=24", f"output={tmp_path / name}"]
-        words += ["steps_per_epoch=2", "epochs=1", "warmup_steps=1", "show_progress_bar=false", *more]
-        history = train([recipe, *words])
+        words = ["model.name=tiny", "model.max_seq_length=24", f"output={name}", "fit.steps_per_epoch=2"]
+        words += ["fit.epochs=1", "fit.warmup_steps=1", "fit.show_progress_bar=false"]
+        history = train([recipe, *SETTINGS.get(recipe, []), *words, *more])
         assert history is not None
         return history, SentenceTransformer(tmp_path / name)
 
@@ -53,7 +51,7 @@ def run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", sorted(SETTINGS))
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains_on_the_packaged_data(recipe: str, run: Callable[..., tuple], tmp_path: Path) -> None:
     history, model = run(recipe)
     assert history["step"].tolist() == [1, 2]
@@ -66,14 +64,34 @@ def test_a_recipe_trains_on_the_packaged_data(recipe: str, run: Callable[..., tu
     assert list((tmp_path / "out" / "eval").glob("*.csv"))
 
 
-def test_there_is_a_test_for_every_recipe() -> None:
-    assert set(recipes()) == set(SETTINGS)
-
-
 @pytest.mark.slow
 def test_a_recipe_gives_the_same_model_again(run: Callable[..., tuple]) -> None:
-    _, one = run("retrieval", "one", "seed=1")
-    _, two = run("retrieval", "two", "seed=1")
-    _, other = run("retrieval", "other", "seed=2")
+    _, one = run("retrieval", "one", "fit.seed=1")
+    _, two = run("retrieval", "two", "fit.seed=1")
+    _, other = run("retrieval", "other", "fit.seed=2")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+COMMANDS = [
+    (recipe, found[0])
+    for recipe, path in RECIPES.items()
+    for line in path.read_text(encoding="utf-8").splitlines()
+    if line.startswith("#") and (found := re.search(r"(?<= )\S*(path|data_prefix)=.*|data\.reader.*", line))
+]
+
+
+@pytest.mark.parametrize(("recipe", "command"), COMMANDS)
+def test_the_commands_in_a_recipes_comments_read_a_file(
+    recipe: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = {"retrieval": "a\tb\tc\nd\te\tf\n", "sts": "a\tb\t5\nd\te\t0\n"}
+    Path("train.tsv").write_text(rows.get(recipe, ""))
+    Path("train.csv").write_text("sentence1,sentence2,score\na,b,1\nd,e,0\n")
+    Path("texts.txt").write_text("a\nd\n")
+    Path("AllNLI.tsv.gz").write_bytes(gzip.compress(b"split\tsentence1\tsentence2\tlabel\nx\ta\tb\tneutral\n"))
+    write_nemo([InputExample(texts=["a", "b", "c"]) for _ in range(101)], "train.json")
+    given = read_settings([recipe, *shlex.split(command)])["data"]
+    examples, _ = Data(**arguments_of(Data, given, "data")).read()
+    assert examples
