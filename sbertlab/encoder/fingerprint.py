@@ -9,14 +9,12 @@ import sys
 from collections.abc import Collection, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sbertlab.data.texts import Text
 from sbertlab.storage.files import sha256_of
 
 FORMAT = 2
@@ -46,20 +44,9 @@ def fingerprint(model: Any) -> str:
     """
     try:
         described = json.dumps([FORMAT, _described(model)])
-    except TypeError as error:
-        raise TypeError(
-            f"{type(model).__name__} cannot be fingerprinted: {error}. Without a store (store=None) it can be used"
-        ) from error
+    except (TypeError, AttributeError, RecursionError, pickle.PicklingError) as error:
+        raise TypeError(f"{type(model).__name__} cannot be fingerprinted, so use no store for it: {error}") from error
     return hashlib.sha256(described.encode()).hexdigest()
-
-
-def key_of(text: Text, prompt: str = "", route: str = "") -> bytes:
-    """Return the key of a text under a prompt and a route: 16 bytes of SHA-256.
-
-    >>> len({key_of("a"), key_of("a", prompt="query: "), key_of("query: a"), key_of({"query": "a"})})
-    4
-    """
-    return hashlib.sha256(json.dumps([route, prompt, text]).encode()).digest()[:16]
 
 
 @lru_cache
@@ -78,15 +65,8 @@ def source_digest(parts: tuple[str, ...] = ENCODING, root: Path = Path(__file__)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-LIBRARY_MODULES = ("torch", "transformers", "sentence_transformers")
-"""Libraries whose modules keep caches and bookkeeping in private attributes and in objects of their own."""
-
 IGNORED: dict[str, Collection[str]] = {
-    "module": {
-        *vars(nn.Module()),  # hooks, mode, and the tensors, which are hashed by name
-        *("model_name", "name_or_path", "model_card_data", "_similarity", "similarity_fn_name", "trust_remote_code"),
-        *("gradient_checkpointing", "loss_type", "all_tied_weights_keys"),
-    },
+    "module": {*vars(nn.Module()), "model_name", "_similarity"},  # hooks, mode, and the tensors, hashed by name
     "config": ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
     "tokenizer": ("model", "truncation", "padding", "decoder"),  # hashed apart, set anew for every batch, or unused
     "estimator": ("_stop_words_id",),  # an address in memory
@@ -96,35 +76,34 @@ IGNORED: dict[str, Collection[str]] = {
 
 def _described(value: Any) -> Any:
     """Return JSON types that identify a value."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, (np.generic, torch.dtype, torch.device, np.dtype)):
-        return [str(getattr(value, "dtype", "")), str(value)]
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return [_described(item) for item in value]
     if isinstance(value, Mapping):
         return sorted(([_described(key), _described(item)] for key, item in value.items()), key=repr)
-    if isinstance(value, (set, frozenset)):
+    if isinstance(value, set | frozenset):
         return sorted((_described(item) for item in value), key=repr)
     if isinstance(value, Tensor):
-        return _tensor(value)
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return [str(value.dtype), list(value.shape), hashlib.sha256(data.data).hexdigest()]
     if isinstance(value, nn.Module):
         return _module(value)
     if isinstance(value, partial):
         return [_described(value.func), _described(value.args), _described(value.keywords)]
-    if isinstance(value, MethodType):
-        return [_described(value.__func__), _described(value.__self__)]
     if isinstance(value, FunctionType) and value.__closure__:
         raise TypeError(f"{value.__qualname__} depends on variables of the function around it; use functools.partial")
-    if isinstance(value, (type, FunctionType)):
+    if isinstance(value, type | FunctionType):
         return _code(value)
-    if hasattr(value, "get_vocab"):
+    if hasattr(getattr(value, "backend_tokenizer", value), "to_str"):
         return [_code(type(value)), _tokenizer(value)]
     if hasattr(value, "to_dict"):  # a configuration
         return [_code(type(value)), _settings("config", value.to_dict())]
     if hasattr(value, "get_params"):  # an estimator of scikit-learn
         return [_code(type(value)), _settings("estimator", vars(value))]
-    return [_code(type(value)), _joblib_hash(value)]
+    import joblib
+
+    return [_code(type(value)), joblib.hash(value)]
 
 
 def _settings(kind: str, settings: Mapping[str, Any]) -> Any:
@@ -135,47 +114,22 @@ def _module(module: nn.Module) -> Any:
     """Describe class and settings of every part, and all tensors."""
     parts = []
     for name, part in module.named_modules(remove_duplicate=False):
-        settings = vars(part)
-        if type(part).__module__.partition(".")[0] in LIBRARY_MODULES:
-            settings = {key: value for key, value in settings.items() if not key.startswith("_") and _is_plain(value)}
-        limit = getattr(part, "max_seq_length", None)
-        parts.append([name, _code(type(part)), _settings("module", settings), _described(limit)])
+        if type(part).__module__.startswith(("torch.", "transformers.")):  # their attributes hold caches as well
+            settings = _described([part.extra_repr(), getattr(part, "config", None)])
+        else:
+            settings = _settings("module", vars(part))
+        parts.append([name, _code(type(part)), settings, getattr(part, "max_seq_length", None)])
     tensors = {**dict(module.named_buffers()), **module.state_dict()}  # state_dict lacks buffers that are not saved
     return [parts, [[name, _described(tensor)] for name, tensor in sorted(tensors.items())]]
-
-
-def _is_plain(value: Any) -> bool:
-    plain = isinstance(value, (bool, int, float, str, list, tuple, dict, set, Tensor))
-    return plain or hasattr(value, "get_vocab") or hasattr(value, "to_dict")
-
-
-def _tensor(tensor: Tensor) -> Any:
-    try:
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    except (RuntimeError, NotImplementedError) as error:
-        raise TypeError(f"a tensor on {tensor.device} of layout {tensor.layout} has no plain bytes") from error
-    return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(data.data).hexdigest()]
 
 
 def _tokenizer(tokenizer: Any) -> Any:
     """Describe vocabulary and rules of a tokenizer of transformers or tokenizers, and how it pads and truncates."""
     names = ("padding_side", "truncation_side", "pad_token_id", "do_lower_case", "all_special_tokens")
     settings = _described({name: getattr(tokenizer, name, None) for name in names})
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(backend, "to_str"):  # written in Python
-        return [settings, _joblib_hash([tokenizer, tokenizer.get_vocab()])]
-    rules = json.loads(backend.to_str())
+    rules = json.loads(getattr(tokenizer, "backend_tokenizer", tokenizer).to_str())
     words = repr(rules["model"])  # far faster than JSON
     return [settings, _settings("tokenizer", rules), hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()]
-
-
-def _joblib_hash(value: Any) -> str:
-    import joblib
-
-    try:
-        return joblib.hash(value)
-    except (pickle.PicklingError, AttributeError, RecursionError) as error:
-        raise TypeError(f"{type(value).__name__} cannot be pickled ({error})") from error
 
 
 def _code(made: Any) -> list[str]:

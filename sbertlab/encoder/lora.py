@@ -7,8 +7,10 @@ Source: Hu et al., 2021, LoRA: Low-Rank Adaptation of Large Language Models (arX
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import nn
 
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.models import Transformer
@@ -20,29 +22,22 @@ def add_lora(
     r: int = 8,
     alpha: int = 16,
     dropout: float = 0.0,
-    target_modules: Sequence[str] | None = None,
+    target_modules: str | Sequence[str] = "all-linear",
     seed: int = 0,
 ) -> SentenceTransformer:
     """Add adapters to the model's transformers, in place, and freeze their other weights; embeddings stay the same.
 
-    The arguments are those of `peft.LoraConfig`; without `target_modules` all linear layers but the pooler's are
-    adapted. `seed` determines the matrices A. `save` writes merged weights and leaves the adapters as they are.
+    The arguments are those of `peft.LoraConfig`; a pooler is not adapted. `seed` determines the matrices A. `save`
+    writes merged weights and leaves the adapters as they are.
     """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ImportError('LoRA adapters need peft: pip install "sbertlab[adapters]"') from error
+    from peft import LoraConfig, get_peft_model
+
     blocks = [block for block in model.modules() if isinstance(block, Transformer)]
-    if not blocks or has_adapters(model):
-        raise ValueError("add_lora needs a model with a Transformer and without adapters; adapters.merge removes them")
+    if not blocks:
+        raise ValueError("add_lora needs a model with a Transformer")
+    settings: dict[str, Any] = {"target_modules": target_modules, "exclude_modules": r"(.*\.)?pooler\..*"}
     for block in blocks:
-        config = LoraConfig(
-            r=r,
-            lora_alpha=alpha,
-            lora_dropout=dropout,
-            target_modules=list(target_modules) if target_modules else "all-linear",
-            exclude_modules=None if target_modules else r"(.*\.)?pooler\..*",
-        )
+        config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, **settings)
         with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
             torch.default_generator.manual_seed(seed)
             adapted = get_peft_model(block.auto_model, config)
@@ -58,6 +53,6 @@ def merge(model: SentenceTransformer) -> SentenceTransformer:
     return model
 
 
-def has_adapters(model: torch.nn.Module) -> bool:
+def has_adapters(model: nn.Module) -> bool:
     """Return whether a part of the model was adapted by peft."""
     return any(hasattr(part, "merge_and_unload") for part in model.modules())

@@ -5,20 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from safetensors.torch import save_file
 from torch import nn
 from transformers.utils import logging
 
 from sbertlab import models
 from sbertlab.encoder.load import BLOCKS, CONFIG_FILES, read_json
+from sbertlab.models.layers import activation_from_name
 from sbertlab.storage.files import staged_folder
+
+TOKENIZER_FILES = re.compile(r"(special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt|.+\.(model|jinja)")
+"""Files that a tokenizer would read, although the one that is saved does not write them."""
 
 
 def save_modules(
@@ -29,44 +31,24 @@ def save_modules(
     An earlier model in the folder is replaced; other files in it stay.
     """
     entries = []
-    earlier = _earlier_model(folder)
-    with staged_folder(folder, keep=lambda entry: entry not in earlier) as staging:
+    file = folder / "modules.json"
+    earlier = {entry["path"] for entry in read_json(file, list)} if file.is_file() else set()
+
+    def stays(entry: str) -> bool:
+        return entry not in earlier and not (earlier and TOKENIZER_FILES.fullmatch(entry))
+
+    with staged_folder(folder, keep=stays) as staging:
         for index, (name, module) in enumerate(modules.items()):
             dotted, path = _type_and_folder(module)
             in_root = index == 0 and isinstance(module, models.TokenizerModule)
             path = "" if in_root else f"{index}_{path}"
             _write_module(module, staging / path)
             entries.append({"idx": index, "name": name, "path": path, "type": dotted})
-        versions = {"transformers": transformers.__version__, "pytorch": torch.__version__}
-        stated = {name: value for name, value in settings.items() if name != "truncate_dim" or value is not None}
+        versions = {"sentence_transformers": "2.2.0", "pytorch": torch.__version__}
         write_json(staging / "modules.json", entries)
-        write_json(
-            staging / "config_sentence_transformers.json",
-            {"__version__": {"sentence_transformers": "2.2.0", **versions}, **stated},
-        )
+        write_json(staging / "config_sentence_transformers.json", {"__version__": versions, **settings})
         if model_card is not None:
             (staging / "README.md").write_text(model_card, encoding="utf-8")
-
-
-MODEL_FILES = re.compile(
-    r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)|(model\.safetensors|pytorch_model\.bin)\.index\.json"
-    r"|(modules|config|config_sentence_transformers|router_config|sentence_[\w-]+_config|generation_config)\.json"
-    r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt"
-    r"|(tokenizer|spiece|spm|sentencepiece\.bpe)\.model|chat_template\.jinja"
-)
-"""Names of the files of a model in the folder itself."""
-
-
-def _earlier_model(folder: Path) -> set[str]:
-    """Return the files and folders of a model that is already in `folder`; empty if there is no readable one."""
-    try:
-        paths = [PurePosixPath(entry["path"]).parts[:1] for entry in read_json(folder / "modules.json", list)]
-        router = folder / "router_config.json"
-        routed = read_json(router, dict)["types"] if router.is_file() else {}
-    except (OSError, ValueError, TypeError, KeyError):
-        return set()
-    files = {entry.name for entry in folder.iterdir() if MODEL_FILES.fullmatch(entry.name)}
-    return {part for parts in paths for part in parts} | set(routed) | files
 
 
 def _type_and_folder(module: nn.Module) -> tuple[str, str]:
@@ -96,13 +78,11 @@ def _write_module(module: Any, folder: Path) -> None:
     elif not isinstance(module, models.Module):
         raise ValueError(f"{type(module).__name__} cannot be saved: it is not a subclass of sbertlab.models.Module")
     else:
+        config = module.config()
         activation = getattr(module, "activation_function", None)
-        if activation is not None and not _has_default_arguments(activation):
-            raise ValueError(
-                f"activation_function {activation!r} cannot be saved: a model folder keeps its class, not its "
-                "arguments; take one with default arguments, or write a subclass that sets them"
-            )
-        write_json(folder / CONFIG_FILES.get(type(module).__name__, "config.json"), module.config())
+        if activation is not None and repr(activation_from_name(config["activation_function"])) != repr(activation):
+            raise ValueError(f"{activation!r} cannot be saved: a model folder keeps its class, not its arguments")
+        write_json(folder / CONFIG_FILES.get(type(module).__name__, "config.json"), config)
     state = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
     if state:
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -111,21 +91,17 @@ def _write_module(module: Any, folder: Path) -> None:
     return None
 
 
-def _has_default_arguments(module: nn.Module) -> bool:
-    try:
-        return repr(type(module)()) == repr(module)
-    except TypeError:
-        return False
-
-
 def _write_transformer(module: models.Transformer, folder: Path) -> None:
     auto_model: Any = module.auto_model
     if hasattr(auto_model, "merge_and_unload"):  # with adapters of peft
         auto_model = copy.deepcopy(auto_model).merge_and_unload()
-    elif getattr(auto_model, "_hf_peft_config_loaded", False):  # transformers would write the adapters alone
-        raise ValueError("adapters of transformers cannot be saved with the model; use adapters.add_lora or peft")
-    with no_progress_bar():
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # it breaks the bar of a training run
+    try:
         auto_model.save_pretrained(folder)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     module.tokenizer.save_pretrained(folder)
     if module.max_seq_length is not None:
         file = folder / "tokenizer_config.json"
@@ -133,20 +109,8 @@ def _write_transformer(module: models.Transformer, folder: Path) -> None:
     write_json(folder / "sentence_bert_config.json", module.config())
 
 
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Hide transformers' progress bar of a save, which breaks that of a training run."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _write_router(module: models.Router, folder: Path) -> None:
-    names: dict[int, str] = {}
+    names: dict[int, str] = {}  # a block on several routes is written once
     types: dict[str, str] = {}
     structure: dict[str, list[str]] = {}
     for route, blocks in module.sub_modules.items():
@@ -175,12 +139,9 @@ def write_json(file: Path, content: object) -> None:
 CARD = """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
-tags:
-- sentence-transformers
-- sentence-similarity
-- feature-extraction
-- sbertlab
-{datasets}---
+tags: [sentence-transformers, sentence-similarity, feature-extraction, sbertlab]
+datasets: {datasets}
+---
 
 # {title}
 
@@ -204,7 +165,7 @@ Building blocks:
 def model_card(model: Any, name: str | None = None, train_datasets: Sequence[str] = ()) -> str:
     """Return the README.md of a model, with the Hub's header; the title is the model's name if none is given."""
     return CARD.format(
-        datasets="".join(["datasets:\n", *(f"- {dataset}\n" for dataset in train_datasets)]) if train_datasets else "",
+        datasets=json.dumps(list(train_datasets), ensure_ascii=False),
         title=name or model.model_name or "A sentence encoder",
         length="any length" if model.max_seq_length is None else f"up to {model.max_seq_length} tokens",
         dimension=model.get_sentence_embedding_dimension(),

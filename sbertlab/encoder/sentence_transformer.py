@@ -7,8 +7,9 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from tqdm.auto import tqdm
 from sbertlab.checks import check_choice, checked_number
 from sbertlab.data.texts import Text, as_texts, distinct_texts, warn_of_truncation
 from sbertlab.encoder.batching import ChunkedEncoder, default_token_budget
-from sbertlab.encoder.load import check_sizes, load_modules
+from sbertlab.encoder.load import load_modules
 from sbertlab.encoder.save import model_card, save_modules
-from sbertlab.models import Features, Router, TokenizerModule, output_dimension
+from sbertlab.models import Features, Module, Router, TokenizerModule, output_dimension
 from sbertlab.storage.find import find_model
 from sbertlab.util import SimilarityFunction, quantize_embeddings
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
+WINDOW = 65_536  # texts tokenised and sorted at a time, so that memory stays bounded
+SIZE_KEYS = ("word_embedding_dimension", "in_word_embedding_dimension", "in_features", "dimension")
+"""Configuration keys that state the size of a block's input vectors."""
 
 
 class SentenceTransformer(ChunkedEncoder):
@@ -70,20 +74,11 @@ class SentenceTransformer(ChunkedEncoder):
         if (model_name_or_path is None) == (modules is None):
             raise ValueError("give either model_name_or_path or modules=[...], not both or neither")
         settings: dict[str, Any] = {}
-        blocks: OrderedDict[str, nn.Module]
         if modules is not None:
-            if not hasattr(modules, "__iter__"):
-                raise TypeError(f"modules must be a list of building blocks, got {type(modules).__name__}")
             blocks = OrderedDict((str(index), module) for index, module in enumerate(modules))
-            check_sizes({f"module {name} ({type(block).__name__})": block for name, block in blocks.items()})
-        elif not isinstance(model_name_or_path, (str, Path)):
-            raise TypeError(
-                f"model_name_or_path must be a name or a folder, got {type(model_name_or_path).__name__}; "
-                "building blocks go to modules=[...]"
-            )
         else:
             folder = find_model(
-                str(model_name_or_path),
+                cast(str, model_name_or_path),
                 revision=revision,
                 cache_folder=cache_folder,
                 token=use_auth_token if token is None else token,
@@ -93,13 +88,10 @@ class SentenceTransformer(ChunkedEncoder):
                 folder, model_args=model_kwargs, tokenizer_args=tokenizer_kwargs, trust_remote_code=trust_remote_code
             )
         super().__init__(blocks)
-        self.prompts: dict[str, str] = dict(settings.get("prompts") or {}) | dict(prompts or {})
-        for name, text in self.prompts.items():
-            if not isinstance(text, str):
-                raise TypeError(f"prompts[{name!r}] must be a text, got {type(text).__name__}")
+        self._check_sizes()
+        self.prompts: dict[str, str] = {**(settings.get("prompts") or {}), **(prompts or {})}
         self.default_prompt_name: str | None = default_prompt_name or settings.get("default_prompt_name")
-        if self.default_prompt_name is not None:
-            check_choice("default_prompt_name", self.default_prompt_name, self.prompts)
+        self._prompt(None, None)  # is there a default prompt of this name
         self.similarity_fn_name = similarity_fn_name or settings.get("similarity_fn_name") or "cosine"
         self.truncate_dim = _checked_dim(settings.get("truncate_dim") if truncate_dim is None else truncate_dim)
         self.model_name = str(model_name_or_path) if model_name_or_path is not None else None
@@ -109,6 +101,18 @@ class SentenceTransformer(ChunkedEncoder):
                 block.to(first.dtype)  # everything behind a bfloat16 encoder is bfloat16
         self.to(torch.device(device) if device is not None else best_device())
         self.eval()
+
+    def _check_sizes(self) -> None:
+        """Check that every block takes vectors of the size that the block before it returns."""
+        given = None
+        for name, block in self.named_children():
+            config = block.config() if isinstance(block, Module) else {}
+            wanted = next((config[key] for key in SIZE_KEYS if key in config), None)
+            if None not in (wanted, given) and wanted != given:
+                described = f"module {name} ({type(block).__name__})"
+                raise ValueError(f"{described} expects vectors of size {wanted}, but the block before returns {given}")
+            for size in ("get_word_embedding_dimension", "get_sentence_embedding_dimension"):
+                given = getattr(block, size)() if hasattr(block, size) else given
 
     # -- Encoding ------------------------------------------------------------------------------------------------------
 
@@ -163,32 +167,39 @@ class SentenceTransformer(ChunkedEncoder):
         check_choice("precision", precision, ("float32", "int8", "uint8", "binary", "ubinary"))
         checked_number("batch_size", batch_size, 1, whole=True)
         dim = self.truncate_dim if truncate_dim is None else _checked_dim(truncate_dim)
-        texts, single = as_texts(sentences)
-        prompt = self._prompt(prompt, prompt_name)
         if device is not None:
             self.to(device)
         if show_progress_bar is None:
             show_progress_bar = logger.isEnabledFor(logging.INFO)
+        texts, single = as_texts(sentences)
+        prompt = self._prompt(prompt, prompt_name)
         distinct, rows = distinct_texts(texts, prompt)
         budget = max(1, int(batch_size) * default_token_budget(self.device) // 32)
+        as_array = convert_to_numpy and not convert_to_tensor
+        windows: list[Any] = []
+        tokens = [np.zeros((2, 0), dtype=np.int64)]
         with (
             evaluating(self),
             tqdm(total=len(distinct), desc="Encoding", unit="text", disable=not show_progress_bar) as bar,
         ):
-            found, order, truncated, read = self._forward_all(
-                distinct, budget, task, prompt, output_value, bar, to_cpu=convert_to_numpy and not convert_to_tensor
-            )
-        warn_of_truncation(truncated[rows], read[rows], self.max_seq_length)
-        index = order[rows]
-        if not isinstance(found, Tensor):
-            results = [found[row] for row in index]
+            for start in range(0, len(distinct), WINDOW):
+                window = distinct[start : start + WINDOW]
+                found, counts = self.outputs(window, budget, task, prompt, output_value, bar)
+                windows.append(found.cpu() if as_array and isinstance(found, Tensor) else found)
+                tokens.append(counts)
+        truncated, read = np.concatenate(tokens, axis=1)[:, rows]
+        warn_of_truncation(truncated, read, self.max_seq_length)
+        if output_value != "sentence_embedding":
+            outputs = list(chain.from_iterable(windows))
+            results = [outputs[row] for row in rows]
             return results[0] if single else results
-        embeddings: Any = found[:, :dim][index]
+        embeddings: Any = torch.cat(windows) if windows else torch.empty(0, output_dimension(list(self)) or 0)
+        embeddings = embeddings[:, :dim][np.array(rows, dtype=np.int64)]
         if normalize_embeddings:
             embeddings = nn.functional.normalize(embeddings, dim=-1)
         if precision != "float32":
             embeddings = torch.from_numpy(quantize_embeddings(embeddings.float().cpu().numpy(), precision))
-        if convert_to_numpy and not convert_to_tensor:
+        if as_array:
             embeddings = (embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings).cpu().numpy()
         elif not convert_to_tensor:
             embeddings = list(embeddings)
@@ -218,13 +229,10 @@ class SentenceTransformer(ChunkedEncoder):
         return encode([text for batch in batches for text in batch["text"]], prompt_name=prompt_name, **arguments)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
-        if prompt is not None:
-            if not isinstance(prompt, str):
-                raise TypeError(f"prompt must be a text, got {type(prompt).__name__}")
-            return prompt
+        """Return the prompt, given, named or the default."""
         name = self.default_prompt_name if prompt_name is None else prompt_name
-        if name is None:
-            return ""
+        if prompt is not None or name is None:
+            return prompt or ""
         check_choice("prompt_name", name, self.prompts)
         return self.prompts[name]
 

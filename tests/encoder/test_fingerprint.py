@@ -22,7 +22,7 @@ from torch import nn
 
 import sbertlab
 from sbertlab import SentenceTransformer, models
-from sbertlab.encoder.fingerprint import ENCODING, MEASURING, fingerprint, key_of, source_digest
+from sbertlab.encoder.fingerprint import ENCODING, MEASURING, fingerprint, source_digest
 from sbertlab.encoder.stored_embeddings import EmbeddingStore, StoredEmbeddings
 
 Tiny = Callable[..., SentenceTransformer]
@@ -136,28 +136,6 @@ def test_what_embeddings_do_not_depend_on_leaves_the_fingerprint_alone(tiny: Tin
     assert fingerprint(SentenceTransformer(tmp_path / "b", device="cpu")) == before
 
 
-def test_models_of_sentence_transformers_have_fingerprints_by_the_same_rule(tiny: Tiny, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer as Original
-
-    dense(tiny).save(tmp_path / "model")
-    found = set()
-    for change in (
-        lambda model: None,
-        lambda model: setattr(model, "max_seq_length", 20),
-        lambda model: model.prompts.update(query="query: "),
-        lambda model: model[2].linear.bias.data.add_(1),
-        lambda model: model.half(),
-    ):
-        model = Original(str(tmp_path / "model"), device="cpu")
-        change(model)
-        before = fingerprint(model)
-        model.encode(["the cat sits"])
-        model.encode_query(["a dog"])
-        assert fingerprint(model) == before
-        found.add(before)
-    assert len(found) == 5
-
-
 def test_an_adapter_and_its_strength_change_the_fingerprint(tiny: Tiny) -> None:
     peft = pytest.importorskip("peft")
     model = tiny()
@@ -216,15 +194,13 @@ def test_code_that_may_change_unseen_is_refused_with_a_store_and_serves_without(
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # as in a notebook
     typed_in = type("TypedIn", (Sized,), {"__module__": "__main__", "__qualname__": "TypedIn"})
     for model in (Local(), typed_in()):
-        with pytest.raises(TypeError, match=r"cannot be fingerprinted: .* Without a store \(store=None\)"):
+        with pytest.raises(TypeError, match="cannot be fingerprinted, so use no store"):
             StoredEmbeddings(model, EmbeddingStore(tmp_path))
         assert StoredEmbeddings(model).encode(["a"]).shape == (1, 4)
     model = tiny(modules=[Scaled(1.0, table=lambda x: x)])
     with pytest.raises(TypeError, match="lambda"):
         StoredEmbeddings(model, EmbeddingStore(tmp_path))
     assert StoredEmbeddings(model).encode(["a"]).shape == (1, 32)
-    with pytest.raises(TypeError, match="a tensor on meta"):
-        fingerprint(nn.Linear(2, 2, device="meta"))
 
 
 @pytest.mark.slow
@@ -241,10 +217,6 @@ def test_the_fingerprint_of_a_real_model_takes_about_as_long_as_hashing_its_weig
         plain.append(middle - start)
         whole.append(time.process_time() - middle)
     assert min(whole) < 3 * min(plain) + 0.5
-
-
-def test_half_of_a_surrogate_pair_is_a_key_like_any_other() -> None:
-    assert key_of("\ud83d") != key_of("\udc08") != key_of("?")
 
 
 def edited(root: Path, part: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,12 +80,6 @@ def test_adapters_of_a_bfloat16_model_are_float32_and_its_weights_stay_bfloat16(
     assert {value.dtype for value in merge(model).state_dict().values()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_adapters_take_the_mode_of_the_model(training: bool, tiny: Tiny) -> None:
-    model = add_lora(tiny().train(training), dropout=0.1)
-    assert {part.training for part in model.modules()} == {training}
-
-
 def test_fit_moves_the_adapters_and_the_dense_block_behind_them_and_nothing_else(tiny: Tiny) -> None:
     model = add_lora(tiny(modules=[models.Dense(32, 16)], dropout=0.1), dropout=0.1)
     before = state_of(model)
@@ -143,26 +136,9 @@ def test_each_route_gets_adapters(tiny: Tiny) -> None:
     assert all(has_adapters(model[0].route(route)) for route in routes)
 
 
-def test_models_that_cannot_be_adapted_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_models_that_cannot_be_adapted_are_refused(tiny: Tiny) -> None:
     static = SentenceTransformer(modules=[models.StaticEmbedding.from_transformer(tiny()[0])], device="cpu")
-    for model in (add_lora(tiny()), static):
-        with pytest.raises(ValueError, match="with a Transformer and without adapters"):
-            add_lora(model)
-    with pytest.raises(ValueError, match="q_lin"):
+    with pytest.raises(ValueError, match="needs a model with a Transformer"):
+        add_lora(static)
+    with pytest.raises(ValueError, match="No modules were targeted"):
         add_lora(tiny(), target_modules=["q_lin"])
-
-
-def test_a_model_adapted_by_transformers_is_not_saved_as_adapters_alone(tiny: Tiny, tmp_path: Path) -> None:
-    import peft
-
-    model = tiny()
-    model[0].auto_model.add_adapter(peft.LoraConfig(target_modules=["query"]))
-    with pytest.raises(ValueError, match=r"adapters\.add_lora"):
-        model.save(tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_missing_peft_says_what_to_install(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ImportError, match=r'pip install "sbertlab\[adapters\]"'):
-        add_lora(tiny())
