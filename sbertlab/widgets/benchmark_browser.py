@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
@@ -20,14 +20,10 @@ class BenchmarkBrowser(Panel):
     """Choose models and tasks of a benchmark: their ranking with intervals and ties, and pairs compared.
 
     Means, intervals and verdicts are those over the chosen tasks, computed from the tables of the folder.
-
-    `folder` has benchmark.csv, comparisons.csv and environment.json; a FileNotFoundError says that it has no measured
-    table. `preset` is "offline", "local" or "published", by default the first one in the tables.
+    `preset` is "offline", "local" or "published", by default the first one in the tables.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike[str] = "figures", preset: str | None = None, *, theme: str = "light"
-    ) -> None:
+    def __init__(self, folder: str | Path = "figures", preset: str | None = None, *, theme: str = "light") -> None:
         super().__init__(theme=theme)
         cells, pairs, _ = read(folder)
         cells = cells[~cells["tag"].isin(["published", "failed"])]
@@ -77,10 +73,7 @@ class BenchmarkBrowser(Panel):
                 widget.value = tuple(names)
 
     def verdict(self, a: tuple[str, str], b: tuple[str, str]) -> pd.Series:
-        """Return the comparison of two (model, variant) in the mean over the chosen tasks, as a minus b.
-
-        A ValueError says that no task is chosen, or that the two are the same or not both measured on the tasks.
-        """
+        """Return the comparison of two (model, variant) in the mean over the chosen tasks, as a minus b."""
         means = over_tasks(self.pairs, self.cells, list(self._tasks.value))
         turned = means.rename(columns=dict(zip(PAIR, [*PAIR[2:], *PAIR[:2]], strict=True)))
         turned = turned.assign(difference=-means["difference"], low=-means["high"], high=-means["low"])
@@ -96,8 +89,7 @@ class BenchmarkBrowser(Panel):
             raise ValueError("choose at least one task and one model")
         if self._view.value == "tasks":
             return score_heatmap(self.shown, self.comparisons, "all", theme=self.theme)
-        every = len(self._tasks.value) == len(self._tasks.options)
-        note = "" if every else f"Only {', '.join(self._tasks.value)[:70]}."
+        note = f"Tasks: {', '.join(self._tasks.value)}"
         return standings_figure(self.shown, self.comparisons, note=note, theme=self.theme)
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,13 @@ BORDERLINE = 6
 class ThresholdLab(Panel):
     """Precision and recall of "these two are similar" against the threshold, with intervals, a slider and an export.
 
-    The slider begins at the greatest F1, and the button "Greatest F1" returns there. "Precision of at least" goes to
-    the lowest threshold with that precision. "Export" writes the threshold with its intervals as JSON, for
-    `Threshold.load`.
+    The slider begins at the greatest F1. "Precision of at least" goes to the lowest threshold with that precision.
 
     Args:
         labels: 1 for a similar pair, 0 for another.
         scores: similarity of each pair.
         pairs: texts of the pairs, one row per pair, to list those at the border; by default none are listed.
-        folder: where "Export" writes threshold.json.
+        folder: where "Export" writes threshold.json, with its intervals, for `Threshold.load`.
         resamples: bootstrap resamples of the pairs for the intervals.
 
     >>> lab = ThresholdLab([1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], resamples=20)
@@ -48,7 +45,7 @@ class ThresholdLab(Panel):
         labels: ArrayLike,
         scores: ArrayLike,
         pairs: pd.DataFrame | None = None,
-        folder: str | os.PathLike[str] = ".",
+        folder: str | Path = ".",
         *,
         resamples: int = 500,
         theme: str = "light",
