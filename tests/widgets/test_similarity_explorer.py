@@ -10,26 +10,21 @@ import pytest
 
 from sbertlab import SentenceTransformer, models
 from sbertlab.analysis.explain import explain
-
-ipywidgets = pytest.importorskip("ipywidgets")
-from sbertlab.plots.analysis import explanation_figure  # noqa: E402
-from sbertlab.widgets.similarity_explorer import SimilarityExplorer  # noqa: E402
+from sbertlab.plots.analysis import explanation_figure
+from sbertlab.widgets import SimilarityExplorer
 
 Tiny = Callable[..., SentenceTransformer]
 
 
-def compare(panel: Any, typed: str) -> None:
-    """Type sentences and click the button."""
-    panel._typed.value = typed
-    [button] = [part for group in panel.children for part in getattr(group, "children", ()) if hasattr(part, "click")]
-    button.click()
+def test_typed_sentences_are_compared_and_a_pair_is_explained(tiny: Tiny, controls: Any) -> None:
+    def compare(typed: str) -> None:
+        panel._typed.value = typed
+        controls(panel)["Compare"].click()
 
-
-def test_typed_sentences_are_compared_and_a_pair_is_explained(tiny: Tiny) -> None:
     model = tiny()
-    panel = SimilarityExplorer(model, ["the cat", "a dog"])
+    panel: Any = SimilarityExplorer(model, ["the cat", "a dog"])
     assert panel.explanation.score == pytest.approx(explain(model, "the cat", "a dog").score)
-    compare(panel, "the cat\n\n  my   garden \nthe bank <b>\n")
+    compare("the cat\n\n  my   garden \nthe bank <b>\n")
     assert panel.texts == ["the cat", "my garden", "the bank <b>"]
     embeddings = model.encode(panel.texts)
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -38,12 +33,9 @@ def test_typed_sentences_are_compared_and_a_pair_is_explained(tiny: Tiny) -> Non
     panel.select(1, 2)
     assert panel.explanation.score == pytest.approx(panel.similarities[1, 2], abs=1e-6)
     assert panel._tokens.value != before
-    assert "image/png" in panel._repr_mimebundle_()
-    compare(panel, "alone")
+    compare("alone")
     assert panel.problem == "type from 2 to 24 sentences, one per line; got 1"
     assert len(panel.texts) == 3, "what was shown stays"
-    compare(panel, "the sun\nthe moon")
-    assert panel.problem == ""
 
 
 def test_a_pair_that_cannot_be_explained_leaves_the_matrix(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +49,7 @@ def test_a_pair_that_cannot_be_explained_leaves_the_matrix(tiny: Tiny, monkeypat
     assert panel.explanation is None
     assert "gives &#x27;a &lt;dog&gt;&#x27; the zero vector" in panel._words.value
     assert panel._tokens.value == b""
-    assert "image/png" in panel._repr_mimebundle_()
+    assert panel.static().axes, "the matrix"
     panel.select(0, 2)
     assert panel.explanation is not None
     assert "zero vector" not in panel._words.value
@@ -66,7 +58,7 @@ def test_a_pair_that_cannot_be_explained_leaves_the_matrix(tiny: Tiny, monkeypat
 def test_what_belongs_to_no_token_is_said(tiny: Tiny) -> None:
     panel = SimilarityExplorer(tiny(modules=[models.Dense(32, 8)]), ["the cat", "a dog"])
     assert "see (rest)" in panel._words.value
-    assert "(rest)" in panel.explanation.pairs.index
+    assert "(rest)" in panel.explanation.pairs.index  # type: ignore[union-attr]
 
 
 def test_the_figure_has_every_share_and_the_sums_at_its_edge(tiny: Tiny) -> None:
@@ -77,4 +69,3 @@ def test_the_figure_has_every_share_and_the_sums_at_its_edge(tiny: Tiny) -> None
     assert len(texts) == (rows + 1) * (columns + 1)
     assert texts[0] == f"{100 * found.pairs.iloc[0, 0]:z.1f}"
     assert texts[-1] == f"{100 * found.score:z.0f}"
-    assert axes.get_yticklabels()[-1].get_text() == "sum"

@@ -11,24 +11,14 @@ import pytest
 
 from sbertlab.analysis.thresholds import Threshold, choose_threshold
 from sbertlab.evaluation.pairs import best_thresholds
-
-pytest.importorskip("ipywidgets")
-from sbertlab.widgets.threshold_lab import ThresholdLab
+from sbertlab.widgets import ThresholdLab
 
 RANDOM = np.random.default_rng(0)
 LABELS = (RANDOM.random(300) < 0.4).astype(int)
 SCORES = (0.4 + 0.25 * LABELS + RANDOM.normal(0, 0.15, 300)).round(2)
 
 
-def click(widget: Any, name: str) -> None:
-    """Click the button of that name, wherever it is in a panel."""
-    if getattr(widget, "description", None) == name and hasattr(widget, "click"):
-        widget.click()
-    for child in getattr(widget, "children", ()):
-        click(child, name)
-
-
-def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(tmp_path: Path) -> None:
+def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(controls: Any, tmp_path: Path) -> None:
     texts = pd.DataFrame({"first": [f"<b>{n}</b>" for n in range(300)], "second": ["x"] * 300})
     lab = ThresholdLab(LABELS, SCORES, texts, tmp_path / "<b>", resamples=30)
     best, before = lab.chosen, lab._image.value
@@ -39,21 +29,20 @@ def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(tmp_path: 
     assert "&lt;b&gt;" in lab._border.value
     assert "<b>" not in lab._border.value
     lab._goal.value = 0.85
-    click(lab, "Go there")
+    controls(lab)["Go there"].click()
     assert lab.chosen == choose_threshold(LABELS, SCORES, "precision", 0.85, resamples=30)
     assert lab.chosen.threshold == lab._slider.value
-    click(lab, "Export")
+    controls(lab)["Export"].click()
     assert Threshold.load(tmp_path / "<b>" / "threshold.json") == lab.chosen
     assert "&lt;b&gt;" in lab._saved.value
-    click(lab, "Greatest F1")
+    controls(lab)["Greatest F1"].click()
     assert lab.chosen == best
-    assert set(lab._repr_mimebundle_()) >= {"image/png", "text/plain"}
 
 
-def test_a_goal_that_cannot_be_reached_leaves_the_panel_where_it_is() -> None:
+def test_a_goal_that_cannot_be_reached_leaves_the_panel_where_it_is(controls: Any) -> None:
     lab = ThresholdLab([0, 1, 0], [0.9, 0.5, 0.1], resamples=20)
     before = lab.chosen
-    click(lab, "Go there")
+    controls(lab)["Go there"].click()
     assert "no threshold has a precision of at least 0.9" in lab.problem
     assert lab.chosen == before
     with pytest.raises(ValueError, match="scores has 300, pairs has 1"):

@@ -1,0 +1,27 @@
+"""The controls of a panel by their names; without the lab extra, nothing here is collected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+collect_ignore_glob = [] if find_spec("ipywidgets") else ["test_*.py"]
+
+
+@pytest.fixture
+def controls() -> Callable[[Any], dict[str, Any]]:
+    """A function of a panel that returns its buttons, menus and sliders by their labels."""
+
+    def find(panel: Any) -> dict[str, Any]:
+        found, waiting = {}, [panel]
+        while waiting:
+            widget = waiting.pop()
+            waiting += getattr(widget, "children", ())
+            if getattr(widget, "description", ""):
+                found[widget.description] = widget
+        return found
+
+    return find
