@@ -28,15 +28,10 @@ from sbertlab.analysis.ranks import (
     standings,
     task_scores,
 )
-from sbertlab.checks import checked_number
 from sbertlab.plots.maps import write_labels
 from sbertlab.plots.style import Theme, canvas, color_table, drawable, halo, open_grid, style
 
-INTERVAL, SEED = "95 % interval", "single seed"
-"""Names of the marks beside ring and dot."""
-
-RANK_WIDTH, LANE_WIDTH = 0.62, 0.14
-"""Width in inches of the column of ranks, and of a line that joins ties."""
+FAILED = "\N{MULTIPLICATION SIGN}"
 
 COSTS = {
     "sentences_per_second": ("Sentences per second (more is better)", True),
@@ -61,49 +56,41 @@ def standings_figure(
     `resolution`, the smallest difference of means that the table can detect, is drawn as a scale bar.
 
     Raises:
-        ValueError: no model has all its tasks, a pair is missing from `comparisons`, or `resolution` is not positive.
+        ValueError: no model has all its tasks, or a pair is missing from `comparisons`.
     """
-    ranking = standings(table)
+    ranking, seeds = standings(table), seed_scores(table)["mean"].sort_index()
     placed, missing = ranking.dropna(subset="mean"), ranking.index[ranking["mean"].isna()]
     if placed.empty:
         raise ValueError("table has no model with all its tasks, so there are no means to rank")
-    resolution = None if resolution is None or np.isnan(resolution) else resolution
-    if resolution is not None:
-        checked_number("resolution", resolution, above=True)
     apart = None if comparisons is None else distinguishable(comparisons, placed.index)
     ties = [] if apart is None else [group for group in tied_groups(apart) if len(group) > 1]
-    bottom = len(placed) - 0.5 + 1.7 * (resolution is not None)
+    scale = resolution if resolution is not None and resolution > 0 else 0.0
+    bottom = len(placed) - 0.5 + 1.7 * bool(scale)
     footer = f"{mean_of(measured_cells(table))}."
     footer += " Models joined by a line, or tinted like the leader, do not differ significantly." if ties else ""
     if len(missing):
         footer += f" No mean, because cells failed: {', '.join(f'{model} ({variant})' for model, variant in missing)}."
-    right = RANK_WIDTH + LANE_WIDTH * len(ties)
-    grid: Any = {} if apart is None else {"columns": 2, "width_ratios": [6 - right, right]}
     with style(theme) as colors:
-        figure, panels = canvas(7.0, 0.98 + 0.265 * bottom, title, f"{footer} {note}", share=True, **grid)
+        figure, panels = canvas(7.0, 0.98 + 0.265 * bottom, title, f"{footer} {note}")
         axes = panels[0, 0]
-        seeds = seed_scores(table)["mean"].sort_index()
-        for row, key in enumerate(placed.index):
-            page = colors.background
-            if apart is not None and ties and not apart[0, row]:
-                page = colors.faint(colors.good, 0.11)
-                axes.axhspan(row - 0.5, row + 0.5, color=page, linewidth=0)
-            _draw_standing(axes, row, key[1], placed.loc[key], seeds.loc[key], page, colors)
-        axes.set_yticks(range(len(placed)), [short_name(model) for model, _ in placed.index], color=colors.ink)
+        for row, (key, place) in enumerate(placed.iterrows()):
+            _draw_standing(axes, row, str(key[1]), place, seeds.loc[key], colors)
         axes.margins(x=0.1)
-        if resolution is not None:
-            _draw_resolution(axes, len(placed), resolution, colors)
+        if scale:
+            start = axes.dataLim.x0
+            axes.plot((start, start + scale), [len(placed)] * 2, "|-", color=colors.ink, markersize=7)
+            caption = f"{scale:.2g} points: smallest difference detected with 80 % power (median pair)"
+            axes.text(start, len(placed) + 0.75, caption, va="center", fontsize=8, color=colors.soft)
+        axes.set_yticks(range(len(placed)), [short_name(model) for model, _ in placed.index], color=colors.ink)
         axes.set(ylim=(bottom, -0.6), xlabel="Mean score")
         axes.grid(axis="x")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        key_lines = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        names = [name for name in (*VARIANTS, INTERVAL, SEED) if name in key_lines]
-        place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 4, "borderaxespad": 0, "borderpad": 0.2}
-        axes.legend([key_lines[name] for name in names], names, handlelength=1.2, **place).set_in_layout(False)
+        handles, names = axes.get_legend_handles_labels()
+        marks = dict(zip(names, handles, strict=True))  # each name once
+        axes.legend(marks.values(), marks, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
         if apart is not None:
-            panels[0, 1].set(xlim=(0, right))
-            _draw_ranks(panels[0, 1], apart, ties, colors)
+            _draw_ranks(axes, apart, ties, colors)
     return figure
 
 
@@ -127,52 +114,33 @@ def score_heatmap(
     scores, families = task_scores(table, variant)
     behind = (scores.max() - scores).to_numpy()
     most = max(float(np.nanmax(behind, initial=0)), 1e-9)
-    shades = 0.6 - 0.54 * (behind / most) ** 0.5
-    numbers = [
-        ["\N{MULTIPLICATION SIGN}" if np.isnan(value) else f"{value:z.1f}" for value in row]
-        for row in scores.to_numpy()
-    ]
-    rows = [short_name(model) for model, _ in scores.index]
+    numbers = [[FAILED if np.isnan(value) else f"{value:z.1f}" for value in row] for row in scores.to_numpy()]
+    rows = [f"{short_name(model)} {'●' if one == VARIANTS[-1] else '○'}" for model, one in scores.index]
     columns = [drawable(str(task), 30) for task in scores]
     footer = "○ untuned, ● fine-tuned. Bold: best of the column."
     footer += " Framed: not significantly different from it." if comparisons is not None else ""
     footer += f" The fainter a cell, the further behind the best (up to {most:.1f} points)."
-    footer += " \N{MULTIPLICATION SIGN}: a seed failed." * bool(scores.isna().to_numpy().any())
-    cell = float(np.clip(max(0.076 * len(family) / families.count(family) for family in families), 0.41, 0.8))
-    longest = max(len(line) for row in rows for line in row.split("\n"))
-    tall = 0.068 * max(map(len, columns))
-    width = max(0.6 + 0.072 * longest + cell * len(columns) + 0.8 * max(tall - 0.9, 0), 7.0)
+    footer += f" {FAILED}: a seed failed." if scores.isna().to_numpy().any() else ""
     with style(theme) as colors:
-        figure, panels = canvas(width, 0.6 + 0.77 * tall + 0.29 * len(rows), title, footer)
-        axes = panels[0, 0]
-        letters = color_table(axes, colors, shades, rows, columns, numbers)
-        for (row, column), value in np.ndenumerate(behind):
-            letters[row][column].set(fontsize=8, weight="normal" if value else "bold")
-        for column, (task, values) in enumerate(scores.items() if comparisons is not None else ()):
-            order = values.dropna().sort_values(ascending=False, kind="stable").index
-            tied = ~distinguishable(comparisons, order, str(task))[0] if comparisons is not None and len(order) else []
-            for row in scores.index.get_indexer(order[tied]):
-                frame = Rectangle(
-                    (column + 0.06, row + 0.09), 0.88, 0.82, fill=False, edgecolor=colors.ink, linewidth=1.3
-                )
-                axes.add_patch(frame)
-        axes.set(ylim=(len(rows) + 0.75, 0))
-        axes.set_aspect(0.29 / cell, anchor="W")  # cells of a small table stay small
-        axes.tick_params(axis="y", pad=14)
-        for row, (_, one) in enumerate(scores.index):
-            axes.plot(-0.11 / cell, row + 0.5, markersize=5, clip_on=False, scalex=False, **_mark(one, colors))
+        shades = 0.6 - 0.54 * (behind / most) ** 0.5
+        figure, axes = color_table(colors, shades, rows, columns, numbers, title, footer, (0.68, 0.29))
+        for text, lag in zip(axes.texts, behind.flat, strict=True):
+            text.set(fontsize=8, weight="normal" if lag else "bold")
+        if comparisons is not None:
+            _frame_ties(axes, scores, comparisons, colors)
+        axes.set_ylim(len(rows) + 0.75, 0)
         for family in dict.fromkeys(families):
             start, count = 1 + families.index(family), families.count(family)
             axes.axvline(start, color=colors.background, linewidth=6, ymin=0.75 / (len(rows) + 0.75))
             axes.plot((start + 0.1, start + count - 0.1), [len(rows) + 0.16] * 2, color=colors.soft, linewidth=1)
-            name: Any = {"ha": "center", "va": "top", "fontsize": 8, "color": colors.soft}
-            axes.text(start + count / 2, len(rows) + 0.28, drawable(family, 24), **name)
+            name = drawable(family, 24)
+            axes.text(start + count / 2, len(rows) + 0.28, name, ha="center", va="top", fontsize=8, color=colors.soft)
     return figure
 
 
 def quality_figure(
     table: pd.DataFrame,
-    models: pd.DataFrame | Mapping[str, Mapping[str, Any]],
+    models: Mapping[str, Mapping[str, Any]],
     *,
     title: str = "What does quality cost?",
     theme: str = "light",
@@ -180,8 +148,8 @@ def quality_figure(
     """Mean score against speed and size; a line joins the models that no other beats in both (the Pareto front).
 
     A model is shown fine-tuned where there is such a variant. Vertical bars are 95 % intervals; axes of cost are
-    logarithmic. A property that no model has gets no panel. `models` holds sentences_per_second and parameters: a table
-    with the models as its index, or the "models" of a preset in environment.json.
+    logarithmic. `models` holds sentences_per_second and parameters by model, as the "models" of a preset in
+    environment.json do; a property that no model has gets no panel.
 
     Raises:
         ValueError: no model has one of the properties.
@@ -189,9 +157,8 @@ def quality_figure(
     # "fine-tuned" sorts before "untuned", so the first row of a model is its last state
     final = standings(table).sort_index(level="variant", kind="stable").groupby(level="model").head(1)
     final = final.reset_index("variant").dropna(subset="mean")
-    properties = models if isinstance(models, pd.DataFrame) else pd.DataFrame.from_dict(dict(models), orient="index")
-    costs = properties.reindex(index=final.index, columns=list(COSTS)).apply(pd.to_numeric, errors="coerce")
-    costs = costs.where(costs > 0).dropna(axis="columns", how="all")
+    costs = pd.DataFrame(models).T.reindex(index=final.index, columns=list(COSTS)).astype(float)
+    costs = costs.dropna(axis="columns", how="all")
     if not costs.size:
         raise ValueError(f"models has none of {list(COSTS)} for the models with a mean: {list(final.index)}")
     footer = f"{mean_of(measured_cells(table))}. Joined and coloured: no model is better in both."
@@ -199,8 +166,7 @@ def quality_figure(
     if lacking := [str(model) for model in costs.index[costs.isna().any(axis=1)]]:
         footer += f" Unknown cost: {', '.join(lacking)}."
     with style(theme) as colors:
-        width = 0.7 + 4.15 * costs.shape[1] + 0.8 * (costs.shape[1] == 1)
-        figure, panels = canvas(width, 3.7, title, footer, columns=costs.shape[1], share=True)
+        figure, panels = canvas(0.9 + 4.15 * costs.shape[1], 3.7, title, footer, columns=costs.shape[1], sharey=True)
         panels[0, 0].set_ylabel("Mean score")
         drawn = []
         for axes, name in zip(panels.flat, costs, strict=True):
@@ -215,25 +181,16 @@ def quality_figure(
             axes.margins(0.2, 0.12)
             open_grid(axes)
             drawn.append((axes, placed))
-        for axes, placed in drawn:
-            spots, lines = (
-                placed[["cost", "mean"]].to_numpy(),
-                [one for one in axes.lines if one.get_linestyle() == "-"],
-            )
-            covered = np.concatenate([spots, *(line.get_path().interpolated(12).vertices for line in lines)])
+        for axes, placed in drawn:  # when both panels have their limits
+            spots, names = placed[["cost", "mean"]].to_numpy(), [short_name(str(model)) for model in placed.index]
             shades = [colors.readable(colors.good) if ahead else colors.soft for ahead in placed["front"]]
-            names = [short_name(str(model)) for model in placed.index]
-            covered = covered[np.isfinite(covered).all(axis=1)]
-            write_labels(axes, spots, names, shades, covered, radius=7.2, fontsize=7.5)
+            lines = np.concatenate([line.get_path().interpolated(12).vertices for line in axes.lines])
+            write_labels(axes, spots, names, shades, lines, fontsize=7.5)
     return figure
 
 
 def short_name(name: str) -> str:
-    """The name on at most two lines.
-
-    >>> short_name("microsoft/MiniLM-L12-H384-uncased")
-    'microsoft/MiniLM-L12-H384-\\nuncased'
-    """
+    """The name on at most two lines of 28 characters."""
     return fill(drawable(name), 28, max_lines=2, placeholder="…")
 
 
@@ -250,68 +207,60 @@ def pareto_front(costs: pd.Series, scores: pd.Series, more_is_better: bool) -> p
     return pd.Series(~(as_good & better).any(axis=1), index=scores.index)
 
 
-def _mark(variant: str, colors: Theme) -> dict[str, Any]:
-    """How a variant is drawn: untuned as a grey ring, fine-tuned as a coloured dot."""
-    tuned = variant == VARIANTS[-1]
-    shade = colors.good if tuned else colors.soft
-    face = shade if tuned else colors.background
-    return {"marker": "o", "color": shade, "markerfacecolor": face, "markeredgewidth": 1.4, "linestyle": "none"}
+def _mark(variant: str, shade: str, colors: Theme) -> dict[str, Any]:
+    """How a variant is drawn: untuned as a ring, fine-tuned as a dot."""
+    face = shade if variant == VARIANTS[-1] else colors.background
+    return {"marker": "o", "color": shade, "markerfacecolor": face, "markersize": 6, "linestyle": "none"}
 
 
-def _draw_standing(
-    axes: Axes, row: int, variant: str, place: pd.Series, seeds: pd.Series, page: str, colors: Theme
-) -> None:
+def _draw_standing(axes: Axes, row: int, variant: str, place: pd.Series, seeds: pd.Series, colors: Theme) -> None:
     """One row of the ranking: interval, seeds, ring or dot, and the number."""
-    mark, right = _mark(variant, colors), float(place["mean"])
-    shade = mark["color"]
-    if place[["low", "high"]].notna().all():
-        bar: dict[str, Any] = {"color": colors.faint(shade, 0.45), "linewidth": 5, "solid_capstyle": "butt"}
-        axes.plot(place[["low", "high"]].tolist(), (row, row), label=INTERVAL, **bar)
-        right = max(right, float(place["high"]))
-    axes.plot(place["mean"], row, markersize=6, label=variant, **mark)
+    mean, ends = place["mean"], place[["low", "high"]].tolist()
+    shade = colors.good if variant == VARIANTS[-1] else colors.soft
+    if np.isfinite(ends).all():
+        bar = colors.faint(shade, 0.45)
+        axes.plot(ends, (row, row), color=bar, linewidth=5, solid_capstyle="butt", label="95 % interval")
+    axes.plot(mean, row, label=variant, **_mark(variant, shade, colors))
     if len(seeds) > 1:
-        below = np.full(len(seeds), row + 0.33)
-        axes.plot(seeds, below, "|", markersize=4, markeredgewidth=0.9, color=shade, label=SEED)
-    text: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8, "path_effects": halo(page)}
-    axes.annotate(f"{place['mean']:.1f}", (right, row), (7, 0), color=colors.readable(shade), **text)
-
-
-def _draw_resolution(axes: Axes, row: float, resolution: float, colors: Theme) -> None:
-    """A scale bar, as on a map, with its caption."""
-    low, high = axes.get_xlim()
-    start = low + 0.02 * (high - low)
-    axes.set_xlim(low, max(high, start + 1.1 * resolution))
-    axes.plot((start, start + resolution), (row, row), color=colors.ink, linewidth=1.4, marker="|", markersize=7)
-    caption = f"{resolution:.2g} points: smallest difference detected with 80 % power (median pair)"
-    text: dict[str, Any] = {"va": "center", "fontsize": 8, "color": colors.soft, "in_layout": False}
-    axes.text(start, row + 0.75, caption, bbox={"facecolor": colors.background, "linewidth": 0, "pad": 1.5}, **text)
+        axes.plot(seeds, [row + 0.33] * len(seeds), "|", markersize=4, color=shade, label="single seed")
+    text: Any = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": colors.readable(shade)}
+    axes.annotate(f"{mean:.1f}", (np.nanmax([mean, *ends]), row), (7, 0), path_effects=halo(colors.background), **text)
 
 
 def _draw_ranks(axes: Axes, apart: np.ndarray, ties: list[list[int]], colors: Theme) -> None:
-    """The ranks that each row may have, and for each group of ties a line with a knot at each of its members."""
-    axes.set_axis_off()
-    middle = 0.45 * RANK_WIDTH
-    axes.text(middle, -0.75, "rank", ha="center", va="bottom", fontsize=8, color=colors.soft)
+    """At the right the ranks that each row may have, and for each group of ties a line with a knot at each member."""
+    text: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "center"}
+    axes.text(1.05, -0.9, "rank", fontsize=8, color=colors.soft, **text)
     for row, differs in enumerate(apart):
         first, last = 1 + int(differs[:row].sum()), len(apart) - int(differs[row:].sum())
-        certain = first == last
-        look: dict[str, Any] = {"weight": "bold", "color": colors.ink} if certain else {"color": colors.soft}
-        ranks = f"{first}" if certain else f"{first}\N{EN DASH}{last}"
-        axes.text(middle, row, ranks, ha="center", va="center", fontsize=8.5, **look)
+        if first == last:
+            axes.text(1.05, row, f"{first}", weight="bold", **text)
+        else:
+            axes.text(1.05, row, f"{first}\N{EN DASH}{last}", color=colors.soft, **text)
+        if ties and not differs[0]:
+            axes.axhspan(row - 0.5, row + 0.5, color=colors.faint(colors.good, 0.11), linewidth=0)
     for lane, group in enumerate(ties):
-        x = RANK_WIDTH + LANE_WIDTH * (lane + 0.5)
-        axes.plot([x] * len(group), group, marker="o", markersize=3.2, linewidth=1.6, color=colors.ink)
+        look: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False, "markersize": 3.2}
+        axes.plot([1.11 + 0.025 * lane] * len(group), group, "o-", color=colors.ink, **look)
+
+
+def _frame_ties(axes: Axes, scores: pd.DataFrame, comparisons: pd.DataFrame, colors: Theme) -> None:
+    """Frame the best of each task and all that do not differ significantly from it."""
+    for column, (task, values) in enumerate(scores.items()):
+        order = values.dropna().sort_values(ascending=False, kind="stable").index
+        tied = order[~distinguishable(comparisons, order, str(task))[0]] if len(order) else order
+        for row in scores.index.get_indexer(tied):
+            frame = Rectangle((column + 0.06, row + 0.09), 0.88, 0.82, fill=False)
+            axes.add_patch(frame).set(edgecolor=colors.ink, linewidth=1.3)
 
 
 def _draw_front(axes: Axes, placed: pd.DataFrame, more_is_better: bool, colors: Theme) -> None:
     """Steps along the Pareto front, and every model with its interval."""
     front = placed[placed["front"]].sort_values("cost")
     steps = f"steps-{'pre' if more_is_better else 'post'}"
-    axes.plot(front["cost"], front["mean"], color=colors.faint(colors.good, 0.55), linewidth=1.4, drawstyle=steps)
+    axes.plot(front["cost"], front["mean"], color=colors.faint(colors.good, 0.55), drawstyle=steps)
     for _, place in placed.iterrows():
-        tuned = place["variant"] == VARIANTS[-1]
-        color = colors.good if place["front"] else colors.soft
-        bar: dict[str, Any] = {"color": colors.faint(color, 0.6), "linewidth": 2.2}
-        axes.plot([place["cost"]] * 2, place[["low", "high"]].astype(float), **bar)
-        look = {"color": color, "markerfacecolor": color if tuned else colors.background}
-        axes.plot(place["cost"], place["mean"], markersize=6.5, **_mark(place["variant"], colors) | look)
+        shade = colors.good if place["front"] else colors.soft
+        ends = place[["low", "high"]].astype(float)
+        axes.plot([place["cost"]] * 2, ends, color=colors.faint(shade, 0.6), linewidth=2.2)
+        axes.plot(place["cost"], place["mean"], **_mark(place["variant"], shade, colors))

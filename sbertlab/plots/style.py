@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from textwrap import fill
 from typing import Any
 
@@ -14,17 +13,13 @@ import numpy as np
 from matplotlib import font_manager, patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
-from matplotlib.figure import Figure as Figure
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
 
 from sbertlab.checks import check_choice
 
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji")
 """matplotlib's own font, so that a figure looks the same everywhere; the others, if installed, for missing letters."""
-
-ROUND_STEPS = (1, 2, 2.5, 5, 10)
-"""Steps between the numbers on an axis."""
 
 
 @dataclass(frozen=True)
@@ -55,44 +50,24 @@ class Theme:
         """The colour mixed with the background, for areas."""
         return _mix(color, self.background, share)
 
-    def letters_on(self, face: Any) -> str:
-        """The colour of background or text that has more contrast on a cell of this RGB colour."""
-        grey = [float(np.dot(to_rgb(color), (0.3, 0.6, 0.1))) for color in (tuple(face)[:3], self.background, self.ink)]
-        return self.background if abs(grey[1] - grey[0]) > abs(grey[2] - grey[0]) else self.ink
 
+BRIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f2bd8", "#6b2a10")
+PALE = ("#4ba3e3", "#ef7f3b", "#2fd6a3", "#e091bd", "#f0b53a", "#9bd6ff", "#a259f5", "#f4efa3")
+"""Palettes of light and of dark pages, safe for colour-blind readers."""
 
 THEMES = {
-    "light": Theme(
-        background="#ffffff",
-        ink="#1b1f24",
-        soft="#5f6873",
-        line="#e1e5ea",
-        palette=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f2bd8", "#6b2a10"),
-    ),
-    "dark": Theme(
-        background="#12161c",
-        ink="#eceff2",
-        soft="#9ba6b2",
-        line="#2c343e",
-        palette=("#4ba3e3", "#ef7f3b", "#2fd6a3", "#e091bd", "#f0b53a", "#9bd6ff", "#a259f5", "#f4efa3"),
-    ),
+    "light": Theme(background="#ffffff", ink="#1b1f24", soft="#5f6873", line="#e1e5ea", palette=BRIGHT),
+    "dark": Theme(background="#12161c", ink="#eceff2", soft="#9ba6b2", line="#2c343e", palette=PALE),
 }
-"""The two pages a figure can be drawn for; the palettes are safe for colour-blind readers."""
+"""The two pages a figure can be drawn for."""
 
 
 @contextmanager
 def style(theme: str = "light") -> Iterator[Theme]:
-    """Within the context, matplotlib draws in the project's style; yields the colours of the page.
-
-    Raises:
-        ValueError: `theme` is neither "light" nor "dark".
-
-    >>> with style("dark") as colors:
-    ...     colors.background == plt.rcParams["figure.facecolor"]
-    True
-    """
+    """Within the context, matplotlib draws in the project's style; yields the colours of the page."""
     check_choice("theme", theme, THEMES)
     colors = THEMES[theme]
+    installed = font_manager.get_font_names()
     settings: Any = {
         "figure.facecolor": colors.background,
         "figure.dpi": 144,
@@ -100,7 +75,6 @@ def style(theme: str = "light") -> Iterator[Theme]:
         "axes.edgecolor": colors.line,
         "axes.labelcolor": colors.soft,
         "axes.labelsize": 8.5,
-        "axes.titlecolor": colors.ink,
         "axes.titlesize": 9,
         "axes.titleweight": "bold",
         "axes.titlelocation": "left",
@@ -109,7 +83,6 @@ def style(theme: str = "light") -> Iterator[Theme]:
         "axes.axisbelow": True,
         "axes.prop_cycle": plt.cycler(color=colors.palette),
         "grid.color": colors.line,
-        "grid.linewidth": 0.8,
         "xtick.color": colors.line,
         "ytick.color": colors.line,
         "xtick.labelcolor": colors.soft,
@@ -121,12 +94,72 @@ def style(theme: str = "light") -> Iterator[Theme]:
         "legend.frameon": False,
         "legend.fontsize": 8,
         "legend.labelcolor": colors.soft,
-        "font.family": _fonts(),
+        "font.family": [name for name in FONTS if name in installed],
         "font.size": 9,
-        "lines.linewidth": 1.6,
     }
     with plt.rc_context(settings):
         yield colors
+
+
+def canvas(
+    width: float, height: float, title: str = "", footer: str = "", rows: int = 1, columns: int = 1, **grid: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure of this size in inches plus the room for a headline and a footer, and its panels `(rows, columns)`.
+
+    Long headlines and footers are wrapped. pyplot forgets the figure, so that a notebook shows it once. `grid` goes to
+    `pyplot.subplots`.
+    """
+    title, footer = fill(drawable(title, 240), int(8.2 * width)), fill(drawable(footer, 400), int(15.5 * width))
+    top = 0.24 * title.count("\n") + 0.42 * bool(title)
+    bottom = 0.14 * footer.count("\n") + 0.28 * bool(footer)
+    height += top + bottom
+    rect = (0, bottom / height, 1, 1 - (top + bottom) / height)
+    layout = ConstrainedLayoutEngine(rect=rect, w_pad=0.08, h_pad=0.08)
+    figure, panels = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout=layout, **grid)
+    plt.close(figure)
+    figure.text(0.1 / width, 1 - 0.12 / height, title, va="top", fontsize=12.5, weight="bold")
+    soft = plt.rcParams["axes.labelcolor"]
+    figure.text(0.1 / width, 0.1 / height, footer, va="bottom", fontsize=7.5, color=soft)
+    return figure, panels
+
+
+def color_table(
+    colors: Theme,
+    shades: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    numbers: Sequence[Sequence[str]],
+    title: str,
+    footer: str = "",
+    cell: tuple[float, float] | None = None,
+) -> tuple[Figure, Axes]:
+    """A table of coloured cells, with row names at the left, column names on top and `numbers` in the cells.
+
+    `shades` `(rows, columns)` are -1 (orange) to 1 (blue); 0 and NaN have the page's own colour. `cell` is the width
+    and height of a cell in inches; None means squares, which are too small for numbers beyond 16 columns.
+    """
+    wide, high = cell or (0.44 * max(min(16 / len(columns), 1), 0.3),) * 2
+    slanted = max(map(len, columns)) > 4
+    above = 0.3 + 0.062 * max(map(len, columns)) * slanted
+    width = 0.4 + 0.072 * max(map(len, rows)) + wide * len(columns) + 0.045 * len(columns[-1]) * slanted
+    figure, panels = canvas(max(width, 3.6), high * len(rows) + above, title, footer)
+    axes = panels[0, 0]
+    scale = LinearSegmentedColormap.from_list("diverging", [colors.bad, colors.background, colors.good])
+    scale = scale.with_extremes(bad=colors.background)
+    mesh = axes.pcolormesh(shades, cmap=scale, vmin=-1, vmax=1, edgecolors=colors.background, linewidth=1.5)
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+    axes.set_aspect(high / wide, anchor="W")
+    axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
+    if slanted:
+        plt.setp(axes.get_xticklabels(), rotation=50, ha="left", rotation_mode="anchor")
+    for (row, column), shade in np.ndenumerate(shades) if wide > 0.4 else ():
+        face = mesh.cmap(mesh.norm(shade))
+        ink = max((colors.background, colors.ink), key=lambda ink: abs(_lightness(ink) - _lightness(face)))
+        axes.text(column + 0.5, row + 0.5, numbers[row][column], color=ink, ha="center", va="center", fontsize=7.5)
+    return figure, axes
 
 
 def sequential(colors: Theme) -> LinearSegmentedColormap:
@@ -135,14 +168,13 @@ def sequential(colors: Theme) -> LinearSegmentedColormap:
 
 
 def drawable(text: str, width: int = 60) -> str:
-    """The text on one line of at most `width` characters, with a box for each letter that no installed font has.
+    """The text on one line of at most `width` characters.
 
     >>> drawable("  two\\n lines <b>&</b>  "), drawable("abcdefgh", 5)
     ('two lines <b>&</b>', 'abcd…')
     """
     line = " ".join(str(text).split())
-    line = line if len(line) <= width else line[: width - 1].rstrip() + "…"
-    return "".join(letter if ord(letter) in _glyphs() else "□" for letter in line)
+    return line if len(line) <= width else line[: width - 1].rstrip() + "…"
 
 
 def halo(page: str) -> list[patheffects.AbstractPathEffect]:
@@ -150,87 +182,12 @@ def halo(page: str) -> list[patheffects.AbstractPathEffect]:
     return [patheffects.withStroke(linewidth=2.6, foreground=page)]
 
 
-def canvas(
-    width: float,
-    height: float,
-    title: str = "",
-    footer: str = "",
-    rows: int = 1,
-    columns: int = 1,
-    share: bool = False,
-    **grid: Any,
-) -> tuple[Figure, np.ndarray]:
-    """A figure of this size in inches plus the room for a headline and a footer, and its panels `(rows, columns)`.
-
-    Long headlines and footers are wrapped. pyplot forgets the figure, so that a notebook shows it once. `share` links
-    the axes of all panels, or the y axes alone of a single row; `grid` goes to `pyplot.subplots`.
-    """
-    title = fill(drawable(title, 240), int(8.2 * width))
-    footer = fill(drawable(footer, 400), int(15.5 * width))
-    top = 0.24 * title.count("\n") + 0.42 * bool(title)
-    bottom = 0.14 * footer.count("\n") + 0.28 * bool(footer)
-    height += top + bottom
-    rect = (0, bottom / height, 1, 1 - (top + bottom) / height)
-    layout = ConstrainedLayoutEngine(rect=rect, w_pad=0.08, h_pad=0.08)
-    look: dict[str, Any] = {"sharex": share and columns == 1, "sharey": share, "layout": layout, **grid}
-    figure, panels = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **look)
-    plt.close(figure)
-    figure.text(0.1 / width, 1 - 0.12 / height, title, va="top", fontsize=12.5, weight="bold")
-    soft = plt.rcParams["axes.labelcolor"]
-    figure.text(0.1 / width, 0.1 / height, footer, va="bottom", fontsize=7.5, color=soft)
-    return figure, panels
-
-
-def cell_size(count: int) -> float:
-    """Inches per cell of a table with so many rows or columns: cells of more than 16 are too small for numbers."""
-    return 0.44 if count <= 16 else max(0.44 * 16 / count, 0.13)
-
-
-def color_table(
-    axes: Axes,
-    colors: Theme,
-    shades: np.ndarray,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    numbers: Sequence[Sequence[str]] = (),
-) -> list[list[Any]]:
-    """Draw a table of coloured cells with row names at the left and column names on top; return what is in the cells.
-
-    Args:
-        axes: to draw into.
-        colors: of the page.
-        shades: `(rows, columns)`, -1 (orange) to 1 (blue); 0 and NaN have the page's own colour.
-        rows: their names.
-        columns: their names; slanted when one of them is long.
-        numbers: what to write into the cells, row by row.
-    """
-    scale = LinearSegmentedColormap.from_list("diverging", [colors.bad, colors.background, colors.good])
-    axes.pcolormesh(shades, cmap=scale, vmin=-1, vmax=1, edgecolors=colors.background, linewidth=1.5)
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-    axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
-    axes.spines[:].set_visible(False)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
-    if max(map(len, columns)) > 4:
-        for label in axes.get_xticklabels():
-            label.set(rotation=50, ha="left", rotation_mode="anchor")
-    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5}
-    letters: list[list[Any]] = []
-    for row, words in enumerate(numbers):
-        letters.append([])
-        for column, text in enumerate(words):
-            shade = shades[row, column]
-            ink = colors.soft if np.isnan(shade) else colors.letters_on(scale((shade + 1) / 2))
-            letters[-1].append(axes.text(column + 0.5, row + 0.5, text, color=ink, **look))
-    return letters
-
-
 def open_grid(axes: Axes) -> None:
     """Horizontal grid lines in place of the axis on the left."""
     axes.grid(axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND_STEPS))
+    axes.locator_params("y", nbins=4)
 
 
 def _mix(color: str, other: str, share: float) -> str:
@@ -238,12 +195,5 @@ def _mix(color: str, other: str, share: float) -> str:
     return to_hex(share * first + (1 - share) * second)  # type: ignore[arg-type]
 
 
-@cache
-def _fonts() -> list[str]:
-    return [name for name in FONTS if name in set(font_manager.get_font_names())]
-
-
-@cache
-def _glyphs() -> set[int]:
-    """Code points that the fonts of the style can draw."""
-    return {code for name in _fonts() for code in font_manager.get_font(font_manager.findfont(name)).get_charmap()}
+def _lightness(color: Any) -> float:
+    return float(np.dot(to_rgb(color), (0.3, 0.6, 0.1)))

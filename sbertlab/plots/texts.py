@@ -12,11 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_auc_score
 
 from sbertlab.checks import check_columns, checked_number, checked_numbers
-from sbertlab.plots.style import ROUND_STEPS, Theme, canvas, cell_size, color_table, drawable, halo, open_grid, style
+from sbertlab.plots.style import Theme, canvas, color_table, drawable, open_grid, style
 
 PANELS = {
     "loss": "Loss",
@@ -39,12 +38,9 @@ def similarity_heatmap(
 ) -> Figure:
     """Cosine similarities as a coloured table: blue is similar, orange opposite, the page's own colour zero.
 
-    The scale is -1 to 1 in every figure, so that figures can be compared. Up to 16 columns carry their numbers.
-
-    Args:
-        similarities: cosines, `(rows, columns)`.
-        texts: one per row.
-        columns: one per column; None means the texts of the rows, which are then numbered.
+    `similarities` is `(rows, columns)`, with one of `texts` per row and one of `columns` per column; None means the
+    texts of the rows, which are then numbered. The scale is -1 to 1 in every figure, so that figures can be compared.
+    Up to 16 columns carry their numbers.
 
     Raises:
         ValueError: the matrix does not fit the texts, or is not finite.
@@ -53,24 +49,20 @@ def similarity_heatmap(
     names = texts if columns is None else columns
     if matrix.shape != (len(texts), len(names)):
         raise ValueError(f"similarities must have the shape ({len(texts)}, {len(names)}), got {matrix.shape}")
-    rows = [drawable(text, 48) for text in texts]
-    top = [drawable(name, 30) for name in names]
+    rows, top = [drawable(text, 48) for text in texts], [drawable(name, 30) for name in names]
     if columns is None:
-        rows, top = [f"{row}  {number}" for number, row in enumerate(rows, 1)], [str(n + 1) for n in range(len(rows))]
-    cell = cell_size(len(top))
-    width = 0.3 + 0.068 * max(map(len, rows)) + cell * len(top) + (columns is not None)
+        top = [str(number) for number in range(1, len(texts) + 1)]
+        rows = [f"{row}  {number}" for row, number in zip(rows, top, strict=True)]
+    numbers = [[f"{value:z.2f}" for value in row] for row in matrix]
     with style(theme) as colors:
-        figure, panels = canvas(width, cell * len(rows) + (0.6 if columns is None else 1.7), title)
-        numbers = [[f"{value:z.2f}" for value in row] for row in matrix] if len(top) <= 16 else []
-        color_table(panels[0, 0], colors, matrix, rows, top, numbers)
-    return figure
+        return color_table(colors, matrix, rows, top, numbers, title)[0]
 
 
 def pooling_shares(token_embeddings: np.ndarray) -> pd.DataFrame:
     """How much each token contributes to the pooled vector, by pooling mode; every row sums to 1.
 
-    For max, which takes each dimension from the token where it is largest, these are shares of the dimensions.
-    `token_embeddings` are those of one text without padding, `(tokens, dim)`; other shapes raise a ValueError.
+    `token_embeddings` are those of one text without padding, `(tokens, dim)`. Max takes each dimension from the token
+    where it is largest, so its shares are those of the dimensions.
 
     >>> pooling_shares(np.array([[1.0, 5.0], [2.0, 0.0]])).round(2).loc[["max", "weightedmean"]].values.tolist()
     [[0.5, 0.5], [0.33, 0.67]]
@@ -90,58 +82,40 @@ def pooling_shares(token_embeddings: np.ndarray) -> pd.DataFrame:
 def pooling_comparison(
     token_embeddings: np.ndarray, tokens: Sequence[str], *, title: str = "", theme: str = "light"
 ) -> Figure:
-    """What each pooling mode takes from each token of a text, in percent (see `pooling_shares`).
-
-    Raises:
-        ValueError: `token_embeddings` is not a finite matrix, or `tokens`, their spelling, has another length.
-    """
+    """What each pooling mode takes from each of the tokens of a text, in percent (see `pooling_shares`)."""
     shares = pooling_shares(token_embeddings)
     if len(tokens) != shares.shape[1]:
         raise ValueError(f"tokens must name each row of token_embeddings, got {len(tokens)} for {shares.shape[1]} rows")
-    spelled = [drawable(token, 14) for token in tokens]
-    cell = max(0.42, 0.07 * max(map(len, spelled)) + 0.1)
     numbers = [[f"{100 * share:.0f}" if share else "·" for share in row] for row in shares.to_numpy()]
     note = "% of the sentence embedding that comes from each token; for max, % of its dimensions"
     with style(theme) as colors:
-        figure, panels = canvas(max(1.2 + cell * len(tokens), 6), 2.6, title, note)
-        color_table(panels[0, 0], colors, shares.to_numpy() ** 0.5, list(shares.index), spelled, numbers)
-    return figure
+        columns = [drawable(token, 14) for token in tokens]
+        return color_table(colors, shares.to_numpy() ** 0.5, list(shares.index), columns, numbers, title, note)[0]
 
 
 def token_lengths(lengths: Sequence[int], max_seq_length: int, *, title: str = "", theme: str = "light") -> Figure:
-    """A histogram of the tokens per text, special tokens included; texts that the model truncates are orange.
-
-    Raises:
-        ValueError: no length, a negative one, or `max_seq_length` below 1.
-    """
+    """A histogram of the tokens per text, special tokens included; texts that the model truncates are orange."""
     counts = checked_numbers("lengths", lengths)
-    checked_number("the shortest of lengths", counts.min())
     checked_number("max_seq_length", max_seq_length, 1)
-    step = max(1, int(np.ceil(counts.max() / 60)))
-    # one edge lies right behind max_seq_length, so that a bar is either kept or truncated
-    first, last = -(max_seq_length // step + 1), (counts.max() - max_seq_length) // step + 2
-    edges = max_seq_length + 0.5 + step * np.arange(first, last)
     truncated = counts > max_seq_length
-    summary = [
-        f"{len(counts):,} texts",
-        f"median {np.median(counts):.0f} tokens",
-        f"95 % have at most {np.percentile(counts, 95):.0f}",
-        f"{truncated.sum():,} truncated ({truncated.mean():.1%})",
-    ]
+    summary = (
+        f"{len(counts):,} texts · median {np.median(counts):.0f} tokens"
+        f" · 95 % have at most {np.percentile(counts, 95):.0f}"
+        f" · {truncated.sum():,} truncated ({truncated.mean():.1%})"
+    )
     with style(theme) as colors:
         figure, panels = canvas(6.4, 3.2, title)
         axes = panels[0, 0]
-        for chosen, color in ((~truncated, colors.good), (truncated, colors.bad)):
-            axes.hist(counts[chosen], bins=edges, color=color, edgecolor=colors.background, linewidth=0.6)
-        axes.set(xlabel="tokens per text", ylabel="texts", xlim=(0, max(edges[-1], 1.04 * counts.max())))
-        axes.margins(y=0.12)
-        open_grid(axes)
+        edges = np.arange(-0.5, counts.max() + 60, -(-counts.max() // 60))
+        parts, shades = [counts[~truncated], counts[truncated]], [colors.good, colors.bad]
+        axes.hist(parts, edges, stacked=True, color=shades, edgecolor=colors.background, linewidth=0.6)
         if counts.max() > 0.5 * max_seq_length:
-            axes.axvline(max_seq_length + 0.5, color=colors.bad, linewidth=1.2)
-            text: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 8.5, "color": colors.readable(colors.bad)}
-            place: dict[str, Any] = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
-            axes.annotate(f"max_seq_length = {max_seq_length}", (max_seq_length + 0.5, 1), (-5, -1), **place, **text)
-        axes.set_title(" · ".join(summary), fontsize=8, fontweight="normal", color=colors.soft)
+            label = f"max_seq_length = {max_seq_length}"
+            axes.axvline(max_seq_length + 0.5, color=colors.bad, linewidth=1.2, label=label)
+            axes.legend(loc="upper right")
+        axes.set(xlabel="tokens per text", ylabel="texts", xlim=(0, 1.04 * counts.max() + 1))
+        axes.set_title(summary, fontsize=8, fontweight="normal", color=colors.soft)
+        open_grid(axes)
     return figure
 
 
@@ -157,27 +131,22 @@ def similarity_distributions(
 
     The AUC is the probability that a random positive pair is more similar than a random negative one. `before` holds
     positive and negative similarities of the untrained model, drawn above on the same scale.
-
-    Raises:
-        ValueError: no number, or one that is not finite.
     """
-    shown = {"": (positive, negative)} if before is None else {"before": before, "after": (positive, negative)}
+    shown = {"": (positive, negative)} if before is None else {"before ": before, "after ": (positive, negative)}
     pairs = {
-        name: (checked_numbers(f"positive {name}".strip(), good), checked_numbers(f"negative {name}".strip(), bad))
+        name: (checked_numbers(f"{name}positive", good), checked_numbers(f"{name}negative", bad))
         for name, (good, bad) in shown.items()
     }
-    everything = np.concatenate([values for pair in pairs.values() for values in pair])
-    bins = np.linspace(everything.min(), everything.max() + 1e-9, 41)
+    bins = np.histogram_bin_edges(np.concatenate([values for pair in pairs.values() for values in pair]), 40)
     with style(theme) as colors:
-        figure, panels = canvas(6.4, 1.1 + 1.9 * len(pairs), title, rows=len(pairs), share=True)
+        figure, panels = canvas(6.4, 1.1 + 1.9 * len(pairs), title, rows=len(pairs), sharex=True, sharey=True)
         for axes, (name, (good, bad)) in zip(panels.flat, pairs.items(), strict=True):
-            auc = roc_auc_score(np.r_[np.ones(len(good)), np.zeros(len(bad))], np.r_[good, bad])
-            axes.set_title(f"{name} · AUC {auc:.3f}".removeprefix(" · "), loc="left")
+            auc = roc_auc_score(np.repeat([1, 0], [len(good), len(bad)]), np.concatenate([good, bad]))
+            axes.set_title(f"AUC {name}{auc:.3f}")
             for label, values, color in (("negative", bad, colors.bad), ("positive", good, colors.good)):
-                weights = np.full(len(values), 100 / len(values))
+                look: dict[str, Any] = {"histtype": "stepfilled", "facecolor": (color, 0.28), "edgecolor": color}
                 caption = f"{label}, median {np.median(values):.2f}"
-                axes.hist(values, bins, weights=weights, color=color, alpha=0.28, label=caption)
-                axes.hist(values, bins, weights=weights, color=color, histtype="step", linewidth=1.4)
+                axes.hist(values, bins, weights=np.full(len(values), 100 / len(values)), label=caption, **look)
             axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
             axes.set_ylabel("% of pairs")
             open_grid(axes)
@@ -188,11 +157,8 @@ def similarity_distributions(
 def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "light") -> Figure:
     """Loss, metric, learning rate, gradient norm, throughput and padding of a training run, step by step.
 
-    From 20 steps on, the values of single steps are faint, with a running mean over a fifteenth of the run. Dotted
-    lines end an epoch. Panels without any number are left out.
-
-    Args:
-        history: what `fit` returned.
+    `history` is what `fit` returned; panels without any number are left out. From 20 steps on, the values of single
+    steps are faint, with a running mean over a fifteenth of the run. Dotted lines end an epoch.
 
     Raises:
         ValueError: `history` is missing columns or has no numbers.
@@ -201,41 +167,34 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
     shown = [column for column in PANELS if history[column].notna().any()]
     if not shown:
         raise ValueError(f"history has no number in any of the columns {list(PANELS)}")
+    history = history.assign(padding_share=100 * history["padding_share"])
     width = min(3, len(shown))
     height = -(-len(shown) // width)
-    steps, ends = history["step"], history.groupby("epoch")["step"].max().tolist()[:-1]
     with style(theme) as colors:
         figure, grid = canvas(2.9 * width, 1.9 * height, title, rows=height, columns=width)
-        for number, axes in enumerate(grid.flat):
-            if number >= len(shown):
-                axes.set_axis_off()
-                continue
-            column = shown[number]
+        for axes in grid.flat[len(shown) :]:
+            axes.set_axis_off()
+        for axes, column in zip(grid.flat, shown, strict=False):
             axes.set_title(PANELS[column])
             open_grid(axes)
-            for end in ends:
+            for end in history.groupby("epoch")["step"].max().iloc[:-1]:
                 axes.axvline(end + 0.5, color=colors.soft, linewidth=0.7, linestyle=":")
             if column in ("metric", "lr"):  # one value per step, whatever the objectives
                 series = history.groupby("step")[column].last().dropna()
-                axes.plot(series.index, series, color=colors.good, marker="o" * (column == "metric"), markersize=4)
+                axes.plot(series, color=colors.good, marker="o" * (column == "metric"), markersize=4)
             else:
-                for index, (objective, rows) in enumerate(history.groupby("objective", sort=False)):
-                    series = rows.set_index("step")[column].dropna() * (100 if column == "padding_share" else 1)
-                    _draw_steps(axes, series, colors.palette[index % len(colors.palette)], str(objective))
+                for number, (objective, rows) in enumerate(history.groupby("objective", sort=False)):
+                    series = rows.set_index("step")[column].dropna()
+                    _draw_steps(axes, series, colors.palette[number % len(colors.palette)], str(objective))
             if column == "metric":
-                best: dict[str, Any] = {"path_effects": halo(colors.background), "fontsize": 8, "va": "bottom"}
-                best["ha"] = "right" if series.argmax() > len(series) // 2 else "left"
-                place: Any = (series.idxmax(), series.max())
-                axes.annotate(f"best {series.max():.4f}", place, (0, 5), textcoords="offset points", **best)
-                axes.margins(y=0.2)
+                axes.set_title(f"{PANELS[column]}, best {series.max():.4f}")
             elif column != "loss":
                 axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter("{x:,g}")
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=ROUND_STEPS))
-            margin = 0.03 * max(steps.max() - steps.min(), 1)
-            axes.set_xlim(steps.min() - margin, steps.max() + margin)
-            if number + width >= len(shown):
-                axes.set_xlabel("step")
+            axes.locator_params("x", nbins=5, integer=True)
+            axes.set_xlim(0, 1.03 * history["step"].max())
+        for axes in grid.flat[max(len(shown) - width, 0) : len(shown)]:
+            axes.set_xlabel("step")
         if len(set(history["objective"])) > 1:
             figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure
@@ -251,24 +210,14 @@ def architecture(
 ) -> Figure:
     """The modules of a model from left to right, and below each the tensor that it returns for one batch.
 
-    A row of cells is a token, a column a dimension; the texts of the batch lie behind one another.
-
-    Args:
-        modules: name of each module and shape of its output, such as `("Transformer", (2, 9, 384))`. Two sizes are
-            (batch, tokens) in modules before the first with three sizes, and (batch, dim) after it.
-        tokens: of one text, written on their rows.
-        notes: a line below the name of a module, by that name.
-
-    Raises:
-        ValueError: no module, or a shape that does not have two or three positive sizes.
+    A row of cells is a token, a column a dimension; the texts of the batch lie behind one another. `modules` holds the
+    name of each module and the shape of its output, such as `("Transformer", (2, 9, 384))`. Two sizes are (batch,
+    tokens) in modules before the first with three sizes, and (batch, dim) after it. `tokens` of one text are written on
+    their rows; `notes` are lines below the names of modules, by that name.
     """
-    if not modules:
-        raise ValueError("modules must hold at least one (name, shape), got none")
-    for name, shape in modules:
-        if len(shape) not in (2, 3) or min(shape) < 1:
-            raise ValueError(f"a shape must have two or three positive sizes, got {shape} of {name}")
     first_dim = next((index for index, (_, shape) in enumerate(modules) if len(shape) == 3), 1)
     widest = max((shape[-1] for _, shape in modules[first_dim:]), default=1)
+    words = [*tokens[:6], "⋮", tokens[-1]] if len(tokens) > 8 else list(tokens)
     text: dict[str, Any] = {"ha": "center", "va": "center"}
     with style(theme) as colors:
         figure, panels = canvas(1.8 * len(modules), 2.95, title)
@@ -277,57 +226,46 @@ def architecture(
         axes.set_axis_off()
         for index, (name, shape) in enumerate(modules):
             color, x = colors.palette[index % len(colors.palette)], 1.8 * (index + 0.5)
-            look: dict[str, Any] = {
-                "boxstyle": "round,pad=0,rounding_size=0.1",
-                "facecolor": colors.faint(color),
-                "edgecolor": color,
-            }
-            axes.add_patch(FancyBboxPatch((x - 0.7, 2.2), 1.4, 0.65, **look))
-            note = fill(drawable((notes or {}).get(name, ""), 52), 26)
+            box = FancyBboxPatch((x - 0.7, 2.2), 1.4, 0.65, "round,pad=0,rounding_size=0.1")
+            axes.add_patch(box).set(facecolor=colors.faint(color), edgecolor=color)
+            note = fill((notes or {}).get(name, ""), 26)
             high = 2.65 if note else 2.525
             axes.text(x, high, drawable(name, 20), weight="bold", color=colors.readable(color), **text)
             axes.text(x, 2.42, note, fontsize=6.5, color=colors.soft, **text)
             if index:
-                arrow = {"arrowstyle": "-|>", "color": colors.soft, "shrinkA": 2, "shrinkB": 2}
-                axes.annotate("", (x - 0.7, 2.525), (x - 1.1, 2.525), arrowprops=arrow)
-            axes.plot([x, x], [2.16, 2], color=color, linewidth=1)
-            second = ["tokens", "dim"] if len(shape) == 3 else ["dim" if index >= first_dim else "tokens"]
-            rows = shape[1] if "tokens" in second else 1
-            columns = max(2, round(8 * shape[-1] / widest)) if "dim" in second else 1
-            _draw_tensor(axes, x, (shape[0], rows, columns), tokens if columns == 1 else (), color, colors)
-            sizes = " \N{MULTIPLICATION SIGN} ".join(f"{size:,}" for size in shape)
-            axes.text(x, 0.3, sizes, weight="bold", **text)
-            axes.text(x, 0.1, ", ".join(["batch", *second]), fontsize=7.5, color=colors.soft, **text)
+                axes.text(x - 0.9, 2.525, "\N{RIGHTWARDS ARROW}", fontsize=14, color=colors.soft, **text)
+            kinds = ["tokens", "dim"] if len(shape) == 3 else ["dim" if index >= first_dim else "tokens"]
+            rows = min(shape[1], 8) if "tokens" in kinds else 1
+            columns = max(2, round(8 * shape[-1] / widest)) if "dim" in kinds else 1
+            _draw_tensor(axes, x, (min(shape[0], 3), rows, columns), words if columns == 1 else [], color, colors)
+            axes.text(x, 0.3, " \N{MULTIPLICATION SIGN} ".join(f"{size:,}" for size in shape), weight="bold", **text)
+            axes.text(x, 0.1, ", ".join(["batch", *kinds]), fontsize=7.5, color=colors.soft, **text)
     return figure
 
 
 def _draw_steps(axes: Axes, series: pd.Series, color: str, label: str) -> None:
     """A quantity over the steps; in long runs faint, with a running mean."""
     if len(series) >= 20:
-        axes.plot(series.index, series, color=color, alpha=0.28, linewidth=0.8)
+        axes.plot(series, color=color, alpha=0.28, linewidth=0.8)
         series = series.rolling(max(5, len(series) // 15), center=True, min_periods=1).mean()
-    axes.plot(series.index, series, color=color, label=drawable(label, 34).lstrip("_"))
+    axes.plot(series, color=color, label=drawable(label, 34))
 
 
 def _draw_tensor(
-    axes: Axes, middle: float, shape: tuple[int, int, int], tokens: Sequence[str], color: str, colors: Theme
+    axes: Axes, middle: float, shape: tuple[int, int, int], words: Sequence[str], color: str, colors: Theme
 ) -> None:
-    """Cells `(batch, rows, columns)`: at most 3 sheets of 8 rows; of more rows the first six, dots, and the last."""
-    sheets, rows, columns = min(shape[0], 3), min(shape[1], 8), shape[2]
-    height, shift, width = 0.165, 0.06, 0.15 if columns > 1 else 0.62
-    left, top = middle - (columns * width + shift * (sheets - 1)) / 2, 0.5 + (8 if rows > 1 else 5) * height
+    """Cells `(texts, rows, columns)`, the texts behind one another, with a word in each row of the first one."""
+    texts, rows, columns = shape
+    height, width, shift = 0.165, 0.15 if columns > 1 else 0.62, 0.06
+    left, top = middle - (columns * width + shift * (texts - 1)) / 2, 0.5 + (8 if rows > 1 else 5) * height
     scale = LinearSegmentedColormap.from_list("cells", [colors.background, color])
-    pattern = 0.3 + 0.075 * (np.add.outer(7 * np.arange(rows), 5 * np.arange(columns)) % 9) * (columns > 1)
-    written = list(tokens)
-    text: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 9}
-    if shape[1] > rows:
-        pattern[-2] = np.nan
-        written[rows - 2 : -1] = [""] * bool(tokens)
-        axes.text(left + columns * width / 2, top - (rows - 1.5) * height, "⋮", color=colors.soft, **text)
-    for sheet in range(sheets):
-        behind = shift * (sheets - 1 - sheet)
-        x, y = left + behind + width * np.arange(columns + 1), top + behind - height * np.arange(rows + 1)
-        look: dict[str, Any] = {"cmap": scale, "vmin": 0, "vmax": 1, "edgecolors": colors.background, "linewidth": 0.7}
-        axes.pcolormesh(x, y, 0.18 + 0 * pattern if behind else pattern, zorder=2 + sheet, **look)
-    for row, token in enumerate(written):
-        axes.text(left + width / 2, top - (row + 0.5) * height, drawable(token, 9), fontsize=6.5, **text)
+    values = np.random.default_rng(0).uniform(0.2, 0.9, (rows, columns)) if columns > 1 else np.full((rows, 1), 0.3)
+    for behind in reversed(range(texts)):
+        x = left + shift * behind + width * np.arange(columns + 1)
+        y = top + shift * behind - height * np.arange(rows + 1)
+        axes.pcolormesh(
+            x, y, values / (1 + behind), cmap=scale, vmin=0, vmax=1, edgecolors=colors.background, linewidth=0.7
+        )
+    for row, word in enumerate(words):
+        place = left + width / 2, top - (row + 0.5) * height
+        axes.text(*place, drawable(word, 9), fontsize=6.5, ha="center", va="center")
