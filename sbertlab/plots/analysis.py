@@ -34,8 +34,8 @@ def explanation_figure(explanation: Explanation, *, title: str = "", theme: str 
     shades = np.pad(pairs / (np.abs(pairs.to_numpy()).max() or 1.0), ((0, 1), (0, 1)))  # the edge has no colour
     note = "Contributions of token pairs to the cosine, \N{MULTIPLICATION SIGN} 100. Rows: first text; columns: second."
     note += "" if explanation.exact else " (rest): not attributable to single tokens."
-    with style(theme) as colors:
-        return color_table(colors, shades, rows, columns, numbers, title or f"cosine {explanation.score:.3f}", note)[0]
+    headline = title or f"cosine {explanation.score:.3f}"
+    return color_table(theme, shades, rows, columns, numbers, headline, note)
 
 
 def threshold_figure(
@@ -135,9 +135,9 @@ def _draw_rows(
     heights = np.array(list(places.values()))
     lifts = np.linspace(-0.5, 0.5, len(tables)) * min(0.6, 0.25 * (len(tables) - 1))
     for (model, table), shade, lift in zip(tables.items(), cycle(colors.palette), lifts, strict=False):
-        rows = table.reindex(list(places))
-        axes.hlines(heights + lift, rows[f"{column}_low"], rows[f"{column}_high"], color=shade, alpha=0.55)
-        axes.plot(rows[column], heights + lift, "o", color=shade, markersize=4.2, label=drawable(model, 48))
+        shown = table.reindex(list(places))
+        axes.hlines(heights + lift, shown[f"{column}_low"], shown[f"{column}_high"], color=shade, alpha=0.55)
+        axes.plot(shown[column], heights + lift, "o", color=shade, markersize=4.2, label=drawable(model, 48))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", linewidth=0.6)
     axes.spines[:].set_visible(False)

@@ -73,8 +73,8 @@ def standings_figure(
     with style(theme) as colors:
         figure, panels = canvas(7.0, 0.98 + 0.265 * bottom, title, f"{footer} {note}")
         axes = panels[0, 0]
-        for row, (key, place) in enumerate(placed.iterrows()):
-            _draw_standing(axes, row, str(key[1]), place, seeds.loc[key], colors)
+        for row, key in enumerate(placed.index):
+            _draw_standing(axes, row, key[1], placed.loc[key], seeds.loc[key], colors)
         axes.margins(x=0.1)
         if scale:
             start = axes.dataLim.x0
@@ -119,11 +119,11 @@ def score_heatmap(
     columns = [drawable(str(task), 30) for task in scores]
     footer = "○ untuned, ● fine-tuned. Bold: best of the column."
     footer += " Framed: not significantly different from it." if comparisons is not None else ""
-    footer += f" The fainter a cell, the further behind the best (up to {most:.1f} points)."
-    footer += f" {FAILED}: a seed failed." if scores.isna().to_numpy().any() else ""
+    footer += f" The fainter, the further behind the best (up to {most:.1f} points). {FAILED}: failed."
+    shades = 0.6 - 0.54 * (behind / most) ** 0.5
+    figure = color_table(theme, shades, rows, columns, numbers, title, footer, (0.68, 0.29))
     with style(theme) as colors:
-        shades = 0.6 - 0.54 * (behind / most) ** 0.5
-        figure, axes = color_table(colors, shades, rows, columns, numbers, title, footer, (0.68, 0.29))
+        (axes,) = figure.axes
         for text, lag in zip(axes.texts, behind.flat, strict=True):
             text.set(fontsize=8, weight="normal" if lag else "bold")
         if comparisons is not None:

@@ -40,17 +40,10 @@ def push_figure(
 ) -> Figure:
     """Points, arrows and paths under one or several losses, side by side.
 
+    `ways` holds what `loss_plane.descend` returned, by the title of the panel; `[push(...)]` has no path to show.
     Arrows are those of the start. The longest one of each panel has the same length, and its gradient is printed below;
-    with `same_scale` the arrows of all panels can be compared.
-
-    Args:
-        ways: what `loss_plane.descend` returned, by the title of the panel; `[push(...)]` has no path to show.
-        same_scale: one scale of arrows for all panels.
-        texts: what to write at each point, row by row.
-        size: width of a panel in inches.
-
-    Raises:
-        ValueError: points that are not on a plane.
+    with `same_scale` the arrows of all panels can be compared. `texts` are written at the points, row by row; `size` is
+    the width of a panel in inches. Points that are not on a plane raise a ValueError.
     """
     longest = [float(way[0].lengths.max()) for way in ways.values()]
     columns = min(4, len(ways))
@@ -70,11 +63,7 @@ def push_figure(
 
 
 def descent_figure(way: Way, *, title: str = "", theme: str = "light") -> Figure:
-    """The last step of `way` with its arrows and the path so far, and beside it the value of the loss at every step.
-
-    Raises:
-        ValueError: as `push_figure`.
-    """
+    """The last step of `way` with its arrows and the path so far, and beside it the value of the loss at every step."""
     with style(theme) as colors:
         figure, panels = canvas(7.2, 4.6, title, columns=2, width_ratios=[1.65, 1])
         plane, curve = panels[0]
@@ -110,23 +99,22 @@ def _draw_plane(axes: Axes, way: Way, at: int, scale: float, colors: Theme) -> N
     for row, tint in enumerate(_tints(seen, colors)):
         if seen.limits is not None:
             ring = xy[row, 0, :, None] + seen.limits[row] * ROUND
-            look = {"color": tint, "linestyle": (0, (4, 3)), "linewidth": 0.9, "alpha": 0.75, "zorder": 1}
-            axes.plot(*ring, label="the negative must be outside", **look)
+            dashes = axes.plot(*ring, color=tint, linewidth=0.9, alpha=0.75, zorder=1)[0]
+            dashes.set(linestyle=(0, (4, 3)), label="the negative must be outside")
         if len(seen.roles) > 1:
             _draw_tie(axes, seen, row, tint, colors)
         for column in range(len(seen.roles)):
             look, path = _look(seen, row, column, tint, colors), course[:, row, column]
             if len(way) > 1:
-                band = {"color": tint, "linewidth": 2.6, "alpha": 0.35, "solid_capstyle": "round", "zorder": 2}
-                axes.plot(*path.T, label="path of gradient descent", **band)
+                axes.plot(*path.T, color=tint, linewidth=2.6, alpha=0.35, label="path of gradient descent")
                 axes.plot(*path[0 if at else -1], look["marker"], color=tint, alpha=0.45, markersize=3.5, zorder=2)
             label = None if classes is None else f"class {classes[row]}"
-            axes.plot(*xy[row, column], label=label, zorder=3 if column == 0 and len(seen.roles) > 1 else 4, **look)
+            axes.plot(*xy[row, column], label=label, zorder=4 - (column == 0), **look)
     strength = float(seen.lengths.max())
     moves = seen.arrows * (REACH * half / scale if scale > SMALLEST else 0.0)
     long = np.linalg.norm(moves, axis=-1) > 0.012 * half  # a shorter arrow is hidden by its point
-    look = {"angles": "xy", "scale_units": "xy", "scale": 1, "units": "inches", "width": 0.022, "zorder": 5}
-    axes.quiver(*xy[long].T, *moves[long].T, color=colors.ink, **look)
+    scaled: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "units": "inches", "width": 0.022}
+    axes.quiver(*xy[long].T, *moves[long].T, color=colors.ink, zorder=5, **scaled)
     arrows = f"longest arrow: gradient {strength:.2g}" if strength > SMALLEST else "no arrows: the gradient is zero"
     axes.set_xlabel(f"loss {seen.loss:.3g}   {arrows}", fontsize=7.5, loc="left")
 
@@ -170,7 +158,7 @@ def _draw_tie(axes: Axes, seen: Push, row: int, tint: str, colors: Theme) -> Non
 
 def _draw_key(figure: Figure, colors: Theme, scale: str = "") -> None:
     """The legend below the panels, on as many lines as the width needs."""
-    entries = {}
+    entries: dict[str, Any] = {}
     for axes in figure.axes:
         handles, names = axes.get_legend_handles_labels()
         entries |= dict(zip(names, handles, strict=True))

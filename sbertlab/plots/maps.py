@@ -74,30 +74,26 @@ def map_comparison(
             axes.margins(0.14, 0.1)
             axes.set_xlabel(drawable(str((qualities or {}).get(name, "")), 120), fontsize=7.5, loc="left")
             values = pd.Series([None] * len(xy) if labels is None else list(labels), dtype=object)
-            if is_continuous(values):
-                _draw_scale(axes, xy, as_floats(values), str(getattr(labels, "name", None) or ""), colors)
+            if (scale := scale_of(values)) is not None:
+                _draw_scale(axes, xy, scale, str(getattr(labels, "name", None) or ""), colors)
             else:
                 _draw_groups(axes, xy, values, texts, colors)
     return figure
 
 
-def is_continuous(labels: pd.Series) -> bool:
-    """Whether labels are numbers for a colour scale rather than names: over 24 different ones, over 6 if fractions.
+def scale_of(labels: pd.Series) -> pd.Series | None:
+    """Labels as floats for a colour scale, missing and infinite ones as NaN; None if they are names.
 
-    >>> is_continuous(pd.Series([0.1, 0.2, None] * 20)), is_continuous(pd.Series(range(25)))
-    (False, True)
+    Numbers are names, too, if there are at most 24 different ones, or 6 with fractions.
+
+    >>> scale_of(pd.Series([0.1, 0.2, None] * 20)), len(scale_of(pd.Series(range(25))))
+    (None, 25)
     """
-    known = labels.dropna()
-    if not all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in known):
-        return False
-    fractions = any(np.isfinite(value) and value != int(value) for value in known)
-    return known.nunique() > (6 if fractions else 24)
-
-
-def as_floats(labels: pd.Series) -> pd.Series:
-    """Numbers as floats; missing and infinite ones become NaN."""
-    floats = labels.astype(object).where(labels.notna(), np.nan).astype(float)
-    return floats.where(np.isfinite(floats))
+    if pd.api.types.infer_dtype(labels) not in ("integer", "floating", "mixed-integer-float"):
+        return None
+    floats = pd.to_numeric(labels, errors="coerce").astype(float)
+    floats = floats.where(np.isfinite(floats))
+    return floats if floats.nunique() > (6 if (floats.dropna() % 1).any() else 24) else None
 
 
 def write_labels(
@@ -110,7 +106,7 @@ def write_labels(
     """
     figure: Any = axes.figure
     look |= {"ha": "center", "va": "center", "path_effects": halo(figure.get_facecolor()), "in_layout": False}
-    labels = [axes.text(*spot, name, **look) for spot, name in zip(anchors, names, strict=True)]
+    labels = [axes.text(spot[0], spot[1], name, **look) for spot, name in zip(anchors, names, strict=True)]
     figure.draw_without_rendering()  # fixes the layout, from which pixels follow
     low, high = axes.get_window_extent().get_points()
     to_data, spots, points = axes.transData.inverted().transform, *map(axes.transData.transform, (anchors, covered))
@@ -135,7 +131,7 @@ def _draw_scale(axes: Axes, xy: np.ndarray, values: pd.Series, name: str, colors
     """Points coloured by a number, and the scale of it."""
     known = values.notna().to_numpy()
     axes.scatter(*xy[~known].T, color=colors.line, **_look(xy))
-    points = axes.scatter(*xy[known].T, c=values[known], cmap=sequential(colors), **_look(xy))
+    points = axes.scatter(xy[known, 0], xy[known, 1], c=values[known], cmap=sequential(colors), **_look(xy))
     bar = axes.figure.colorbar(points, ax=axes, shrink=0.4, aspect=24, pad=0.01, label=drawable(name, 20))
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)

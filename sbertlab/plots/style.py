@@ -22,6 +22,9 @@ FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devan
 """matplotlib's own font, so that a figure looks the same everywhere; the others, if installed, for missing letters."""
 
 
+Texts = Sequence[str]
+
+
 @dataclass(frozen=True)
 class Theme:
     """Colours of a page: background, text, secondary text, thin lines, and data."""
@@ -83,10 +86,8 @@ def style(theme: str = "light") -> Iterator[Theme]:
         "axes.axisbelow": True,
         "axes.prop_cycle": plt.cycler(color=colors.palette),
         "grid.color": colors.line,
-        "xtick.color": colors.line,
-        "ytick.color": colors.line,
-        "xtick.labelcolor": colors.soft,
-        "ytick.labelcolor": colors.soft,
+        "xtick.color": colors.soft,
+        "ytick.color": colors.soft,
         "xtick.labelsize": 8,
         "ytick.labelsize": 8,
         "text.color": colors.ink,
@@ -124,42 +125,43 @@ def canvas(
 
 
 def color_table(
-    colors: Theme,
+    theme: str,
     shades: np.ndarray,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    numbers: Sequence[Sequence[str]],
+    rows: Texts,
+    columns: Texts,
+    numbers: Sequence[Texts],
     title: str,
     footer: str = "",
-    cell: tuple[float, float] | None = None,
-) -> tuple[Figure, Axes]:
-    """A table of coloured cells, with row names at the left, column names on top and `numbers` in the cells.
+    cell: tuple[float, float] = (0.44, 0.44),
+) -> Figure:
+    """A table of coloured cells, with row names at the left, column names on top and numbers in up to 16 columns.
 
     `shades` `(rows, columns)` are -1 (orange) to 1 (blue); 0 and NaN have the page's own colour. `cell` is the width
-    and height of a cell in inches; None means squares, which are too small for numbers beyond 16 columns.
+    and height of a cell in inches, in larger tables less. A wrong number of names raises a ValueError.
     """
-    wide, high = cell or (0.44 * max(min(16 / len(columns), 1), 0.3),) * 2
-    slanted = max(map(len, columns)) > 4
-    above = 0.3 + 0.062 * max(map(len, columns)) * slanted
-    width = 0.4 + 0.072 * max(map(len, rows)) + wide * len(columns) + 0.045 * len(columns[-1]) * slanted
-    figure, panels = canvas(max(width, 3.6), high * len(rows) + above, title, footer)
-    axes = panels[0, 0]
-    scale = LinearSegmentedColormap.from_list("diverging", [colors.bad, colors.background, colors.good])
-    scale = scale.with_extremes(bad=colors.background)
-    mesh = axes.pcolormesh(shades, cmap=scale, vmin=-1, vmax=1, edgecolors=colors.background, linewidth=1.5)
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-    axes.set_aspect(high / wide, anchor="W")
-    axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
-    axes.spines[:].set_visible(False)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
-    if slanted:
-        plt.setp(axes.get_xticklabels(), rotation=50, ha="left", rotation_mode="anchor")
-    for (row, column), shade in np.ndenumerate(shades) if wide > 0.4 else ():
-        face = mesh.cmap(mesh.norm(shade))
-        ink = max((colors.background, colors.ink), key=lambda ink: abs(_lightness(ink) - _lightness(face)))
-        axes.text(column + 0.5, row + 0.5, numbers[row][column], color=ink, ha="center", va="center", fontsize=7.5)
-    return figure, axes
+    (high, wide), longest, lines = shades.shape, max(map(len, columns)), "\n".join(rows).split("\n")
+    width, height = np.array(cell) * max(min(16 / wide, 1), 0.3)
+    slanted = longest > 4
+    across = 0.4 + 0.072 * max(map(len, lines)) + width * wide + 0.045 * len(columns[-1]) * slanted
+    with style(theme) as colors:
+        figure, panels = canvas(max(across, 3.6), height * high + 0.3 + 0.062 * longest * slanted, title, footer)
+        axes = panels[0, 0]
+        scale = LinearSegmentedColormap.from_list("diverging", [colors.bad, colors.background, colors.good])
+        look: Any = {"cmap": scale, "vmin": -1, "vmax": 1, "edgecolors": colors.background, "linewidth": 1.5}
+        mesh = axes.pcolormesh(np.nan_to_num(shades), **look)
+        axes.set(xlim=(0, wide), ylim=(high, 0))
+        axes.set_aspect(height / width, anchor="W")
+        axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
+        axes.spines[:].set_visible(False)
+        axes.set_yticks(np.arange(high) + 0.5, rows)
+        axes.set_xticks(np.arange(wide) + 0.5, columns)
+        if slanted:
+            plt.setp(axes.get_xticklabels(), rotation=50, ha="left", rotation_mode="anchor")
+        for (row, column), shade in np.ndenumerate(np.nan_to_num(shades)) if wide <= 16 else ():
+            face = mesh.cmap(mesh.norm(shade))
+            ink = max((colors.background, colors.ink), key=lambda ink: abs(_lightness(ink) - _lightness(face)))
+            axes.text(column + 0.5, row + 0.5, numbers[row][column], color=ink, ha="center", va="center", fontsize=7.5)
+    return figure
 
 
 def sequential(colors: Theme) -> LinearSegmentedColormap:

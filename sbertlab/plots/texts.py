@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
@@ -12,10 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
 
 from sbertlab.checks import check_columns, checked_number, checked_numbers
-from sbertlab.plots.style import Theme, canvas, color_table, drawable, open_grid, style
+from sbertlab.plots.style import Texts, Theme, canvas, color_table, drawable, open_grid, style
+
+Pair = tuple[ArrayLike, ArrayLike]
+Shapes = Sequence[tuple[str, Sequence[int]]]
 
 PANELS = {
     "loss": "Loss",
@@ -29,33 +33,22 @@ PANELS = {
 
 
 def similarity_heatmap(
-    similarities: np.ndarray,
-    texts: Sequence[str],
-    columns: Sequence[str] | None = None,
-    *,
-    title: str = "",
-    theme: str = "light",
+    similarities: ArrayLike, texts: Texts, columns: Texts | None = None, *, title: str = "", theme: str = "light"
 ) -> Figure:
     """Cosine similarities as a coloured table: blue is similar, orange opposite, the page's own colour zero.
 
     `similarities` is `(rows, columns)`, with one of `texts` per row and one of `columns` per column; None means the
     texts of the rows, which are then numbered. The scale is -1 to 1 in every figure, so that figures can be compared.
-    Up to 16 columns carry their numbers.
 
     Raises:
         ValueError: the matrix does not fit the texts, or is not finite.
     """
     matrix = checked_numbers("similarities", similarities, dimensions=2)
-    names = texts if columns is None else columns
-    if matrix.shape != (len(texts), len(names)):
-        raise ValueError(f"similarities must have the shape ({len(texts)}, {len(names)}), got {matrix.shape}")
-    rows, top = [drawable(text, 48) for text in texts], [drawable(name, 30) for name in names]
+    rows, top = [drawable(text, 48) for text in texts], [drawable(text, 30) for text in columns or ()]
     if columns is None:
         top = [str(number) for number in range(1, len(texts) + 1)]
         rows = [f"{row}  {number}" for row, number in zip(rows, top, strict=True)]
-    numbers = [[f"{value:z.2f}" for value in row] for row in matrix]
-    with style(theme) as colors:
-        return color_table(colors, matrix, rows, top, numbers, title)[0]
+    return color_table(theme, matrix, rows, top, [[f"{value:z.2f}" for value in row] for row in matrix], title)
 
 
 def pooling_shares(token_embeddings: np.ndarray) -> pd.DataFrame:
@@ -79,18 +72,13 @@ def pooling_shares(token_embeddings: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(shares).T
 
 
-def pooling_comparison(
-    token_embeddings: np.ndarray, tokens: Sequence[str], *, title: str = "", theme: str = "light"
-) -> Figure:
+def pooling_comparison(token_embeddings: np.ndarray, tokens: Texts, *, title: str = "", theme: str = "light") -> Figure:
     """What each pooling mode takes from each of the tokens of a text, in percent (see `pooling_shares`)."""
     shares = pooling_shares(token_embeddings)
-    if len(tokens) != shares.shape[1]:
-        raise ValueError(f"tokens must name each row of token_embeddings, got {len(tokens)} for {shares.shape[1]} rows")
     numbers = [[f"{100 * share:.0f}" if share else "·" for share in row] for row in shares.to_numpy()]
     note = "% of the sentence embedding that comes from each token; for max, % of its dimensions"
-    with style(theme) as colors:
-        columns = [drawable(token, 14) for token in tokens]
-        return color_table(colors, shares.to_numpy() ** 0.5, list(shares.index), columns, numbers, title, note)[0]
+    columns = [drawable(token, 14) for token in tokens]
+    return color_table(theme, shares.to_numpy() ** 0.5, list(shares.index), columns, numbers, title, note)
 
 
 def token_lengths(lengths: Sequence[int], max_seq_length: int, *, title: str = "", theme: str = "light") -> Figure:
@@ -120,12 +108,7 @@ def token_lengths(lengths: Sequence[int], max_seq_length: int, *, title: str = "
 
 
 def similarity_distributions(
-    positive: Sequence[float],
-    negative: Sequence[float],
-    *,
-    before: tuple[Sequence[float], Sequence[float]] | None = None,
-    title: str = "",
-    theme: str = "light",
+    positive: ArrayLike, negative: ArrayLike, *, before: Pair | None = None, title: str = "", theme: str = "light"
 ) -> Figure:
     """Histograms of the similarities of positive and of negative pairs, with the AUC.
 
@@ -133,14 +116,11 @@ def similarity_distributions(
     positive and negative similarities of the untrained model, drawn above on the same scale.
     """
     shown = {"": (positive, negative)} if before is None else {"before ": before, "after ": (positive, negative)}
-    pairs = {
-        name: (checked_numbers(f"{name}positive", good), checked_numbers(f"{name}negative", bad))
-        for name, (good, bad) in shown.items()
-    }
-    bins = np.histogram_bin_edges(np.concatenate([values for pair in pairs.values() for values in pair]), 40)
+    bins = np.histogram_bin_edges(np.concatenate([values for pair in shown.values() for values in pair]), 40)
     with style(theme) as colors:
-        figure, panels = canvas(6.4, 1.1 + 1.9 * len(pairs), title, rows=len(pairs), sharex=True, sharey=True)
-        for axes, (name, (good, bad)) in zip(panels.flat, pairs.items(), strict=True):
+        figure, panels = canvas(6.4, 1.1 + 1.9 * len(shown), title, rows=len(shown), sharex=True, sharey=True)
+        for axes, (name, pair) in zip(panels.flat, shown.items(), strict=True):
+            good, bad = map(np.asarray, pair)
             auc = roc_auc_score(np.repeat([1, 0], [len(good), len(bad)]), np.concatenate([good, bad]))
             axes.set_title(f"AUC {name}{auc:.3f}")
             for label, values, color in (("negative", bad, colors.bad), ("positive", good, colors.good)):
@@ -159,14 +139,9 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
 
     `history` is what `fit` returned; panels without any number are left out. From 20 steps on, the values of single
     steps are faint, with a running mean over a fifteenth of the run. Dotted lines end an epoch.
-
-    Raises:
-        ValueError: `history` is missing columns or has no numbers.
     """
     check_columns("history", history, ["step", "epoch", "objective", *PANELS])
     shown = [column for column in PANELS if history[column].notna().any()]
-    if not shown:
-        raise ValueError(f"history has no number in any of the columns {list(PANELS)}")
     history = history.assign(padding_share=100 * history["padding_share"])
     width = min(3, len(shown))
     height = -(-len(shown) // width)
@@ -201,12 +176,7 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
 
 
 def architecture(
-    modules: Sequence[tuple[str, Sequence[int]]],
-    tokens: Sequence[str] = (),
-    notes: Mapping[str, str] | None = None,
-    *,
-    title: str = "",
-    theme: str = "light",
+    modules: Shapes, tokens: Texts = (), notes: dict[str, str] | None = None, *, title: str = "", theme: str = "light"
 ) -> Figure:
     """The modules of a model from left to right, and below each the tensor that it returns for one batch.
 

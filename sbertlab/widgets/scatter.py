@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from IPython import get_ipython
 
-from sbertlab.plots.maps import as_floats, is_continuous
+from sbertlab.plots.maps import scale_of
 from sbertlab.plots.style import Theme, sequential
 
 MOST_GROUPS = 256
@@ -141,7 +141,7 @@ def color_columns(frame: pd.DataFrame) -> dict[Any, pd.Series]:
     """
     columns = {}
     for name, column in frame.reset_index(drop=True).items():
-        numbers = as_floats(column) if is_continuous(column) else None
+        numbers = scale_of(column)
         if numbers is not None and not numbers.hasnans:
             columns[name] = numbers
             continue

@@ -429,17 +429,6 @@ def test_the_figure_shows_every_kind_and_group_and_names_the_models(measured: tu
     assert len(plots.robustness_figure(tables, theme=theme).axes) == 2
 
 
-def test_the_figure_refuses_tables_it_cannot_show(measured: tuple) -> None:
-    plots = pytest.importorskip("sbertlab.plots.analysis", exc_type=ImportError)
-    tables, gaps = measured
-    with pytest.raises(ValueError, match=r"gaps has the models \['leaning'\], which tables has not"):
-        plots.robustness_figure({"letters": tables["letters"]}, gaps)
-    with pytest.raises(ValueError, match="one to 8 models, got 0"):
-        plots.robustness_figure({})
-    with pytest.raises(ValueError, match=r"the table of letters is missing the columns \['shift'\]"):
-        plots.robustness_figure({"letters": tables["letters"].drop(columns="shift")})
-
-
 def test_the_figure_of_a_model_without_a_scale_leaves_its_rows_empty() -> None:
     plots = pytest.importorskip("sbertlab.plots.analysis", exc_type=ImportError)
     figure = plots.robustness_figure({"constant": robustness(Constant(), resamples=20)})

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
@@ -103,8 +102,6 @@ def test_mistakes_are_named() -> None:
         choose_threshold(LABELS, SCORES, "precision")
     with pytest.raises(ValueError, match=r"no threshold has a precision of at least 0\.99"):
         choose_threshold([1, 0, 0], [0.5, 0.5, 0.5], "precision", 0.99)
-    with pytest.raises(ValueError, match="is missing"):
-        threshold_figure(pd.DataFrame({"threshold": [1.0]}), LABELS, SCORES)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
