@@ -90,28 +90,24 @@ def closest(word: str, known: Iterable[Any]) -> str:
 
 
 def as_tensor(embeddings: Embeddings, name: str = "embeddings", finite: bool = False) -> Tensor:
-    """Return embeddings as a dense tensor `(n, dim)` or `(dim,)` of float32 or float64; `finite` refuses NaN.
+    """Return embeddings as a tensor `(n, dim)` or `(dim,)` of float32 or float64; `finite` refuses NaN.
 
     >>> as_tensor([[1, 2], [3, 4]])
     tensor([[1., 2.],
             [3., 4.]])
     """
     try:
-        rows = embeddings if isinstance(embeddings, (Tensor, np.ndarray)) else list(embeddings)
-        if isinstance(rows, list) and rows and isinstance(rows[0], Tensor):
-            rows = torch.stack(rows)
-        # torch shares memory with arrays that are contiguous and writeable; others are copied
-        tensor = rows if isinstance(rows, Tensor) else torch.from_numpy(np.require(np.asarray(rows), None, ["C", "W"]))
-        if isinstance(rows, list) and rows and not hasattr(rows[0], "dtype"):
-            tensor = tensor.float()
-    except (TypeError, ValueError, RuntimeError) as error:
+        if not isinstance(embeddings, (Tensor, np.ndarray)):
+            rows = list(embeddings)
+            dtype = None if hasattr(rows[0], "dtype") else np.float32
+            embeddings = torch.stack(rows) if isinstance(rows[0], Tensor) else np.asarray(rows, dtype)
+        if isinstance(embeddings, np.ndarray):  # torch shares memory with arrays that are contiguous and writeable
+            embeddings = torch.from_numpy(np.require(embeddings, None, ["C", "W"]))
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"{name} must be rows of numbers, all of one length: {error}") from error
-    tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
-    if tensor.dim() not in (1, 2) or tensor.shape[-1] == 0:
-        raise ValueError(f"{name} must have the shape (n, dim) or (dim,), got {tuple(tensor.shape)}")
-    if tensor.is_complex():
-        raise ValueError(f"{name} must hold real numbers, got {tensor.dtype}")
-    tensor = tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    if embeddings.dim() not in (1, 2) or embeddings.shape[-1] == 0:
+        raise ValueError(f"{name} must have the shape (n, dim) or (dim,), got {tuple(embeddings.shape)}")
+    tensor = embeddings if embeddings.dtype in (torch.float32, torch.float64) else embeddings.float()
     if finite and not torch.isfinite(tensor).all():
         bad = (~torch.isfinite(torch.atleast_2d(tensor))).any(dim=1).nonzero().flatten().tolist()
         raise ValueError(f"{name} has NaN or infinite values in {len(bad)} rows, first in row {bad[0]}")

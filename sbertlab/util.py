@@ -210,8 +210,6 @@ def top_matches(
     check_sizes(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, top_k=top_k)
     corpus = torch.atleast_2d(as_tensor(corpus_embeddings, "corpus_embeddings", finite=True))
     queries = torch.atleast_2d(as_tensor(query_embeddings, "query_embeddings", finite=True)).to(corpus.device)
-    if (sizes := (queries.shape[1], corpus.shape[1]))[0] != sizes[1]:
-        raise ValueError(f"query_embeddings have {sizes[0]} dimensions and corpus_embeddings {sizes[1]}")
     unit = score_function is cos_sim  # then rows are scaled to unit length once per chunk, not once per block
     if unit:
         queries, score_function = F.normalize(queries, dim=1), dot_score
@@ -223,13 +221,8 @@ def top_matches(
         chunk = F.normalize(chunk, dim=1) if unit else chunk
         found = []
         for rows in _blocks(len(queries), query_chunk_size, len(chunk)):
-            scores = score_function(queries[rows], chunk)
-            if scores.shape != (expected := (len(queries[rows]), len(chunk))):
-                raise ValueError(f"score_function must return the shape {expected}, got {tuple(scores.shape)}")
-            found.append(_largest(scores, min(top_k, len(chunk))))
+            found.append(_largest(score_function(queries[rows], chunk), min(top_k, len(chunk))))
         values, columns = (torch.cat(parts) for parts in zip(*found, strict=True))
-        if torch.isnan(values).any():  # NaN ranks first
-            raise ValueError("score_function returned NaN for finite embeddings")
         best = merge_matches(best, (values, columns + start), top_k)
     return best
 
@@ -372,40 +365,32 @@ def quantize_embeddings(
     ranges: np.ndarray | None = None,
     calibration_embeddings: Embeddings | None = None,
 ) -> np.ndarray:
-    """Return embeddings in fewer bytes, according to `precision`.
+    """Return embeddings in fewer bytes, according to `precision` ("float32" keeps them).
 
     "int8", "uint8": one byte per dimension, whose range is divided into 255 steps. `ranges` `(2, dim)` are its minimum
     and maximum; default: those of `calibration_embeddings`, a sample of at least 100 rows, or of the embeddings.
     "binary", "ubinary": one bit per dimension, set for positive values, eight packed into one byte: `(n, dim / 8)`,
-    rounded up. "binary" is shifted by -128 into int8. "float32" is also allowed.
+    rounded up. "binary" is shifted by -128 into int8.
 
     >>> quantize_embeddings(np.array([[0.3, -0.1, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0]]), "ubinary")
     array([[160]], dtype=uint8)
     """
     check_choice("precision", precision, ["float32", "int8", "uint8", "binary", "ubinary"])
-    if isinstance(embeddings, (Tensor, np.ndarray)) and "int" in str(embeddings.dtype):
-        raise ValueError(f"embeddings are {embeddings.dtype} already; pass floating embeddings")
     values = as_tensor(embeddings, finite=True).detach().cpu().numpy()
     if precision == "float32":
         return values.astype(np.float32)
     if precision in ("binary", "ubinary"):
         packed = np.packbits(values > 0, axis=-1)
         return packed if precision == "ubinary" else (packed.astype(np.int16) - 128).astype(np.int8)
-    if ranges is None and len(values):
-        sample = values
-        if calibration_embeddings is not None:
-            sample = as_tensor(calibration_embeddings, "calibration_embeddings", finite=True).detach().cpu().numpy()
-        rows = np.atleast_2d(sample)
+    if ranges is None:
+        sample = embeddings if calibration_embeddings is None else calibration_embeddings
+        rows = torch.atleast_2d(as_tensor(sample, "calibration_embeddings", finite=True))
         if len(rows) < 2:
             raise ValueError(f"{precision} needs `ranges`, or more than {len(rows)} `calibration_embeddings`")
-        if len(rows) < 100 and sample is values:
+        if len(rows) < 100:
             warnings.warn(f"{precision} ranges are taken from {len(rows)} embeddings; pass `ranges`", stacklevel=2)
-        ranges = np.vstack((rows.min(axis=0), rows.max(axis=0)))
-    expected = (2, values.shape[-1])
-    bounds = np.zeros(expected) if ranges is None else np.asarray(ranges)
-    if bounds.shape != expected or not np.isfinite(bounds).all() or (bounds[0] > bounds[1]).any():
-        raise ValueError(f"ranges must be finite minima and maxima of shape {expected}, got shape {bounds.shape}")
-    low, high = bounds.astype(np.float32)
+        ranges = torch.stack(rows.aminmax(dim=0)).detach().cpu().numpy()
+    low, high = np.asarray(ranges, dtype=np.float32)
     steps = (high - low) / 255
     levels = np.clip(np.floor((values - low) / np.where(steps == 0, 1, steps)), 0, 255)
     return levels.astype(np.uint8) if precision == "uint8" else (levels - 128).astype(np.int8)

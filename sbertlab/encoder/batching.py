@@ -121,7 +121,7 @@ class ChunkedEncoder(nn.Sequential):
         for route, positions, plain in by_route(texts, task):
             block = self._text_block(route)
             tokens = block.token_ids(plain)
-            lengths = tokens.lengths
+            lengths = [len(ids) for ids in tokens.ids]
             constant: Features = {} if route is None else {"route": route}
             if prompt and not all(getattr(part, "include_prompt", True) for part in self.modules()):
                 ids = block.token_ids([prompt]).ids[0]

@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +62,7 @@ def is_amd() -> bool:
 def has_native_bfloat16() -> bool:
     """Return whether the CPU has instructions for bfloat16 matrices (avx512_bf16, AMX, Arm's bf16)."""
     known = torch.cpu.get_capabilities()
-    names = ("avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16", "avx10_2")
-    return any(bool(known.get(name)) for name in names)
-
-
-def _best_seconds(*runs: Callable[[], object], repeats: int = 9) -> list[float]:
-    """Return the minimum seconds of each run, taken in turn: what other programs disturb least."""
-    seconds = [math.inf] * len(runs)
-    for _ in range(repeats):
-        for index, run in enumerate(runs):
-            start = time.perf_counter()
-            run()
-            seconds[index] = min(seconds[index], time.perf_counter() - start)
-    return seconds
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16", "avx10_2"))
 
 
 @cache
@@ -88,21 +75,31 @@ def onednn_is_faster(margin: float = 1.15) -> bool:
     if not (is_amd() and torch.backends.cpu.get_cpu_capability() == "AVX512"):
         return False
     generator = torch.Generator().manual_seed(0)
-    try:
-        for rows, inputs, outputs in PROBE_SHAPES:
-            x = torch.randn(rows, inputs, generator=generator)
-            weight = torch.randn(outputs, inputs, generator=generator)
-            bias = torch.randn(outputs, generator=generator)
-            plain, fast = partial(F.linear, x, weight, bias), partial(onednn_linear, x, weight, bias)
-            with torch.no_grad():
-                if not torch.allclose(fast(), plain(), rtol=1e-4, atol=1e-3):
-                    return False
-                plain_seconds, fast_seconds = _best_seconds(plain, fast)
-            if fast_seconds * margin > plain_seconds:
+    for rows, inputs, outputs in PROBE_SHAPES:
+        shapes = (rows, inputs), (outputs, inputs), (outputs,)
+        x, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
+        try:
+            if _onednn_speed(x, weight, bias) < margin:
                 return False
-    except (AttributeError, RuntimeError):
-        return False
+        except (AttributeError, RuntimeError):  # this torch has no such operator
+            return False
     return True
+
+
+@torch.no_grad()
+def _onednn_speed(x: Tensor, weight: Tensor, bias: Tensor, repeats: int = 9) -> float:
+    """Return how many times as fast as torch's product oneDNN's is, each at its best in turn; 0 if it is wrong."""
+    ways: Any = F.linear, onednn_linear
+    plain, fast = (way(x, weight, bias) for way in ways)
+    if not torch.allclose(fast, plain, rtol=1e-4, atol=1e-3):
+        return 0
+    seconds = [math.inf, math.inf]
+    for _ in range(repeats):
+        for index, way in enumerate(ways):
+            start = time.perf_counter()
+            way(x, weight, bias)
+            seconds[index] = min(seconds[index], time.perf_counter() - start)
+    return seconds[0] / seconds[1]
 
 
 class FastLinear(nn.Linear):
@@ -121,14 +118,12 @@ class FastLinear(nn.Linear):
             bias = None if self.bias is None else self.bias.float()
             with torch.autocast("cpu", enabled=False):
                 return F.linear(input.float(), self.weight.float(), bias).to(torch.bfloat16)
-        if autocast is not None or not input.dtype == self.weight.dtype == torch.float32:
-            return super().forward(input)
+        single = autocast is None and input.dtype == self.weight.dtype == torch.float32
         fits = input.dim() > 1 and input.shape[-1] == self.in_features and input.numel() > 0
-        if not (fits and onednn_is_faster()):
+        if not (single and fits and onednn_is_faster()):
             return super().forward(input)
-        if torch.is_grad_enabled():
-            return _OneDnnLinear.apply(input, self.weight, self.bias)
-        return onednn_linear(input, self.weight, self.bias)
+        linear = _OneDnnLinear.apply if torch.is_grad_enabled() else onednn_linear
+        return linear(input, self.weight, self.bias)
 
 
 def use_fast_linear(module: nn.Module) -> nn.Module:

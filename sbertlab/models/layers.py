@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sbertlab.checks import checked_number
 from sbertlab.models.module import Features, Module, text_vectors
 
 
@@ -31,25 +29,14 @@ class WeightedLayerPooling(Module):
         layer_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
-        checked_number("layer_start", layer_start, 0, num_hidden_layers, whole=True)
-        count = num_hidden_layers + 1 - layer_start
-        weights = torch.ones(count) if layer_weights is None else torch.as_tensor(layer_weights, dtype=torch.float32)
-        if weights.shape != (count,):
-            layers = f"the layers {layer_start} to {num_hidden_layers}"
-            raise ValueError(f"layer_weights must have the shape ({count},) for {layers}, got {tuple(weights.shape)}")
+        weights = torch.ones(num_hidden_layers + 1 - layer_start) if layer_weights is None else layer_weights
         self.word_embedding_dimension = word_embedding_dimension
         self.num_hidden_layers, self.layer_start = num_hidden_layers, layer_start
         self.layer_weights = nn.Parameter(weights.detach().clone())
 
     def forward(self, features: Features) -> Features:
         """Replace `token_embeddings` `(batch, tokens, dim)` by the weighted mean over the layers."""
-        if "all_layer_embeddings" not in features:
-            remedy = 'Transformer(..., model_args={"output_hidden_states": True})'
-            raise ValueError(f"WeightedLayerPooling needs all layers: put it after {remedy}")
-        layers = torch.stack(list(features["all_layer_embeddings"][self.layer_start :]))  # (layers, batch, tokens, dim)
-        if len(layers) != len(self.layer_weights):
-            arguments = f"num_hidden_layers={self.num_hidden_layers} and layer_start={self.layer_start}"
-            raise ValueError(f"{arguments} expect {len(self.layer_weights)} layers, the transformer has {len(layers)}")
+        layers = torch.stack(features["all_layer_embeddings"][self.layer_start :])  # (layers, batch, tokens, dim)
         weights = self.layer_weights.view(-1, 1, 1, 1)
         return {**features, "token_embeddings": (weights * layers).sum(dim=0) / self.layer_weights.sum()}
 
@@ -80,9 +67,9 @@ class LSTM(Module):
     def forward(self, features: Features) -> Features:
         """Replace `token_embeddings` by `(batch, tokens, hidden_dim * directions)`."""
         vectors, mask = features["token_embeddings"], features["attention_mask"]
-        lengths = mask.sum(dim=1).clamp(min=1).cpu()
-        if mask.shape[1] > 1 and bool((mask[:, 1:] > mask[:, :-1]).any()):
+        if (mask[:, 1:] > mask[:, :-1]).any():
             raise ValueError('LSTM needs the padding after the texts: set model.tokenizer.padding_side = "right"')
+        lengths = mask.sum(dim=1).clamp(min=1).cpu()
         packed = nn.utils.rnn.pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
         states, _ = self.encoder(packed)
         states, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=vectors.shape[1])
@@ -109,10 +96,9 @@ class CNN(Module):
         stride_sizes: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if not kernel_sizes or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
-            raise ValueError(f"kernel_sizes must be odd, got {list(kernel_sizes)}")
-        if stride_sizes is not None and list(stride_sizes) != [1] * len(kernel_sizes):
-            raise ValueError(f"stride_sizes must be 1 for every width, got {list(stride_sizes)}")
+        if any(size % 2 == 0 for size in kernel_sizes) or set(stride_sizes or [1]) != {1}:
+            found = f"{list(kernel_sizes)} and {stride_sizes}"
+            raise ValueError(f"kernel_sizes must be odd and stride_sizes 1, got {found}")
         self.in_word_embedding_dimension = in_word_embedding_dimension
         self.out_channels, self.kernel_sizes = out_channels, list(kernel_sizes)
         self.convs = nn.ModuleList(
@@ -132,19 +118,11 @@ class CNN(Module):
 
 
 def activation_from_name(name: str) -> nn.Module:
-    """Make an activation of torch.nn from its dotted name; names in files must not import anything else."""
-    module_name, _, class_name = name.rpartition(".")
-    try:
-        if not f"{module_name}.".startswith("torch.nn."):
-            raise ValueError("only modules of torch.nn are loaded from a file")
-        found = getattr(importlib.import_module(module_name), class_name)()
-        if not isinstance(found, nn.Module):
-            raise TypeError(f"it makes {found!r:.40}")
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"activation_function {name!r} is not a module of torch {torch.__version__}: {error}"
-        ) from error
-    return found
+    """Make an activation of torch.nn from its dotted name, which may come from a file: nothing is imported."""
+    found = getattr(nn, name.rpartition(".")[2], None) if name.startswith("torch.nn.") else None
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"activation_function {name!r} is not a module of torch.nn in torch {torch.__version__}")
+    return found()
 
 
 class Dense(Module):
@@ -171,21 +149,12 @@ class Dense(Module):
         self.in_features, self.out_features = in_features, out_features
         self.activation_function = nn.Identity() if activation_function is None else activation_function
         self.linear = nn.Linear(in_features, out_features, bias=bias)
-        for name, values in {"weight": init_weight, "bias": init_bias}.items():
-            parameter = getattr(self.linear, name)
-            if values is None:
-                continue
-            if parameter is None or values.shape != parameter.shape:
-                expected = "None without a bias" if parameter is None else f"of shape {tuple(parameter.shape)}"
-                raise ValueError(f"init_{name} must be {expected}, got shape {tuple(values.shape)}")
-            parameter.data.copy_(torch.as_tensor(values))
+        given = {"weight": init_weight, "bias": init_bias}
+        self.linear.load_state_dict({key: value for key, value in given.items() if value is not None}, strict=False)
 
     def forward(self, features: Features) -> Features:
         """Replace `sentence_embedding` `(batch, in_features)` by `(batch, out_features)`."""
-        vector = text_vectors(features)
-        if vector.shape[-1] != self.in_features:
-            raise ValueError(f"Dense(in_features={self.in_features}) was given vectors of size {vector.shape[-1]}")
-        return {**features, "sentence_embedding": self.activation_function(self.linear(vector))}
+        return {**features, "sentence_embedding": self.activation_function(self.linear(text_vectors(features)))}
 
     def get_sentence_embedding_dimension(self) -> int:
         """Return the size of the output."""

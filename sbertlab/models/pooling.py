@@ -63,19 +63,16 @@ class Pooling(Module):
     ) -> None:
         super().__init__()
         given = locals()
-        flags = {mode: given[flag] for mode, flag in FLAGS.items()}
+        names = [mode for mode, flag in FLAGS.items() if given[flag]]
+        if not names and pooling_mode_mean_tokens is None:
+            names = ["mean"]
         if pooling_mode is not None:
             names = [pooling_mode] if isinstance(pooling_mode, str) else list(pooling_mode)
-        else:
-            if flags["mean"] is None and not any(flags.values()):
-                flags["mean"] = True
-            names = [mode for mode, chosen in flags.items() if chosen]
         names = ["mean_sqrt_len_tokens" if name == "mean_sqrt_len" else name for name in names]
         if not names or not set(names) <= set(POOLING_MODES) or len(set(names)) < len(names):
             raise ValueError(f"pooling_mode must name some of {', '.join(POOLING_MODES)}, each once, got {names}")
-        self.word_embedding_dimension = word_embedding_dimension
+        self.word_embedding_dimension, self.include_prompt = word_embedding_dimension, include_prompt
         self.modes = tuple(names)
-        self.include_prompt = include_prompt
 
     def forward(self, features: Features) -> Features:
         """Add `sentence_embedding` `(batch, dim * modes)`."""
@@ -104,15 +101,6 @@ class Pooling(Module):
         """Return the size of the text's vector: the token vectors' times the number of modes."""
         return self.word_embedding_dimension * len(self.modes)
 
-    @property
-    def pooling_output_dimension(self) -> int:
-        """The field's other name for `get_sentence_embedding_dimension()`."""
-        return self.get_sentence_embedding_dimension()
-
-    def get_pooling_mode_str(self) -> str:
-        """Return the modes joined by `+`."""
-        return "+".join(self.modes)
-
     def config(self) -> dict[str, Any]:
         """Return the keys of sentence-transformers 2.2, and later ones only if they are not at their default."""
         settings: dict[str, Any] = {"word_embedding_dimension": self.word_embedding_dimension}
@@ -127,4 +115,4 @@ class Pooling(Module):
 
     def extra_repr(self) -> str:
         """Return the arguments for printing."""
-        return f"{self.word_embedding_dimension}, {self.get_pooling_mode_str()!r}"
+        return f"{self.word_embedding_dimension}, {'+'.join(self.modes)!r}"

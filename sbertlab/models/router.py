@@ -8,6 +8,7 @@ from typing import cast
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from sbertlab.checks import check_choice
 from sbertlab.models.module import Features, Module, output_dimension
 from sbertlab.models.transformer import TokenizerModule
 
@@ -32,14 +33,9 @@ class Router(Module):
         allow_empty_key: bool = True,
     ) -> None:
         super().__init__()
-        if not sub_modules:
-            raise ValueError("sub_modules must name at least one route, e.g. {'query': [...], 'document': [...]}")
-        if default_route is not None and default_route not in sub_modules:
-            raise ValueError(f"default_route {default_route!r} is not one of the routes {list(sub_modules)}")
-        try:
-            self.sub_modules = nn.ModuleDict({route: nn.Sequential(*modules) for route, modules in sub_modules.items()})
-        except KeyError as error:
-            raise ValueError(f"torch does not allow this name of a route: {error}") from error
+        if default_route is not None:
+            check_choice("default_route", default_route, sub_modules)
+        self.sub_modules = nn.ModuleDict({route: nn.Sequential(*modules) for route, modules in sub_modules.items()})
         self.default_route, self.allow_empty_key = default_route, allow_empty_key
 
     @classmethod
@@ -61,26 +57,25 @@ class Router(Module):
             )
         return cast(nn.Sequential, self.sub_modules[name])
 
-    def readers(self) -> list[TokenizerModule]:
+    def _readers(self) -> list[TokenizerModule]:
         """Return the first block of every route that tokenises texts, the default route's first."""
-        routes = sorted(self.sub_modules.items(), key=lambda item: item[0] != self.default_route)
-        first = [next(iter(cast(nn.Sequential, modules)), None) for _, modules in routes]
+        routes = sorted(self.sub_modules, key=lambda route: route != self.default_route)
+        first = [next(iter(self.route(route)), None) for route in routes]
         return [block for block in first if isinstance(block, TokenizerModule)]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the default, or first, route that has one."""
-        return self.readers()[0].tokenizer
+        return self._readers()[0].tokenizer
 
     @property
     def max_seq_length(self) -> int | None:
         """The largest length limit among the routes; setting it sets all."""
-        limits = [block.max_seq_length for block in self.readers()]
-        return max((limit for limit in limits if limit is not None), default=None)
+        return max((block.max_seq_length for block in self._readers() if block.max_seq_length), default=None)
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        for block in self.readers():
+        for block in self._readers():
             block.max_seq_length = value
 
     def forward(self, features: Features) -> Features:
@@ -89,7 +84,7 @@ class Router(Module):
 
     def get_sentence_embedding_dimension(self) -> int | None:
         """Return the size of the vectors, the same on every route; None if no block states one."""
-        sizes = [output_dimension(list(cast(nn.Sequential, modules))) for modules in self.sub_modules.values()]
+        sizes = [output_dimension(list(self.route(route))) for route in self.sub_modules]
         return next((size for size in sizes if size is not None), None)
 
 

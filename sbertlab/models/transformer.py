@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,71 +20,47 @@ from sbertlab.models.fast_cpu import use_fast_linear, use_short_attention
 from sbertlab.models.module import Features, Module, masked_mean
 from sbertlab.storage.find import find_model
 
+ENCODER_HALVES = {kind.lower(): f"{kind}EncoderModel" for kind in ("T5", "MT5", "UMT5", "LongT5")}
+"""Classes of transformers that load the encoder alone, by architecture."""
 
-@dataclass
-class Tokens:
+
+class Tokens(NamedTuple):
     """Unpadded token ids of some texts, special tokens included, and the number of truncated tokens of each text."""
 
     ids: list[list[int]]
     cut: list[int]
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Number of tokens of each text, as the encoder reads it."""
-        return [len(ids) for ids in self.ids]
-
 
 class TokenizerModule(Module):
-    """What blocks that begin with a tokenizer share: texts to token ids, token ids to padded features."""
+    """What blocks that begin with a tokenizer share: texts to token ids, token ids to padded features.
+
+    `longest_input` is the number of tokens for which the block has positions; None if there is no limit.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     do_lower_case: bool = False
     add_special_tokens: bool = True
+    longest_input: int | None = None
     _max_seq_length: int | None = None
 
     @property
     def max_seq_length(self) -> int | None:
-        """Maximum number of tokens read per text, special tokens included; None: no limit."""
+        """Maximum number of tokens read per text, special tokens included; set to None: the block's maximum."""
         return self._max_seq_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        fewest = max(1, self._special_count())  # the special tokens must fit
-        self._max_seq_length = (
-            None if value is None else int(checked_number("max_seq_length", value, fewest, whole=True))
-        )
+        longest = self.longest_input
+        if value is not None:
+            fewest = max(1, self._special_count())  # the special tokens must fit
+            checked_number("max_seq_length", value, fewest, math.inf if longest is None else longest, whole=True)
+        self._max_seq_length = longest if value is None else int(value)
 
     def _special_count(self) -> int:
         return self.tokenizer.num_special_tokens_to_add() if self.add_special_tokens else 0
 
-    def token_matrix(self) -> Tensor | None:
-        """Return the embedding matrix, one row per token of the vocabulary; None if there is none."""
-        raise NotImplementedError
-
-    def resize_token_matrix(self, rows: int) -> None:
-        """Add rows to the embedding matrix, with any values."""
-        raise NotImplementedError
-
     def match_vocabulary(self) -> None:
-        """Grow the embedding matrix for added tokens (normal rows of its standard deviation, seeded), and warn."""
-        old = self.token_matrix()
-        rows = len(self.tokenizer) if old is None else len(old)
-        missing = len(self.tokenizer) - rows
-        if old is None or missing <= 0:
-            return
-        generator = torch.Generator().manual_seed(len(self.tokenizer))
-        values = torch.randn(missing, old.shape[1], generator=generator) * old.detach().float().std().cpu()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            self.resize_token_matrix(len(self.tokenizer))
-            cast(Tensor, self.token_matrix())[rows:] = values
-        warnings.warn(
-            f"{missing} tokens were added to the tokenizer: the embedding matrix grew from {rows} to "
-            f"{len(self.tokenizer)} rows, the new ones random; fine-tune the model before you rely on them",
-            stacklevel=2,
-        )
+        """Give tokens that were added to the tokenizer vectors of their own; a Transformer does."""
 
     def token_ids(self, texts: Sequence[str]) -> Tokens:
         """Tokenise without padding, truncate at `max_seq_length`, and count the truncated tokens."""
@@ -93,7 +68,7 @@ class TokenizerModule(Module):
         texts = [text.lower() for text in texts] if self.do_lower_case else list(texts)
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
-            return self._token_ids_slowly(texts)
+            return self._token_ids_in_python(texts)
         backend.no_padding()
         if self.max_seq_length is None:
             backend.no_truncation()
@@ -103,22 +78,17 @@ class TokenizerModule(Module):
             encodings = backend.encode_batch_fast(texts, add_special_tokens=self.add_special_tokens)
         except TypeError:
             broken = next(text for text in texts if text != text.encode("utf-8", "ignore").decode())
-            remedy = 'repair it with text.encode("utf-8", "ignore").decode()'
-            raise ValueError(f"{broken!r:.60} is not valid Unicode (half a surrogate pair); {remedy}") from None
+            raise ValueError(f"{broken!r:.60} is not valid Unicode: it has half a surrogate pair") from None
         special = self._special_count()
         cut = [sum(len(rest) - special for rest in encoding.overflowing) for encoding in encodings]
         return Tokens([encoding.ids for encoding in encodings], cut)
 
-    def _token_ids_slowly(self, texts: list[str]) -> Tokens:
-        """Tokenise with a tokenizer that is written in Python."""
-        if not texts:
-            return Tokens([], [])
+    def _token_ids_in_python(self, texts: list[str]) -> Tokens:
+        """Tokenise with a tokenizer that is not one of the tokenizers library, such as ByT5's."""
         tokenizer: Any = self.tokenizer
-        arguments = {"padding": False, "add_special_tokens": self.add_special_tokens}
-        whole = tokenizer(texts, truncation=False, verbose=False, **arguments)["input_ids"]
-        if self.max_seq_length is None:
-            return Tokens(whole, [0] * len(whole))
-        short = tokenizer(texts, truncation=True, max_length=self.max_seq_length, **arguments)["input_ids"]
+        arguments = {"add_special_tokens": self.add_special_tokens, "verbose": False}
+        whole = tokenizer(texts, **arguments)["input_ids"]
+        short = tokenizer(texts, truncation=True, max_length=self.max_seq_length or 10**9, **arguments)["input_ids"]
         return Tokens(short, [len(a) - len(b) for a, b in zip(whole, short, strict=True)])
 
     def pad(self, ids: Sequence[Sequence[int]]) -> Features:
@@ -136,9 +106,6 @@ class TokenizerModule(Module):
         """Return the padded features of the texts, ready for `forward`."""
         if isinstance(texts, str):
             raise TypeError(f"texts must be a list of texts, got the text {texts!r:.60}")
-        for position, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{position}] must be a text, got {text!r:.60}")
         return self.pad(self.token_ids(texts).ids)
 
 
@@ -148,13 +115,13 @@ class Transformer(TokenizerModule):
     Args:
         model_name_or_path: a folder, or a name as in `sbertlab.storage.find.find_model`; `cache_dir` holds downloads.
         max_seq_length: texts are truncated to this number of tokens; default: the smaller limit of tokenizer and model.
-        model_args: for `AutoConfig.from_pretrained`, e.g. `{"output_hidden_states": True}`; `dtype`,
-            `attn_implementation` and `trust_remote_code` go to the model.
+        model_args: for `AutoModel.from_pretrained`, e.g. `{"output_hidden_states": True}`.
         tokenizer_args: for `AutoTokenizer.from_pretrained`.
         do_lower_case: lower-case texts before tokenising, for tokenizers that do not.
         tokenizer_name_or_path: another source of the tokenizer.
     """
 
+    auto_model: Any
     config_keys = ("max_seq_length", "do_lower_case")
 
     def __init__(
@@ -169,26 +136,17 @@ class Transformer(TokenizerModule):
     ) -> None:
         super().__init__()
         arguments = dict(model_args or {})
-
-        def taken(*names: str) -> dict[str, Any]:
-            return {name: arguments.pop(name) for name in names if name in arguments}
-
-        to_model, trust = taken("dtype", "torch_dtype", "attn_implementation"), taken("trust_remote_code")
-        source = taken("revision", "token", "local_files_only")
+        source = {key: arguments.pop(key) for key in ("revision", "token", "local_files_only") if key in arguments}
         folder = find_model(model_name_or_path, cache_folder=cache_dir, **source)
         words = folder if tokenizer_name_or_path is None else find_model(tokenizer_name_or_path, cache_folder=cache_dir)
-        try:
-            config = AutoConfig.from_pretrained(folder, **trust, **arguments)
-            encoder_class = getattr(transformers, ENCODER_HALVES.get(config.model_type, ""), AutoModel)
-            self.auto_model = encoder_class.from_pretrained(folder, config=config, **trust, **to_model)
-            self.tokenizer = AutoTokenizer.from_pretrained(words, **trust, **dict(tokenizer_args or {}))
-        except (OSError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"transformers cannot load an encoder and a tokenizer from {folder}: {error}") from error
-        if len(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens)) < 2:
+        config = AutoConfig.from_pretrained(folder, **arguments)
+        encoder_class = getattr(transformers, ENCODER_HALVES.get(config.model_type, ""), AutoModel)
+        trust = {"trust_remote_code": arguments.get("trust_remote_code", False)}
+        tokenizer = AutoTokenizer.from_pretrained(words, **trust, **(tokenizer_args or {}))
+        if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
             remedy = "add its tokenizer.json, or pass tokenizer_name_or_path"
             raise ValueError(f"{words} has no vocabulary, so that every word would be unknown; {remedy}")
-        self.do_lower_case = do_lower_case
-        self._adopt(max_seq_length)
+        self._set_parts(encoder_class.from_pretrained(folder, **arguments), tokenizer, max_seq_length, do_lower_case)
 
     @classmethod
     def from_parts(
@@ -197,21 +155,22 @@ class Transformer(TokenizerModule):
         """Make the block from a model and a tokenizer in memory, e.g. an architecture with random weights."""
         self = cls.__new__(cls)
         nn.Module.__init__(self)
-        self.auto_model, self.tokenizer, self.do_lower_case = auto_model, tokenizer, False
-        self._adopt(max_seq_length)
+        self._set_parts(auto_model, tokenizer, max_seq_length)
         return self
 
-    def _adopt(self, max_seq_length: int | None) -> None:
-        """Set the length limit and the fast layers, once model and tokenizer are there."""
-        stated = getattr(self.auto_model.config, "max_position_embeddings", None)
-        limits = [self.longest_input, stated, getattr(self.tokenizer, "model_max_length", None)]
+    def _set_parts(
+        self, auto_model: Any, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None, lower: bool = False
+    ) -> None:
+        self.auto_model, self.tokenizer, self.do_lower_case = auto_model, tokenizer, lower
+        stated = getattr(auto_model.config, "max_position_embeddings", None)
+        limits = [self.longest_input, stated, getattr(tokenizer, "model_max_length", None)]
         known = [limit for limit in limits if limit is not None and 0 < limit < 1_000_000]
         self.max_seq_length = max_seq_length if max_seq_length is not None else min(known, default=None)
-        use_fast_linear(self.auto_model)
-        use_short_attention(self.auto_model)
+        use_fast_linear(auto_model)
+        use_short_attention(auto_model)
 
     @property
-    def longest_input(self) -> int | None:
+    def longest_input(self) -> int | None:  # type: ignore[override]
         """Number of tokens for which the model has positions; None if positions are relative (T5) or unknown."""
         config = self.auto_model.config
         positions = getattr(config, "max_position_embeddings", None)
@@ -224,29 +183,26 @@ class Transformer(TokenizerModule):
                 positions = min(positions, len(table.weight) - unused)
         return positions
 
-    @property
-    def max_seq_length(self) -> int | None:
-        """Maximum number of tokens read per text, special tokens included; set to None: the model's maximum."""
-        return self._max_seq_length
+    def token_matrix(self) -> Tensor:
+        """Return the model's input embeddings, `(vocabulary, dim)`."""
+        return self.auto_model.get_input_embeddings().weight
 
-    @max_seq_length.setter
-    def max_seq_length(self, value: int | None) -> None:
-        longest = self.longest_input
-        if isinstance(value, int) and longest is not None and value > longest:
-            kind = self.auto_model.config.model_type
-            raise ValueError(f"max_seq_length must be at most {longest}, the positions of this {kind}, got {value}")
-        TokenizerModule.max_seq_length.fset(self, longest if value is None else value)  # type: ignore[attr-defined]
-
-    def token_matrix(self) -> Tensor | None:
-        """Return the model's input embeddings, `(vocabulary, dim)`; None for models that read characters."""
-        try:
-            return self.auto_model.get_input_embeddings().weight
-        except NotImplementedError:
-            return None
-
-    def resize_token_matrix(self, rows: int) -> None:
-        """Let transformers grow the input embeddings, and what is tied to them."""
-        self.auto_model.resize_token_embeddings(rows, mean_resizing=False)
+    def match_vocabulary(self) -> None:
+        """Grow the input embeddings for added tokens (normal rows of their standard deviation, seeded), and warn."""
+        old, size = self.token_matrix(), len(self.tokenizer)
+        rows, missing = len(old), size - len(old)
+        if missing <= 0:
+            return
+        generator = torch.Generator().manual_seed(size)
+        values = torch.randn(missing, old.shape[1], generator=generator) * old.detach().float().std().cpu()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            self.auto_model.resize_token_embeddings(size, mean_resizing=False)
+            self.token_matrix()[rows:] = values
+        warnings.warn(
+            f"{missing} tokens were added to the tokenizer: the embedding matrix grew from {rows} to {size} rows, the "
+            "new ones random; fine-tune the model before you rely on them",
+            stacklevel=2,
+        )
 
     def forward(self, features: Features) -> Features:
         """Add `token_embeddings` `(batch, tokens, dim)` and, with `output_hidden_states`, `all_layer_embeddings`."""
@@ -270,10 +226,6 @@ class Transformer(TokenizerModule):
         return f"max_seq_length={self.max_seq_length}, architecture={type(self.auto_model).__name__}"
 
 
-ENCODER_HALVES = {f"{kind.lower()}": f"{kind}EncoderModel" for kind in ("T5", "MT5", "UMT5", "LongT5")}
-"""Classes of transformers that load the encoder alone, by architecture."""
-
-
 class StaticEmbedding(TokenizerModule):
     """One fixed vector per token, averaged: an encoder without a transformer, hundreds of times faster.
 
@@ -287,8 +239,6 @@ class StaticEmbedding(TokenizerModule):
         self, tokenizer: Any, embedding_weights: Tensor | np.ndarray | None = None, embedding_dim: int | None = None
     ) -> None:
         super().__init__()
-        if (embedding_weights is None) == (embedding_dim is None):
-            raise ValueError("pass either embedding_weights (vocabulary, dim) or embedding_dim, not both or neither")
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             self.tokenizer = tokenizer
         else:
@@ -310,16 +260,6 @@ class StaticEmbedding(TokenizerModule):
         self = cls(transformer.tokenizer, transformer.token_matrix())
         self.do_lower_case = transformer.do_lower_case
         return self
-
-    def token_matrix(self) -> Tensor:
-        """Return the token vectors, `(vocabulary, dim)`."""
-        return self.embedding.weight
-
-    def resize_token_matrix(self, rows: int) -> None:
-        """Add rows of zeros."""
-        old = self.embedding.weight
-        grown = torch.cat([old.detach(), old.new_zeros(rows - len(old), old.shape[1])])
-        self.embedding = nn.EmbeddingBag.from_pretrained(grown, freeze=not old.requires_grad, mode="mean")
 
     def forward(self, features: Features) -> Features:
         """Add `sentence_embedding` `(batch, dim)`, the mean of the token vectors, and the `token_embeddings`."""

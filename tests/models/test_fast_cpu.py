@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+from transformers import BertConfig, BertModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sbertlab import SentenceTransformer
@@ -28,15 +28,11 @@ from sbertlab.models.fast_cpu import (
 Tiny = Callable[..., SentenceTransformer]
 INPUTS: dict[str, Callable[[], Tensor]] = {
     "two dimensions": lambda: torch.randn(6, 5),
-    "one row": lambda: torch.randn(1, 5),
     "three dimensions": lambda: torch.randn(2, 3, 5),
-    "four dimensions": lambda: torch.randn(2, 2, 3, 5),
     "transposed": lambda: torch.randn(5, 6).t(),
-    "middle axes swapped": lambda: torch.randn(2, 5, 3).transpose(1, 2),
     "every second value": lambda: torch.randn(4, 6, 10)[:, ::2, ::2],
     "expanded": lambda: torch.randn(1, 1, 5).expand(3, 4, 5),
     "one dimension": lambda: torch.randn(5),
-    "no rows": lambda: torch.randn(0, 5),
     "no tokens": lambda: torch.randn(2, 0, 5),
 }
 
@@ -91,18 +87,10 @@ def test_output_and_all_gradients_equal_torchs(onednn, shape, bias):
     assert used == (x.dim() > 1 and x.numel() > 0)
     assert len(ours) == len(theirs) == (4 if bias else 3)
     for mine, reference in zip(ours, theirs, strict=True):
-        assert mine.shape == reference.shape
         assert x.numel() == 0 or reference.abs().sum() > 0
         torch.testing.assert_close(mine, reference, atol=1e-5, rtol=1e-5)
-
-
-def test_inference_without_a_graph_equals_torchs(onednn):
-    layer, x = FastLinear(5, 4), torch.randn(2, 3, 5)
     with torch.no_grad():
-        output = layer(x)
-    assert len(onednn) == 1
-    assert not output.requires_grad
-    torch.testing.assert_close(output, F.linear(x, layer.weight, layer.bias))
+        torch.testing.assert_close(layer(x), ours[0])
 
 
 def test_a_frozen_weight_gets_no_gradient_and_costs_no_product(onednn):
@@ -110,7 +98,6 @@ def test_a_frozen_weight_gets_no_gradient_and_costs_no_product(onednn):
     layer.requires_grad_(False)
     layer(x).sum().backward()
     assert layer.weight.grad is None
-    assert layer.bias.grad is None
     torch.testing.assert_close(x.grad, layer.weight.sum(dim=0).expand(6, 5))
     assert len(onednn) == 2  # forward, and the gradient of the input
 
@@ -125,11 +112,6 @@ def test_gradients_of_a_whole_network_equal_torchs(onednn):
     for ours, theirs in zip(fast.parameters(), network.parameters(), strict=True):
         assert theirs.grad.abs().max() > 0
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-5)
-
-
-def test_float64_gradients_pass_torchs_own_check(onednn):
-    layer = FastLinear(3, 2).double()
-    assert torch.autograd.gradcheck(layer, torch.randn(4, 3, dtype=torch.float64, requires_grad=True))
 
 
 def test_a_second_derivative_is_refused_rather_than_wrong(onednn):
@@ -170,9 +152,6 @@ def test_without_native_bfloat16_the_product_is_exact_to_the_last_rounding(monke
     output = layer(x)
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output.double(), exact, rtol=2**-8, atol=1e-6)
-    output.float().sum().backward()
-    assert layer.weight.grad.dtype == torch.bfloat16
-    assert layer.bias.grad.tolist() == [6.0] * 16
 
 
 @pytest.mark.parametrize("error", [AttributeError("no such operator"), RuntimeError("could not create a primitive")])
@@ -181,23 +160,20 @@ def test_without_the_operator_the_layer_is_torchs(probed, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(kernels, "onednn_linear", missing)
-    assert not kernels.onednn_is_faster()
     layer, x = FastLinear(5, 4), torch.randn(6, 5)
     torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
 
 
-@pytest.mark.parametrize("wrong", [False, True])
-def test_the_probe_takes_a_way_that_is_faster_and_right(probed, monkeypatch, wrong):
-    monkeypatch.setattr(kernels, "onednn_linear", lambda x, weight, bias: F.linear(x, weight, bias) + wrong)
-    monkeypatch.setattr(kernels, "PROBE_SHAPES", ((8, 4, 4),))
-    monkeypatch.setattr(kernels, "_best_seconds", lambda *runs: [1.2, 1.0])
-    assert kernels.onednn_is_faster() is not wrong
+def test_the_probe_takes_a_way_that_is_faster_and_right_on_amd_alone(probed, monkeypatch):
+    monkeypatch.setattr(kernels, "_onednn_speed", lambda *arguments: 1.2)
+    assert kernels.onednn_is_faster()
     assert not kernels.onednn_is_faster(margin=1.3)
-
-
-def test_other_processors_are_not_probed(probed, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(kernels, "onednn_linear", lambda x, weight, bias: F.linear(x, weight, bias) + 1)
+    assert kernels._onednn_speed(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)) == 0
+    kernels.onednn_is_faster.cache_clear()
     monkeypatch.setattr(kernels, "is_amd", lambda: False)
-    monkeypatch.setattr(kernels, "onednn_linear", lambda *arguments: pytest.fail("was probed"))
+    monkeypatch.setattr(kernels, "_onednn_speed", lambda *arguments: pytest.fail("was probed"))
     assert not kernels.onednn_is_faster()
 
 
@@ -214,12 +190,9 @@ def test_use_fast_linear_keeps_names_parameters_and_subclasses():
     assert [type(module) for module in (network["plain"], *network["deep"])] == [FastLinear, Adapted, FastLinear]
 
 
-# -- Attention
-
-
-def inputs(tokens: int, masked: bool, dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], Tensor | None]:
+def inputs(tokens: int, masked: bool) -> tuple[list[Tensor], Tensor | None]:
     generator = torch.Generator().manual_seed(tokens)
-    flat = [torch.randn(5, tokens, 24, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
+    flat = [torch.randn(5, tokens, 24, generator=generator).requires_grad_() for _ in range(3)]
     mask = None
     if masked:
         lengths = torch.tensor([tokens, 1, max(1, tokens // 2), tokens, 1])
@@ -248,12 +221,6 @@ def test_values_and_gradients_are_those_of_torch(tokens: int, masked: bool, scal
         assert (mine - other).abs().max() < 1e-5
 
 
-def test_the_gradient_is_that_of_finite_differences() -> None:
-    flat, mask = inputs(3, masked=True)
-    heads = [part.detach().double().unflatten(-1, (4, 6)).transpose(1, 2).requires_grad_() for part in flat]
-    assert torch.autograd.gradcheck(lambda q, k, v: _ShortAttention.apply(q, k, v, mask, 0.4, 0.0), heads, atol=1e-6)
-
-
 def test_dropout_keeps_the_mean_drops_the_stated_share_and_follows_the_seed() -> None:
     ones = torch.ones(64, 4, 16, 16)
     torch.manual_seed(0)
@@ -263,7 +230,6 @@ def test_dropout_keeps_the_mean_drops_the_stated_share_and_follows_the_seed() ->
     torch.manual_seed(0)
     again = _ShortAttention.apply(torch.zeros_like(ones), ones, torch.eye(16).expand_as(ones), None, 1.0, 0.3)
     assert torch.equal(dropped, again)
-    assert dropped.shape == (64, 16, 4, 16)
 
 
 def test_the_gradient_under_dropout_uses_the_same_draw() -> None:
@@ -276,28 +242,19 @@ def test_the_gradient_under_dropout_uses_the_same_draw() -> None:
     assert torch.autograd.gradcheck(drawn, heads, atol=1e-6)
 
 
-def test_models_of_the_field_use_it_unless_they_were_given_another(tiny: Tiny) -> None:
+def small_bert(**settings: object) -> BertModel:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    torch.manual_seed(0)
+    return BertModel(BertConfig(vocab_size=9, **sizes, **settings)).eval()
+
+
+def test_models_use_it_unless_they_were_given_another_and_no_file_names_it(tiny: Tiny, tmp_path: Path) -> None:
     assert tiny()[0].auto_model.config._attn_implementation == SHORT_ATTENTION
-    small = {
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 8,
-        "vocab_size": 9,
-    }
-    eager = BertModel(BertConfig(**small, attn_implementation="eager"))
+    tiny().save(tmp_path)
+    assert SHORT_ATTENTION not in "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+    eager = small_bert(attn_implementation="eager")
     use_short_attention(eager)
     assert eager.config._attn_implementation == "eager"
-    roberta = RobertaModel(RobertaConfig(**small))
-    use_short_attention(roberta)
-    assert roberta.config._attn_implementation == SHORT_ATTENTION
-    linear = nn.Linear(2, 2)
-    use_short_attention(linear)
-
-
-def test_a_saved_model_says_nothing_of_it(tiny: Tiny, tmp_path: Path) -> None:
-    tiny().save(tmp_path / "model")
-    assert SHORT_ATTENTION not in "".join(path.read_text() for path in (tmp_path / "model").rglob("*.json"))
 
 
 def test_token_vectors_equal_those_of_torch_attention_with_padding_and_without(tiny: Tiny) -> None:
@@ -311,11 +268,7 @@ def test_token_vectors_equal_those_of_torch_attention_with_padding_and_without(t
 
 
 def test_attention_of_a_decoder_still_looks_back_only() -> None:
-    config = BertConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9, is_decoder=True
-    )
-    torch.manual_seed(0)
-    decoder = BertModel(config).eval()
+    decoder = small_bert(is_decoder=True)
     use_short_attention(decoder)
     first, second = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3, 5]])
     a, b = (decoder(ids).last_hidden_state for ids in (first, second))

@@ -80,19 +80,15 @@ def test_an_architecture_gives_the_peers_embeddings_up_to_its_longest_input(tiny
     assert np.ptp(found, axis=0).max() > 0.01
 
 
-@pytest.mark.parametrize("name", ["BERT", "RoBERTa", "MPNet padded by 0"])
-def test_a_length_limit_beyond_the_models_positions_is_refused(tiny, folders, name):
-    folder, longest = folders(name, tiny()[0].tokenizer), ARCHITECTURES[name][2]
-    with pytest.raises(ValueError, match=f"max_seq_length must be at most {longest}, the positions"):
-        models.Transformer(folder, max_seq_length=longest + 1)
-    encoder = models.Transformer(folder, max_seq_length=7)
+def test_without_a_limit_the_models_longest_input_is_read(tiny, folders):
+    encoder = models.Transformer(folders("RoBERTa", tiny()[0].tokenizer), max_seq_length=7)
     assert encoder.tokenize([LONG])["input_ids"].shape == (1, 7)
     encoder.max_seq_length = None
-    assert encoder.max_seq_length == longest
-    assert encoder(encoder.tokenize([LONG]))["token_embeddings"].shape == (1, longest, 32)
+    assert encoder.max_seq_length == 38
+    assert encoder(encoder.tokenize([LONG]))["token_embeddings"].shape == (1, 38, 32)
 
 
-@pytest.mark.parametrize("kind", ["T5EncoderModel", "T5Model", "T5ForConditionalGeneration"])
+@pytest.mark.parametrize("kind", ["T5EncoderModel", "T5ForConditionalGeneration"])
 def test_t5_loads_its_encoder_half_whatever_was_saved(tiny, tmp_path, kind):
     tokenizer = tiny()[0].tokenizer
     model = getattr(transformers, kind)(transformers.T5Config(vocab_size=len(tokenizer), **T5))
@@ -116,8 +112,9 @@ def test_a_tokenizer_written_in_python_gives_the_peers_embeddings(tmp_path):
     body = peer_base.Transformer(str(tmp_path), max_seq_length=12)
     theirs = sentence_transformers.SentenceTransformer(modules=[body, peer.Pooling(32)], device="cpu")
     tokens = encoder.token_ids(TEXTS)
-    assert tokens.lengths == [12, 4, 1, 12, 5]
-    assert tokens.cut == [len(text.encode()) + 1 - length for text, length in zip(TEXTS, tokens.lengths, strict=True)]
+    lengths = [len(ids) for ids in tokens.ids]
+    assert lengths == [12, 4, 1, 12, 5]
+    assert tokens.cut == [len(text.encode()) + 1 - length for text, length in zip(TEXTS, lengths, strict=True)]
     with pytest.warns(TruncationWarning):
         found = ours.encode(TEXTS)
     np.testing.assert_allclose(found, theirs.encode(TEXTS), atol=1e-5)
@@ -127,34 +124,24 @@ def test_the_lengths_of_a_limit_count_special_tokens(tiny):
     encoder = tiny()[0]
     encoder.max_seq_length = 5
     tokens = encoder.token_ids(["the cat sits", "the cat sits on", "the cat sits on the garden", ""])
-    assert tokens.lengths == [5, 5, 5, 2]
+    assert [len(ids) for ids in tokens.ids] == [5, 5, 5, 2]
     assert tokens.cut == [0, 1, 3, 0]
-    encoder.max_seq_length = 2
-    assert encoder.token_ids(["the cat sits"]).ids == encoder.token_ids([""]).ids
-    assert encoder.token_ids(["the cat sits"]).cut == [3]
 
 
-@pytest.mark.parametrize("value", [1, -3, 5.0, True, "12", 65])
+@pytest.mark.parametrize("value", [1, 5.0, True, "12", 65])
 def test_a_bad_length_limit_is_refused_and_leaves_the_old_one(tiny, value):
     encoder = tiny()[0]
     encoder.max_seq_length = np.int64(9)
-    with pytest.raises(ValueError, match=r"max_seq_length must be (a whole number of at least 2|at most 64)"):
+    with pytest.raises(ValueError, match="max_seq_length must be a whole number of at least 2 and at most 64"):
         encoder.max_seq_length = value
     assert json.dumps(encoder.config()) == '{"max_seq_length": 9, "do_lower_case": false}'
 
 
-@pytest.mark.parametrize(
-    ("texts", "error", "message"),
-    [
-        (["fine", 3], TypeError, r"texts\[1\] must be a text, got 3"),
-        (["fine", None], TypeError, r"texts\[1\] must be a text, got None"),
-        ("the cat", TypeError, "got the text 'the cat'"),
-        (["fine", "broken \ud83d"], ValueError, r"half a surrogate pair.; repair it"),
-    ],
-)
-def test_bad_texts_are_refused(tiny, texts, error, message):
-    with pytest.raises(error, match=message):
-        tiny()[0].tokenize(texts)
+def test_a_single_text_and_half_a_surrogate_pair_are_refused(tiny):
+    with pytest.raises(TypeError, match="got the text 'the cat'"):
+        tiny()[0].tokenize("the cat")
+    with pytest.raises(ValueError, match=r"broken .*half a surrogate pair"):
+        tiny()[0].tokenize(["fine", "broken \ud83d"])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -169,10 +156,9 @@ def test_texts_are_truncated_and_padded_on_the_tokenizers_sides(tiny, side):
     assert found["attention_mask"].tolist() == expected["attention_mask"].tolist()
 
 
-@pytest.mark.parametrize("mode", POOLING_MODES)
-def test_padding_on_the_left_gives_the_same_embeddings_with_relative_positions(tiny, folders, mode):
+def test_padding_on_the_left_gives_the_same_embeddings_with_relative_positions(tiny, folders):
     encoder = models.Transformer(folders("T5", tiny()[0].tokenizer))
-    model = SentenceTransformer(modules=[encoder, Pooling(32, mode)], device="cpu")
+    model = SentenceTransformer(modules=[encoder, Pooling(32, list(POOLING_MODES))], device="cpu")
     right = model.encode(TEXTS)
     encoder.tokenizer.padding_side = "left"
     np.testing.assert_allclose(model.encode(TEXTS), right, atol=1e-5)
@@ -204,41 +190,27 @@ def test_model_arguments_reach_the_configuration_and_the_model(tiny, folders):
     assert encoder.auto_model.config._attn_implementation == "eager"
 
 
-def test_an_incomplete_folder_is_refused_by_name(tiny, folders, tmp_path):
-    body = transformers.AutoModel.from_pretrained(folders("BERT", tiny()[0].tokenizer))
-    body.save_pretrained(tmp_path)
+def test_a_folder_without_a_vocabulary_is_refused(tiny, folders, tmp_path):
+    transformers.AutoModel.from_pretrained(folders("BERT", tiny()[0].tokenizer)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"has no vocabulary.*tokenizer\.json"):
         models.Transformer(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    for _ in range(2):  # without weights, then with a broken configuration
-        with pytest.raises(ValueError, match=f"cannot load an encoder .*{tmp_path.name}"):
-            models.Transformer(tmp_path)
-        (tmp_path / "config.json").write_text("{")
 
 
-@pytest.mark.parametrize("mode", POOLING_MODES)
-def test_without_special_tokens_an_empty_text_becomes_zeros(tiny, mode):
-    model = tiny(mode)
+def test_without_special_tokens_an_empty_text_becomes_zeros(tiny):
+    model = tiny(list(POOLING_MODES))
     model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
-    assert model[0].token_ids(["", "the cat"]).lengths == [0, 2]
-    assert model.encode("").tolist() == [0.0] * 32
+    assert model[0].token_ids(["", "the cat"]).ids[0] == []
+    assert not model.encode("").any()
     found = model.encode(["the cat", "", "a dog sits"])
-    assert found[1].tolist() == [0.0] * 32
+    assert not found[1].any()
     np.testing.assert_allclose(found[0], model.encode("the cat"), atol=1e-6)
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_added_special_tokens_get_rows_of_their_own(tiny, folders, before):
-    encoder = models.Transformer(folders("BERT", tiny()[0].tokenizer))
-    tokens = ["[DOC]", "[QRY]"]
-    if before:
-        encoder.tokenizer.add_tokens(tokens, special_tokens=True)
-        model = SentenceTransformer(modules=[encoder, Pooling(encoder.get_word_embedding_dimension())], device="cpu")
-    else:
-        model = SentenceTransformer(modules=[encoder, Pooling(encoder.get_word_embedding_dimension())], device="cpu")
-        model._first_module().tokenizer.add_tokens(tokens, special_tokens=True)
-    rows = len(encoder.token_matrix())
-    old = encoder.token_matrix().detach().clone()
+def test_added_special_tokens_get_rows_of_their_own(tiny):
+    model = tiny()
+    encoder = model._first_module()
+    encoder.tokenizer.add_tokens(["[DOC]", "[QRY]"], special_tokens=True)
+    rows, old = len(encoder.token_matrix()), encoder.token_matrix().detach().clone()
     with pytest.warns(UserWarning, match=f"2 tokens were added.*grew from {rows} to {rows + 2}.*fine-tune"):
         marked, other, plain = model.encode(["[DOC] the cat", "[QRY] the cat", "the cat"])
     assert encoder.token_ids(["[DOC] the cat"]).ids[0][1] == rows, "one token, not its letters"
@@ -267,18 +239,6 @@ def test_the_rows_of_added_tokens_are_seeded_and_leave_the_random_state_alone(ti
         assert torch.rand(1) == after
     assert grown[0].abs().min() > 0
     assert grown[0].equal(grown[1])
-
-
-def test_static_embeddings_grow_with_their_tokenizer(tiny):
-    block = models.StaticEmbedding.from_transformer(tiny()[0])
-    model = SentenceTransformer(modules=[block], device="cpu")
-    before = model.encode(["the cat"])
-    block.tokenizer.add_tokens(["[DOC]"], special_tokens=True)
-    with pytest.warns(UserWarning, match="1 tokens were added"):
-        marked, plain = model.encode(["[DOC] the cat", "the cat"])
-    assert np.abs(marked - plain).max() > 1e-3
-    np.testing.assert_allclose(plain, before[0], atol=1e-6)
-    assert block.embedding.weight.requires_grad
 
 
 @pytest.mark.parametrize("kind", ["transformers", "tokenizers"])
@@ -319,16 +279,7 @@ def test_static_embeddings_from_a_transformer_are_means_of_its_token_vectors(tin
     assert table.abs().sum() > 0, "a copy"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({}, "pass either embedding_weights"),
-        ({"embedding_weights": torch.ones(400, 4), "embedding_dim": 4}, "pass either embedding_weights"),
-        ({"embedding_weights": torch.ones(3, 4)}, r"one row per token, got \(3, 4\)"),
-        ({"embedding_weights": torch.ones(400)}, r"one row per token, got \(400,\)"),
-        ({"embedding_dim": 0}, r"one row per token, got \(\d+, 0\)"),
-    ],
-)
-def test_a_bad_matrix_of_static_embeddings_is_refused(tiny, arguments, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("arguments", [{}, {"embedding_weights": torch.ones(3, 4)}, {"embedding_dim": 0}])
+def test_a_bad_matrix_of_static_embeddings_is_refused(tiny, arguments):
+    with pytest.raises(ValueError, match=r"one row per token, got \(\d+, [04]\)"):
         models.StaticEmbedding(tiny()[0].tokenizer, **arguments)
