@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,12 +30,8 @@ NEGLIGIBLE = 1e-5
 """A rest up to this share of the embedding's length is rounding."""
 
 
-@dataclass(frozen=True)
-class TextParts:
-    """An embedding, not yet normalised, as the sum of `parts` `(tokens, dim)`.
-
-    `tokens` are spelled as the tokenizer does; `exact` says that they need no `REST`.
-    """
+class TextParts(NamedTuple):
+    """An embedding, not yet normalised, as the sum of `parts` `(tokens, dim)`; `exact` if there is no `REST`."""
 
     tokens: list[str]
     parts: Tensor
@@ -69,26 +66,20 @@ class Explanation:
 def explain(model: SentenceTransformer, a: str, b: str) -> Explanation:
     """Explain the cosine similarity of two texts; they are truncated and prompted as in `encode`.
 
-    Raises:
-        TypeError: `a` or `b` is not a text.
-        ValueError: the model does not pool token vectors, or a text has the zero vector.
+    A ValueError says that the model does not pool token vectors, or that a text has the zero vector.
     """
     first, second = token_parts(model, a), token_parts(model, b)
-    whole = [one.parts.sum(dim=0) for one in (first, second)]
-    lengths = [vector.norm() for vector in whole]
-    for text, length in zip((a, b), lengths, strict=True):
-        if not length > 0:
-            raise ValueError(f"the embedding of {text!r:.60} is the zero vector, which has no cosine")
-    shares = first.parts @ second.parts.T / (lengths[0] * lengths[1])  # (tokens of a, tokens of b)
+    one, other = first.parts.sum(dim=0), second.parts.sum(dim=0)
+    lengths = one.norm() * other.norm()
+    if not lengths > 0:
+        raise ValueError(f"the embedding of {a!r:.60} or {b!r:.60} is the zero vector, which has no cosine")
+    shares = first.parts @ second.parts.T / lengths  # (tokens of a, tokens of b)
     pairs = pd.DataFrame(shares.numpy(), index=first.tokens, columns=second.tokens)
-    score = float(torch.dot(whole[0], whole[1]) / (lengths[0] * lengths[1]))
-    return Explanation(pairs, score, first.exact and second.exact)
+    return Explanation(pairs, float(torch.dot(one, other) / lengths), first.exact and second.exact)
 
 
 def token_parts(model: SentenceTransformer, text: str) -> TextParts:
     """Return the part of each token in the embedding of a text, in float64 so that sums add up."""
-    if not isinstance(text, str):
-        raise TypeError(f"expected a text, got {type(text).__name__}")
     was_training = model.training
     model.eval()
     try:
@@ -118,13 +109,8 @@ def _split(model: SentenceTransformer, features: Features) -> tuple[Tensor, Call
         features = block(features)
         if isinstance(block, StaticEmbedding):
             break
-        if "sentence_embedding" in features:
-            raise ValueError(
-                f"{type(block).__name__} embeds a text without pooling token vectors; only models with a Pooling or a "
-                "StaticEmbedding can be explained"
-            )
     else:
-        raise ValueError("the model has no Pooling or StaticEmbedding, so there is no embedding to explain")
+        raise ValueError("the model has no Pooling or StaticEmbedding, so there are no token vectors to explain")
     behind = [copy.deepcopy(later).double() for later in blocks]
     while behind and isinstance(behind[-1], Normalize):  # the cosine divides by the length
         behind.pop()

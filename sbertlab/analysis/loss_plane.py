@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from inspect import getdoc
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,37 +34,19 @@ STEEPEST = 1e6
 """A larger gradient is not a push but a singularity: a cosine at the centre."""
 
 
-@dataclass(frozen=True)
-class Points:
+class Points(NamedTuple):
     """Texts as points `xy` `(rows, texts per row, dim)`, and one label per row if the loss takes labels."""
 
     xy: np.ndarray
     labels: np.ndarray | None = None
 
-    def __post_init__(self) -> None:
-        xy = np.asarray(self.xy, dtype=np.float64)
-        if xy.ndim != 3 or not xy.size:
-            raise ValueError(f"xy must have the shape (rows, texts, 2) and hold a point, got {xy.shape}")
-        if not np.isfinite(xy).all():
-            raise ValueError(f"xy must be finite, got {np.count_nonzero(~np.isfinite(xy))} NaN or infinite numbers")
-        labels = None if self.labels is None else np.asarray(self.labels)
-        if labels is not None and labels.shape != xy.shape[:1]:
-            raise ValueError(f"labels must be one per row, got the shape {labels.shape} for {len(xy)} rows")
-        object.__setattr__(self, "xy", xy)
-        object.__setattr__(self, "labels", labels)
-
 
 @dataclass(frozen=True)
 class Push:
-    """What a loss does to points.
+    """What a loss does to points: its value, and the negative gradient `arrows` at every point, `(rows, texts, dim)`.
 
-    Attributes:
-        points: the points.
-        loss: value of the loss.
-        arrows: negative gradient at every point, `(rows, texts per row, dim)`.
-        roles: of the texts of a row: anchor, positive, negative 1, ...; a, b; or text.
-        circle: the loss reads directions only, so the unit circle shows it completely.
-        limits: for a TripletLoss, the least distance of each row's negative from its anchor, `(rows,)`.
+    `roles` are those of the texts of a row. On a `circle` the loss reads directions only, so the unit circle shows it
+    completely. `limits` `(rows,)` are the least distances of the negatives from their anchors, for a TripletLoss.
     """
 
     points: Points
@@ -75,7 +58,7 @@ class Push:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Lengths of the arrows, `(rows, texts per row)`."""
+        """Lengths of the arrows, `(rows, texts)`."""
         return np.linalg.norm(self.arrows, axis=-1)
 
 
@@ -86,7 +69,7 @@ def push(loss: Loss, points: Points) -> Push:
     >>> push(losses.CosineSimilarityLoss(), pair).arrows.tolist()  # -2 (0 - 1) times the direction of the other
     [[[0.0, 2.0], [2.0, 0.0]]]
     """
-    columns = [torch.tensor(column, requires_grad=True) for column in points.xy.swapaxes(0, 1)]
+    columns = [torch.tensor(column, dtype=torch.float64, requires_grad=True) for column in points.xy.swapaxes(0, 1)]
     labels = None if points.labels is None else torch.as_tensor(points.labels)
     value = loss.compute(columns, labels)
     gradients = torch.autograd.grad(value, columns) if value.requires_grad else [torch.zeros_like(c) for c in columns]
@@ -132,13 +115,12 @@ def projected(path: Sequence[Push], directions: np.ndarray, center: np.ndarray |
     >>> projected([far], np.eye(3)[:2])[0].arrows.tolist()
     [[[0.0, 0.0], [0.0, 2.0]]]
     """
-    directions = np.asarray(directions, dtype=np.float64)
     center = np.zeros(directions.shape[1]) if center is None else center
-    flat = [Points((seen.points.xy - center) @ directions.T, seen.points.labels) for seen in path]
-    return [
-        replace(seen, points=points, arrows=seen.arrows @ directions.T, circle=False, limits=None)
-        for seen, points in zip(path, flat, strict=True)
-    ]
+    flat = []
+    for seen in path:
+        points = Points((seen.points.xy - center) @ directions.T, seen.points.labels)
+        flat.append(replace(seen, points=points, arrows=seen.arrows @ directions.T, circle=False, limits=None))
+    return flat
 
 
 def roles(loss: Loss, columns: int) -> tuple[str, ...]:
@@ -165,8 +147,7 @@ def reads_directions(loss: Loss) -> bool:
     return metric in DIRECTIONS_ONLY or isinstance(loss, (losses.CosineSimilarityLoss, losses.MegaBatchMarginLoss))
 
 
-@dataclass(frozen=True)
-class Slider:
+class Slider(NamedTuple):
     """A number to set: its start and range, on a logarithmic scale with `factors`."""
 
     start: float
@@ -175,35 +156,28 @@ class Slider:
     factors: bool = False
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A loss for the plane.
-
-    Attributes:
-        loss: its class.
-        points: where to start.
-        sliders: arguments of the loss that can be set.
-        watch: what to look at.
-    """
+class Scene(NamedTuple):
+    """A loss for the plane: its class, the points to start from, and the arguments that can be set."""
 
     loss: type[Loss]
     points: Points
     sliders: Mapping[str, Slider]
-    watch: str
+
+    @property
+    def watch(self) -> str:
+        """What the loss wants, in one line."""
+        return (getdoc(self.loss) or "").partition("\n")[0]
 
     def make(self, **settings: float) -> Loss:
         """Return the loss with the given settings, the others at the start of their sliders."""
-        for name in settings:
-            check_choice(f"the slider of {self.loss.__name__}", name, self.sliders)
-        return self.loss(None, **{name: settings.get(name, slider.start) for name, slider in self.sliders.items()})
+        return self.loss(None, **{name: slider.start for name, slider in self.sliders.items()} | settings)
 
-    def scattered(self, seed: int, points: Points | None = None) -> Points:
-        """Return the rows of the scene, or other rows, at random places on the circle or on the plane around 0."""
-        rows = points or self.points
-        random, shape = np.random.default_rng(seed), rows.xy.shape
+    def scattered(self, seed: int) -> Points:
+        """Return the rows of the scene at random places on the circle or on the plane around 0."""
+        random, shape = np.random.default_rng(seed), self.points.xy.shape
         if reads_directions(self.make()):
-            return Points(on_circle(random.uniform(0, 360, shape[:-1])), rows.labels)
-        return Points(random.uniform(-1.5, 1.5, shape), rows.labels)
+            return Points(on_circle(random.uniform(0, 360, shape[:-1])), self.points.labels)
+        return Points(random.uniform(-1.5, 1.5, shape), self.points.labels)
 
 
 def on_circle(degrees: Any) -> np.ndarray:
@@ -250,85 +224,20 @@ _MARGINS = {"positive_margin": Slider(0.8, 0, 1), "negative_margin": Slider(0.3,
 SCENES: dict[str, Scene] = {
     scene.loss.__name__: scene
     for scene in (
-        Scene(
-            losses.MultipleNegativesRankingLoss,
-            PAIRS,
-            _SCALE,
-            "Anchors pull their own positives and push those of other rows; a large scale pushes only the nearest.",
-        ),
-        Scene(
-            losses.MultipleNegativesSymmetricRankingLoss,
-            PAIRS,
-            _SCALE,
-            "As MultipleNegativesRankingLoss, and each positive also ranks the anchors.",
-        ),
-        Scene(
-            losses.MegaBatchMarginLoss,
-            PAIRS,
-            _MARGINS,
-            "Only the nearest other positive is pushed. Pulling stops at positive_margin, pushing at negative_margin.",
-        ),
-        Scene(
-            losses.ContrastiveTensionLossInBatchNegatives,
-            _TEXTS,
-            _SCALE,
-            "Texts without labels push all others away until they are evenly spread. (Training has two views of each.)",
-        ),
-        Scene(
-            losses.TripletLoss,
-            TRIPLETS,
-            {"triplet_margin": Slider(1.0, 0, 3)},
-            "The negative must leave the dashed ring, as far as the positive plus the margin; then arrows vanish.",
-        ),
-        Scene(
-            losses.ContrastiveLoss,
-            LABELLED,
-            _SHORT,
-            "Pairs labelled 1 are pulled together; pairs labelled 0 are pushed apart up to the margin.",
-        ),
-        Scene(
-            losses.OnlineContrastiveLoss,
-            LABELLED,
-            _SHORT,
-            "As ContrastiveLoss, but only for pairs that the other label overtakes.",
-        ),
-        Scene(
-            losses.CosineSimilarityLoss,
-            SCORED,
-            {},
-            "Every pair moves to the angle whose cosine is its score, whatever the other pairs do.",
-        ),
-        Scene(
-            losses.CoSENTLoss,
-            SCORED,
-            _SCALE,
-            "Only the order counts: pairs with high scores close and pairs with low scores open until it holds.",
-        ),
-        Scene(
-            losses.AnglELoss,
-            SCORED,
-            _SCALE,
-            "CoSENT with another similarity, which on a plane is highest when b is 45 degrees from a.",
-        ),
-        Scene(
-            losses.BatchHardTripletLoss,
-            CLASSED,
-            _LONG,
-            "Each text is pulled to the farthest of its class and pushed from the nearest of another.",
-        ),
-        Scene(
-            losses.BatchHardSoftMarginTripletLoss,
-            CLASSED,
-            {},
-            "As BatchHardTripletLoss without a margin: arrows fade as the classes separate, but never vanish.",
-        ),
-        Scene(
-            losses.BatchSemiHardTripletLoss,
-            CLASSED,
-            _LONG,
-            "Pushes the nearest negative beyond the positive; nearer ones, perhaps wrong labels, are ignored.",
-        ),
-        Scene(losses.BatchAllTripletLoss, CLASSED, _LONG, "All triplets that violate the margin, averaged."),
+        Scene(losses.MultipleNegativesRankingLoss, PAIRS, _SCALE),
+        Scene(losses.MultipleNegativesSymmetricRankingLoss, PAIRS, _SCALE),
+        Scene(losses.MegaBatchMarginLoss, PAIRS, _MARGINS),
+        Scene(losses.ContrastiveTensionLossInBatchNegatives, _TEXTS, _SCALE),
+        Scene(losses.TripletLoss, TRIPLETS, {"triplet_margin": Slider(1.0, 0, 3)}),
+        Scene(losses.ContrastiveLoss, LABELLED, _SHORT),
+        Scene(losses.OnlineContrastiveLoss, LABELLED, _SHORT),
+        Scene(losses.CosineSimilarityLoss, SCORED, {}),
+        Scene(losses.CoSENTLoss, SCORED, _SCALE),
+        Scene(losses.AnglELoss, SCORED, _SCALE),
+        Scene(losses.BatchHardTripletLoss, CLASSED, _LONG),
+        Scene(losses.BatchHardSoftMarginTripletLoss, CLASSED, {}),
+        Scene(losses.BatchSemiHardTripletLoss, CLASSED, _LONG),
+        Scene(losses.BatchAllTripletLoss, CLASSED, _LONG),
     )
 }
 """The losses that can be shown on a plane, by name."""

@@ -114,10 +114,8 @@ def test_explaining_changes_nothing_of_the_model(tiny: Tiny) -> None:
 
 
 def test_what_cannot_be_explained_is_refused_in_words(tiny: Tiny) -> None:
-    with pytest.raises(TypeError, match="expected a text, got int"):
-        explain(tiny(), "a", 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no Pooling or StaticEmbedding"):
         explain(SentenceTransformer(modules=[tiny()[0]], device="cpu"), *PAIR)
     model = tiny(modules=[models.Dense(32, 4, init_weight=torch.zeros(4, 32), init_bias=torch.zeros(4))])
-    with pytest.raises(ValueError, match="'the cat sits in the garden' is the zero vector"):
+    with pytest.raises(ValueError, match=r"'the cat sits in the garden' .* is the zero vector"):
         explain(model, *PAIR)

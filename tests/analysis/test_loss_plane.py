@@ -228,20 +228,6 @@ def test_the_points_of_a_scene_are_data_that_the_loss_takes(name: str) -> None:
 # -- Mistakes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("xy", "labels", "words"),
-    [
-        (np.zeros((3, 2)), None, r"shape \(rows, texts, 2\).*\(3, 2\)"),
-        (np.zeros((0, 2, 2)), None, "hold a point"),
-        (np.full((1, 2, 2), np.nan), None, r"finite, got 4 NaN"),
-        (np.ones((2, 2, 2)), np.array([1.0]), r"one per row, got the shape \(1,\) for 2 rows"),
-    ],
-)
-def test_points_that_are_none_are_refused(xy: np.ndarray, labels: np.ndarray | None, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        Points(xy, labels)
-
-
 def test_a_mistake_is_told_in_words() -> None:
     with pytest.raises(ValueError, match="at the centre has no direction"):
         push(losses.CosineSimilarityLoss(), Points(np.array([[[0.0, 0.0], [1.0, 0.0]]]), np.array([1.0])))
@@ -251,10 +237,6 @@ def test_a_mistake_is_told_in_words() -> None:
         ValueError, match=r"a loss for the plane must be one of 'MultipleNegatives.*, got 'SoftmaxLoss'"
     ):
         scene("SoftmaxLoss")
-    with pytest.raises(ValueError, match=r"slider of CoSENTLoss must be one of 'scale', got 'margin'"):
-        scene("CoSENTLoss").make(margin=1)
-    with pytest.raises(ValueError, match="slider of CosineSimilarityLoss"):
-        scene("CosineSimilarityLoss").make(scale=1)
 
 
 # -- Figures -----------------------------------------------------------------------------------------------------------
