@@ -35,39 +35,26 @@ from sbertlab.training.callbacks import Event
 from sbertlab.training.fit import fit
 from sbertlab.util import pairwise_cos_sim
 
-MODEL = "all-MiniLM-L6-v2"
-LOSSES = ("MultipleNegativesRankingLoss", "TripletLoss", "CosineSimilarityLoss", "ContrastiveLoss")
 MEASURES = {"robustness.csv": robustness, "associations.csv": associations}
 BLOCK = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
-Picture = Callable[..., Any]
-"""Returns a figure when called with `theme="light"` or `theme="dark"`."""
-
 
 def run_benchmark(
-    models: list[str] | None,
-    tasks: list[str] | None,
-    seeds: int | None,
-    output: str | None,
-    *,
-    tuned: bool = False,
-    preset: str = "offline",
-    **options: Any,
+    check: bool, tuned: bool, fresh: bool, skip_missing: bool, workers: int, engine: Any, **chosen: Any
 ) -> None:
     """Run the benchmark, print the page and draw the results; or, with `check`, compare cells with the table.
 
-    Raises:
-        SystemExit: cells failed, or differ from the table; the message says how many.
+    `chosen` are arguments of both. A SystemExit says how many cells failed, or differ from the table.
     """
-    folder = output or presets.OUTPUT
-    if options.pop("check", False):
-        variants = VARIANTS if tuned else VARIANTS[:1]
-        found = presets.check(models, tasks, 1 if seeds is None else seeds, folder, preset, variants)
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    folder, preset = chosen.get("output", presets.OUTPUT), chosen["preset"]
+    if check:
+        found = presets.check(**chosen, variants=VARIANTS if tuned else VARIANTS[:1])
         print(found.to_string(index=False))
         if not found["same"].all():
             raise SystemExit(f"{(~found['same']).sum()} of {len(found)} cells differ from the table")
         return
-    table = presets.run(models, tasks, presets.SEEDS if seeds is None else seeds, output, preset=preset, **options)
+    table = presets.run(**chosen, fresh=fresh, skip_missing=skip_missing, workers=workers, engine=engine)
     every, pairs, _ = results.read(folder)
     print(f"\n{results.report(every[every['preset'] == preset], pairs)}\nWritten to {folder}")
     draw_benchmark(folder)
@@ -96,7 +83,7 @@ def draw_benchmark(folder: str | Path) -> list[Path]:
     for path, text in pages.items():
         with write_whole(path) as file:
             file.write_text(text, encoding="utf-8", newline="\n")
-    pictures: dict[str, Picture] = {}
+    pictures: dict[str, Callable[..., Any]] = {}
     for preset in [name for name in results.PRESETS if name in set(table.loc[table["tag"] != "published", "preset"])]:
         cells, compared = results.rows_of(table, preset), pairs[pairs["preset"] == preset]
         if cells["value"].notna().any():
@@ -145,13 +132,14 @@ def draw_card(folder: str | Path) -> list[Path]:
 
 def draw_gallery(output: str | Path = "figures") -> list[Path]:
     """Train the small model for ten steps on the packaged corpus, draw the README's pictures, return their paths."""
-    folder, model = Path(output), SentenceTransformer(MODEL)
+    folder, model = Path(output), SentenceTransformer("all-MiniLM-L6-v2")
     folder.mkdir(parents=True, exist_ok=True)
     reason = explain(model, "My parcel has not arrived yet.", "Where is the package I ordered?")
     title = "Why are these two similar? Cosine as a sum over token pairs"
-    pictures: dict[str, Picture] = {"explanation": partial(plots.explanation_figure, reason, title=title)}
+    pictures: dict[str, Callable[..., Any]] = {"explanation": partial(plots.explanation_figure, reason, title=title)}
 
-    scenes = {name.removesuffix("Loss"): scene(name) for name in LOSSES}
+    losses = ("MultipleNegativesRankingLoss", "TripletLoss", "CosineSimilarityLoss", "ContrastiveLoss")
+    scenes = {name.removesuffix("Loss"): scene(name) for name in losses}
     paths = {name: descend(found.make(), found.points) for name, found in scenes.items()}
     pictures["losses"] = partial(plots.push_figure, paths, title="Where each loss pushes the embeddings")
 
@@ -198,8 +186,8 @@ def _train(model: SentenceTransformer, texts: list[str]) -> dict[str, np.ndarray
     return snapshots
 
 
-def _save(folder: Path, pictures: Mapping[str, Picture]) -> list[Path]:
-    """Write each picture for light pages (`name.png`) and for dark ones (`name_dark.png`)."""
+def _save(folder: Path, pictures: Mapping[str, Callable[..., Any]]) -> list[Path]:
+    """Write each picture, a function of the theme, for light pages (`name.png`) and for dark ones (`name_dark.png`)."""
     paths = []
     for name, picture in pictures.items():
         for theme, ending in (("light", ""), ("dark", "_dark")):

@@ -19,10 +19,9 @@ from torch.utils.data import DataLoader
 
 from sbertlab import evaluation, losses
 from sbertlab.checks import check_choice
-from sbertlab.commands.embed import read_frame
 from sbertlab.data import NeMoReader, collate, examples_from_frame, helpdesk, readers
 from sbertlab.data.loaders import DenoisingAutoEncoderDataset, NoDuplicatesDataLoader
-from sbertlab.data.readers import InputExample
+from sbertlab.data.readers import InputExample, lines
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.models import Normalize, Pooling
 
@@ -101,11 +100,23 @@ def make_loss(model: SentenceTransformer, given: Any) -> losses.Loss:
     return LOSSES[name](model, **arguments_of(LOSSES[name], settings, f"loss {name}", parts), **parts)
 
 
-def table(path: str, texts: Sequence[str] = ("text",), label: str | None = None) -> list[InputExample]:
-    """Read a .csv, .tsv, .jsonl or .parquet table: columns of texts, in the order of the loss, and one of labels.
+def read_frame(path: str) -> pd.DataFrame:
+    """Return a table (.csv, .tsv, .jsonl, .parquet); of any other file, the non-empty lines in a column `text`.
 
-    The lines of any other file are its column `text`.
+    The cells of .csv and .tsv are texts, empty ones too. All but Parquet may be compressed by gzip.
     """
+    kind = Path(path.removesuffix(".gz")).suffix
+    if kind in (".csv", ".tsv"):
+        return pd.read_csv(path, sep="\t" if kind == ".tsv" else ",", dtype=str, keep_default_na=False)
+    if kind == ".jsonl":
+        return pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
+    if kind == ".parquet":
+        return pd.read_parquet(path)
+    return pd.DataFrame({"text": [line.strip() for line in lines(path) if line.strip()]})
+
+
+def table(path: str, texts: Sequence[str] = ("text",), label: str | None = None) -> list[InputExample]:
+    """Read a table as `read_frame` does: columns of texts, in the order of the loss, and one of labels."""
     frame = read_frame(path)
     if label is not None:
         frame[label] = pd.to_numeric(frame[label])  # of .csv, all cells are texts

@@ -1,4 +1,4 @@
-"""The commands train and evaluate: read settings, make the parts (`parts.py`), run.
+"""The commands train, evaluate, embed and convert: read settings, make the parts (`parts.py`), run.
 
 Settings are the sections of a YAML file, changed by words `section.key=value`, or by NeMo's names for them.
 """
@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from sbertlab.checks import closest
+from sbertlab.checks import check_choice, closest
 from sbertlab.commands import parts
-from sbertlab.commands.parts import Data, arguments_of, load_model
+from sbertlab.commands.parts import Data, arguments_of, load_model, read_frame
+from sbertlab.data import examples_from_frame
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
+from sbertlab.storage.files import write_whole
 from sbertlab.training.fit import fit
 
 RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.yaml"))}
@@ -151,6 +154,33 @@ def evaluate(words: Sequence[str]) -> dict[str, float] | None:
     metrics = dict(parts.make_evaluator(given, examples)(SentenceTransformer(words[0])))
     print(json.dumps(metrics, indent=2))
     return metrics
+
+
+def embed_file(
+    model: str, source: str, target: str, column: str = "text", batch_size: int = 32, normalize: bool = False
+) -> None:
+    """Write the embeddings of a column of a table (see `read_frame`) into a file that appears whole or not at all.
+
+    The target is .npy, `(texts, dim)` float32, or .parquet or .csv together with the texts.
+    """
+    kind = Path(target).suffix
+    check_choice("the ending of the output", kind, [".npy", ".parquet", ".csv"])
+    frame = read_frame(source)
+    texts = [text for example in examples_from_frame(frame, [column]) for text in example.texts or []]
+    vectors = SentenceTransformer(model).encode(texts, batch_size, True, normalize_embeddings=normalize)
+    with write_whole(Path(target)) as path:
+        if kind == ".npy":
+            np.save(path, vectors)
+        elif kind == ".parquet":
+            pd.DataFrame({column: texts, "embedding": list(vectors)}).to_parquet(path)
+        else:
+            pd.DataFrame({column: texts}).join(pd.DataFrame(vectors).add_prefix("dim_")).to_csv(path, index=False)
+
+
+def convert_model(source: str, target: str) -> str:
+    """Write a model folder of any kind as a portable one."""
+    SentenceTransformer(source, device="cpu").save(target)
+    return target
 
 
 def help_text() -> str:

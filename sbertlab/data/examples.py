@@ -132,8 +132,6 @@ def examples_from_frame(frame: pd.DataFrame, texts: Sequence[str], label: str | 
     >>> examples_from_frame(table, texts=["question", "answer"], label="score")
     [InputExample(guid='row 0', texts=['How?', 'So.'], label=0.5)]
     """
-    if isinstance(texts, str) or not len(texts):
-        raise ValueError(f"texts must be a list of at least one column name, got {texts!r}")
     check_columns("frame", frame, [*texts, *([] if label is None else [label])])
     examples = []
     for number, row in enumerate(frame.to_dict("records")):

@@ -11,7 +11,7 @@ import pytest
 
 from sbertlab import SentenceTransformer
 from sbertlab.__main__ import main
-from sbertlab.commands.embed import embed_file
+from sbertlab.commands.train import embed_file
 from sbertlab.data import InputExample, examples_to_frame
 
 pytestmark = pytest.mark.filterwarnings("ignore::sbertlab.data.texts.TruncationWarning")

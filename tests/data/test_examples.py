@@ -65,9 +65,7 @@ def test_normalised_texts_are_equal_whatever_their_case_spaces_and_unicode_form(
         ([pair(0.5), pair(None)], "example 1 has 2 texts and no label, example 0 has 2 texts and a number"),
         ([pair([1.0, 2.0]), pair([1.0])], "a label of 1 numbers, example 0 has 2 texts and a label of 2 numbers"),
         ([pair(0.5), pair(float("nan"), guid="f:3")], r"label of example 1 \(f:3\) must be a finite number, got nan"),
-        ([pair(1e300)], "must be a finite number"),
         ([pair(2**70)], "must be a finite number"),
-        ([pair([0.0, float("nan")])], "a flat vector"),
         ([pair([1e300])], "a flat vector"),
         ([pair([[0.0], [1.0, 2.0]])], "a flat vector"),
         ([pair([])], "a flat vector"),
@@ -119,14 +117,6 @@ def test_a_bad_cell_of_a_frame_is_named_by_its_column_and_row(column, value, mes
         examples_from_frame(frame, texts=["q", "a"], label="s")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"texts": ["q", "r"]}, r"missing the columns \['r'\]"),
-        ({"texts": ["q"], "label": "score"}, r"missing the columns \['score'\]"),
-        ({"texts": "q"}, "texts must be a list of at least one column name"),
-    ],
-)
-def test_columns_that_a_frame_does_not_have_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        examples_from_frame(FRAME, **arguments)
+def test_columns_that_a_frame_does_not_have_are_named():
+    with pytest.raises(ValueError, match=r"missing the columns \['r', 'score'\]"):
+        examples_from_frame(FRAME, texts=["q", "r"], label="score")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
-from sbertlab.readers import InputExample, TripletReader
+from sbertlab.readers import InputExample
 from torch.utils.data import DataLoader
 
 from sbertlab.data.loaders import DenoisingAutoEncoderDataset, NoDuplicatesDataLoader, SentenceLabelDataset
@@ -24,10 +25,6 @@ def random_rows(count: int, distinct: int, seed: int = 0) -> list[InputExample]:
 
 def guids(loader: NoDuplicatesDataLoader) -> list[list[str]]:
     return [[example.guid for example in batch] for batch in loader]
-
-
-def flat(batches: list[list[str]]) -> list[str]:
-    return [guid for batch in batches for guid in batch]
 
 
 def repeated_texts(batch: list[InputExample]) -> list[str]:
@@ -55,36 +52,25 @@ def test_texts_are_equal_but_for_case_and_outer_spaces_on_every_route_and_within
     for batch in NoDuplicatesDataLoader(routes, 2):
         assert {example.texts[0]["query"].strip().lower() for example in batch} == {"x", "y"}
     own = NoDuplicatesDataLoader(rows(*([f"s{i}", f"s{i}"] for i in range(6))), 3)
-    assert sorted(flat(guids(own))) == list("012345"), "a row may repeat its own text"
+    assert sorted(chain(*guids(own))) == list("012345"), "a row may repeat its own text"
 
 
 def test_rows_that_conflict_wait_for_a_later_batch():
     examples = rows(*([text, f"{text}{i}"] for text in "abcd" for i in range(25)))
     loader = NoDuplicatesDataLoader(examples, 4)
     assert len(loader) == 25  # floor(100 / 4), although each batch can hold one row of each of a, b, c and d only
-    assert sorted(flat(guids(loader)), key=int) == [str(i) for i in range(100)]
+    assert sorted(chain(*guids(loader)), key=int) == [str(i) for i in range(100)]
 
 
 def test_order_is_a_function_of_seed_and_epoch_alone():
-    stepwise, at_once = (NoDuplicatesDataLoader(random_rows(300, 100), 8, seed=3) for _ in range(2))
-    orders = []
-    for epoch in range(4):
-        stepwise.set_epoch(epoch)
-        orders.append(guids(stepwise))
-    for epoch in (3, 3, 1, 0, 2):
-        at_once.set_epoch(epoch)
-        assert at_once.epoch == epoch
-        assert guids(at_once) == orders[epoch]
-    assert len({str(order) for order in orders}) == 4
-    assert guids(NoDuplicatesDataLoader(random_rows(300, 100), 8, seed=4)) != orders[0]
+    def order(seed: int, *epochs: int) -> str:
+        loader = NoDuplicatesDataLoader(random_rows(300, 100), 8, seed)
+        for epoch in epochs:
+            loader.set_epoch(epoch)
+        return str(guids(loader))
 
-
-def test_the_loader_leaves_the_callers_list_alone_and_collates():
-    examples = random_rows(20, 100)
-    before, loader = list(examples), NoDuplicatesDataLoader(examples, 5)
-    loader.collate_fn = len
-    assert list(loader) == [5] * len(loader)
-    assert examples == before
+    assert order(3, 2, 0, 1) == order(3, 1)
+    assert len({order(seed, epoch) for seed in (3, 4) for epoch in (0, 1)}) == 4
 
 
 def test_repeated_texts_cost_few_batches_and_no_quadratic_planning():
@@ -96,26 +82,6 @@ def test_repeated_texts_cost_few_batches_and_no_quadratic_planning():
     loader = NoDuplicatesDataLoader(examples, 2)
     assert time.process_time() - begin < 10  # every pair of rows once would take minutes
     assert len(loader) == 10  # each of the ten other rows beside one with the anchor
-    assert not any(repeated_texts(batch) for batch in loader)
-
-
-@pytest.mark.parametrize(
-    ("examples", "batch_size", "message"),
-    [
-        (rows(["a", "b"]), 2, "1 examples give no batch of 2"),
-        (rows(*(["same", str(i)] for i in range(9))), 2, "9 examples give no batch of 2 in which no text is repeated"),
-        (rows(["a"]), 0, "batch_size must be a whole number of at least 1"),
-    ],
-)
-def test_examples_that_give_no_full_batch_are_refused(examples, batch_size, message):
-    with pytest.raises(ValueError, match=message):
-        NoDuplicatesDataLoader(examples, batch_size)
-
-
-def test_real_triplets_fill_all_batches_without_repetition(data_dir):
-    reader = TripletReader(data_dir / "snli_devtest", "anchor", "positive", "negative", delimiter=",")
-    loader = NoDuplicatesDataLoader(reader.get_examples("triplets.csv.gz"), 64)
-    assert len(loader) == 6503 // 64
     assert not any(repeated_texts(batch) for batch in loader)
 
 
@@ -145,10 +111,13 @@ def test_rows_occur_once_or_all_classes_equally_often():
     assert Counter(row.label for row in replaced) == {0: 26, 1: 26}
 
 
-def test_balanced_classes_mix_in_every_batch_of_a_plain_dataloader():
+def test_classes_mix_in_every_batch_and_those_that_cannot_form_a_group_are_reported():
     batches = list(DataLoader(SentenceLabelDataset(labelled(*[10] * 4)), batch_size=8, collate_fn=list))
     assert len(batches) == 5
     assert all(Counter(row.label for row in batch) == {0: 2, 1: 2, 2: 2, 3: 2} for batch in batches)
+    with pytest.warns(UserWarning, match="2 of 4 classes have fewer than 3 examples"):
+        dataset = SentenceLabelDataset(labelled(4, 2, 6, 1), samples_per_label=3)
+    assert {row.label for row in dataset} == {0, 2}
 
 
 def test_the_draw_is_a_function_of_seed_and_epoch_alone_and_workers_share_it():
@@ -163,26 +132,18 @@ def test_the_draw_is_a_function_of_seed_and_epoch_alone_and_workers_share_it():
     assert sorted(draw(1, 2, workers=2)) == sorted(draw(1, 2))
 
 
-def test_classes_that_cannot_form_a_group_are_reported():
-    with pytest.warns(UserWarning, match="2 of 4 classes have fewer than 3 examples"):
-        dataset = SentenceLabelDataset(labelled(4, 2, 6, 1), samples_per_label=3)
-    assert {row.label for row in dataset} == {0, 2}
-
-
-SENTENCES = [f"number {i} has these eight words in it" for i in range(50)]
-
-
 def test_noise_is_a_function_of_seed_epoch_and_index():
-    def noisy(seed: int, epoch: int) -> list[str]:
-        dataset = DenoisingAutoEncoderDataset(SENTENCES, seed=seed)
-        dataset.set_epoch(epoch)
-        backwards = {index: dataset[index] for index in reversed(range(len(dataset)))}
-        assert all(backwards[index].texts[1] == SENTENCES[index] for index in backwards)
-        assert dataset[-1].texts == dataset[49].texts
-        return [backwards[index].texts[0] for index in range(len(dataset))]
+    sentences = [f"number {i} has these eight words in it" for i in range(50)]
 
-    assert noisy(0, 0) == noisy(0, 0)
-    assert len({str(noisy(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+    def noisy(seed: int, epoch: int, order: range) -> str:
+        dataset = DenoisingAutoEncoderDataset(sentences, seed=seed)
+        dataset.set_epoch(epoch)
+        drawn = {index: dataset[index].texts for index in order}
+        assert all(drawn[index][1] == sentences[index] for index in order)
+        return str(sorted(drawn.items()))
+
+    assert noisy(0, 0, range(50)) == noisy(0, 0, range(49, -1, -1))
+    assert len({noisy(seed, epoch, range(50)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
 def test_deletion_keeps_the_order_four_words_in_ten_and_at_least_one():
@@ -192,21 +153,23 @@ def test_deletion_keeps_the_order_four_words_in_ten_and_at_least_one():
     assert len(kept) / 20_000 == pytest.approx(0.4, abs=0.02)
     assert {delete("a b", del_ratio=1.0, rng=draw) for _ in range(50)} == {"a", "b"}
     assert delete("", rng=draw) == ""
-
-
-def test_a_noise_function_of_the_callers_own_is_used():
-    assert DenoisingAutoEncoderDataset(["a b"], noise_fn=str.upper)[0].texts == ["A B", "a b"]
     assert DenoisingAutoEncoderDataset(["a b"], del_ratio=0.0)[0].texts == ["a b", "a b"]
+    assert DenoisingAutoEncoderDataset(["a b"], noise_fn=str.upper)[0].texts == ["A B", "a b"]
+
+
+SAME = rows(*(["same", str(i)] for i in range(9)))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: NoDuplicatesDataLoader(SAME, 2), "9 examples give no batch of 2 in which no text is repeated"),
+        (lambda: NoDuplicatesDataLoader(SAME, 0), "batch_size must be a whole number of at least 1"),
         (lambda: SentenceLabelDataset(labelled(5)), "two classes with at least 2 examples each, got 1 of 1"),
         (lambda: DenoisingAutoEncoderDataset(["a", None]), "sentence 1 must be a text, got None"),
         (lambda: DenoisingAutoEncoderDataset(["a b"], del_ratio=60), "del_ratio must be .* at most 1, got 60"),
     ],
 )
-def test_wrong_labels_and_noise_are_errors(make, message):
+def test_data_that_do_not_fit_are_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -39,10 +39,8 @@ def texts(examples: list[InputExample]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("packed", [False, True])
-def test_every_spelling_gives_the_same_prefixed_texts(tmp_path, spelling, packed):
-    data = SPELLINGS[spelling].encode()
-    write(tmp_path / "train", gzip.compress(data) if packed else data)
+def test_every_spelling_gives_the_same_prefixed_texts(tmp_path, spelling):
+    write(tmp_path / "train", gzip.compress(SPELLINGS[spelling].encode()))
     first, second = texts(NeMoReader(tmp_path, hard_negatives_to_train=2).get_examples("train"))
     assert first[:2] == ["query: Rain?", "passage: Water."]
     assert {*first[2:]} < {f"passage: {text}" for text in ROWS[0]["neg_doc"]}
@@ -58,9 +56,6 @@ def test_every_row_gets_the_same_number_of_negatives_drawn_from_its_own(tmp_path
     assert set(first[2:]) <= set(ROWS[0]["neg_doc"])
     assert second[2:4] == ROWS[1]["neg_doc"]  # two, filled up with repetitions
     assert set(second[4:]) <= set(ROWS[1]["neg_doc"])
-
-
-def test_the_draw_of_negatives_depends_on_the_seed_and_the_row(tmp_path):
     row = {"query": "q", "pos_doc": "p", "neg_doc": [f"n{i}" for i in range(50)]}
     write(tmp_path / "train", json.dumps([row] * 2))
     draw = [texts(NeMoReader(tmp_path, seed=seed).get_examples("train")) for seed in (1, 1, 2)]
