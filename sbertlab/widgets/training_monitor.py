@@ -65,7 +65,7 @@ class TrainingMonitor(Panel):
         self.state, self._ending = "waiting", ""
         self._rows: dict[tuple[int, str], dict[str, Any]] = {}
         self._lock = threading.RLock()
-        self._pause = self.button("Pause", lambda: self.resume() if self.state == "paused" else self.pause())
+        self._pause = self.button("Pause", lambda: self.pause() if self.state == "running" else self.resume())
         self._stop = self.button("Stop", self.stop, "Finish this step, write a checkpoint, and end the run")
         self._status, self._numbers, self._health = (ipywidgets.HTML() for _ in range(3))
         self._curves, self._picture = picture_box(), picture_box()
@@ -236,11 +236,11 @@ class TrainingMonitor(Panel):
 
     def _show_state(self) -> None:
         self._status.value = f'<div role="status"><b>{html.escape(self.status)}</b></div>'
-        paused = self.state == "paused"
-        self._pause.description = "Resume" if paused else "Pause"
-        self._pause.tooltip = "Continue with the next step" if paused else "Hold the run after this step"
+        held = self.state in ("pausing", "paused")
+        self._pause.description = "Resume" if held else "Pause"
+        self._pause.tooltip = "Continue with the next step" if held else "Hold the run after this step"
         for button in (self._pause, self._stop):
-            button.disabled = self.state not in ("running", "paused")
+            button.disabled = not held and self.state != "running"
             # JupyterLab addresses messages about a button to a thread of the kernel, so that they arrive while a cell
             # runs; ipykernel 7.4 redirects them to the busy shell that last spoke of the button, unless it forgets it
             vars(button.comm).pop("_reply_subshell_id", None)

@@ -1,8 +1,6 @@
-"""A real JupyterLab on loopback, a real Chromium, and notebooks made on the fly.
+"""A real JupyterLab on loopback, a real Chromium, and notebooks made on the fly, see the fixture `notebook`.
 
-`notebook(*cells)` opens a new notebook and runs it, `notebook(path)` a copy of one; mouse and keyboard then act on its
-`page`, and `python(code)` asks its kernel what arrived there. When the test ends, nothing must have left loopback and
-the console must hold no error. Screenshots go to the folder SBERTLAB_SHOTS, or to one of pytest's.
+Screenshots go to the folder SBERTLAB_SHOTS, or to one of pytest's.
 """
 
 from __future__ import annotations
@@ -97,10 +95,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     own = {f"JUPYTER_{kind.upper()}_DIR": str(home / kind) for kind in ("config", "data", "runtime")}
     own |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1", "SBERTLAB_FAST": "1"}
     own["HF_HUB_OFFLINE"] = "1"  # no notebook needs a model hub
-    log = (home / "lab.log").open("w")
-    server = subprocess.Popen(command, cwd=folder, env={**os.environ, **own}, stdout=log, stderr=subprocess.STDOUT)
+    log = home / "lab.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(command, cwd=folder, env={**os.environ, **own}, stdout=out, stderr=subprocess.STDOUT)
     try:
-        wait_for(url, server, home / "lab.log")
+        end = time.monotonic() + PATIENCE
+        while not answers(url):
+            if server.poll() is not None or time.monotonic() > end:
+                pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.5)
         yield url, folder
     finally:
         server.terminate()
@@ -109,20 +112,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
-        log.close()
 
 
-def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the server answers."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/api", timeout=5).close()
-            return
-        except OSError:
-            if server.poll() is not None or time.monotonic() > end:
-                pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
-            time.sleep(0.5)
+def answers(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/api", timeout=5):
+        return True
+    return False
 
 
 @pytest.fixture(scope="session")
@@ -137,20 +132,12 @@ def browser() -> Iterator[Any]:
         missing("no chromium on the PATH: apt-get install chromium")
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=chromium, args=QUIET, timeout=1000 * PATIENCE)
-        try:
-            yield started
-        finally:
-            started.close()
+        yield started
+        started.close()
 
 
 class Notebook:
-    """A notebook open in the browser.
-
-    Attributes:
-        page: Playwright's page, for mouse and keyboard.
-        requests: addresses that the page asked for.
-        complaints: errors in the console.
-    """
+    """A notebook open in the browser: Playwright's page, addresses that it asked for, errors in its console."""
 
     def __init__(self, browser: Any, url: str, folder: Path, shots: Path) -> None:
         self.url, self.folder, self.shots = url, folder, shots
@@ -176,11 +163,10 @@ class Notebook:
             " return context?.isReady && context.kernelDisplayStatus === 'idle'; }"
         )
 
-    def run_all(self, wait: bool = True) -> None:
-        """Run all cells, and wait until none is running unless told not to."""
+    def run_all(self) -> None:
+        """Run all cells, and wait until none is running."""
         self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        if wait:
-            self.wait_until_idle()
+        self.wait_until_idle()
 
     def restart_and_run_all(self, patience: int = PATIENCE) -> None:
         """Take all outputs away, restart the kernel, confirm that, run all cells and wait so many seconds for them."""
@@ -235,10 +221,9 @@ class Notebook:
 
     def outside(self) -> list[str]:
         """Addresses beyond loopback that the page asked for."""
-        local = {"127.0.0.1", "localhost", None}
-        schemes = {"data", "blob", "about", "chrome-extension"}
-        parts = [(address, urlsplit(address)) for address in self.requests]
-        return [address for address, part in parts if part.scheme not in schemes and part.hostname not in local]
+        known = ("127.0.0.1", "localhost", None)
+        asked = [address for address in self.requests if not address.startswith("chrome-extension:")]
+        return [address for address in asked if urlsplit(address).hostname not in known]
 
 
 @pytest.fixture
