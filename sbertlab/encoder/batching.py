@@ -1,8 +1,7 @@
 """From texts to vectors in token-budget chunks, the same for encoding and for training.
 
-A chunk of `n` texts is padded to its longest text, so it costs `n * longest` tokens. Sorting by token count and
-splitting where it is cheapest leaves little padding: 10 % in a batch of 192 sentences of STSb, where filling one
-chunk after the other leaves 27 %.
+A chunk of `n` texts is padded to its longest text, so it costs `n * longest` tokens. Sorted by token count and split
+where it is cheapest, 192 sentences of STSb get 10 % of padding; filled chunk after chunk, 27 %.
 """
 
 from __future__ import annotations

@@ -51,11 +51,7 @@ def fingerprint(model: Any) -> str:
 
 @lru_cache
 def source_digest(parts: tuple[str, ...] = ENCODING, root: Path = Path(__file__).parents[1]) -> str:
-    """Return the SHA-256 of the package's source files in `parts`: files, or folders with all that is in them.
-
-    Raises:
-        FileNotFoundError: a part does not exist, or is a folder without source files.
-    """
+    """Return the SHA-256 of the package's source files in `parts`: files, or folders with all that is in them."""
     lines = []
     for part in parts:
         paths = sorted((root / part).rglob("*.py")) if (root / part).is_dir() else [root / part]
@@ -128,8 +124,8 @@ def _tokenizer(tokenizer: Any) -> Any:
     names = ("padding_side", "truncation_side", "pad_token_id", "do_lower_case", "all_special_tokens")
     settings = _described({name: getattr(tokenizer, name, None) for name in names})
     rules = json.loads(getattr(tokenizer, "backend_tokenizer", tokenizer).to_str())
-    words = repr(rules["model"])  # far faster than JSON
-    return [settings, _settings("tokenizer", rules), hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()]
+    words = repr(rules["model"]).encode("utf-8", "surrogatepass")  # far faster than JSON
+    return [settings, _settings("tokenizer", rules), hashlib.sha256(words).hexdigest()]
 
 
 def _code(made: Any) -> list[str]:

@@ -1,12 +1,7 @@
-"""Reads model folders in the format of sentence-transformers, of every version.
+"""Reads model folders of sentence-transformers, of every version, and of transformers.
 
-| dialect  | written by                      | recognised by                                                        |
-| -------- | ------------------------------- | -------------------------------------------------------------------- |
-| 2.2      | sentence-transformers to 2.2.2  | `type` is `sentence_transformers.models.X`; plain key sets           |
-| middle   | 2.3 to 5.x, most of the Hub     | as 2.2, with more keys for Pooling and prompts                       |
-| 6        | 5.4 and later                   | `type` is a full class path; `embedding_dimension`, `pooling_mode`   |
-| portable | `save.save_modules`             | 2.2's key sets, with weights and length limit where each version looks |
-| plain    | transformers                    | no modules.json; gets mean pooling                                   |
+Versions differ in the `type` of a block (`sentence_transformers.models.X`, from 5.4 on a full class path), in its keys,
+and in where weights and the length limit are. A folder without modules.json is a transformer and gets mean pooling.
 
 Reading a folder never runs code from it: weights come from safetensors or from `torch.load(weights_only=True)`, and
 classes from the table `BLOCKS`, unless the caller passes `trust_remote_code=True`.

@@ -1,4 +1,4 @@
-"""LoRA: train small matrices beside the frozen weights of a transformer, then merge them.
+"""LoRA: train small matrices beside the frozen weights of a transformer.
 
 A linear layer `W x` becomes `W x + (alpha / r) B A x`, with A `(r, in)` random and B `(out, r)` zero, by peft.
 Source: Hu et al., 2021, LoRA: Low-Rank Adaptation of Large Language Models (arXiv:2106.09685).
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.models import Transformer
@@ -43,16 +42,3 @@ def add_lora(
             adapted = get_peft_model(block.auto_model, config)
         block.auto_model = use_fast_linear(adapted).train(block.training)
     return model
-
-
-def merge(model: SentenceTransformer) -> SentenceTransformer:
-    """Merge the adapters into the weights, `W + (alpha / r) B A`, in place; all weights train again."""
-    for block in model.modules():
-        if isinstance(block, Transformer) and has_adapters(block):
-            block.auto_model = block.auto_model.merge_and_unload().requires_grad_(True)
-    return model
-
-
-def has_adapters(model: nn.Module) -> bool:
-    """Return whether a part of the model was adapted by peft."""
-    return any(hasattr(part, "merge_and_unload") for part in model.modules())

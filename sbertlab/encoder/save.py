@@ -19,8 +19,8 @@ from sbertlab.encoder.load import BLOCKS, CONFIG_FILES, read_json
 from sbertlab.models.layers import activation_from_name
 from sbertlab.storage.files import staged_folder
 
-TOKENIZER_FILES = re.compile(r"(special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt|.+\.(model|jinja)")
-"""Files that a tokenizer would read, although the one that is saved does not write them."""
+LEFT_OVERS = {"added_tokens.json", "special_tokens_map.json"}
+"""Files that a tokenizer reads, although the one that is saved may not write them."""
 
 
 def save_modules(
@@ -32,12 +32,8 @@ def save_modules(
     """
     entries = []
     file = folder / "modules.json"
-    earlier = {entry["path"] for entry in read_json(file, list)} if file.is_file() else set()
-
-    def stays(entry: str) -> bool:
-        return entry not in earlier and not (earlier and TOKENIZER_FILES.fullmatch(entry))
-
-    with staged_folder(folder, keep=stays) as staging:
+    earlier = {entry["path"] for entry in read_json(file, list)} | LEFT_OVERS if file.is_file() else set()
+    with staged_folder(folder, keep=lambda entry: entry not in earlier) as staging:
         for index, (name, module) in enumerate(modules.items()):
             dotted, path = _type_and_folder(module)
             in_root = index == 0 and isinstance(module, models.TokenizerModule)
@@ -150,11 +146,8 @@ Maps texts of {length} to vectors of {dimension} dimensions; compare them by {si
 ```python
 from sbertlab import SentenceTransformer  # or: from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("path/to/this/folder")
-embeddings = model.encode(["A sentence", "Another sentence"])
+embeddings = SentenceTransformer("path/to/this/folder").encode(["A sentence", "Another sentence"])
 ```
-
-Building blocks:
 
 ```
 {blocks}

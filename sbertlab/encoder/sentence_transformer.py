@@ -146,15 +146,13 @@ class SentenceTransformer(ChunkedEncoder):
             show_progress_bar: None shows it if the logger's level is INFO or finer.
             output_value: "sentence_embedding"; "token_embeddings" for one `(tokens, dim)` tensor per text, without
                 padding; None for one dictionary of all features per text. Equal texts share the latter two.
-            convert_to_numpy: return an array; otherwise a list of tensors.
-            convert_to_tensor: return one tensor on the device; overrides `convert_to_numpy`.
+            convert_to_numpy, convert_to_tensor: return an array, or a tensor on the device; else a list of tensors.
             device: moves the model there first.
             normalize_embeddings: scale each to length 1, after truncation to `truncate_dim`.
             prompt: text put in front of each; `prompt_name` takes it from `prompts`.
             precision: "float32", or "int8", "uint8", "binary", "ubinary" for quantised embeddings.
             task: the route, for models with routes.
-            task_metadata: passed by `mteb.evaluate`, as are `hf_split`, `hf_subset` (both ignored) and `prompt_type`;
-                `sentences` are then mteb's batches.
+            task_metadata, hf_split, hf_subset, prompt_type: passed by `mteb.evaluate`, whose `sentences` are batches.
 
         Returns:
             `(texts, dim)`, or `(dim,)` for one text. One TruncationWarning counts truncated texts and tokens.
@@ -268,14 +266,9 @@ class SentenceTransformer(ChunkedEncoder):
 
         from sbertlab.encoder.fingerprint import fingerprint
 
-        return ModelMeta.create_empty(
-            {
-                "name": f"sbertlab/{Path(self.model_name or 'unnamed').name}",
-                "revision": fingerprint(self)[:16],
-                "max_tokens": self.max_seq_length,
-                "embed_dim": self.get_sentence_embedding_dimension(),
-            }
-        )
+        facts = {"name": f"sbertlab/{Path(self.model_name or 'unnamed').name}", "revision": fingerprint(self)[:16]}
+        sizes = {"max_tokens": self.max_seq_length, "embed_dim": self.get_sentence_embedding_dimension()}
+        return ModelMeta.create_empty({**facts, **sizes})
 
     # -- Parts ---------------------------------------------------------------------------------------------------------
 
@@ -343,9 +336,8 @@ class SentenceTransformer(ChunkedEncoder):
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
-            model = Path(folder) / "model"
-            self.save(model, model_name=repo_id)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=model, commit_message=commit_message))
+            self.save(folder, model_name=repo_id)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
 
 
 def best_device() -> torch.device:

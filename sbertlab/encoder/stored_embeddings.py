@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from sbertlab.checks import check_choice, checked_number
+from sbertlab.checks import checked_number
 from sbertlab.data.texts import Text, as_texts
 from sbertlab.encoder.fingerprint import fingerprint
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
@@ -43,12 +43,8 @@ class EmbeddingStore:
 
     Problems with the file never stop a run: they are reported as `EmbeddingStoreWarning`, what cannot be read is
     computed again, and what cannot be written is not kept; a damaged file is removed. The folder must be on a local
-    disk, because network file systems do not support SQLite's locks.
-
-    Args:
-        folder: created on the first write; None is "embeddings" in sbertlab's cache (the environment's SBERTLAB_CACHE,
-            or ~/.cache/sbertlab).
-        most_bytes: a file that is larger loses the older half of its embeddings at the next write.
+    disk, because network file systems do not support SQLite's locks; None is "embeddings" in sbertlab's cache. A file
+    of more than `most_bytes` loses the older half of its embeddings at the next write.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -120,7 +116,6 @@ class StoredEmbeddings:
 
     Attributes:
         computed: number of texts that the model has encoded so far.
-        fingerprint: of the model; None without a store.
 
     >>> class Length:
     ...     def encode(self, texts):
@@ -158,10 +153,9 @@ class StoredEmbeddings:
     ) -> Any:
         """Return the embeddings `(texts, dim)` in float32, or `(dim,)` for one text, as an array or a tensor.
 
-        `batch_size` and `show_progress_bar` are accepted and ignored; `truncate_dim` shortens what is returned, not
-        what is kept; `role` is "query" or "document" for a model that treats the two differently.
+        `batch_size` and `show_progress_bar` are ignored; `truncate_dim` shortens what is returned, not what is kept;
+        `role` is "query" or "document" for a model that treats the two differently.
         """
-        check_choice("role", role, ("", "query", "document"))
         texts, single = as_texts(sentences)
         role = role if self._has_roles(role) else ""
         given = {"prompt": prompt, "prompt_name": prompt_name}
@@ -201,17 +195,14 @@ class StoredEmbeddings:
         """Encode new texts, remember and store their embeddings, block by block."""
         watched = self.fingerprint is not None and isinstance(self.model, nn.Module)
         if watched and fingerprint(self.model) != self.fingerprint:
-            raise ValueError(
-                "the model has changed (e.g. was trained); make a new StoredEmbeddings(model, store) of it"
-            )
+            raise ValueError("the model has changed (e.g. was trained); make a new StoredEmbeddings of it")
         keys = list(new)
         with tqdm(total=len(keys), desc=self.name, unit="text", leave=False) as bar:
             for start in range(0, len(keys), BLOCK):
                 block = keys[start : start + BLOCK]
                 embeddings = np.asarray(encode([new[key] for key in block], **arguments), dtype=np.float32)
                 if embeddings.ndim != 2 or len(embeddings) != len(block):
-                    shape = f"the shape {embeddings.shape} for {len(block)} texts"
-                    raise ValueError(f"the model returned {shape}, expected ({len(block)}, dim)")
+                    raise ValueError(f"the model returned {embeddings.shape}, expected ({len(block)}, dim)")
                 self.computed += len(block)
                 self._rows |= zip(block, embeddings, strict=True)
                 if self.store is not None:

@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 
 from sbertlab.checks import checked_number
 from sbertlab.data import InputExample, collate
-from sbertlab.encoder.lora import has_adapters
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.models import Module, TokenizerModule
 from sbertlab.training.best_model import score_of
@@ -150,8 +149,6 @@ def interpolate(
     """
     checked_number("alpha", alpha, 0, 1)
     first, last = _loaded(base), _loaded(tuned)
-    if has_adapters(first) or has_adapters(last):
-        raise ValueError("base or tuned has adapters, whose factors cannot be mixed; first call adapters.merge(model)")
     facts = _facts(first), _facts(last)
     for fact in facts[0] | facts[1]:
         ours, theirs = (found.get(fact, "missing") for found in facts)

@@ -190,13 +190,13 @@ def test_saving_again_replaces_the_model_and_keeps_other_files(tiny: Tiny, tmp_p
     folder = tmp_path / "model"
     tiny(modules=[models.Dense(32, 16)]).save(folder)
     others = ("eval/scores.csv", "checkpoints/5/state", "notes.json", "2024_results/table", "exp_1_Final/x", ".hidden")
-    for name in (*others, "added_tokens.json", "spiece.model"):
+    for name in (*others, "added_tokens.json", "special_tokens_map.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     model = tiny(seed=5)
     model.save(folder, create_model_card=False)
     assert_same(model, read(folder))
-    for name in ("2_Dense", "added_tokens.json", "spiece.model"):
+    for name in ("2_Dense", "added_tokens.json", "special_tokens_map.json"):
         assert not (folder / name).exists()
     for name in others:
         assert (folder / name).read_text() == name

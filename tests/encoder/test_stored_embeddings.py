@@ -133,14 +133,12 @@ def test_texts_may_come_alone_in_a_series_or_not_at_all(store: EmbeddingStore) -
 def test_a_model_that_cannot_encode_or_returns_the_wrong_shape_is_refused() -> None:
     with pytest.raises(TypeError, match=r"encode\(texts\) or transform\(texts\), got int"):
         StoredEmbeddings(3)
-    with pytest.raises(ValueError, match="role must be"):
-        StoredEmbeddings(Digits()).encode(["a"], role="passage")
 
     class Flat:
         def transform(self, texts: list[str]) -> np.ndarray:
             return np.zeros(len(texts))
 
-    with pytest.raises(ValueError, match=r"returned the shape \(2,\) for 2 texts, expected \(2, dim\)"):
+    with pytest.raises(ValueError, match=r"returned \(2,\), expected \(2, dim\)"):
         StoredEmbeddings(Flat()).encode(["a", "b"])
 
 

@@ -16,7 +16,7 @@ from sbertlab.continual import gained_and_lost, interpolate, interpolation_curve
 from torch import nn
 from torch.utils.data import DataLoader
 
-from sbertlab import InputExample, SentenceTransformer, adapters, losses, models
+from sbertlab import InputExample, SentenceTransformer, losses, models
 from sbertlab.evaluation import (
     EmbeddingSimilarityEvaluator,
     InformationRetrievalEvaluator,
@@ -324,14 +324,6 @@ def test_models_that_do_not_belong_together_are_refused_by_their_first_differenc
     wide[0].auto_model.pooler = nn.Linear(32, 8)
     with pytest.raises(ValueError, match=r"weight 0\.auto_model\.pooler\.dense\.weight is .* 'missing' in tuned"):
         interpolate(tiny(), wide, 0.5)
-
-
-def test_adapters_must_be_merged_first(tiny: Tiny) -> None:
-    pytest.importorskip("peft")
-    tuned = adapters.add_lora(tiny())
-    with pytest.raises(ValueError, match=r"has adapters.*adapters\.merge\(model\)"):
-        interpolate(tiny(), tuned, 0.5)
-    assert equal_weights(interpolate(tiny(), adapters.merge(tuned), 0), tiny())
 
 
 def test_an_alpha_out_of_range_is_refused(tiny: Tiny) -> None:
