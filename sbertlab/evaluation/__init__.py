@@ -1,9 +1,8 @@
 """Evaluators: how good are the embeddings of a model on labelled texts?
 
 An evaluator holds the labelled texts. Called with a model it returns a dict of metrics, appends them to a CSV if given
-an `output_path`, and keeps `per_example`: a table with one row per example (pair, triplet, query, text), from which the
-metrics, and intervals around them, can be computed again. It calls only the model's `encode` (`encode_query` and
-`encode_document` if the model has them and the roles differ), and encodes equal texts once per call.
+an `output_path`, and keeps `per_example`: a table with one row per example, from which the metrics, and intervals
+around them, can be computed again. It calls only the model's `encode` (or `encode_query` and `encode_document`).
 
 | evaluator | examples | primary metric, higher is better |
 | --- | --- | --- |

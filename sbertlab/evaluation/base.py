@@ -26,16 +26,11 @@ class SentenceEvaluator:
 
     Args, the same for every evaluator that takes them:
         name: of the data; prefix of the metrics' keys and part of the file name.
-        primary_metric: key of the metric, without the name.
-        csv_file: pattern of the file name, in which `{}` stands for the name.
+        primary_metric: key of the metric that selects the best model, without the name; higher is better.
+        csv_file: name of the file that a call with `output_path` appends to; `{}` stands for the name.
         write_csv: False writes no file.
         batch_size, show_progress_bar: for `encode`.
         truncate_dim: number of dimensions of the embeddings to keep; None keeps all.
-
-    Attributes:
-        primary_metric: key of the returned metric that selects the best model; higher is better.
-        per_example: after a call, one row per example.
-        csv_file: name of the file that a call with `output_path` appends to.
 
     >>> class Length(SentenceEvaluator):
     ...     def measure(self, model):
@@ -58,8 +53,6 @@ class SentenceEvaluator:
         show_progress_bar: bool = False,
         truncate_dim: int | None = None,
     ) -> None:
-        if not isinstance(name, str):
-            raise ValueError(f"name must be a text, got {name!r}; pass the arguments by keyword")
         self.name = name
         self.primary_metric = self._key(primary_metric) if primary_metric else None
         self.csv_file = csv_file.format(re.sub(r"[^\w.-]+", "_", f"_{name}" if name else ""))
@@ -72,20 +65,13 @@ class SentenceEvaluator:
     def __call__(
         self, model: Encoder, output_path: str | os.PathLike[str] | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
-        """Return the metrics of `model`, and append them to the CSV in the folder `output_path` if there is one.
-
-        In the CSV, epoch -1 is outside of training, and steps -1 is the end of an epoch.
-        """
+        """Return the metrics, and append them to the CSV in `output_path`: steps -1 is the end of an epoch."""
         metrics, self.per_example = self.measure(model)
         metrics = {key: float(value) for key, value in metrics.items()}
         if output_path is not None and self.write_csv:
             append_row(Path(output_path) / self.csv_file, {"epoch": epoch, "steps": steps, **metrics})
         metrics = {self._key(key): value for key, value in metrics.items()}
-        if self.primary_metric is not None:
-            logger.info(
-                *("%s, epoch %d, step %d: %s = %.4f", type(self).__name__, epoch, steps, self.primary_metric),
-                metrics[self.primary_metric],
-            )
+        logger.info("%s, epoch %d, step %d: %s", type(self).__name__, epoch, steps, metrics)
         return metrics
 
     def measure(self, model: Encoder) -> Measurement:
@@ -96,11 +82,7 @@ class SentenceEvaluator:
         return f"{self.name}_{metric}" if self.name else metric
 
     def _embed(self, model: Encoder, *columns: Sequence[str], role: str = "", **arguments: Any) -> list[Tensor]:
-        """Return embeddings `(n, dim)` of each column of texts, encoding equal texts once.
-
-        `role` is "query" or "document" where a model may treat the two differently. Arguments that are None are left
-        to the model.
-        """
+        """Return embeddings `(n, dim)` of each column of texts, encoding equal texts once; role: query, document."""
         places = {text: place for place, text in enumerate(dict.fromkeys(chain.from_iterable(columns)))}
         encode = getattr(model, f"encode_{role}", model.encode) if role else model.encode
         arguments |= {"truncate_dim": self.truncate_dim, "batch_size": self.batch_size}
@@ -108,10 +90,7 @@ class SentenceEvaluator:
         found = encode(list(places), show_progress_bar=self.show_progress_bar, convert_to_tensor=True, **given)
         embeddings = as_tensor(found, f"model.encode's embeddings of {len(places)} texts", finite=True).detach()
         if embeddings.dim() != 2 or len(embeddings) != len(places):
-            raise ValueError(
-                f"model.encode returned the shape {tuple(embeddings.shape)} for {len(places)} texts, "
-                f"expected ({len(places)}, dim)"
-            )
+            raise ValueError(f"model.encode returned the shape {tuple(embeddings.shape)} for {len(places)} texts")
         return [embeddings[[places[text] for text in column]] for column in columns]
 
 
@@ -121,12 +100,8 @@ BaseEvaluator = SentenceEvaluator
 class SequentialEvaluator(SentenceEvaluator):
     """Several evaluators in a row: all their metrics, and `sequential_score` (primary) made of their primary ones.
 
-    A key that an earlier evaluator has already returned gets the prefix `evaluator_` and the place of the later one.
-    `per_example`: the tables of all, with the place in a column "evaluator".
-
-    Args:
-        evaluators: at least one; each returns a dict or a number.
-        main_score_function: turns the list of primary metrics into one number; the last one by default.
+    A key that an earlier evaluator has returned gets the prefix `evaluator_` and the place of the later one. Evaluators
+    return a dict or a number. `per_example`: the tables of all, with the place in a column "evaluator".
 
     >>> SequentialEvaluator([lambda model, *where: 0.25, lambda model, *where: 0.5])(model=None)
     {'evaluator_0': 0.25, 'evaluator_1': 0.5, 'sequential_score': 0.5}
@@ -146,7 +121,7 @@ class SequentialEvaluator(SentenceEvaluator):
     def __call__(
         self, model: Encoder, output_path: str | os.PathLike[str] | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
-        """Call one evaluator after the other with these arguments; see `SentenceEvaluator`."""
+        """Call one evaluator after the other."""
         metrics: dict[str, float] = {}
         scores, tables = [], []
         for place, evaluator in enumerate(self.evaluators):

@@ -1,7 +1,4 @@
-"""Evaluators by class labels and by a teacher's embeddings.
-
-scikit-learn is imported where it is used, which saves `import sbertlab` a second.
-"""
+"""Evaluators by class labels and by a teacher's embeddings."""
 
 from __future__ import annotations
 
@@ -22,8 +19,8 @@ from sbertlab.util import Encoder
 class LabelAccuracyEvaluator(SentenceEvaluator):
     """Share of examples whose class the softmax head of a `SoftmaxLoss` predicts.
 
-    `per_example`: text_1, text_2, ..., label, prediction and accuracy (0 or 1). `dataloader` gives InputExamples with
-    a class label; `softmax_model` is the `SoftmaxLoss` that the model is trained with.
+    `dataloader` gives InputExamples with a class label; `softmax_model` is the `SoftmaxLoss` of the training.
+    `per_example`: text_1, text_2, ..., label, prediction and accuracy (0 or 1).
     """
 
     def __init__(
@@ -39,19 +36,12 @@ class LabelAccuracyEvaluator(SentenceEvaluator):
     def measure(self, model: Encoder) -> Measurement:
         """Return the accuracy, and the table of examples."""
         self.dataloader.collate_fn = list
-        tables = []
-        for examples in self.dataloader:
-            columns, labels = collate(examples)
-            if labels is None or labels.dim() != 1 or labels.is_floating_point():
-                raise ValueError("dataloader must give InputExamples with a whole number as label, the class")
-            logits = self.softmax_model.logits(self._embed(model, *columns))  # (batch, classes)
-            texts = {f"text_{place + 1}": column for place, column in enumerate(columns)}
-            tables.append(
-                pd.DataFrame({**texts, "label": labels.tolist(), "prediction": logits.argmax(dim=1).tolist()})
-            )
-        if not tables:
-            raise ValueError("dataloader gives no examples; there is nothing to evaluate")
-        table = pd.concat(tables, ignore_index=True)
+        columns, labels = collate([example for batch in self.dataloader for example in batch])
+        if labels is None or labels.dim() != 1 or labels.is_floating_point():
+            raise ValueError("dataloader must give InputExamples with a whole number as label, the class")
+        logits = self.softmax_model.logits(self._embed(model, *columns))  # (n, classes)
+        table = pd.DataFrame({f"text_{place}": column for place, column in enumerate(columns, start=1)})
+        table["label"], table["prediction"] = labels.tolist(), logits.argmax(dim=1).tolist()
         table["accuracy"] = (table["label"] == table["prediction"]).astype(float)
         return {"accuracy": table["accuracy"].mean()}, table
 
@@ -61,11 +51,6 @@ class MSEEvaluator(SentenceEvaluator):
 
     The teacher embeds the sources once, on construction; the targets may be translations of them. `per_example`:
     source, target and negative_mse.
-
-    >>> from types import SimpleNamespace
-    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
-    >>> MSEEvaluator(["a", "b"], ["cc", "d"], teacher_model=toy)(toy)  # errors 1, 0, 0, 0
-    {'negative_mse': -25.0}
     """
 
     def __init__(
@@ -81,9 +66,8 @@ class MSEEvaluator(SentenceEvaluator):
     ) -> None:
         csv_file = "mse_evaluation{}_results.csv"
         super().__init__(name, "negative_mse", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
-        self.source_sentences, self.target_sentences = checked_texts(
-            source_sentences=source_sentences, target_sentences=target_sentences
-        )
+        texts = checked_texts(source_sentences=source_sentences, target_sentences=target_sentences)
+        self.source_sentences, self.target_sentences = texts
         if teacher_model is None:
             raise ValueError("teacher_model is missing; give the model whose embeddings are to be matched")
         (self.source_embeddings,) = self._embed(teacher_model, self.source_sentences)
@@ -92,30 +76,23 @@ class MSEEvaluator(SentenceEvaluator):
         """Return the negated mean squared error, and the table of texts."""
         (embeddings,) = self._embed(model, self.target_sentences)
         if embeddings.shape != self.source_embeddings.shape:
-            raise ValueError(
-                f"the model's embeddings have {embeddings.shape[1]} dimensions, the teacher's "
-                f"{self.source_embeddings.shape[1]}; add a models.Dense, or set truncate_dim"
-            )
+            sizes = f"{embeddings.shape[1]} dimensions, the teacher's {self.source_embeddings.shape[1]}"
+            raise ValueError(f"the model's embeddings have {sizes}; add a models.Dense, or set truncate_dim")
         errors = (self.source_embeddings.to(embeddings.device) - embeddings).square().mean(dim=1)  # (n,)
-        table = pd.DataFrame({"source": self.source_sentences, "target": self.target_sentences})
-        table["negative_mse"] = -100 * errors.cpu().numpy()
+        columns = {"source": self.source_sentences, "target": self.target_sentences}
+        table = pd.DataFrame({**columns, "negative_mse": -100 * errors.cpu().numpy()})
         return {"negative_mse": table["negative_mse"].mean()}, table
 
 
 class MSEEvaluatorFromDataFrame(SentenceEvaluator):
-    """`MSEEvaluator` for several pairs of languages: the mean of them in `negative_mse`.
+    """`MSEEvaluator` for several pairs of languages: `en-de_negative_mse` and so on, and their mean `negative_mse`.
 
-    Further metrics: `en-de_negative_mse` and so on. `per_example`: the tables of all pairs, with a column "pair".
+    `per_example`: the tables of all pairs, with a column "pair".
 
     Args:
         dataframe: parallel texts, one column per language; a DataFrame or a list of dicts. Rows in which either text
             of a pair is missing or blank are left out for that pair.
         combinations: pairs (language for the teacher, language for the model).
-
-    >>> from types import SimpleNamespace
-    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
-    >>> MSEEvaluatorFromDataFrame([{"en": "a", "de": "cc"}], toy, [("en", "de")])(toy)
-    {'negative_mse': -50.0, 'en-de_negative_mse': -50.0}
     """
 
     def __init__(
@@ -139,13 +116,9 @@ class MSEEvaluatorFromDataFrame(SentenceEvaluator):
             rows = table[(table[source].str.strip() != "") & (table[target].str.strip() != "")]
             if rows.empty:
                 raise ValueError(f"pair ({source!r}, {target!r}): no row has both texts")
-            self.evaluators[f"{source}-{target}"] = MSEEvaluator(
-                rows[source].tolist(),
-                rows[target].tolist(),
-                teacher_model,
-                batch_size=batch_size,
-                truncate_dim=truncate_dim,
-            )
+            settings: dict[str, Any] = {"batch_size": batch_size, "truncate_dim": truncate_dim}
+            texts = rows[source].tolist(), rows[target].tolist()
+            self.evaluators[f"{source}-{target}"] = MSEEvaluator(*texts, teacher_model, **settings)
 
     def measure(self, model: Encoder) -> Measurement:
         """Return the negated mean squared errors, and the table of texts."""
@@ -156,11 +129,7 @@ class MSEEvaluatorFromDataFrame(SentenceEvaluator):
 
 
 def cluster_columns(starts: int) -> tuple[str, ...]:
-    """Return the columns of `per_example` that hold the clusters of each start.
-
-    >>> cluster_columns(3)
-    ('cluster', 'cluster_2', 'cluster_3')
-    """
+    """Return the columns of `per_example` with the clusters of each start: cluster, cluster_2, cluster_3, ..."""
     return ("cluster", *(f"cluster_{number}" for number in range(2, starts + 1)))
 
 
@@ -168,9 +137,8 @@ class ClusteringEvaluator(SentenceEvaluator):
     """Cluster the embeddings into as many groups as there are labels: do the groups match the labels?
 
     Mini-batch k-means (batches of 2000 texts). Metrics: `v_measure` (primary), the harmonic mean of `homogeneity` (a
-    cluster holds one label) and `completeness` (a label lies in one cluster). `per_example`: text, label, cluster. With
-    several `starts`, metrics are of the first; the clusters of the others are in cluster_2, cluster_3 and so on.
-    Source of the measure: Rosenberg and Hirschberg, 2007, V-Measure (aclanthology.org/D07-1043).
+    cluster holds one label) and `completeness` (a label lies in one cluster); of the first of several `starts`.
+    `per_example`: text, label, `cluster_columns`. Source: Rosenberg and Hirschberg, 2007 (aclanthology.org/D07-1043).
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])

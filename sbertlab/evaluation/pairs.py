@@ -2,7 +2,6 @@
 
 `similarity_fn_names` are the similarities to compute; None takes all four, for triplets all but the dot product. The
 best of them, or the one named as main, is primary. Tables hold distances negated, so that higher is more similar.
-scikit-learn and scipy are imported where they are used, which saves `import sbertlab` a second.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class EmbeddingSimilarityEvaluator(_PairEvaluator):
 
         first, second = self._embed(model, self.sentences1, self.sentences2)
         if self.precision is not None:
-            first, second = _quantized(first, second, self.precision)
+            first, second = _quantized(torch.cat([first, second]), self.precision).split(len(first))
         table = pd.DataFrame({"sentence1": self.sentences1, "sentence2": self.sentences2, "score": self.scores})
         metrics = {}
         for name in self.similarity_fn_names:
@@ -136,10 +135,7 @@ class BinaryClassificationEvaluator(_PairEvaluator):
         numbers = checked_numbers("labels", labels, length=len(self.sentences1))
         kinds = np.unique(numbers).tolist()
         if kinds != [0, 1]:
-            raise ValueError(
-                f"labels must be 0 and 1, and both must occur, got the values {kinds[:5]}; "
-                "graded scores are for EmbeddingSimilarityEvaluator"
-            )
+            raise ValueError(f"labels must be 0 and 1, and both must occur, got the values {kinds[:5]}")
         self.labels = numbers.astype(int)
 
     def measure(self, model: Encoder) -> Measurement:
@@ -169,11 +165,6 @@ class TripletEvaluator(_PairEvaluator):
     Metrics: `*_accuracy` for each similarity, `max_accuracy` over them; a tie counts as wrong. `per_example`: anchor,
     positive, negative, and for each similarity `*_positive`, `*_negative` and `*_accuracy` (0 or 1). `margin` is one
     number or one per similarity; `main_distance_function` is an older name of `main_similarity_function`.
-
-    >>> from types import SimpleNamespace
-    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
-    >>> TripletEvaluator(["a", "a"], ["b", "bbb"], ["ccc", "c"])(toy)["max_accuracy"]
-    0.5
     """
 
     n_texts = 3
@@ -193,16 +184,13 @@ class TripletEvaluator(_PairEvaluator):
         similarity_fn_names: Sequence[SimilarityName] | None = None,
         main_distance_function: str | SimilarityFunction | None = None,
     ) -> None:
-        wanted = similarity_fn_names or ("cosine", "euclidean", "manhattan")
         main_function = main_similarity_function or main_distance_function
-        if similarity_fn_names is None and main_function is not None:
-            wanted = tuple(dict.fromkeys((*wanted, SimilarityFunction(main_function).value)))
+        wanted = similarity_fn_names or ("cosine", "euclidean", "manhattan", main_function or "cosine")
         self.similarity_fn_names, main = _similarities(wanted, main_function)
         csv_file = "triplet_evaluation{}_results.csv"
         super().__init__(name, f"{main}_accuracy", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
-        self.anchors, self.positives, self.negatives = checked_texts(
-            anchors=anchors, positives=positives, negatives=negatives
-        )
+        texts = checked_texts(anchors=anchors, positives=positives, negatives=negatives)
+        self.anchors, self.positives, self.negatives = texts
         margins = margin if isinstance(margin, Mapping) else dict.fromkeys(self.similarity_fn_names, margin or 0.0)
         self.margin = dict.fromkeys(self.similarity_fn_names, 0.0)
         for key, value in margins.items():
@@ -228,13 +216,7 @@ class TranslationEvaluator(SentenceEvaluator):
     """Is the most similar target (by cosine) of each source its translation, and vice versa?
 
     Metrics: `src2trg_accuracy`, `trg2src_accuracy` and their mean `mean_accuracy` (primary). The same text found in
-    another row counts as right. `per_example`: source, target, the texts found (found_target, found_source) and the
-    accuracies (0 or 1). `print_wrong_matches` prints the sources whose translation is not found.
-
-    >>> from types import SimpleNamespace
-    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
-    >>> TranslationEvaluator(["a", "bbb"], ["x", "yyyy"])(toy)["mean_accuracy"]
-    1.0
+    another row counts as right. `per_example`: source, target, found_target, found_source and the accuracies.
     """
 
     def __init__(
@@ -250,26 +232,23 @@ class TranslationEvaluator(SentenceEvaluator):
     ) -> None:
         csv_file = "translation_evaluation{}_results.csv"
         super().__init__(name, "mean_accuracy", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
-        self.source_sentences, self.target_sentences = checked_texts(
-            source_sentences=source_sentences, target_sentences=target_sentences
-        )
+        texts = checked_texts(source_sentences=source_sentences, target_sentences=target_sentences)
+        self.source_sentences, self.target_sentences = texts
         self.print_wrong_matches = print_wrong_matches
 
     def measure(self, model: Encoder) -> Measurement:
         """Return the accuracies, and the table of translations."""
         sources, targets = self._embed(model, self.source_sentences, self.target_sentences)
         table = pd.DataFrame({"source": self.source_sentences, "target": self.target_sentences})
-        for texts, queries, corpus, key in (
-            ("target", sources, targets, "src2trg_accuracy"),
-            ("source", targets, sources, "trg2src_accuracy"),
-        ):
+        ways = {"src2trg_accuracy": ("target", sources, targets), "trg2src_accuracy": ("source", targets, sources)}
+        for key, (texts, queries, corpus) in ways.items():
             places = top_matches(queries, corpus, 1000, top_k=1)[1][:, 0].cpu().numpy()
             table[f"found_{texts}"] = table[texts].to_numpy()[places]
             table[key] = (table[f"found_{texts}"] == table[texts]).astype(float)
         if self.print_wrong_matches:
             for row in table[table["src2trg_accuracy"] == 0].itertuples():
                 print(f"{row.Index}: {row.source}\n  found:    {row.found_target}\n  expected: {row.target}")
-        metrics = {key: table[key].mean() for key in ("src2trg_accuracy", "trg2src_accuracy")}
+        metrics = {key: table[key].mean() for key in ways}
         return metrics | {"mean_accuracy": sum(metrics.values()) / 2}, table
 
 
@@ -309,21 +288,21 @@ def _pair_scores(name: str, first: Tensor, second: Tensor) -> np.ndarray:
     return SimilarityFunction.to_similarity_pairwise_fn(name)(first, second).cpu().numpy()
 
 
-def _quantized(first: Tensor, second: Tensor, precision: Any) -> tuple[Tensor, Tensor]:
-    """Return both columns at unit length, quantised by the same ranges; bits are unpacked to numbers 0 and 1."""
-    values = quantize_embeddings(normalize_embeddings(torch.cat([first, second])), precision)
+def _quantized(embeddings: Tensor, precision: Any) -> Tensor:
+    """Return embeddings at unit length, quantised by the same ranges; bits are unpacked to numbers 0 and 1."""
+    values = quantize_embeddings(normalize_embeddings(embeddings), precision)
     if precision in ("binary", "ubinary"):
         shift = 128 if precision == "binary" else 0
         values = np.unpackbits((values.astype(np.int16) + shift).astype(np.uint8), axis=1)
-    tensor = torch.from_numpy(values.astype(np.float32))
-    return tensor[: len(first)], tensor[len(first) :]
+    return torch.from_numpy(values.astype(np.float32))
 
 
-def _similarities(names: Sequence[str] | None, main: str | SimilarityFunction | None = None) -> tuple[list[str], str]:
+def _similarities(names: Sequence[Any] | None, main: str | SimilarityFunction | None = None) -> tuple[list[str], str]:
     """Return the names of the similarities to compute, and of the primary one, or "max" if the best one counts."""
     if isinstance(names, str):
         raise ValueError(f"similarity_fn_names must be a list of names, got {names!r}")
-    chosen = [SimilarityFunction(name).value for name in names or SimilarityFunction.possible_values()]
+    wanted = names or SimilarityFunction.possible_values()
+    chosen = list(dict.fromkeys(SimilarityFunction(name).value for name in wanted))
     if main is None:
         return chosen, chosen[0] if len(chosen) == 1 else "max"
     if SimilarityFunction(main).value not in chosen:

@@ -1,7 +1,4 @@
-"""Evaluators of search: do the right texts come first?
-
-scikit-learn and scipy are imported where they are used, which saves `import sbertlab` a second.
-"""
+"""Evaluators of search: do the right texts come first?"""
 
 from __future__ import annotations
 
@@ -15,21 +12,14 @@ import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sbertlab import util
 from sbertlab.checks import check_choice, checked_number
 from sbertlab.data.texts import checked_texts
 from sbertlab.evaluation.base import Measurement, SentenceEvaluator
 from sbertlab.evaluation.pairs import best_thresholds
-from sbertlab.util import (
-    Encoder,
-    Matches,
-    ScoreFunction,
-    SimilarityFunction,
-    cos_sim,
-    dot_score,
-    merge_matches,
-    paraphrase_mining_embeddings,
-    top_matches,
-)
+from sbertlab.util import Encoder, Matches, ScoreFunction, SimilarityFunction, cos_sim
+
+RANKING_METRICS = ("accuracy", "precision", "recall", "ndcg", "mrr", "map")
 
 
 class InformationRetrievalEvaluator(SentenceEvaluator):
@@ -38,15 +28,13 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
     The corpus is encoded in chunks, of which the best hits of each query are kept, so neither all its embeddings nor
     all scores are in memory together. Documents with equal scores rank by their id.
 
-    Metrics for each score function: `*_accuracy@k` (a relevant document among the first k), `*_precision@k`,
-    `*_recall@k`, `*_ndcg@k`, `*_mrr@k`, `*_map@k`; primary is `max_map@k`, for the greatest k the best of the
-    functions. `per_example`: one row per query with query_id, query, relevant (how many) and the metrics.
+    Metrics for each score function are those of `ranking_metrics`, such as `cos_sim_ndcg@10`; primary is `max_map@k`,
+    the best of the functions. `per_example`: one row per query with query_id, query, relevant (how many), metrics.
 
     Args:
         queries, corpus: texts by id.
         relevant_docs: ids of the relevant documents by query id; queries without any are left out.
         corpus_chunk_size: number of documents encoded and scored at a time; affects memory only.
-        mrr_at_k, ndcg_at_k, accuracy_at_k, precision_recall_at_k, map_at_k: cut-offs.
         score_functions: `(q, dim), (c, dim) -> (q, c)` by name; None is cos_sim and dot_score.
         main_score_function: the one whose MAP is primary; None takes the greatest.
         query_prompt, query_prompt_name, corpus_prompt, corpus_prompt_name: passed to `encode`.
@@ -82,33 +70,24 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
         corpus_prompt: str | None = None,
         corpus_prompt_name: str | None = None,
     ) -> None:
-        self.score_functions = dict(score_functions or {"cos_sim": cos_sim, "dot_score": dot_score})
+        self.score_functions = dict(score_functions or {"cos_sim": cos_sim, "dot_score": util.dot_score})
         main = main_score_function or (next(iter(self.score_functions)) if len(self.score_functions) == 1 else "max")
         if isinstance(main, SimilarityFunction):
             main = {"cosine": "cos_sim", "dot": "dot_score"}.get(main.value, main.value)
         check_choice("main_score_function", main, (*self.score_functions, "max"))
-        both = precision_recall_at_k
-        at_k = {"accuracy": accuracy_at_k, "precision": both, "recall": both}
-        at_k |= {"ndcg": ndcg_at_k, "mrr": mrr_at_k, "map": map_at_k}
-        self.cutoffs = {metric: list(ks) for metric, ks in at_k.items()}
+        cutoffs = (accuracy_at_k, precision_recall_at_k, precision_recall_at_k, ndcg_at_k, mrr_at_k, map_at_k)
+        self.cutoffs = dict(zip(RANKING_METRICS, map(list, cutoffs), strict=True))
         for metric, ks in self.cutoffs.items():
-            if not ks or any(not isinstance(k, (int, np.integer)) or k < 1 for k in ks):
-                raise ValueError(f"{metric}_at_k must be a list of whole numbers of at least 1, got {ks}")
+            checked_number(f"the least of {metric}_at_k", min(ks, default=0), 1, whole=True)
         self.corpus_chunk_size = checked_number("corpus_chunk_size", corpus_chunk_size, 1, whole=True)
         self.map_key = f"map@{max(map_at_k)}"
-        csv_file = "Information-Retrieval_evaluation{}_results.csv"
-        super().__init__(
-            name, f"{main}_{self.map_key}", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim
-        )
-        relevant = _relevant(queries, corpus, relevant_docs)
-        self.queries_ids = list(relevant)
+        primary, csv_file = f"{main}_{self.map_key}", "Information-Retrieval_evaluation{}_results.csv"
+        super().__init__(name, primary, csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        self.relevant_docs = _relevant(queries, corpus, relevant_docs)
+        self.queries_ids = list(self.relevant_docs)
+        self.corpus_ids = sorted(corpus)  # equal scores keep the order of the corpus, hence rank by id
         (self.queries,) = checked_texts(queries=[queries[query] for query in self.queries_ids])
-        try:
-            self.corpus_ids = sorted(corpus)  # equal scores keep the order of the corpus, hence rank by id
-        except TypeError as error:
-            raise ValueError(f"the ids of the corpus must be of one type, all texts or all numbers: {error}") from error
         (self.corpus,) = checked_texts(corpus=[corpus[document] for document in self.corpus_ids])
-        self.relevant_docs = relevant
         self.query_arguments = {"prompt": query_prompt, "prompt_name": query_prompt_name}
         self.corpus_arguments = {"prompt": corpus_prompt, "prompt_name": corpus_prompt_name}
 
@@ -139,9 +118,9 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
             texts = self.corpus[start : start + self.corpus_chunk_size]
             (documents,) = self._embed(model, texts, role="document", **self.corpus_arguments)
             for name, function in self.score_functions.items():
-                scores, places = top_matches(queries, documents, 1000, len(texts), most, function)
+                scores, places = util.top_matches(queries, documents, 1000, len(texts), most, function)
                 found = scores, places + start
-                best[name] = merge_matches(best[name], found, most) if name in best else found
+                best[name] = util.merge_matches(best[name], found, most) if name in best else found
         return best
 
 
@@ -158,11 +137,6 @@ class RerankingEvaluator(SentenceEvaluator):
         at_k: cut-off of `mrr` and `ndcg`; `mrr_at_k` is another name.
         similarity_fct: `(1, dim), (c, dim) -> (1, c)`.
         use_batched_encoding: encode all samples together; False encodes sample by sample, in less memory.
-
-    >>> from types import SimpleNamespace
-    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[text.count("a"), text.count("b")] for text in texts])
-    >>> RerankingEvaluator([{"query": "a", "positive": ["aab"], "negative": ["aa", "b"]}])(toy)["map"]
-    0.5
     """
 
     def __init__(
@@ -184,15 +158,13 @@ class RerankingEvaluator(SentenceEvaluator):
         self.samples: list[dict[str, Any]] = []
         for place, sample in enumerate(samples.values() if isinstance(samples, Mapping) else samples):
             if not isinstance(sample, Mapping) or not {"query", "positive", "negative"} <= set(sample):
-                raise ValueError(
-                    f"samples[{place}] must be a dict with query, positive and negative, got {sample!r:.80}"
-                )
-            positive, negative = (
-                [side] if isinstance(side, str) else list(side) for side in (sample["positive"], sample["negative"])
-            )
-            if positive and negative:
-                checked_texts(**{f"samples[{place}]": [sample["query"], *positive, *negative]})
-                self.samples.append({"query": sample["query"], "positive": positive, "negative": negative})
+                raise ValueError(f"samples[{place}] must be a dict with query, positive and negative: {sample!r:.80}")
+            found: dict[str, Any] = {"query": sample["query"]}
+            for side in ("positive", "negative"):
+                found[side] = [sample[side]] if isinstance(sample[side], str) else list(sample[side])
+            if found["positive"] and found["negative"]:
+                checked_texts(**{f"samples[{place}]": [found["query"], *found["positive"], *found["negative"]]})
+                self.samples.append(found)
         if not self.samples:
             raise ValueError("samples holds no query that has a positive and a negative document; nothing to rank")
         self.similarity_fct = similarity_fct
@@ -204,27 +176,22 @@ class RerankingEvaluator(SentenceEvaluator):
 
         rows = []
         for sample, (query, documents) in zip(self.samples, self._embedded(model), strict=True):
-            n_negatives = len(sample["negative"])
-            scores, places = top_matches(query, documents, top_k=len(documents), score_function=self.similarity_fct)
-            ranked, positive = scores[0].cpu().numpy(), (places[0] >= n_negatives).cpu().numpy()
+            sizes = [len(sample["positive"]), len(sample["negative"])]
+            found = util.top_matches(query, documents, top_k=len(documents), score_function=self.similarity_fct)
+            scores, places = found
+            ranked, positive = scores[0].cpu().numpy(), (places[0] >= sizes[1]).cpu().numpy()
             rank = int(positive.argmax()) + 1
-            rows.append(
-                {
-                    "query": sample["query"],
-                    "positives": len(sample["positive"]),
-                    "negatives": n_negatives,
-                    "map": average_precision_score(positive, ranked),
-                    f"mrr@{self.at_k}": 1 / rank if rank <= self.at_k else 0.0,
-                    f"ndcg@{self.at_k}": ndcg_score([positive], [ranked], k=self.at_k),
-                }
-            )
-        table = pd.DataFrame(rows)
-        return {key: table[key].mean() for key in table.columns[3:]}, table
+            reciprocal = 1 / rank if rank <= self.at_k else 0.0
+            gain = ndcg_score([positive], [ranked], k=self.at_k)
+            rows.append([sample["query"], *sizes, average_precision_score(positive, ranked), reciprocal, gain])
+        metrics = ["map", f"mrr@{self.at_k}", f"ndcg@{self.at_k}"]
+        table = pd.DataFrame(rows, columns=["query", "positives", "negatives", *metrics])
+        return {key: table[key].mean() for key in metrics}, table
 
     def _embedded(self, model: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the query `(1, dim)` and the documents `(n, dim)`, negatives first, of each sample."""
         groups = [self.samples] if self.use_batched_encoding else [[sample] for sample in self.samples]
-        for group in tqdm(groups, desc="Samples", disable=not self.show_progress_bar or self.use_batched_encoding):
+        for group in groups:
             (queries,) = self._embed(model, [sample["query"] for sample in group], role="query")
             columns = [sample["negative"] + sample["positive"] for sample in group]  # the negative wins a tie
             yield from zip(queries.split(1), self._embed(model, *columns, role="document"), strict=True)
@@ -243,11 +210,6 @@ class ParaphraseMiningEvaluator(SentenceEvaluator):
         duplicates_dict: the same as `{id: {id: True}}`; both may be given.
         add_transitive_closure: if (a, b) and (b, c) are duplicates, so are (a, c).
         query_chunk_size, corpus_chunk_size, max_pairs, top_k: as in `util.paraphrase_mining`.
-
-    >>> from types import SimpleNamespace
-    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
-    >>> ParaphraseMiningEvaluator({1: "cat", 2: "horse", 3: "dog"}, [(1, 3)])(toy)["average_precision"]
-    1.0
     """
 
     def __init__(
@@ -279,19 +241,15 @@ class ParaphraseMiningEvaluator(SentenceEvaluator):
         from sklearn.metrics import average_precision_score
 
         (embeddings,) = self._embed(model, self.sentences)
-        mined = paraphrase_mining_embeddings(embeddings, *self.mining)
+        mined = util.paraphrase_mining_embeddings(embeddings, *self.mining)
         pairs = [(int(i), int(j)) for _, i, j in mined]
         labels = np.array([pair in self.duplicates for pair in pairs])
         scores = np.array([score for score, _, _ in mined])
         total, found = len(self.duplicates), int(labels.sum())
         best = best_thresholds(labels, scores, positives=total)
-        metrics = {
-            "average_precision": average_precision_score(labels, scores) * found / total if found else 0.0,
-            "f1": best["f1"],
-            "precision": best["precision"],
-            "recall": best["recall"],
-            "threshold": best["f1_threshold"],
-        }
+        average = average_precision_score(labels, scores) * found / total if found else 0.0
+        metrics = {"average_precision": average, "threshold": best["f1_threshold"]}
+        metrics |= {key: best[key] for key in ("f1", "precision", "recall")}
         missed = sorted(self.duplicates.difference(pairs))
         table = pd.DataFrame([(self.ids[i], self.ids[j]) for i, j in pairs + missed], columns=["id1", "id2"])
         table["score"] = np.append(scores, [np.nan] * len(missed))
@@ -334,22 +292,17 @@ def ranking_metrics(
 def _relevant(
     queries: Mapping[Any, str], corpus: Mapping[Any, str], relevant_docs: Mapping[Any, Iterable[Any]]
 ) -> dict[Any, set[Any]]:
-    """Return the relevant documents of each query that has any; all ids must be known."""
+    """Return the relevant documents of each query that has any, in the order of the queries; all ids must be known."""
     for name, texts in (("queries", queries), ("corpus", corpus)):
         if not isinstance(texts, Mapping) or not texts:
             raise ValueError(f"{name} must be a non-empty dict from id to text, got {texts!r:.80}")
     for query, documents in relevant_docs.items():
         if isinstance(documents, (str, Mapping)):
             raise ValueError(f"relevant_docs[{query!r}] must be a set of document ids, got {documents!r:.80}")
-        if query not in queries:
-            raise ValueError(f"relevant_docs names the query {query!r}, which is not in queries; are ids of one type?")
-        if missing := sorted(set(documents) - corpus.keys(), key=str):
-            raise ValueError(
-                f"relevant_docs names {len(missing)} documents that are not in the corpus, such as {missing[0]!r} for "
-                f"query {query!r}; remove them, or check that the ids are of one type"
-            )
-    found = {query: set(relevant_docs[query]) for query in queries if query in relevant_docs}
-    found = {query: documents for query, documents in found.items() if documents}
+        unknown = {query} - queries.keys() | set(documents) - corpus.keys()
+        if unknown:
+            raise ValueError(f"relevant_docs[{query!r}] names unknown ids, such as {min(unknown, key=str)!r}")
+    found = {query: set(relevant_docs[query]) for query in queries if relevant_docs.get(query)}
     if not found:
         raise ValueError("relevant_docs names no relevant document for any query")
     return found
@@ -357,20 +310,14 @@ def _relevant(
 
 def _duplicate_places(ids: Sequence[Any], pairs: Iterable[tuple[Any, Any]], closure: bool) -> set[tuple[int, int]]:
     """Return places (i, j), i < j, of the duplicate pairs; with `closure` of all pairs that duplicates connect."""
-    places = {id: place for place, id in enumerate(ids)}
-    named = list(pairs)
+    places, named = {id: place for place, id in enumerate(ids)}, list(pairs)
     known = [(places[a], places[b]) for a, b in named if a in places and b in places]
     if len(known) < len(named):
-        warnings.warn(
-            f"{len(named) - len(known)} of {len(named)} duplicate pairs name an id that is not in sentences_map",
-            stacklevel=3,
-        )
+        unknown = f"{len(named) - len(known)} of {len(named)} duplicate pairs"
+        warnings.warn(f"{unknown} name an id that is not in sentences_map", stacklevel=3)
     duplicates = {(min(pair), max(pair)) for pair in known if pair[0] != pair[1]}
     if not duplicates:
-        raise ValueError(
-            f"no duplicate pair of two different ids of sentences_map is among the {len(named)} pairs of "
-            "duplicates_list and duplicates_dict"
-        )
+        raise ValueError(f"none of the {len(named)} pairs is a duplicate pair of two different ids of sentences_map")
     if closure:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
