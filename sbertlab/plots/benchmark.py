@@ -1,8 +1,8 @@
 """Figures of a benchmark's table: the ranking with intervals and ties, the scores by task, quality against cost.
 
-`table` is one preset's part of benchmark.csv, as `ranks.measured_cells` documents it, and each figure raises the
-`ValueError` of that function. `comparisons` is comparisons.csv: one row per pair of models and task, with the columns
-task ("mean" for the mean), model_a, variant_a, model_b, variant_b and different (bool). `theme` is "light" or "dark".
+`table` is one preset's part of benchmark.csv, as `ranks.measured_cells` documents it. `comparisons` is comparisons.csv:
+one row per pair of models and task, with the columns task ("mean" for the mean), model_a, variant_a, model_b, variant_b
+and different (bool). A table without a measured mean and a missing pair raise a ValueError.
 """
 
 from __future__ import annotations
@@ -54,9 +54,6 @@ def standings_figure(
     A line at the right joins models that do not differ significantly; their order is arbitrary. A rank is "2" if all
     other models differ, "2–4" if up to two behind do not. Without `comparisons` there are no ranks and no lines.
     `resolution`, the smallest difference of means that the table can detect, is drawn as a scale bar.
-
-    Raises:
-        ValueError: no model has all its tasks, or a pair is missing from `comparisons`.
     """
     ranking, seeds = standings(table), seed_scores(table)["mean"].sort_index()
     placed, missing = ranking.dropna(subset="mean"), ranking.index[ranking["mean"].isna()]
@@ -107,9 +104,6 @@ def score_heatmap(
     The best of a column is bold; it and all that do not differ significantly from it are framed. A cell is the mean
     over the seeds, or a cross if a seed failed. `variant` is "untuned", "fine-tuned", "all", or "last": the fine-tuned
     model where there is one.
-
-    Raises:
-        ValueError: `variant` is unknown, or a pair is missing from `comparisons`.
     """
     scores, families = task_scores(table, variant)
     behind = (scores.max() - scores).to_numpy()
@@ -150,17 +144,12 @@ def quality_figure(
     A model is shown fine-tuned where there is such a variant. Vertical bars are 95 % intervals; axes of cost are
     logarithmic. `models` holds sentences_per_second and parameters by model, as the "models" of a preset in
     environment.json do; a property that no model has gets no panel.
-
-    Raises:
-        ValueError: no model has one of the properties.
     """
     # "fine-tuned" sorts before "untuned", so the first row of a model is its last state
     final = standings(table).sort_index(level="variant", kind="stable").groupby(level="model").head(1)
     final = final.reset_index("variant").dropna(subset="mean")
     costs = pd.DataFrame(models).T.reindex(index=final.index, columns=list(COSTS)).astype(float)
     costs = costs.dropna(axis="columns", how="all")
-    if not costs.size:
-        raise ValueError(f"models has none of {list(COSTS)} for the models with a mean: {list(final.index)}")
     footer = f"{mean_of(measured_cells(table))}. Joined and coloured: no model is better in both."
     footer += " ○ untuned, ● fine-tuned." * (len(set(final["variant"])) > 1)
     if lacking := [str(model) for model in costs.index[costs.isna().any(axis=1)]]:

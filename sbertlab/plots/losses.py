@@ -14,9 +14,6 @@ from sbertlab.analysis.loss_plane import Push, on_circle
 from sbertlab.plots.maps import write_labels
 from sbertlab.plots.style import Theme, canvas, drawable, halo, open_grid, style
 
-REACH = 0.36
-"""Length of the longest arrow, as a share of half the width of its panel."""
-
 SMALLEST = 1e-9
 """A smaller gradient counts as zero."""
 
@@ -111,7 +108,7 @@ def _draw_plane(axes: Axes, way: Way, at: int, scale: float, colors: Theme) -> N
             label = None if classes is None else f"class {classes[row]}"
             axes.plot(*xy[row, column], label=label, zorder=4 - (column == 0), **look)
     strength = float(seen.lengths.max())
-    moves = seen.arrows * (REACH * half / scale if scale > SMALLEST else 0.0)
+    moves = seen.arrows * (0.36 * half / scale if scale > SMALLEST else 0.0)
     long = np.linalg.norm(moves, axis=-1) > 0.012 * half  # a shorter arrow is hidden by its point
     scaled: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "units": "inches", "width": 0.022}
     axes.quiver(*xy[long].T, *moves[long].T, color=colors.ink, zorder=5, **scaled)

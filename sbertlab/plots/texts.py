@@ -15,7 +15,7 @@ from matplotlib.patches import FancyBboxPatch
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
 
-from sbertlab.checks import check_columns, checked_number, checked_numbers
+from sbertlab.checks import check_columns, checked_numbers
 from sbertlab.plots.style import Texts, Theme, canvas, color_table, drawable, open_grid, style
 
 Pair = tuple[ArrayLike, ArrayLike]
@@ -84,13 +84,9 @@ def pooling_comparison(token_embeddings: np.ndarray, tokens: Texts, *, title: st
 def token_lengths(lengths: Sequence[int], max_seq_length: int, *, title: str = "", theme: str = "light") -> Figure:
     """A histogram of the tokens per text, special tokens included; texts that the model truncates are orange."""
     counts = checked_numbers("lengths", lengths)
-    checked_number("max_seq_length", max_seq_length, 1)
     truncated = counts > max_seq_length
-    summary = (
-        f"{len(counts):,} texts · median {np.median(counts):.0f} tokens"
-        f" · 95 % have at most {np.percentile(counts, 95):.0f}"
-        f" · {truncated.sum():,} truncated ({truncated.mean():.1%})"
-    )
+    summary = f"{len(counts):,} texts · median {np.median(counts):.0f} tokens · 95 % have at most"
+    summary += f" {np.percentile(counts, 95):.0f} · {truncated.sum():,} truncated ({truncated.mean():.1%})"
     with style(theme) as colors:
         figure, panels = canvas(6.4, 3.2, title)
         axes = panels[0, 0]
@@ -228,14 +224,13 @@ def _draw_tensor(
     texts, rows, columns = shape
     height, width, shift = 0.165, 0.15 if columns > 1 else 0.62, 0.06
     left, top = middle - (columns * width + shift * (texts - 1)) / 2, 0.5 + (8 if rows > 1 else 5) * height
-    scale = LinearSegmentedColormap.from_list("cells", [colors.background, color])
+    shades = LinearSegmentedColormap.from_list("cells", [colors.background, color])
+    scaled: dict[str, Any] = {"cmap": shades, "vmin": 0, "vmax": 1}
     values = np.random.default_rng(0).uniform(0.2, 0.9, (rows, columns)) if columns > 1 else np.full((rows, 1), 0.3)
     for behind in reversed(range(texts)):
         x = left + shift * behind + width * np.arange(columns + 1)
         y = top + shift * behind - height * np.arange(rows + 1)
-        axes.pcolormesh(
-            x, y, values / (1 + behind), cmap=scale, vmin=0, vmax=1, edgecolors=colors.background, linewidth=0.7
-        )
+        axes.pcolormesh(x, y, values / (1 + behind), edgecolors=colors.background, linewidth=0.7, **scaled)
     for row, word in enumerate(words):
         place = left + width / 2, top - (row + 0.5) * height
         axes.text(*place, drawable(word, 9), fontsize=6.5, ha="center", va="center")

@@ -249,5 +249,3 @@ def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(ValueError, match="no model with all its tasks"):
         standings_figure(incomplete)
     assert cells_of(score_heatmap(incomplete).axes[0])[0, 0].get_text() == FAILED
-    with pytest.raises(ValueError, match=r"models has none of \['sentences_per_second'"):
-        quality_figure(by_hand(), {"a": {"parameters": None}})

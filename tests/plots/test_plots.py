@@ -267,7 +267,6 @@ def test_pooling_is_written_in_percent_token_by_token() -> None:
         (lambda: plots.similarity_heatmap(np.eye(3), ["one", "two"]), r"\(3\).*\(2\)"),
         (lambda: plots.pooling_comparison(np.eye(3), ["a", "b"]), r"\(3\).*\(2\)"),
         (lambda: plots.training_history(history().drop(columns=["lr"])), r"missing the columns \['lr'\]"),
-        (lambda: plots.token_lengths([3], 0), "max_seq_length must be .* at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(draw: Callable[[], Any], message: str) -> None:
