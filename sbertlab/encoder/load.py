@@ -201,7 +201,7 @@ def _read_block(block: type[models.Module], file: Path) -> models.Module:
     if block in BLOCKS.values():
         config = _known_keys(config, block.__name__, inspect.signature(block.__init__).parameters, file)
     try:
-        made = block.from_config(config)
+        made = block(**config)
         if made.state_dict():
             made.load_state_dict(_read_weights(file.parent))
     except (TypeError, ValueError, RuntimeError) as error:

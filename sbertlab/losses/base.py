@@ -75,13 +75,8 @@ class Loss(nn.Module):
     def compute(self, embeddings: Columns, labels: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """Return the loss of a batch, a scalar, in float32 even under autocast (float64 stays float64).
 
-        Args:
-            embeddings: one `(batch, dim)` tensor per embedded column.
-            labels: one per row as the class documents, or what `prepare` returned.
-            known: the mask that `known_positives` returned, `(batch, candidates)`.
-
-        Raises:
-            ValueError: the embeddings or labels do not have the number, shape or type that this loss takes.
+        `embeddings` are one `(batch, dim)` tensor per embedded column, `labels` one per row as the class documents, or
+        what `prepare` returned, and `known` the mask `(batch, candidates)` that `known_positives` returned.
         """
         self._check(embeddings, labels)
         dtype = torch.promote_types(embeddings[0].dtype, torch.float32)
@@ -116,10 +111,7 @@ class Loss(nn.Module):
         return [model(dict(column))["sentence_embedding"] for column in features]
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Any:
-        """Embed tokenised columns and return their loss, for hand-written training loops.
-
-        Known positives are not masked, because the texts are no longer available; `fit` calls `compute` instead.
-        """
+        """Embed tokenised columns and return their loss, for hand-written loops; known positives are not masked."""
         features = list(sentence_features)
         embeddings = self.embed(features)
         if self.needs_texts:
@@ -148,8 +140,7 @@ class MatryoshkaLoss(Loss):
     default; `n_dims_per_step` dimensions are drawn per step with torch's generator, all of them for -1.
 
     Rows: as the inner loss; target vectors are truncated likewise, but not normalised.
-    Relatives: it wraps any other loss, whose own weights all dimensions share. `encode(truncate_dim=...)` makes use of
-    it.
+    Relatives: it wraps any other loss, whose own weights all dimensions share; see `encode(truncate_dim=...)`.
     Source: Kusupati et al., 2022, Matryoshka Representation Learning (arXiv:2205.13147), section 3.
 
     >>> from sbertlab import losses
@@ -177,16 +168,8 @@ class MatryoshkaLoss(Loss):
         by_dim = sorted(zip(matryoshka_dims, weights, strict=True), reverse=True)
         self.matryoshka_dims, self.matryoshka_weights = (list(column) for column in zip(*by_dim, strict=True))
         self.loss, self.n_dims_per_step = loss, n_dims_per_step
-        for rule in Loss.__annotations__:
+        for rule in (*Loss.__annotations__, "prepare", "known_positives"):
             setattr(self, rule, getattr(loss, rule))
-
-    def prepare(self, columns: Texts, labels: Tensor | None) -> Tensor | None:
-        """Prepare as the inner loss does."""
-        return self.loss.prepare(columns, labels)
-
-    def known_positives(self, columns: Texts, groups: Groups = None) -> Tensor | None:
-        """Return the mask of the inner loss."""
-        return self.loss.known_positives(columns, groups)
 
     def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
         width, count = embeddings[0].shape[1], len(self.matryoshka_dims)

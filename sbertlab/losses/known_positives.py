@@ -23,11 +23,9 @@ def known_positives(
     Two rows are related if they share the anchor, the positive or the group. A candidate is known to row i if its text
     is i's anchor, or the positive of a row related to i (i itself is). Texts are compared as `normalised`.
 
-    Args:
-        columns: anchors, positives and each column of hard negatives, `batch` texts each; the candidates are all
-            columns but the first. A single column holds anchors that are their own positives.
-        groups: one hashable id per row, equal for rows that mean the same; None or NaN for no group.
-        anchors: the anchors of the other rows are candidates, too, after all others.
+    `columns` are anchors, positives and hard negatives, `batch` texts each; candidates are all columns but the first
+    and, with `anchors`, then the anchors. A single column holds anchors that are their own positives. `groups` are one
+    id per row, None or NaN for no group.
 
     >>> known_positives([["a", "b", "c"], ["x", " X", "y"]])  # the first two rows share their positive
     tensor([[False,  True, False],

@@ -196,8 +196,7 @@ class DistillKLDivLoss(Loss):
 
     Rows: (query, positive, negative_1, ..., n), labelled with the teacher's n + 1 scores of positive and negatives.
     Relatives: MarginMSELoss needs margins on the student's own scale; here only differences after the softmax count.
-    Source: Lin et al., 2020, Distilling Dense Representations for Ranking (arXiv:2010.11386), section 3; the squared
-    temperature is that of Hinton et al., 2015 (arXiv:1503.02531), section 2.
+    Source: Lin et al., 2020 (arXiv:2010.11386), section 3; Hinton et al., 2015 (arXiv:1503.02531), for the temperature.
 
     >>> query = positive = negative = torch.tensor([[1.0, 0.0]])  # student: 1/2, 1/2
     >>> scores = torch.tensor([[3.0, 1.0]]).log()  # teacher: 3/4, 1/4

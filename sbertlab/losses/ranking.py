@@ -19,13 +19,11 @@ class MultipleNegativesRankingLoss(Loss):
     """Cross-entropy of picking one's own positive among all positives and negatives of the batch (InfoNCE).
 
     `loss_i = -log softmax_j(scale * s(anchor_i, candidate_j))[i]`, with the positives of the batch as the first
-    candidates and the hard negatives after them. `label_smoothing` is the share of the target that is spread over all
-    candidates except known positives. `hard_negatives="shared"` lets every anchor compete with every hard negative of
-    the batch, "own" only with those of its own row (as in NeMo).
+    candidates and the hard negatives after them. `hard_negatives="shared"` lets every anchor compete with every hard
+    negative of the batch, "own" only with those of its own row (as in NeMo).
 
     Rows: (anchor, positive) or (anchor, positive, negative_1, ..., n), no labels.
-    Relatives: MultipleNegativesSymmetricRankingLoss adds the direction from positive to anchor; GISTEmbedLoss leaves
-    out negatives that a second model takes for positives. Larger batches make all of them stronger.
+    Relatives: MultipleNegativesSymmetricRankingLoss adds the way back, GISTEmbedLoss a model that checks negatives.
     Source: Henderson et al., 2017, Efficient Natural Language Response Suggestion (arXiv:1705.00652), section 4.4.
 
     >>> anchors, far = torch.eye(2), -torch.eye(2)
@@ -44,13 +42,11 @@ class MultipleNegativesRankingLoss(Loss):
         scale: float = 20.0,
         similarity_fct: Metric = cos_sim,
         hard_negatives: str = "shared",
-        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(model)
         check_choice("hard_negatives", hard_negatives, ("shared", "own"))
         self.scale = checked_number("scale", scale, above=True)
         self.similarity_fct, self.hard_negatives = similarity_fct, hard_negatives
-        self.label_smoothing = checked_number("label_smoothing", label_smoothing, high=1)
 
     def known_positives(self, columns: Texts, groups: Groups = None) -> Tensor | None:
         """Return the mask of this loss's scores: `(batch, batch * (1 + n))`, or `(batch, batch + n)` for "own"."""
@@ -61,7 +57,7 @@ class MultipleNegativesRankingLoss(Loss):
         return known if known.any() else None
 
     def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
-        return self._cross_entropy(self._scores(embeddings, known), known)
+        return _own_entropy(self._scores(embeddings, known))
 
     def _scores(self, embeddings: Columns, known: Tensor | None) -> Tensor:
         """Return scaled similarities of anchors and candidates, positives first: `(batch, candidates)`."""
@@ -71,14 +67,6 @@ class MultipleNegativesRankingLoss(Loss):
         else:
             scores = _with_own(*(self.similarity_fct(anchors, column) for column in columns))  # (batch, batch + n)
         return _without_known(self.scale * scores, known)
-
-    def _cross_entropy(self, scores: Tensor, known: Tensor | None) -> Tensor:
-        if known is None or not self.label_smoothing:
-            return F.cross_entropy(scores, _own_rows(scores), label_smoothing=self.label_smoothing)
-        known = known.to(scores.device)
-        spread = -F.log_softmax(scores, dim=1).masked_fill(known, 0).sum(dim=1) / (~known).sum(dim=1)  # (batch,)
-        hit = F.cross_entropy(scores, _own_rows(scores))
-        return (1 - self.label_smoothing) * hit + self.label_smoothing * spread.mean()
 
 
 class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
@@ -98,10 +86,8 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
 
     def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
         scores = self._scores(embeddings, known)
-        batch = len(scores)
-        known_backward = None if known is None else known[:, :batch].T  # a pair is masked in both directions or none
-        backward = self._cross_entropy(scores[:, :batch].T, known_backward)
-        return (self._cross_entropy(scores, known) + backward) / 2
+        backward = _own_entropy(scores[:, : len(scores)].T)
+        return (_own_entropy(scores) + backward) / 2
 
 
 class MegaBatchMarginLoss(Loss):
@@ -148,8 +134,7 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
 
     Rows: a text, no label.
     Relatives: DenoisingAutoEncoderLoss also learns from texts alone, more about their words.
-    Source: Carlsson et al., 2021, Semantic Re-tuning with Contrastive Tension (ICLR); Gao et al., 2021, SimCSE
-    (arXiv:2104.08821), section 3.
+    Source: Carlsson et al., 2021, Semantic Re-tuning with Contrastive Tension (ICLR); SimCSE (arXiv:2104.08821).
 
     >>> a, b = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> loss = ContrastiveTensionLossInBatchNegatives(scale=1.0).compute([a, b])
@@ -166,7 +151,7 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
 
     def _formula(self, embeddings: Columns, labels: Tensor, known: Tensor | None = None) -> Tensor:
         scores = _without_known(self.logit_scale.exp() * self.similarity_fct(embeddings[0], embeddings[-1]), known)
-        return (F.cross_entropy(scores, _own_rows(scores)) + F.cross_entropy(scores.T, _own_rows(scores))) / 2
+        return (_own_entropy(scores) + _own_entropy(scores.T)) / 2
 
 
 class GISTEmbedLoss(Loss):
@@ -180,8 +165,7 @@ class GISTEmbedLoss(Loss):
     Rows: (anchor, positive) or (anchor, positive, negative_1, ..., n), no labels; `compute` takes the guide's
     embeddings `(columns, batch, guide_dim)` as labels, made by `prepare`.
     Relatives: MultipleNegativesRankingLoss trusts that all others are negatives.
-    Source: Solatorio, 2024, GISTEmbed (arXiv:2402.16829), section 3; Moreira et al., 2024, NV-Retriever
-    (arXiv:2407.15831), section 3, for the margins.
+    Source: Solatorio, 2024, GISTEmbed (arXiv:2402.16829); the margins are those of NV-Retriever (arXiv:2407.15831).
 
     >>> guide = nn.Identity()  # `compute` does not need it
     >>> loss = GISTEmbedLoss(None, guide, temperature=1.0, contrast_anchors=False, contrast_positives=False)
@@ -243,7 +227,7 @@ class GISTEmbedLoss(Loss):
             left_out = cos_sim(labels[first], labels[second]) > threshold
             left_out = left_out & ~itself if (first, second) == (0, 1) else left_out | itself & (first == second)
             scores.append(cos_sim(embeddings[first], embeddings[second]).masked_fill(left_out, -torch.inf))
-        return F.cross_entropy(_without_known(torch.cat(scores, dim=1), known) / self.temperature, _own_rows(guided))
+        return _own_entropy(_without_known(torch.cat(scores, dim=1), known) / self.temperature)
 
 
 def _with_own(positives: Tensor, *negatives: Tensor) -> Tensor:
@@ -251,9 +235,9 @@ def _with_own(positives: Tensor, *negatives: Tensor) -> Tensor:
     return torch.cat([positives, *(column.diagonal().unsqueeze(1) for column in negatives)], dim=1)
 
 
-def _own_rows(embeddings: Tensor) -> Tensor:
-    """Return 0 ... batch - 1, the column of each row's own candidate: the class for cross-entropy."""
-    return torch.arange(len(embeddings), device=embeddings.device)
+def _own_entropy(scores: Tensor) -> Tensor:
+    """Return the cross-entropy of scores `(batch, candidates)`, in which column i is row i's own candidate."""
+    return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
 
 def _without_known(scores: Tensor, known: Tensor | None) -> Tensor:

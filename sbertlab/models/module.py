@@ -1,43 +1,34 @@
 """What every building block shares: features in, features out, and the arguments that make it again.
 
-The features are `input_ids` and `attention_mask` `(batch, tokens)`, `token_embeddings` `(batch, tokens, dim)`,
-`all_layer_embeddings` (one such tensor per layer) and `sentence_embedding` `(batch, dim)`.
+`Features` are `input_ids` and `attention_mask` `(batch, tokens)`, `token_embeddings` `(batch, tokens, dim)`,
+`all_layer_embeddings` (a tuple of one such tensor per layer) and `sentence_embedding` `(batch, dim)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Features = dict[str, Any]
-"""What flows through the blocks: tensors by name, and `all_layer_embeddings`, a tuple of tensors."""
 
 
 class Module(nn.Module):
     """A building block: `forward(features) -> features`, and `config()` with its constructor's arguments."""
 
-    config_keys: tuple[str, ...] = ()
-    """The constructor's arguments that are attributes of the same name and are saved."""
+    config_keys: tuple[str, ...] = ()  # the constructor's arguments that are attributes of the same name
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON types, with the keys of sentence-transformers 2.2."""
         return {key: getattr(self, key) for key in self.config_keys}
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Make the block, untrained, from what `config()` returned."""
-        return cls(**config)
-
 
 def features_to(features: Mapping[str, Any], device: torch.device) -> Features:
     """Return the features with every tensor on `device`."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in features.items()
-    }
+    tensors = {name: value for name, value in features.items() if isinstance(value, Tensor)}
+    return {**features, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()}}
 
 
 def text_vectors(features: Features) -> Tensor:

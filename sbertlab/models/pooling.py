@@ -34,13 +34,9 @@ class Pooling(Module):
     | `weightedmean`         | the mean with weights 1, 2, 3, ... by position (SGPT) |
     | `lasttoken`            | the last token's                                      |
 
-    A text without tokens becomes zeros in every mode.
-
-    Args:
-        word_embedding_dimension: size of a token vector.
-        pooling_mode: one name, or several in the order of concatenation; default "mean", or what the flags say.
-        include_prompt: whether the tokens of a prompt are pooled; if not, `weightedmean` still counts their positions.
-        flags: the field's flags (`FLAGS`), another way to choose the modes.
+    A text without tokens becomes zeros in every mode. `pooling_mode` is one name, or several in the order of
+    concatenation; default "mean", or what the field's flags say. Without `include_prompt` the tokens of a prompt are
+    not pooled, though `weightedmean` still counts their positions.
 
     >>> pooling = Pooling(1, ["max", "mean"])
     >>> tokens = torch.tensor([[[1.0], [3.0], [9.0]]])

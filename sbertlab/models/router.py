@@ -17,13 +17,8 @@ class Router(Module):
     """Different modules for different kinds of texts, e.g. a route for queries and one for documents.
 
     The route is `features["route"]`, which `encode(..., task="query")`, `encode_query`, `encode_document` and texts
-    given as `{"query": text}` set.
-
-    Args:
-        sub_modules: modules by route, run in order; a route without modules returns its features unchanged.
-        default_route: for texts that name no route.
-        allow_empty_key: without a default, use the first route, as the field does since version 5; False requires a
-            route.
+    given as `{"query": text}` set. `sub_modules` are the modules by route, `default_route` is for texts that name none;
+    without a default the first route is, unless `allow_empty_key=False` requires one.
     """
 
     def __init__(
@@ -51,10 +46,8 @@ class Router(Module):
         if name is None and self.allow_empty_key:
             name = next(iter(self.sub_modules))
         if name is None or name not in self.sub_modules:
-            raise ValueError(
-                f"route {name!r} is not one of {list(self.sub_modules)}; choose one with encode(..., task=...), "
-                "encode_query / encode_document, or texts such as {'query': text}"
-            )
+            remedy = "choose one with encode(..., task=...) or texts such as {'query': text}"
+            raise ValueError(f"route {name!r} is not one of {list(self.sub_modules)}; {remedy}")
         return cast(nn.Sequential, self.sub_modules[name])
 
     def _readers(self) -> list[TokenizerModule]:

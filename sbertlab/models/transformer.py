@@ -112,13 +112,10 @@ class TokenizerModule(Module):
 class Transformer(TokenizerModule):
     """Any encoder of the transformers library: token ids to contextual token vectors; of T5, the encoder half.
 
-    Args:
-        model_name_or_path: a folder, or a name as in `sbertlab.storage.find.find_model`; `cache_dir` holds downloads.
-        max_seq_length: texts are truncated to this number of tokens; default: the smaller limit of tokenizer and model.
-        model_args: for `AutoModel.from_pretrained`, e.g. `{"output_hidden_states": True}`.
-        tokenizer_args: for `AutoTokenizer.from_pretrained`.
-        do_lower_case: lower-case texts before tokenising, for tokenizers that do not.
-        tokenizer_name_or_path: another source of the tokenizer.
+    `model_name_or_path` is a folder, or a name as in `sbertlab.storage.find.find_model`; `cache_dir` holds downloads.
+    `max_seq_length` is the smaller limit of tokenizer and model by default. `model_args` go to
+    `AutoModel.from_pretrained`, e.g. `{"output_hidden_states": True}`, `tokenizer_args` to
+    `AutoTokenizer.from_pretrained`. `do_lower_case` is for tokenizers that do not lower-case texts themselves.
     """
 
     auto_model: Any

@@ -93,23 +93,19 @@ def triplet(distance: Callable, margin: float) -> Callable:
     return formula
 
 
-def ranking(
-    scale: float = 20.0, own: bool = False, smoothing: float = 0.0, symmetric: bool = False, similarity: Callable = cos
-) -> Callable:
+def ranking(scale: float = 20.0, own: bool = False, symmetric: bool = False, similarity: Callable = cos) -> Callable:
     """With `knows(i, column, j)`, which says that text j of a column is a known positive of row i."""
-
-    def smoothed(scores: list[Tensor]) -> Tensor:
-        spread = mean([negative_log_softmax(scores, k) for k in range(len(scores))])
-        return (1 - smoothing) * negative_log_softmax(scores, 0) + smoothing * spread
 
     def formula(columns: Columns, labels: Any, knows: Callable = never) -> Tensor:
         rows, forward, backward = range(len(columns[0])), [], []
         for i in rows:
             others = [(c, j) for c in range(1, len(columns)) for j in ([i] if c > 1 and own else rows)]
             kept = [(1, i), *((c, j) for c, j in others if (c, j) != (1, i) and not knows(i, c, j))]
-            forward.append(smoothed([scale * similarity(columns[0][i], columns[c][j]) for c, j in kept]))
+            scores = [scale * similarity(columns[0][i], columns[c][j]) for c, j in kept]
+            forward.append(negative_log_softmax(scores, 0))
             anchors = [i, *(j for j in rows if j != i and not knows(j, 1, i))]
-            backward.append(smoothed([scale * similarity(columns[0][j], columns[1][i]) for j in anchors]))
+            scores = [scale * similarity(columns[0][j], columns[1][i]) for j in anchors]
+            backward.append(negative_log_softmax(scores, 0))
         return (mean(forward) + mean(backward)) / 2 if symmetric else mean(forward)
 
     return formula

@@ -102,7 +102,6 @@ CASES = [
     Case(RANKING, slow.ranking(), 4),
     Case(RANKING, slow.ranking(0.5, similarity=torch.dot), 3, "none", {"scale": 0.5, "similarity_fct": dot_score}),
     Case(RANKING, slow.ranking(own=True), 4, only_here={"hard_negatives": "own"}),
-    Case(RANKING, slow.ranking(smoothing=0.1), 3, only_here={"label_smoothing": 0.1}),
     Case(SYMMETRIC, slow.ranking(symmetric=True), 2),
     Case(SYMMETRIC, slow.ranking(symmetric=True), 4),
     Case("MegaBatchMarginLoss", slow.mega, 2, only_there={"use_mini_batched_version": False}),

@@ -42,7 +42,7 @@ def test_dense_has_tanh_by_default_and_takes_initial_values():
     assert weight.tolist() == [[1.0, 2.0]], "the initial values are copied"
     tanh = "torch.nn.modules.activation.Tanh"
     assert block.config() == {"in_features": 2, "out_features": 1, "bias": True, "activation_function": tanh}
-    again = models.Dense.from_config({**block.config(), "bias": False})
+    again = models.Dense(**{**block.config(), "bias": False})
     assert isinstance(again.activation_function, nn.Tanh)
     assert again.linear.bias is None
 
@@ -136,7 +136,7 @@ def test_lstm_equals_the_peers_on_padded_batches(bidirectional):
     expected = theirs(dict(features))["token_embeddings"]
     torch.testing.assert_close(ours(features)["token_embeddings"], expected)
     assert ours.get_word_embedding_dimension() == expected.shape[-1]
-    assert models.LSTM.from_config(ours.config()).config() == ours.config()
+    assert models.LSTM(**ours.config()).config() == ours.config()
     with pytest.raises(ValueError, match='padding_side = "right"'):
         ours(padded_batch("left"))
 
@@ -148,7 +148,7 @@ def test_cnn_equals_the_peers_where_there_is_no_padding_and_ignores_padding_else
     expected = theirs(dict(features))["token_embeddings"]
     torch.testing.assert_close(ours(features)["token_embeddings"], expected)
     assert ours.get_word_embedding_dimension() == expected.shape[-1] == 6
-    assert models.CNN.from_config({**ours.config(), "stride_sizes": [1, 1]}).config() == ours.config()
+    assert models.CNN(**{**ours.config(), "stride_sizes": [1, 1]}).config() == ours.config()
     padded = padded_batch()
     alone = {"token_embeddings": padded["token_embeddings"][1:2, :3], "attention_mask": torch.ones(1, 3).long()}
     torch.testing.assert_close(ours(alone)["token_embeddings"][0], ours(padded)["token_embeddings"][1, :3])

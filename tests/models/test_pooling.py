@@ -102,7 +102,7 @@ def test_the_configuration_has_version_2s_keys_and_later_ones_if_needed():
 def test_the_configuration_makes_the_same_pooling_here_and_in_the_peer(modes):
     block = Pooling(4, modes, include_prompt=False)
     config = json.loads(json.dumps(block.config()))
-    again = Pooling.from_config(config)
+    again = Pooling(**config)
     assert (again.modes, again.include_prompt) == (tuple(modes), False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
