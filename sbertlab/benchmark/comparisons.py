@@ -6,10 +6,8 @@ The variation between the seeds of a fine-tuning is a second error (`seed_error`
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from typing import Any
 
@@ -17,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from sbertlab.analysis.intervals import Difference, compare, holm, interval, mean_difference
-from sbertlab.analysis.resampling import Examples, replicates_of
 from sbertlab.benchmark.cells import Cell
 
 MEAN = "mean"
@@ -25,9 +22,6 @@ MEAN = "mean"
 
 ALPHA = 0.05
 """How often identical models may be called different, over all pairs of a task together."""
-
-TOGETHER = 16
-"""Cells whose examples are resampled together; more would need more memory and save hardly any time."""
 
 PAIR = ["model_a", "variant_a", "model_b", "variant_b"]
 
@@ -42,106 +36,63 @@ of the task."""
 
 
 class Scores:
-    """Cells of one preset with the replicates of their scores, in points, from which everything else follows.
-
-    Attributes:
-        cells: with a score or an error.
-        replicates: of each cell, `(resamples,)`; None if it failed.
-    """
+    """Cells of one preset, one row each, with `examples` and `replicates` `(resamples,)`, in points; None if failed."""
 
     def __init__(self, cells: Sequence[Cell], resamples: int = 1000) -> None:
-        self.cells = [cell for cell in cells if cell.examples is not None or cell.failed]
-        self.replicates: list[np.ndarray | None] = [None] * len(self.cells)
-        alike: dict[tuple[str, tuple[int, ...]], list[tuple[int, Examples]]] = {}
-        for place, cell in enumerate(self.cells):
-            if cell.examples is not None:
-                alike.setdefault((cell.row["task"], cell.examples.sizes()), []).append((place, cell.examples))
-        groups = [
-            (zlib.crc32(task.encode()), group[first : first + TOGETHER])  # each task has its own seed
-            for (task, _), group in alike.items()
-            for first in range(0, len(group), TOGETHER)
-        ]
-
-        def resampled(group: tuple[int, list[tuple[int, Examples]]]) -> np.ndarray:
-            return 100 * replicates_of([examples for _, examples in group[1]], resamples, group[0])
-
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for (_, group), rows in zip(groups, threads.map(resampled, groups), strict=True):
-                for (place, _), replicates in zip(group, rows, strict=True):
-                    self.replicates[place] = replicates
+        rows = []
+        for cell in cells:
+            replicates = None
+            if cell.examples is not None:  # each task has its own seed
+                replicates = 100 * cell.examples.replicates(resamples, zlib.crc32(cell.row["task"].encode()))
+            rows.append({**cell.row, "examples": cell.examples, "replicates": replicates})
+        self.cells = pd.DataFrame(rows)
 
     def table(self) -> pd.DataFrame:
         """Return one row per cell, each value with its 95 % interval over the examples (`low`, `high`)."""
-        rows = []
-        for cell, replicates in zip(self.cells, self.replicates, strict=True):
-            row: dict[str, Any] = {**cell.row, "low": np.nan, "high": np.nan}
-            if cell.examples is not None and replicates is not None and cell.examples.averaged > 1:
-                about: dict[str, Any] = {"examples": cell.examples.averaged, "starts": cell.examples.starts}
-                low, high = interval(row["value"] / 100, replicates / 100, **about)
-                row |= {"low": 100 * low, "high": 100 * high}
-            rows.append(row)
-        return pd.DataFrame(rows)
+        ends = np.full((len(self.cells), 2), np.nan)
+        cell: Any
+        for place, cell in enumerate(self.cells.itertuples()):
+            if cell.examples is not None and cell.examples.averaged > 1:
+                about = {"examples": cell.examples.averaged, "starts": cell.examples.starts}
+                ends[place] = interval(cell.value / 100, cell.replicates / 100, **about)
+        low, high = 100 * ends.T
+        return self.cells.drop(columns=["examples", "replicates"]).assign(low=low, high=high)
 
     def comparisons(self) -> pd.DataFrame:
         """Return the comparison of each pair of models in the mean over all tasks and on each, with `COLUMNS`.
 
-        A model with a failed cell is left out on that task and has no mean. A ValueError says that two models were
-        measured on different numbers of examples.
+        A model with a failed cell is left out on that task and has no mean.
         """
-        tasks = list(dict.fromkeys(cell.row["task"] for cell in self.cells))
-        tables = [table for table in map(self._compare, tasks) if len(table)]
-        pairs = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
-        if not tasks or set(tasks) - set(pairs["task"]):
+        by_task = [self._compare(str(task), cells) for task, cells in self.cells.groupby("task", sort=False)]
+        compared = [table for table in by_task if len(table)]
+        pairs = pd.concat(compared, ignore_index=True) if compared else pd.DataFrame(columns=COLUMNS)
+        tasks = self.cells["task"].unique().tolist()
+        if set(tasks) - set(pairs["task"]):
             return pairs
-        return pd.concat(
-            [over_tasks(pairs, pd.DataFrame([cell.row for cell in self.cells]), tasks), pairs], ignore_index=True
-        )
+        return pd.concat([over_tasks(pairs, self.cells, tasks), pairs], ignore_index=True)
 
-    def _compare(self, task: str) -> pd.DataFrame:
+    def _compare(self, task: str, cells: pd.DataFrame) -> pd.DataFrame:
         """Return the comparisons of all models whose seeds all finished the task."""
-        models: dict[tuple[str, str], list[tuple[Cell, np.ndarray | None]]] = {}
-        for cell, replicates in zip(self.cells, self.replicates, strict=True):
-            if cell.row["task"] == task:
-                models.setdefault((cell.row["model"], cell.row["variant"]), []).append((cell, replicates))
         sides = []
-        for name, seeds in models.items():
-            if not any(cell.failed for cell, _ in seeds):
-                values = np.array([cell.row["value"] for cell, _ in seeds])
-                sides.append(
-                    (
-                        name,
-                        values,
-                        np.mean([drawn for _, drawn in seeds if drawn is not None], axis=0),
-                        seeds[0][0].examples,
-                    )
-                )
+        for name, seeds in cells.groupby(["model", "variant"], sort=False):
+            if seeds["error"].eq("").all():
+                values, drawn = seeds["value"].to_numpy(), np.mean(seeds["replicates"].tolist(), axis=0)
+                sides.append((name, values, drawn, seeds["examples"].iloc[0]))
         rows = []
         a: Any
         b: Any
         for a, b in combinations(sides, 2):
-            (name_a, values_a, drawn_a, examples_a), (name_b, values_b, drawn_b, examples_b) = a, b
-            if len(examples_a) != len(examples_b):
-                raise ValueError(
-                    f"task {task!r}: {' '.join(name_a)} was measured on {len(examples_a)} examples, {' '.join(name_b)} "
-                    f"on {len(examples_b)}; measure both again (fresh=True)"
-                )
-            about: dict[str, Any] = {"examples": examples_a.averaged, "starts": examples_a.starts}
+            (name_a, values_a, drawn_a, examples), (name_b, values_b, drawn_b, others) = a, b
+            if len(examples) != len(others):
+                raise ValueError(f"task {task!r}: {name_a} has {len(examples)} examples and {name_b} {len(others)}")
+            about: dict[str, Any] = {"examples": examples.averaged, "starts": examples.starts}
             found = compare(values_a.mean(), values_b.mean(), drawn_a, drawn_b, values_a, values_b, **about)
             rows.append(dict(zip(PAIR, (*name_a, *name_b), strict=True)) | found._asdict())
         return _with_verdict(rows, task)
 
 
 def over_tasks(pairs: pd.DataFrame, cells: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
-    """Return the comparisons of the means over some of the tasks, from those on each of them, with `COLUMNS`.
-
-    Args:
-        pairs: comparisons of one preset.
-        cells: its cells, with columns model, variant, seed, task and value.
-        tasks: names; the mean over them is called `MEAN`.
-
-    Raises:
-        ValueError: no tasks, or one that was not compared.
-    """
+    """Return the comparisons of the means over some of the tasks, from the comparisons on each and the cells."""
     known = set(pairs["task"]) - {MEAN}
     if not tasks or set(tasks) - known:
         raise ValueError(f"tasks must be some of {', '.join(sorted(known))}, got {list(tasks)}")

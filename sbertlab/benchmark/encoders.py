@@ -1,7 +1,6 @@
 """The models that the benchmark compares, and facts about a model.
 
-A `Candidate` says how a model is built, anew for each seed; it knows nothing about tasks. `OFFLINE_ENCODERS`,
-`LOCAL_ENCODERS` and `PUBLISHED_ENCODERS` are the models of the three presets.
+A `Candidate` says how a model is built, anew for each seed; it knows nothing about tasks.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from torch import nn
 from transformers import AutoModel
 
 from sbertlab.benchmark.published import BASE_MODELS
-from sbertlab.checks import closest
 from sbertlab.data import helpdesk
 from sbertlab.encoder.fingerprint import fingerprint
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
@@ -58,29 +57,29 @@ class Candidate:
     base: str | None = None
     files: tuple[Path, ...] = ()
 
-    def base_files(self) -> dict[str, Path]:
-        """Return the files of the base by name, without hidden ones; none if it is not on this machine."""
-        try:
-            folder = None if self.base is None else find_model(self.base, local_files_only=True)
-        except ModelNotFoundError:
-            folder = None
-        files = [] if folder is None else sorted(path for path in folder.rglob("*") if path.is_file())
-        names = {path.relative_to(folder).as_posix(): path for path in files if folder is not None}
-        return {name: path for name, path in names.items() if not name.startswith(".")}
+    def source_files(self) -> dict[str, Path]:
+        """Return the files that it is made from, by name; of the base if it is on this machine, without hidden ones."""
+        files = {path.name: path for path in self.files}
+        if self.base is not None:
+            with suppress(ModelNotFoundError):
+                folder = find_model(self.base, local_files_only=True)
+                paths = sorted(path for path in folder.rglob("*") if path.is_file())
+                files |= {path.relative_to(folder).as_posix(): path for path in paths}
+        return {name: path for name, path in files.items() if not name.startswith(".")}
 
     def revision(self) -> str:
         """Return the commit of the base on the Hub, or the SHA-256 of the weights or files; empty if unknown."""
-        files = self.base_files()
+        files = self.source_files()
         for path in files.values():
             if "snapshots" in path.parts:  # Hugging Face's cache names them by commit
                 return path.parts[path.parts.index("snapshots") + 1]
         weights = [path for name, path in files.items() if name.endswith((".safetensors", ".bin"))]
-        return digest_of(weights if self.base else self.files)
+        return digest_of(weights if self.base else files.values())
 
     def content(self) -> dict[str, Any]:
         """Return everything but the seed that determines its models; a TypeError says `make` has no fingerprint."""
-        base = {name: digest_of([path]) for name, path in self.base_files().items()}
-        return {"make": fingerprint(self.make), "base": base, "files": digest_of(self.files)}
+        files = {name: digest_of([path]) for name, path in self.source_files().items()}
+        return {"make": fingerprint(self.make), "files": files}
 
 
 def digest_of(files: Iterable[Path]) -> str:
@@ -92,9 +91,6 @@ def digest_of(files: Iterable[Path]) -> str:
 @lru_cache(maxsize=1024)
 def _digest(file: Path, size: int, changed: int) -> str:
     return sha256_of(file)
-
-
-# -- Makers ------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -144,28 +140,20 @@ def tfidf_svd(seed: int = 0, dimensions: int = 256) -> Any:
     return pipeline.fit(pd.concat([train["text"], train["answer"].drop_duplicates()]))
 
 
-# -- The known candidates ----------------------------------------------------------------------------------------------
-
-
 def named(model: str) -> Candidate:
-    """Return the candidate for a model's name, fine-tuned with the recipe's own learning rate.
-
-    >>> named("all-mpnet-base-v2").base
-    'all-mpnet-base-v2'
-    """
+    """Return the candidate for a model's name, fine-tuned with the recipe's own learning rate."""
     return Candidate(model, partial(pretrained, model), trainable=True, base=model)
 
 
-def _part_of_minilm(name: str, make: Callable[..., Any], random: bool = False, **learning_rates: float) -> Candidate:
-    rates = {recipe.replace("_", "-"): rate for recipe, rate in learning_rates.items()}
+def _of_minilm(name: str, make: Callable[..., Any], rates: dict[str, float], random: bool = False) -> Candidate:
     return Candidate(name, partial(make, MINILM), random, trainable=True, learning_rates=rates, base=MINILM)
 
 
 _OFFLINE = (
-    _part_of_minilm(MINILM, pretrained, helpdesk_triplets=1e-4),
-    _part_of_minilm("MiniLM-3-layers", first_layers, helpdesk_triplets=3e-4),
-    _part_of_minilm("MiniLM-tokens", token_embeddings, helpdesk_triplets=1e-2, nli_local=1e-2),
-    _part_of_minilm("MiniLM-random", random_weights, random=True, helpdesk_triplets=5e-5),
+    _of_minilm(MINILM, pretrained, {"helpdesk-triplets": 1e-4}),
+    _of_minilm("MiniLM-3-layers", first_layers, {"helpdesk-triplets": 3e-4}),
+    _of_minilm("MiniLM-tokens", token_embeddings, {"helpdesk-triplets": 1e-2, "nli-local": 1e-2}),
+    _of_minilm("MiniLM-random", random_weights, {"helpdesk-triplets": 5e-5}, random=True),
     Candidate("TF-IDF+SVD", tfidf_svd, files=(helpdesk.CORPUS,)),
 )
 
@@ -176,62 +164,23 @@ on the dev intents; that of MiniLM-tokens for "nli-local", among 1e-3, 3e-3 and 
 LOCAL_ENCODERS = (*OFFLINE_ENCODERS, MPNET)
 """Those and the large packaged model."""
 
-PUBLISHED_ENCODERS = BASE_MODELS
-"""The thirteen base models of the Training Overview."""
-
 ENCODERS: Mapping[str, Candidate] = {
-    candidate.name: candidate for candidate in (*_OFFLINE, named(MPNET), *map(named, PUBLISHED_ENCODERS))
+    candidate.name: candidate for candidate in (*_OFFLINE, named(MPNET), *map(named, BASE_MODELS))
 }
 """All candidates that are known by name."""
 
 
-def select_encoders(models: str | Candidate | Iterable[str | Candidate], *, fetch: bool = True) -> list[Candidate]:
-    """Return the candidates with these names; any other name is a model that `SentenceTransformer` can load.
-
-    With `fetch`, the models that they start from are downloaded now.
-
-    Raises:
-        TypeError: a model that is neither a name nor a candidate.
-        ValueError: no names, or a name that occurs twice.
-        FileNotFoundError: a model cannot be found; the message suggests the closest known name.
-
-    >>> [candidate.name for candidate in select_encoders(["TF-IDF+SVD"])]
-    ['TF-IDF+SVD']
-    """
-    given = [models] if isinstance(models, str | Candidate) else list(models)
-    for model in given:
-        if not isinstance(model, str | Candidate):
-            raise TypeError(
-                f"models must be names or Candidates, got a {type(model).__name__}; give your own model a name and a "
-                "function that builds it from a seed: Candidate('my model', lambda seed: model)"
-            )
-    candidates = [
-        model if isinstance(model, Candidate) else ENCODERS[model] if model in ENCODERS else named(model)
-        for model in given
-    ]
+def select_encoders(models: Iterable[str | Candidate]) -> list[Candidate]:
+    """Return the candidates with these names; any other name is a model that `SentenceTransformer` can load."""
+    candidates = [model if isinstance(model, Candidate) else ENCODERS.get(model) or named(model) for model in models]
     names = [candidate.name for candidate in candidates]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"models must be names of models, each once, got {names}")
-    for base in dict.fromkeys(candidate.base for candidate in candidates if candidate.base and fetch):
-        try:
-            find_model(base)
-        except ModelNotFoundError as error:
-            hint = "" if base in ENCODERS else closest(base, ENCODERS)
-            raise ModelNotFoundError(f"{error}.{hint}" if hint else str(error)) from error
     return candidates
 
 
 def facts(model: Any) -> dict[str, float | int | None]:
-    """Return parameters, their megabytes (10^6 bytes), dimensions and max_seq_length of a model; None if unknown.
-
-    The parameters of a scikit-learn pipeline are its weights and projections.
-
-    >>> from sbertlab import models
-    >>> block = models.Dense(3, 2)
-    >>> block.encode = lambda texts: np.zeros((len(texts), 2))
-    >>> facts(block)
-    {'parameters': 8, 'megabytes': 0.0, 'dimensions': 2, 'max_seq_length': None}
-    """
+    """Return parameters (of scikit-learn, weights and projections), megabytes, dimensions, max_seq_length; or None."""
     if isinstance(model, nn.Module):
         sizes = [(parameter.numel(), parameter.nbytes) for parameter in model.parameters()]
     else:

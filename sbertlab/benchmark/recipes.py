@@ -9,28 +9,119 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch.utils.data import DataLoader
 
-from sbertlab.benchmark.encoders import Candidate
-from sbertlab.benchmark.local_tasks import data_folder
-from sbertlab.benchmark.nli_pairs import ALL_NLI, SNLI_DEVTEST, STSB_DEV, TRIPLET, PairSet, nli_triplets
-from sbertlab.benchmark.published import DATA
+from sbertlab.benchmark.encoders import Candidate, digest_of
+from sbertlab.benchmark.local_tasks import DATA_VARIABLE, data_folder, read_table
+from sbertlab.benchmark.tasks import sts_evaluator
 from sbertlab.data import InputExample, NoDuplicatesDataLoader, helpdesk
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.evaluation import EmbeddingSimilarityEvaluator
+from sbertlab.evaluation import SentenceEvaluator
 from sbertlab.losses import MultipleNegativesRankingLoss
-from sbertlab.storage.files import sha256_of
 from sbertlab.training.fit import fit
+
+TRIPLET = ["anchor", "positive", "negative"]
+
+
+def nli_triplets(pairs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return training triplets from NLI pairs: two for each sentence with an entailment and a contradiction.
+
+    Each pair counts in both directions, and texts are stripped first. A sentence s with the distinct entailments E and
+    contradictions C gives (s, e, c) and (e', s, c'), where e, c, e' and c' are drawn independently, in random order.
+    Source: `training_nli_v2.py` of sentence-transformers, which draws without a seed. A ValueError says that no
+    sentence has both.
+
+    >>> rows = [("A dog runs.", "It moves.", "entailment"), ("A dog runs. ", "It sleeps.", "contradiction")]
+    >>> found = nli_triplets(pd.DataFrame(rows, columns=["sentence1", "sentence2", "label"]))
+    >>> sorted(found.values.tolist())
+    [['A dog runs.', 'It moves.', 'It sleeps.'], ['It moves.', 'A dog runs.', 'It sleeps.']]
+    """
+    labels = pairs["label"].str.strip().str.lower()
+    used = labels.isin(["entailment", "contradiction"])
+    columns = [pairs.loc[used, name].str.strip() for name in ("sentence1", "sentence2")]
+    codes, texts = pd.factorize(pd.concat(columns, ignore_index=True))
+    first, second = np.split(codes.astype(np.int64), 2)
+    entails, size = (labels[used] == "entailment").to_numpy(), len(texts)
+
+    def partners(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # distinct, their starts and counts
+        one, other = first[chosen], second[chosen]
+        keys = np.unique(np.concatenate([one * size + other, other * size + one]))
+        counts = np.bincount(keys // size, minlength=size)
+        return keys % size, np.cumsum(counts) - counts, counts
+
+    entailed, contradicted = partners(entails), partners(~entails)
+    sentences = np.flatnonzero((entailed[2] > 0) & (contradicted[2] > 0))
+    if not len(sentences):
+        raise ValueError("no sentence has both an entailment and a contradiction; pairs must share sentences")
+    random = np.random.default_rng(seed)
+    e, c, e2, c2 = (
+        found[starts[sentences] + random.integers(counts[sentences])]
+        for found, starts, counts in (entailed, contradicted, entailed, contradicted)
+    )
+    rows = np.concatenate([np.stack([sentences, e, c], axis=1), np.stack([e2, sentences, c2], axis=1)])
+    return pd.DataFrame(np.asarray(texts, dtype=object)[random.permutation(rows)], columns=TRIPLET)
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Labelled pairs, from a file of the folder that SBERTLAB_DATA names or, without it, from a data set on the Hub.
+
+    Columns: sentence1, sentence2 and `third`. `split` are the rows of the file to use (None: all), `hub` the arguments
+    of `datasets.load_dataset`.
+    """
+
+    file: str
+    third: str
+    split: str | None = None
+    hub: Mapping[str, str] = field(default_factory=dict)
+
+    def path(self) -> Path | None:
+        """Return the path of the file, or None if the Hub is used."""
+        path = (data_folder() or Path(f"${DATA_VARIABLE}")) / self.file
+        return None if self.hub and not path.is_file() else path
+
+    def source(self) -> tuple[str, str]:
+        """Return in words where the pairs come from, and the SHA-256 of the file or what pins the data on the Hub."""
+        if path := self.path():
+            return self.file + (f", {self.split} rows" if self.split else ""), digest_of([path])
+        words = f"{self.hub['path']} of the Hub ({self.hub['split']}, revision {self.hub['revision'][:12]})"
+        return words, repr(self.hub)
+
+    def read(self) -> pd.DataFrame:
+        """Return the columns sentence1, sentence2 and the third; of a file, all as texts."""
+        columns = ["sentence1", "sentence2", self.third]
+        if path := self.path():
+            table = read_table(path, [*columns, "split"] if self.split else columns)
+            return (table[table["split"] == self.split] if self.split else table)[columns].reset_index(drop=True)
+        from datasets import load_dataset
+
+        found: Any = load_dataset(**self.hub)
+        table = found.to_pandas().rename(columns={"premise": "sentence1", "hypothesis": "sentence2"})[columns]
+        names = getattr(found.features[self.third], "names", None)
+        if names is not None:  # classes; -1 stands for no agreement
+            table[self.third] = np.array([*names, "-"])[table[self.third]]
+        return table
+
+
+_REVISION = {"revision": "d482672c8e74ce18da116f430137434ba2e52fab"}
+_ALL_NLI = {"path": "sentence-transformers/all-nli", "name": "pair-class", "split": "train"} | _REVISION
+ALL_NLI = PairSet("AllNLI.tsv.gz", "label", "train", _ALL_NLI)
+"""SNLI and MultiNLI, 942,069 training pairs."""
+
+SNLI_DEVTEST = PairSet("snli_devtest/data.csv.gz", "label")
+"""Dev and test sets of SNLI, 19,666 pairs: a small training set, so no results may be reported on them."""
+
+_STSB = {"path": "sentence-transformers/stsb", "split": "validation"}
+STSB_DEV = PairSet("stsb/data.csv.gz", "score", "dev", _STSB | {"revision": "ab7a5ac0e35aa22088bdcf23e7fd99b220e53308"})
+"""Dev set of the STS benchmark, 1,500 pairs with a score from 0 to 1."""
 
 CHECKPOINT_STEPS = 100
 """Fewest steps between two checkpoints; a shorter fine-tuning is faster to repeat than to save."""
@@ -38,7 +129,7 @@ CHECKPOINT_STEPS = 100
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all recipes share: the ranking loss over triplets, AdamW, and a learning rate that rises and falls.
+    """The ranking loss over triplets of the packaged corpus (`helpdesk.triplets`), which AdamW minimises in one epoch.
 
     Args:
         name: as it appears in the table and the manifest.
@@ -50,107 +141,60 @@ class Recipe:
         weight_decay: for AdamW.
     """
 
-    name: str
-    rows: int | None
-    batch_size: int
-    learning_rate: float
-    scale: float = 20.0
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-
-    @property
-    def differences(self) -> list[str]:
-        """Every difference from `training_nli_v2.py`, the public script behind the published table, in words."""
-        return list(DATA["differences"].get(self.name, []))
-
-    def data(self) -> dict[str, str]:
-        """Return the training data in words, each with its SHA-256, or with what pins it on the Hub."""
-        raise NotImplementedError
-
-    def objective(self, model: SentenceTransformer, seed: int) -> tuple[Any, MultipleNegativesRankingLoss]:
-        """Return the loader of the triplets and the loss."""
-        raise NotImplementedError
-
-    def settings(self, loader: Any, folder: Path) -> dict[str, Any]:
-        """Return the other arguments of `fit`, which may use the folder."""
-        raise NotImplementedError
-
-    def check(self) -> None:
-        """Raise an error, before anything is trained, if the data are unavailable or unusable."""
-
-    def data_sha256(self) -> str:
-        """Return one SHA-256 of the training data."""
-        digests = list(self.data().values())
-        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-    def describe(self) -> dict[str, Any]:
-        """Return name, settings and data, without any path of this machine."""
-        settings = {name: value for name, value in asdict(self).items() if name not in ("pairs", "dev", "folder")}
-        return settings | {"data": list(self.data())}
-
-    def fine_tune(
-        self, model: SentenceTransformer, candidate: Candidate, seed: int, checkpoints: Path | None = None
-    ) -> pd.DataFrame:
-        """Train the model in place and return `fit`'s history; a killed run resumes from its folder of checkpoints.
-
-        Raises:
-            KeyboardInterrupt: the training was interrupted, so nothing may be measured.
-            ValueError: fewer triplets than a batch.
-        """
-        loader, loss = self.objective(model, seed)
-        with TemporaryDirectory() if checkpoints is None else nullcontext(checkpoints) as folder:
-            settings = self.settings(loader, Path(folder))
-            if checkpoints is not None:
-                steps = max(CHECKPOINT_STEPS, settings.get("evaluation_steps", 0))
-                settings |= {"checkpoint_path": checkpoints / "steps", "resume": True, "checkpoint_save_steps": steps}
-                settings["checkpoint_save_total_limit"] = 1
-            history = fit(
-                model,
-                [(loader, loss)],
-                optimizer_params={"lr": candidate.learning_rates.get(self.name, self.learning_rate)},
-                weight_decay=self.weight_decay,
-                seed=seed,
-                **settings,
-            )
-            if history.attrs["interrupt_requested"]:  # `fit` returns after Ctrl-C
-                raise KeyboardInterrupt
-            if best := settings.get("output_path"):
-                model.load_state_dict(SentenceTransformer(best, device="cpu").state_dict())
-        return history
-
-
-@dataclass(frozen=True)
-class HelpdeskRecipe(Recipe):
-    """Triplets of the training intents of the packaged corpus; the model after the last step is measured.
-
-    The rows are those of `helpdesk.triplets`: a batch never holds an intent twice if its size divides the number of
-    training intents, and each row has a negative from a near intent for its own anchor.
-    """
-
     name: str = "helpdesk-triplets"
     rows: int | None = 300
     batch_size: int = 30
     learning_rate: float = 5e-5
+    scale: float = 20.0
+    warmup: float = 0.1
+    weight_decay: float = 0.01
 
     def data(self) -> dict[str, str]:
-        """Return the corpus with its SHA-256."""
-        return {f"corpora/{helpdesk.CORPUS.name}": sha256_of(helpdesk.CORPUS)}
+        """Return the training data in words, each with its SHA-256, or with what pins it on the Hub."""
+        return {f"corpora/{helpdesk.CORPUS.name}": digest_of([helpdesk.CORPUS])}
 
-    def objective(self, model: SentenceTransformer, seed: int) -> tuple[Any, MultipleNegativesRankingLoss]:
-        """Each anchor competes with its own hard negative and the positives of the batch."""
+    def describe(self) -> dict[str, Any]:
+        """Return name, settings and data, without any path of this machine."""
+        settings = {name: value for name, value in asdict(self).items() if name not in ("pairs", "dev")}
+        return settings | {"data": self.data()}
+
+    def check(self) -> None:
+        """Raise an error, before anything is trained, if the data are unavailable or unusable."""
+
+    def objective(self, model: SentenceTransformer, seed: int) -> tuple[Any, MultipleNegativesRankingLoss, dict]:
+        """Return the loader of the triplets, the loss, and arguments of `fit` that select the best model, if any."""
         table = helpdesk.triplets(helpdesk.load_helpdesk("train"), seed)[: self.rows]
         examples: Any = [InputExample(texts=texts) for texts in table[TRIPLET].to_numpy().tolist()]
         loss = MultipleNegativesRankingLoss(model, scale=self.scale, hard_negatives="own")
-        return DataLoader(examples, batch_size=self.batch_size), loss
+        return DataLoader(examples, batch_size=self.batch_size), loss, {}
 
-    def settings(self, loader: Any, folder: Path) -> dict[str, Any]:
-        """Only the warm-up."""
-        return {"warmup_steps": max(1, round(self.warmup * len(loader)))}
+    def fine_tune(self, model: SentenceTransformer, candidate: Candidate, seed: int, folder: Path) -> pd.DataFrame:
+        """Train the model in place and return `fit`'s history; a killed run resumes from its folder."""
+        loader, loss, selection = self.objective(model, seed)
+        history = fit(
+            model,
+            [(loader, loss)],
+            optimizer_params={"lr": candidate.learning_rates.get(self.name, self.learning_rate)},
+            warmup_steps=math.ceil(self.warmup * len(loader)),
+            weight_decay=self.weight_decay,
+            seed=seed,
+            checkpoint_path=folder / "steps",
+            checkpoint_save_steps=max(CHECKPOINT_STEPS, selection.get("evaluation_steps", 0)),
+            checkpoint_save_total_limit=1,
+            resume=True,
+            output_path=folder / "best" if selection else None,
+            **selection,
+        )
+        if history.attrs["interrupt_requested"]:  # `fit` returns after Ctrl-C; nothing may be measured
+            raise KeyboardInterrupt
+        if selection:
+            model.load_state_dict(SentenceTransformer(folder / "best", device="cpu").state_dict())
+        return history
 
 
 @dataclass(frozen=True)
 class NLIRecipe(Recipe):
-    """NLI triplets for one epoch, no text twice per batch; the checkpoint that is best on STSb-dev is measured.
+    """NLI triplets, no text twice per batch; of several checkpoints the best one on STSb-dev is measured.
 
     Args (others as in `Recipe`):
         evaluations: per epoch, evenly spaced, plus one at its end.
@@ -158,76 +202,59 @@ class NLIRecipe(Recipe):
         keeps_length: restore the model's own length after training.
         pairs: from which `nli_triplets` makes the training data.
         dev: selects the checkpoint, by the highest Spearman correlation of four similarities.
-        folder: of local data sets; None takes the one that SBERTLAB_DATA names.
     """
 
     name: str = "training_nli_v2"
     rows: int | None = None
     batch_size: int = 64
+    learning_rate: float = 2e-5
     evaluations: int = 10
     max_seq_length: int = 75
     keeps_length: bool = False
-    learning_rate: float = 2e-5
     pairs: PairSet = ALL_NLI
     dev: PairSet = STSB_DEV
-    folder: Path | None = None
 
     def data(self) -> dict[str, str]:
         """Return both data sets, each with its SHA-256 or what pins it."""
-        folder = data_folder(self.folder)
-        return {part.source(folder): part.digest(folder) for part in (self.pairs, self.dev)}
+        return dict(part.source() for part in (self.pairs, self.dev))
 
     def check(self) -> None:
         """Read the data, and raise an error if a batch of triplets or the evaluator cannot be made of them."""
-        part = self.pairs
-        try:
-            if (found := len(self.triplets(0))) < self.batch_size:
-                raise ValueError(f"{found} triplets do not fill a batch of {self.batch_size}; more pairs are needed")
-            part = self.dev
-            self.evaluator()
-        except ValueError as error:
-            raise ValueError(f"{part.source(data_folder(self.folder))}: {error}") from error
+        if (found := len(self.triplets(0))) < self.batch_size:
+            raise ValueError(f"{found} triplets do not fill a batch of {self.batch_size}; more pairs are needed")
+        self.evaluator()
 
     def triplets(self, seed: int) -> pd.DataFrame:
         """Return the training triplets."""
-        return nli_triplets(self.pairs.read(data_folder(self.folder)), seed)[: self.rows]
+        return nli_triplets(self.pairs.read(), seed)[: self.rows]
 
-    def evaluator(self) -> EmbeddingSimilarityEvaluator:
+    def evaluator(self) -> SentenceEvaluator:
         """Return the evaluator that selects the checkpoint."""
-        table = self.dev.read(data_folder(self.folder))
-        first, second, scores = (table[name].tolist() for name in ("sentence1", "sentence2", "score"))
-        return EmbeddingSimilarityEvaluator(first, second, scores, name="sts-dev", write_csv=False)
+        return sts_evaluator(self.dev.read())
 
-    def objective(self, model: SentenceTransformer, seed: int) -> tuple[Any, MultipleNegativesRankingLoss]:
-        """Each anchor competes with all positives and hard negatives of the batch."""
+    def objective(self, model: SentenceTransformer, seed: int) -> tuple[Any, MultipleNegativesRankingLoss, dict]:
+        """Return the loader, the loss (an anchor competes with all texts of a batch), and the evaluations."""
         rows = self.triplets(seed).to_numpy().tolist()
         loader: Any = NoDuplicatesDataLoader([InputExample(texts=texts) for texts in rows], self.batch_size, seed)
-        return loader, MultipleNegativesRankingLoss(model, scale=self.scale)
-
-    def settings(self, loader: Any, folder: Path) -> dict[str, Any]:
-        """Warm-up, and the evaluations that select the best checkpoint."""
-        return {
+        selection = {
             "evaluator": self.evaluator(),
             "evaluation_steps": max(1, len(loader) // self.evaluations),
-            "warmup_steps": math.ceil(self.warmup * len(loader)),
-            "output_path": folder / "best",
             "save_best_model": True,
             "mask_known_positives": False,  # as in the script; batches without repeated texts need it least
         }
+        return loader, MultipleNegativesRankingLoss(model, scale=self.scale), selection
 
-    def fine_tune(
-        self, model: SentenceTransformer, candidate: Candidate, seed: int, checkpoints: Path | None = None
-    ) -> pd.DataFrame:
+    def fine_tune(self, model: SentenceTransformer, candidate: Candidate, seed: int, folder: Path) -> pd.DataFrame:
         """Train the model in place, on truncated texts, and give it the weights of the best checkpoint."""
         length = model.max_seq_length
         model.max_seq_length = self.max_seq_length if length is None else min(length, self.max_seq_length)
-        history = super().fine_tune(model, candidate, seed, checkpoints)
+        history = super().fine_tune(model, candidate, seed, folder)
         if self.keeps_length:
             model.max_seq_length = length
         return history
 
 
-OFFLINE = HelpdeskRecipe()
+OFFLINE = Recipe()
 TRAINING_NLI_V2 = NLIRecipe()
 NLI_LOCAL = NLIRecipe(name="nli-local", pairs=SNLI_DEVTEST, rows=2000, evaluations=4, keeps_length=True)
 

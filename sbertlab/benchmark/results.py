@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ COLUMNS = [
 """Of the table of cells: `value` is the metric times 100, `low` and `high` its 95 % interval over the `n` examples,
 `seconds` the time of the cell with the texts that no earlier task had encoded, `tag` the origin of the number (a key of
 `TAGS`), `error` what went wrong."""
+
+FILES = ("benchmark.csv", "comparisons.csv", "environment.json")
+"""Written in this order, so that the manifest verifies the tables."""
 
 PAIR_FILE = ["preset", *PAIR_COLUMNS]
 PAIR_DIGITS = dict.fromkeys(["difference", "error", "seed_error"], 4) | dict.fromkeys(["low", "high"], 2)
@@ -54,63 +57,45 @@ PRESETS = {
 """Titles, in the order of the page."""
 
 
-def check_output(folder: Path) -> None:
-    """Check, before anything is measured, that the folder can be written and its tables are those of its manifest."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryDirectory(dir=existing):
-            read(folder)
-    except OSError as error:
-        raise OSError(f"output {str(folder)!r} cannot be written: {error}; choose another folder (--output)") from error
-
-
 def save(folder: Path, table: pd.DataFrame, pairs: pd.DataFrame, preset: str, about: dict[str, Any]) -> None:
     """Write the cells, comparisons and description of a preset; they replace its rows and leave those of others."""
-    old, old_pairs, manifest = read(folder)
-    cells = {name: rows_of(old, name) for name in PRESETS} | {preset: table[COLUMNS]}
-    compared = {name: old_pairs[old_pairs["preset"] == name] for name in PRESETS}
-    compared[preset] = pairs.assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
-    tables = {"benchmark.csv": [*cells.values(), published_cells()[COLUMNS]], "comparisons.csv": [*compared.values()]}
-    with (
-        write_whole(folder / "environment.json") as manifest_file,
-        write_whole(folder / "comparisons.csv") as pairs_file,
-        write_whole(folder / "benchmark.csv") as table_file,
-    ):
-        digests = {}
-        for (name, rows), file in zip(tables.items(), (table_file, pairs_file), strict=True):
-            pd.concat([part for part in rows if len(part)] or rows).to_csv(file, index=False, lineterminator="\n")
-            digests[name] = sha256_of(file)
+    old, old_pairs, manifest = earlier(folder)
+    pairs = pairs.assign(preset=preset)[PAIR_FILE].round(PAIR_DIGITS)
+    cells = [table if name == preset else rows_of(old, name) for name in PRESETS]
+    compared = [pairs if name == preset else old_pairs[old_pairs["preset"] == name] for name in PRESETS]
+    tables = {FILES[0]: _joined([*cells, published_cells()])[COLUMNS], FILES[1]: _joined(compared)}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(write_whole(folder / name)) for name in reversed(FILES)}
+        for name, rows in tables.items():
+            rows.to_csv(files[name], index=False, lineterminator="\n")
+        digests = {name: sha256_of(files[name]) for name in tables}
         manifest = {"presets": manifest.get("presets", {}) | {preset: about}, "sha256": digests}
-        manifest_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        files[FILES[2]].write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([table for table in tables if len(table)] or tables)
+
+
+def earlier(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Return what `read` returns; empty tables if the folder has none."""
+    if any((folder / name).exists() for name in FILES):
+        return read(folder)
+    return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PAIR_FILE), {}
 
 
 def read(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Return the cells, the comparisons and the manifest of a folder; empty ones if it has none.
-
-    A ValueError says that a table was changed after the manifest was written, or one of the three files is missing.
-    """
-    paths = [Path(folder) / name for name in ("environment.json", "benchmark.csv", "comparisons.csv")]
-    missing = [path for path in paths if not path.exists()]
-    if len(missing) == len(paths):
-        return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PAIR_FILE), {}
-    remedy = "restore it, or run the benchmark into another folder"
-    if missing:
-        raise ValueError(f"{missing[0]} is missing, so the tables cannot be verified; {remedy}")
-    manifest = json.loads(paths[0].read_text(encoding="utf-8"))
-    for path in paths[1:]:
+    """Return the cells, the comparisons and the manifest of a folder; a changed table is refused with a ValueError."""
+    paths = [Path(folder) / name for name in FILES]
+    if missing := [path for path in paths if not path.exists()]:
+        raise FileNotFoundError(f"{missing[0]} is missing; create it with `python -m sbertlab benchmark`")
+    manifest = json.loads(paths[2].read_text(encoding="utf-8"))
+    for path in paths[:2]:
         if sha256_of(path) != manifest["sha256"][path.name]:
-            raise ValueError(
-                f"{path} was changed after it was measured (its SHA-256 is not that of environment.json); {remedy}"
-            )
+            raise ValueError(f"{path} was changed after it was measured: restore it, or write into another folder")
     numbers = {name: [""] for name in ("value", "low", "high", "seed")}
-    table = pd.read_csv(paths[1], dtype={"revision": str}, keep_default_na=False, na_values=numbers)
-    return table, pd.read_csv(paths[2]), manifest
-
-
-def check_table(folder: Path) -> None:
-    """Raise a FileNotFoundError if there is no benchmark.csv."""
-    if not (folder / "benchmark.csv").exists():
-        raise FileNotFoundError(f"{folder / 'benchmark.csv'} is missing; create it with `python -m sbertlab benchmark`")
+    table = pd.read_csv(paths[0], dtype={"revision": str}, keep_default_na=False, na_values=numbers)
+    return table, pd.read_csv(paths[1]), manifest
 
 
 def rows_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
@@ -119,9 +104,7 @@ def rows_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and standard deviation over the seeds (columns mean, spread) of each model, variant and task.
-
-    The first task is "mean", over all tasks. With a failed cell both are missing, with one seed the spread.
+    """Return mean and spread (standard deviation) over the seeds of each model, variant and task, first their mean.
 
     >>> cells = [("a", "untuned", 0, "x", 50.0), ("a", "untuned", 0, "y", 60.0), ("a", "untuned", 1, "x", 54.0)]
     >>> cells += [("a", "untuned", 1, "y", 60.0)]
@@ -135,10 +118,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranking(part: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model and variant of a preset, best mean first, with the columns of `standings` and group.
-
-    Models that share a letter of their group are statistically indistinguishable; it is empty if a task is missing.
-    """
+    """Return `standings` with the groups: models that share a letter do not differ significantly (mean missing: "")."""
     order = standings(part)
     placed = order.index[order["mean"].notna()]
     letters = pd.Series(group_letters(distinguishable(pairs, placed)), placed, dtype=object)
@@ -148,8 +128,7 @@ def ranking(part: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 def table_resolution(pairs: pd.DataFrame) -> float:
     """Return the difference of two means, in points, that the table would detect with a probability of 80 %.
 
-    It is that of the median pair of models, with the errors over examples and seeds, at Bonferroni's level, which is a
-    little stricter than Holm's. NaN without a pair.
+    That of the median pair, at Bonferroni's level, which is a little stricter than Holm's; NaN without a pair.
     """
     means = pairs[pairs["task"] == MEAN]
     sizes = []
@@ -171,11 +150,11 @@ def report(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
     ]
     for preset, title in PRESETS.items():
         part = rows_of(table, preset)
-        if len(part):
-            lines += ["", f"## {title}", ""]
-            lines += _measured(part, pairs[pairs["preset"] == preset]) if part["value"].notna().any() else []
-            failed = part.loc[part["tag"] == "failed", ["model", "variant", "seed", "task", "error"]]
-            lines += ["", "Failed cells:", "", markdown_table(failed)] if len(failed) else []
+        if part["value"].notna().any():
+            lines += ["", f"## {title}", "", *_measured(part, pairs[pairs["preset"] == preset])]
+        failed = part.loc[part["tag"] == "failed", ["model", "variant", "seed", "task", "error"]]
+        if len(failed):
+            lines += ["", f"Failed cells of {preset}:", "", markdown_table(failed)]
     known = table[table["tag"] == "published"]
     if len(known):
         cells = known.assign(value=known["value"].map("{:.2f}".format))
@@ -202,17 +181,16 @@ def _measured(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     wide: Any = _scores(summarise(part)).unstack("task", sort=False)  # noqa: PD010 (nothing to aggregate)
     wide = wide.loc[pd.MultiIndex.from_frame(order[KEY])].reset_index()
     wide.insert(2, "group", order["group"])
-    tasks = part[part["tag"] != "failed"].drop_duplicates("task")
-    single = order["variant"].eq(VARIANTS[-1]) & order["seeds"].eq(1)
     lines = [
         "Mean ± standard deviation over seeds, if there are several. Models that share a letter are statistically "
         "indistinguishable."
     ]
     if np.isfinite(resolution):
         lines.append(f"For the median pair of models, a difference of {resolution:.1f} is detected four times in five.")
-    if single.any():
+    if (order["variant"].eq(VARIANTS[1]) & order["seeds"].eq(1)).any():
         lines.append("Models fine-tuned with one seed: the verdicts leave out the variation between seeds.")
-    return [*lines, "", markdown_table(wide), "", markdown_table(tasks[["task", "family", "metric", "n", "tag"]])]
+    tasks = part[part["tag"] != "failed"].drop_duplicates("task")[["task", "family", "metric", "n", "tag"]]
+    return [*lines, "", markdown_table(wide), "", markdown_table(tasks)]
 
 
 def _scores(means: pd.DataFrame) -> pd.Series:

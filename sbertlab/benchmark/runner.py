@@ -1,44 +1,47 @@
 """Computes a benchmark: one job per model, one cell per job and task; finished cells are never computed again.
 
-Each finished cell is written to disk under a key of everything that its number depends on, so a killed run resumes
-where it was, and a second run computes nothing.
+Each finished cell is written to disk under a key of everything that its number depends on, so a killed run resumes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from filelock import FileLock
+from joblib.externals.loky import get_reusable_executor
 from tqdm.auto import tqdm
 
 from sbertlab.analysis.ranks import VARIANTS
-from sbertlab.benchmark.cells import FACTS, Cell, CellStore, fingerprint_or_none, keys_of, sha256_of_json
-from sbertlab.benchmark.encoders import Candidate, facts
+from sbertlab.analysis.resampling import Examples
+from sbertlab.benchmark.cells import FACTS, UNCACHED, Cell, CellStore
+from sbertlab.benchmark.encoders import Candidate, digest_of, facts
 from sbertlab.benchmark.recipes import Recipe
 from sbertlab.benchmark.tasks import Task
 from sbertlab.checks import check_choice, checked_number
 from sbertlab.data import helpdesk
 from sbertlab.encoder.fingerprint import MEASURING, fingerprint, source_digest
 from sbertlab.encoder.sentence_transformer import best_device
-from sbertlab.encoder.stored_embeddings import EmbeddingStore, StoredEmbeddings
+from sbertlab.encoder.stored_embeddings import StoredEmbeddings
 
 Engine = Literal["processes", "ray"]
 
-PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn")
-"""Their versions are part of the keys and, with those of sbertlab and pandas, of `environment`."""
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn", "scipy", "pandas")
+"""Their versions are part of the keys and of `environment`."""
 
 
 @dataclass(frozen=True)
@@ -54,40 +57,35 @@ class Job:
         """ "untuned" or "fine-tuned"."""
         return VARIANTS[self.recipe is not None]
 
-    def build(self, checkpoints: Path | None = None) -> Any:
-        """Return the model; a killed fine-tuning resumes from its checkpoints."""
+    def build(self, training: Path) -> Any:
+        """Return the model; a killed fine-tuning resumes from its checkpoints in a folder of `training`."""
         model = self.candidate.make(self.seed)
         if self.recipe is not None:
-            self.recipe.fine_tune(model, self.candidate, self.seed, checkpoints)
+            folder = training / key_of(self)
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "lock"):  # another run may train the same model
+                self.recipe.fine_tune(model, self.candidate, self.seed, folder)
+                shutil.rmtree(folder)
         return model
 
-    def origin(self) -> dict[str, Any]:
-        """Return everything that the model depends on; a TypeError says that something cannot be fingerprinted."""
-        recipe = self.recipe
+    def row(self, task: Task) -> dict[str, Any]:
+        """Return what is known about a cell before it is measured."""
+        tag = "edition" if task.edition else "measured"
         return {
-            "candidate": self.candidate.name,
-            "content": self.candidate.content(),
-            "seed": self.seed,
-            "recipe": recipe and [recipe.describe(), recipe.data_sha256(), fingerprint(type(recipe))],
-            "learning_rate": recipe and self.candidate.learning_rates.get(recipe.name),
-            "code": source_digest(MEASURING),
-            "versions": {name: version(name) for name in (*PACKAGES, "scipy")},
-        }
-
-    def row(self, task: Task | None) -> dict[str, Any]:
-        """Return what is known about a cell before it is measured; None stands for the facts."""
-        row: dict[str, Any] = {
             "model": self.candidate.name,
             "revision": self.candidate.revision()[:12],
             "variant": self.variant,
-            "recipe": "" if self.recipe is None else self.recipe.name,
+            "recipe": self.recipe.name if self.recipe else "",
             "seed": self.seed,
+            "task": task.name,
+            "family": task.family,
+            "metric": task.metric,
+            "value": np.nan,
+            "n": 0,
+            "seconds": 0.0,
+            "tag": "proxy" if helpdesk.CORPUS in task.files else tag,
+            "error": "",
         }
-        if task is None:
-            return row | {"task": FACTS, "error": ""}
-        tag = "proxy" if helpdesk.CORPUS in task.files else "edition" if task.edition else "measured"
-        row |= {"task": task.name, "family": task.family, "metric": task.metric}
-        return row | {"value": np.nan, "n": 0, "tag": tag, "error": ""}
 
 
 def jobs_of(candidates: Iterable[Candidate], seeds: int, recipe: Recipe) -> list[Job]:
@@ -105,93 +103,58 @@ def jobs_of(candidates: Iterable[Candidate], seeds: int, recipe: Recipe) -> list
     return jobs
 
 
-@dataclass(frozen=True)
-class Work:
-    """A job with the tasks that are still to be measured (None: the facts), by the keys of their cells.
-
-    Threads and GPU are those of its process; `training` is the folder for the checkpoints of its fine-tuning.
-    """
-
-    job: Job
-    tasks: Mapping[str, Task | None]
-    cells: CellStore
-    store: EmbeddingStore | None = None
-    threads: int | None = None
-    device: int | None = None
-    training: Path | None = None
-
-    def run(self) -> Iterator[tuple[str, Cell]]:
-        """Yield the key and the cell of each task; finished cells are on disk by then, failed ones are not."""
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        if self.device is not None:
-            torch.cuda.set_device(self.device)
-        here = environment()
-        # Unreadable data are found before a training of hours. Evaluators hold only texts.
-        evaluators = {key: attempt(task.load) for key, task in self.tasks.items() if task is not None}
-        failed = [key for key, evaluator in evaluators.items() if isinstance(evaluator, Exception)]
-        with checkpoint_folder(self.training) as checkpoints:
-            model = None if len(failed) == len(self.tasks) else attempt(partial(self._embeddings, checkpoints))
-            for key, task in self.tasks.items():
-                start = time.perf_counter()
-                row, examples = self.job.row(task), None
-                try:
-                    measured, examples = self._measure(model, task, evaluators.pop(key, None))
-                    row |= measured
-                except Exception as error:
-                    row |= {"tag": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
-                cell = Cell(row | {"seconds": round(time.perf_counter() - start, 2)}, examples, here)
-                if not cell.failed:
-                    self.cells.put(key, cell)
-                yield key, cell
-
-    def run_all(self) -> list[tuple[str, Cell]]:
-        """Return what `run` yields, for another process."""
-        return list(self.run())
-
-    def _embeddings(self, checkpoints: Path | None) -> StoredEmbeddings:
-        """Return the model with stored embeddings: on disk, or in memory if it cannot be fingerprinted."""
-        model, name = self.job.build(checkpoints), self.job.candidate.name
-        try:
-            return StoredEmbeddings(model, self.store, name=name)
-        except TypeError:
-            return StoredEmbeddings(model, name=name)
-
-    def _measure(self, model: Any, task: Task | None, evaluator: Any) -> tuple[dict[str, Any], Any]:
-        """Return what a task adds to the row, and its examples; raise the error of its data or of the model."""
-        for failure in (evaluator, model):
-            if isinstance(failure, Exception):
-                raise failure
-        if task is None:
-            return facts(model.model) | {"sentences_per_second": sentences_per_second(model.model)}, None
-        score = task.evaluate(model, evaluator)
-        return {"value": score.value, "n": len(score.examples)}, score.examples
-
-    def lost(self, error: Exception) -> Iterator[tuple[str, Cell]]:
-        """Yield the cells of a job whose process died: those that it had finished, the others failed."""
-        cause = str(error.__cause__ or "").strip(' "\n').rpartition("\n")[2]  # last line of that process's traceback
-        reason = " ".join(f"the process was lost: {type(error).__name__}: {error} {cause}".split())
-        for key, task in self.tasks.items():
-            failed = self.job.row(task) | {"tag": "failed", "error": reason, "seconds": 0.0}
-            yield key, self.cells.get(key) or Cell(failed)
+def key_of(job: Job, task: Task | None = None) -> str:
+    """Return the key of all that a job's model, or its score in a task, depends on; `UNCACHED` if that is unknown."""
+    recipe = job.recipe
+    described: dict[str, Any] = {
+        "code": source_digest(MEASURING),
+        "versions": {name: version(name) for name in PACKAGES},
+        "candidate": [job.candidate.name, job.seed],
+    }
+    try:
+        described["content"] = job.candidate.content()
+        if recipe is not None:
+            rate = job.candidate.learning_rates.get(recipe.name)
+            described["recipe"] = [recipe.describe(), fingerprint(type(recipe)), rate]
+        if task is not None:
+            texts: Any = {file.name: digest_of([file]) for file in task.files} or task.pins or fingerprint(task.load)
+            described["task"] = [task.name, task.metric, task.note, texts]
+    except TypeError:
+        return UNCACHED + uuid.uuid4().hex
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-@contextmanager
-def checkpoint_folder(folder: Path | None) -> Iterator[Path | None]:
-    """Yield the folder and remove it when the block ends without error; a killed process leaves it.
+def measure(
+    job: Job, tasks: Mapping[str, Task], cells: CellStore, device: int | None = None
+) -> Iterator[tuple[str, Cell]]:
+    """Yield the cell of each task with its key; finished ones are on disk by then, failed ones are not."""
+    if device is not None:
+        torch.cuda.set_device(device)
+    training = cells.folder.with_name("training")
+    model = attempt(lambda: StoredEmbeddings(job.build(training), name=job.candidate.name))
+    for key, task in tasks.items():
+        start = time.perf_counter()
+        found = model if isinstance(model, Exception) else attempt(partial(measurement, model, task))
+        if isinstance(found, Exception):
+            yield key, failed(job, task, found)
+            continue
+        row = job.row(task) | found[0] | {"seconds": round(time.perf_counter() - start, 2)}
+        cells.put(key, cell := Cell(row, found[1], environment()))
+        yield key, cell
 
-    Yield None if the folder cannot be written, or another run is using it.
-    """
-    with ExitStack() as stack:
-        try:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(folder / "lock", timeout=0))
-        except OSError:  # the lock's Timeout is one
-            folder = None
-        yield folder
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+
+def measurement(model: StoredEmbeddings, task: Task) -> tuple[dict[str, Any], Examples | None]:
+    """Return what a task adds to the row of its cell, and the examples."""
+    if task.name == FACTS:
+        return facts(model.model) | {"sentences_per_second": sentences_per_second(model.model)}, None
+    score = task.evaluate(model)
+    return {"value": score.value, "n": len(score.examples)}, score.examples
+
+
+def failed(job: Job, task: Task, error: Exception) -> Cell:
+    """Return a cell with an error."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return Cell(job.row(task) | {"tag": "failed", "error": reason})
 
 
 def attempt(make: Callable[[], Any]) -> Any:
@@ -203,15 +166,7 @@ def attempt(make: Callable[[], Any]) -> Any:
 
 
 def run_jobs(
-    jobs: Sequence[Job],
-    tasks: Sequence[Task],
-    cells: CellStore,
-    store: EmbeddingStore | None = None,
-    *,
-    fresh: bool = False,
-    workers: int = 1,
-    engine: Engine = "processes",
-    training: Path | None = None,
+    jobs: Sequence[Job], tasks: Sequence[Task], cells: CellStore, workers: int = 1, engine: Engine = "processes"
 ) -> list[Cell]:
     """Return the cells of all jobs and tasks, in that order, computing only those that are not on disk.
 
@@ -220,72 +175,66 @@ def run_jobs(
     Args:
         jobs: the models to build.
         tasks: what to measure them on.
-        cells: finished cells on disk.
-        store: of embeddings; None keeps them in memory.
-        fresh: compute everything again.
+        cells: finished cells on disk; checkpoints of fine-tunings are in the folder "training" beside theirs.
         workers: processes at a time, each with its share of the processor's cores or one of the GPUs.
         engine: "processes" on this machine, or "ray": one Ray task per job on the cluster that RAY_ADDRESS names (this
             machine if it names none).
-        training: folder for the checkpoints of fine-tunings, so that a killed one resumes.
     """
     checked_number("workers", workers, 1, whole=True)
     check_choice("engine", engine, ("processes", "ray"))
-    local, here = engine == "processes", environment()
-    threads = max(1, (os.cpu_count() or 1) // workers) if local and workers > 1 else None
-    gpus = torch.cuda.device_count() if local and workers > 1 else 0
-    place = {"processor": here["processor"], "device": here["device"], "threads": threads or here["threads"]}
-    place |= {"workers": workers, "engine": engine}
+    here = environment()
+    place = [here["processor"], here["device"], here["threads"], workers, engine]
+    speed = Task(FACTS, "", "", f"measured on {place}", cast(Any, facts))  # the only number that depends on the place
+    gpus = torch.cuda.device_count() if workers > 1 else 0
     keys: list[str] = []
     found: dict[str, Cell] = {}
-    waiting: list[Work] = []
+    waiting: list[tuple[Any, ...]] = []
     for job in jobs:
-        asked: list[Task | None] = [*([None] if job.recipe is None and job.seed == 0 else []), *tasks]
-        origin = fingerprint_or_none(job.origin)
-        by_key = dict(zip(keys_of(origin, asked, place), asked, strict=True))
+        first = job.recipe is None and job.seed == 0
+        by_key = {key_of(job, task): task for task in ([speed, *tasks] if first else tasks)}
         keys += by_key
-        done = {} if fresh else {key: cell for key in by_key if (cell := cells.get(key)) is not None}
-        found |= done
-        if len(done) < len(by_key):
-            missing = {key: task for key, task in by_key.items() if key not in done}
-            resumes = training is not None and origin is not None and job.recipe is not None and not fresh
-            folder = training / sha256_of_json(origin) if training is not None and resumes else None
-            waiting.append(Work(job, missing, cells, store, threads, len(waiting) % gpus if gpus else None, folder))
+        found |= {key: cell for key in by_key if (cell := cells.get(key))}
+        if missing := {key: task for key, task in by_key.items() if key not in found}:
+            waiting.append((job, missing, cells, len(waiting) % gpus if gpus else None))
     with tqdm(total=len(keys), initial=len(found), desc="Benchmark", unit="cell") as bar:
-        for key, cell in _computed(waiting, workers, engine, bar):
-            if not local and not cell.failed:
-                cells.put(key, cell)  # the machine that computed it may have another disk
+        for key, cell in computed(waiting, workers, engine):
             found[key] = cell
             bar.update()
     return [found[key] for key in keys]
 
 
-def _computed(waiting: Sequence[Work], workers: int, engine: Engine, bar: Any) -> Iterator[tuple[str, Cell]]:
+def computed(waiting: Sequence[tuple[Any, ...]], workers: int, engine: Engine) -> Iterator[tuple[str, Cell]]:
     """Yield each cell as it is finished in this process, or the cells of a job as it ends in another one."""
     if workers == 1 and engine == "processes":
         for work in waiting:
-            bar.set_postfix_str(f"{work.job.candidate.name}, {work.job.variant}, seed {work.job.seed}")
-            yield from work.run()
+            yield from measure(*work)
         return
-    with ExitStack() as stack:
-        if engine == "ray":
-            try:
-                import ray
-            except ImportError as error:
-                raise ImportError('engine="ray" needs ray: pip install "sbertlab[ray]"') from error
-            ray.init(ignore_reinit_error=True, log_to_driver=False)
-            share: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-            remote = ray.remote(**share)(Work.run_all)
-            futures = {remote.remote(work).future(): work for work in waiting}
-        else:
-            from joblib.externals.loky import ProcessPoolExecutor
+    if engine == "ray":
+        import ray
 
-            pool = stack.enter_context(ProcessPoolExecutor(workers))
-            futures = {pool.submit(work.run_all): work for work in waiting}
-        for future in as_completed(futures):
-            try:
-                yield from future.result()
-            except Exception as error:  # the process died
-                yield from futures[future].lost(error)
+        ray.init(ignore_reinit_error=True, log_to_driver=False)
+        share: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+        remote = ray.remote(**share)(measure_all)
+        futures = {remote.remote(*work).future(): work for work in waiting}
+    else:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        pool = get_reusable_executor(workers, env={"OMP_NUM_THREADS": str(threads)})
+        futures = {pool.submit(measure_all, *work): work for work in waiting}
+    for future in as_completed(futures):
+        job, tasks, cells, _ = futures[future]
+        try:
+            finished = future.result()
+        except Exception as error:  # the process died
+            finished = [(key, failed(job, task, error)) for key, task in tasks.items()]
+        for key, cell in finished:
+            if engine == "ray" and not cell.failed:
+                cells.put(key, cell)  # the machine that computed it may have another disk
+            yield key, cell
+
+
+def measure_all(*work: Any) -> list[tuple[str, Cell]]:
+    """Return what `measure` yields, for another process."""
+    return list(measure(*work))
 
 
 def environment() -> dict[str, Any]:
@@ -293,7 +242,7 @@ def environment() -> dict[str, Any]:
     kind = best_device().type
     return {
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("sbertlab", *PACKAGES, "pandas")},
+        "versions": {name: version(name) for name in ("sbertlab", *PACKAGES)},
         "system": platform.platform(),
         "processor": processor_name(),
         "cores": os.cpu_count(),

@@ -31,56 +31,37 @@ from sbertlab.evaluation import (
     SentenceEvaluator,
 )
 from sbertlab.evaluation.labels import cluster_columns
-from sbertlab.util import cos_sim, dot_score
 
 CLUSTER_STARTS = 10
 """Runs of k-means per clustering task. The first is the score; all of them show how much the start matters."""
 
-SIMILARITIES = {"STS": ("cosine", "euclidean", "manhattan"), "duplicates": ("cosine", "dot", "euclidean", "manhattan")}
-"""Similarities of the published tasks; the best one counts."""
+
+METRICS: Mapping[str, tuple[str, Sequence[str], str | None]] = {
+    "spearman_cosine": ("spearman", ["cosine"], "score"),
+    "spearman_max": ("spearman", ["cosine", "euclidean", "manhattan"], "score"),
+    "cosine_ap": ("average_precision", ["cosine"], "label"),
+    "max_ap": ("average_precision", ["cosine", "dot", "euclidean", "manhattan"], "label"),
+    "max_map@100": ("mean", ["cos_sim_map@100", "dot_score_map@100"], None),
+    "v_measure": ("v_measure", cluster_columns(CLUSTER_STARTS), "label"),
+}
+"""Statistic of `Examples`, columns of which the best counts (for clusterings the starts), and column of the answers.
+Any other metric is the mean of the column of that name in an evaluator's table of examples."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is computed from an evaluator's table of examples.
+def examples_of(metric: str, table: pd.DataFrame) -> Examples:
+    """Return what a metric reads of an evaluator's table of examples; class names become numbers.
 
-    Args:
-        statistic: one of those of `Examples`.
-        predictions: alternative columns, of which the best counts; for clusterings, the starts that the table has.
-        target: column of the correct answers; None for a mean.
-
-    >>> pairs = pd.DataFrame({"score": [1, 2, 3], "cosine": [0.1, 0.2, 0.3], "dot": [3, 1, 2]})
-    >>> Metric("spearman", ("dot", "cosine"), "score").examples(pairs).value()
+    >>> pairs = pd.DataFrame({"score": [1, 2, 3], "cosine": [0.1, 0.2, 0.3]})
+    >>> examples_of("spearman_cosine", pairs).value()
     1.0
     """
-
-    statistic: str
-    predictions: tuple[str, ...]
-    target: str | None = None
-
-    def examples(self, table: pd.DataFrame) -> Examples:
-        """Return the columns that the statistic needs; class names become numbers."""
-        target = None if self.target is None else table[self.target].to_numpy()
-        columns = list(self.predictions)
-        if target is not None and self.statistic == "v_measure":
-            target = pd.factorize(target)[0]
-            columns = [name for name in columns if name in table]
-        subsets = table["evaluator"].to_numpy() if "evaluator" in table else None
-        return Examples(self.statistic, table[columns].to_numpy().T, target, subsets)
-
-
-METRICS: Mapping[str, Metric] = {
-    "spearman_cosine": Metric("spearman", ("cosine",), "score"),
-    "spearman_max": Metric("spearman", SIMILARITIES["STS"], "score"),
-    "cosine_ap": Metric("average_precision", ("cosine",), "label"),
-    "max_ap": Metric("average_precision", SIMILARITIES["duplicates"], "label"),
-    "map": Metric("mean", ("map",)),
-    "cos_sim_mrr@10": Metric("mean", ("cos_sim_mrr@10",)),
-    "cos_sim_map@100": Metric("mean", ("cos_sim_map@100",)),
-    "max_map@100": Metric("mean", ("cos_sim_map@100", "dot_score_map@100")),
-    "v_measure": Metric("v_measure", cluster_columns(CLUSTER_STARTS), "label"),
-}
-"""Named as in the evaluators. Any other metric is the mean of the column of that name in the table of examples."""
+    statistic, columns, target = METRICS.get(metric, ("mean", [metric], None))
+    answers = None if target is None else table[target].to_numpy()
+    if statistic == "v_measure":
+        answers = pd.factorize(table["label"])[0]
+        columns = [name for name in columns if name in table]
+    sets = table["evaluator"].to_numpy() if "evaluator" in table else None
+    return Examples(statistic, table[list(columns)].to_numpy().T, answers, sets)
 
 
 class Score(NamedTuple):
@@ -102,7 +83,6 @@ class Task:
         note: what the texts are, in a few words.
         load: reads the texts and returns the evaluator.
         files: the local files that it reads.
-        check: raises what `load` would raise, without a download; None if loading is quick enough to be the check.
         edition: how the texts differ from those of the published task with this name; "" if they do not.
         pins: the pinned Hub data sets that it reads.
     """
@@ -113,42 +93,28 @@ class Task:
     note: str
     load: Callable[[], SentenceEvaluator]
     files: tuple[Path, ...] = ()
-    check: Callable[[], Any] | None = None
     edition: str = ""
     pins: tuple[Any, ...] = ()
 
-    def evaluate(self, model: Any, evaluator: SentenceEvaluator | None = None) -> Score:
-        """Measure a model: anything with `encode(list of texts) -> (texts, dim)`, or with `transform` instead.
-
-        Pass the same `StoredEmbeddings(model)` to several tasks, and no text is encoded twice. `evaluator` is the
-        result of `load`, if it was called before.
-
-        Raises:
-            ValueError: the metric is neither known nor a column of the evaluator's table.
-        """
+    def evaluate(self, model: Any) -> Score:
+        """Measure a model: anything with `encode(texts) -> (texts, dim)` or `transform`, or its `StoredEmbeddings`."""
         stored: Any = model if isinstance(model, StoredEmbeddings) else StoredEmbeddings(model)
-        evaluator = self.load() if evaluator is None else evaluator
+        evaluator = self.load()
         evaluator(stored)
-        table = evaluator.per_example
-        if self.metric not in METRICS and self.metric not in table:
-            raise ValueError(
-                f"task {self.name!r} has the metric {self.metric!r}, expected one of {', '.join(METRICS)}, "
-                f"or a column of its examples: {', '.join(map(str, table.columns))}"
-            )
-        examples = METRICS.get(self.metric, Metric("mean", (self.metric,))).examples(table)
-        return Score(100 * examples.value(), table, examples)
+        examples = examples_of(self.metric, evaluator.per_example)
+        return Score(100 * examples.value(), evaluator.per_example, examples)
 
 
-def sts_evaluator(table: pd.DataFrame, similarities: Sequence[Any] = ("cosine",)) -> SentenceEvaluator:
+def sts_evaluator(table: pd.DataFrame) -> SentenceEvaluator:
     """Return the evaluator of the columns sentence1, sentence2 and score."""
     first, second, scores = (table[name].tolist() for name in ("sentence1", "sentence2", "score"))
-    return EmbeddingSimilarityEvaluator(first, second, scores, similarity_fn_names=similarities)
+    return EmbeddingSimilarityEvaluator(first, second, scores)
 
 
-def pair_evaluator(table: pd.DataFrame, similarities: Sequence[Any] = ("cosine",)) -> SentenceEvaluator:
+def pair_evaluator(table: pd.DataFrame) -> SentenceEvaluator:
     """Return the evaluator of the columns sentence1, sentence2 and label."""
     first, second, labels = (table[name].tolist() for name in ("sentence1", "sentence2", "label"))
-    return BinaryClassificationEvaluator(first, second, labels, similarity_fn_names=similarities)
+    return BinaryClassificationEvaluator(first, second, labels)
 
 
 def cluster_evaluator(table: pd.DataFrame, label: str = "label") -> SentenceEvaluator:
@@ -156,47 +122,36 @@ def cluster_evaluator(table: pd.DataFrame, label: str = "label") -> SentenceEval
     return ClusteringEvaluator(table["text"].tolist(), table[label].tolist(), starts=CLUSTER_STARTS)
 
 
-def search_evaluator(
-    queries: Mapping[Any, str], corpus: Mapping[Any, str], relevant: Mapping[Any, set[Any]], dot: bool = False
-) -> SentenceEvaluator:
-    """Return the evaluator of a search by cosine similarity, with `dot` also by dot product."""
-    functions = {"cos_sim": cos_sim, "dot_score": dot_score} if dot else {"cos_sim": cos_sim}
-    return InformationRetrievalEvaluator(queries, corpus, relevant, score_functions=functions)
-
-
-HELPDESK: Mapping[str, tuple[str, str, Callable[[pd.DataFrame], SentenceEvaluator]]] = {
-    "STS": ("spearman_cosine", "pairs in four grades", lambda table: sts_evaluator(helpdesk.graded_pairs(table))),
-    "duplicates": (
-        "cosine_ap",
-        "pairs of the same or of near intents",
-        lambda table: pair_evaluator(helpdesk.duplicate_pairs(table)),
-    ),
-    "reranking": ("map", "phrasings of the topic", lambda table: RerankingEvaluator(helpdesk.reranking(table))),
-    "retrieval": (
-        "cos_sim_mrr@10",
-        "answers to all intents",
-        lambda table: search_evaluator(*helpdesk.retrieval(table, helpdesk.load_helpdesk())),
-    ),
-    "clustering": ("v_measure", "phrasings by intent", lambda table: cluster_evaluator(table, label="intent")),
+HELPDESK: Mapping[str, tuple[str, str]] = {
+    "STS": ("spearman_cosine", "pairs in four grades"),
+    "duplicates": ("cosine_ap", "pairs of the same or of near intents"),
+    "reranking": ("map", "phrasings of the topic"),
+    "retrieval": ("cos_sim_mrr@10", "answers to all intents"),
+    "clustering": ("v_measure", "phrasings by intent"),
 }
-"""Metric, note and evaluator of each family."""
+"""Metric and note of each family."""
 
 
 def helpdesk_tasks() -> list[Task]:
     """Return one task per family on the test phrasings of the help-desk corpus; retrieval searches all answers."""
-    return [
-        Task(
-            f"helpdesk-{family.lower()}",
-            family,
-            metric,
-            f"{note}; test intents",
-            partial(_helpdesk_evaluator, family),
-            (helpdesk.CORPUS,),
-        )
-        for family, (metric, note, _) in HELPDESK.items()
-    ]
+    tasks = []
+    for family, (metric, note) in HELPDESK.items():
+        name, load = f"helpdesk-{family.lower()}", partial(helpdesk_evaluator, family)
+        tasks.append(Task(name, family, metric, f"{note}; test intents", load, (helpdesk.CORPUS,)))
+    return tasks
 
 
-def _helpdesk_evaluator(family: str) -> SentenceEvaluator:
-    """Return the evaluator of a family, by its name, so that a task can be sent to another process."""
-    return HELPDESK[family][2](helpdesk.load_helpdesk("test"))
+def helpdesk_evaluator(family: str) -> SentenceEvaluator:
+    """Return the evaluator of a family."""
+    table = helpdesk.load_helpdesk("test")
+    match family:
+        case "STS":
+            return sts_evaluator(helpdesk.graded_pairs(table))
+        case "duplicates":
+            return pair_evaluator(helpdesk.duplicate_pairs(table))
+        case "reranking":
+            return RerankingEvaluator(helpdesk.reranking(table))
+        case "retrieval":
+            return InformationRetrievalEvaluator(*helpdesk.retrieval(table, helpdesk.load_helpdesk()))
+        case _:
+            return cluster_evaluator(table, "intent")

@@ -64,8 +64,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--tasks", nargs="+", metavar="NAME", help="tasks, or sets of the folder SBERTLAB_DATA")
     run.add_argument("--seeds", type=int, metavar="N", help="fine-tunings of each model")
     run.add_argument("--output", metavar="DIR", help="folder of the results (default: figures, for whole presets only)")
-    run.add_argument("--fresh", action="store_true", help="compute finished cells again")
-    run.add_argument("--skip-missing", action="store_true", help="if something is missing, measure the rest")
     run.add_argument("--workers", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
     run.add_argument("--engine", default="processes", help="where jobs run: processes (default) or ray")
     run.add_argument("--check", action="store_true", help="compute untuned cells of the table again and compare")

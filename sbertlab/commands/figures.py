@@ -39,9 +39,7 @@ MEASURES = {"robustness.csv": robustness, "associations.csv": associations}
 BLOCK = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 
-def run_benchmark(
-    check: bool, tuned: bool, fresh: bool, skip_missing: bool, workers: int, engine: Any, **chosen: Any
-) -> None:
+def run_benchmark(check: bool, tuned: bool, workers: int, engine: Any, **chosen: Any) -> None:
     """Run the benchmark, print the page and draw the results; or, with `check`, compare cells with the table.
 
     `chosen` are arguments of both. A SystemExit says how many cells failed, or differ from the table.
@@ -54,7 +52,7 @@ def run_benchmark(
         if not found["same"].all():
             raise SystemExit(f"{(~found['same']).sum()} of {len(found)} cells differ from the table")
         return
-    table = presets.run(**chosen, fresh=fresh, skip_missing=skip_missing, workers=workers, engine=engine)
+    table = presets.run(**chosen, workers=workers, engine=engine)
     every, pairs, _ = results.read(folder)
     print(f"\n{results.report(every[every['preset'] == preset], pairs)}\nWritten to {folder}")
     draw_benchmark(folder)
@@ -74,7 +72,6 @@ def draw_benchmark(folder: str | Path) -> list[Path]:
     folder, if it has such lines. Returns the files written.
     """
     place = Path(folder)
-    results.check_table(place)
     table, pairs, manifest = results.read(place)
     pages = {place / "benchmark.md": results.report(table, pairs)}
     page = place.resolve().parent / "README.md"

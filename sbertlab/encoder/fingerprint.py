@@ -27,7 +27,7 @@ MEASURING = (
     *ENCODING,
     *("data", "losses", "training", "evaluation", "analysis/resampling.py"),
     *("benchmark/tasks.py", "benchmark/local_tasks.py", "benchmark/published.py", "benchmark/published.yaml"),
-    *("benchmark/encoders.py", "benchmark/nli_pairs.py", "benchmark/recipes.py", "benchmark/runner.py"),
+    *("benchmark/encoders.py", "benchmark/recipes.py", "benchmark/runner.py"),
 )
 """Parts from which a cell of the benchmark follows: embeddings, fine-tuning, tasks and metrics."""
 

@@ -1,16 +1,14 @@
-"""Comparisons of pairs, means over tasks, and groups that cannot be told apart."""
+"""Comparisons of pairs, means over tasks, and groups that do not differ significantly."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sbertlab.analysis import resampling
 from sbertlab.analysis.intervals import compare, holm
 from sbertlab.analysis.resampling import Examples
 from sbertlab.benchmark.cells import Cell
@@ -19,13 +17,17 @@ from sbertlab.benchmark.tasks import Task, cluster_evaluator
 
 RANDOM = np.random.default_rng(0)
 HARDNESS = {task: RANDOM.normal(0.5, 0.15, 200) for task in ("x", "y", "z")}
+BROKEN = Cell({"model": "a", "variant": "untuned", "seed": 0, "task": "y", "value": np.nan, "error": "out of memory"})
+
+
+def made(model: str, task: str, examples: Examples, seed: int = 0, variant: str = "untuned") -> Cell:
+    row = {"model": model, "variant": variant, "seed": seed, "task": task, "error": "", "n": len(examples)}
+    return Cell(row | {"value": 100 * examples.value()}, examples)
 
 
 def cell(model: str, task: str, shift: float, seed: int = 0, variant: str = "untuned") -> Cell:
     noise = np.random.default_rng([len(model), ord(task), seed]).normal(0, 0.05, 200)
-    examples = Examples("mean", (HARDNESS[task] + shift + noise)[None], None, None)
-    row = {"model": model, "variant": variant, "seed": seed, "task": task, "error": ""}
-    return Cell(row | {"value": 100 * examples.value(), "n": 200}, examples)
+    return made(model, task, Examples("mean", HARDNESS[task] + shift + noise), seed, variant)
 
 
 def table_of(shifts: dict[str, float]) -> list[Cell]:
@@ -47,44 +49,17 @@ def test_every_pair_is_compared_on_every_task_and_in_the_mean() -> None:
     assert by_task["freedom"].tolist() == [199, 199, 199]
 
 
-def test_the_numbers_are_those_of_compare_on_the_same_draws() -> None:
+def test_the_numbers_are_those_of_compare_on_the_same_draws_of_the_task() -> None:
     cells = [cell("a", "x", 0.1), cell("bb", "x", 0.0)]
-    (row,) = Scores(cells, 100).comparisons().query("task == 'x'").to_dict("records")
-    draws = zlib.crc32(b"x")
-    replicates = [100 * one.examples.replicates(100, draws) for one in cells if one.examples is not None]
-    values = [100 * one.examples.value() for one in cells if one.examples is not None]
-    expected = compare(*values, *replicates, examples=200)
+    scores = Scores(cells, 100)
+    (row,) = scores.comparisons().query("task == 'x'").to_dict("records")
+    replicates = [100 * one.examples.replicates(100, zlib.crc32(b"x")) for one in cells if one.examples is not None]
+    np.testing.assert_array_equal(scores.cells["replicates"].tolist(), replicates)
+    expected = compare(cells[0].row["value"], cells[1].row["value"], *replicates, examples=200)
     assert row["difference"] == pytest.approx(expected.value)
     assert (row["error"], row["low"], row["p"]) == pytest.approx((expected.error, expected.low, expected.p))
     assert row["different"] == (holm([expected.p])[0] < 0.05)
-
-
-def test_a_task_is_drawn_once_for_many_models_and_each_gets_what_it_would_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    models = {"m" * length: 0.0 for length in range(1, 21)}  # more than are held at a time
-    draw, drawn = resampling.draw_counts, []
-
-    def counted(n: int, resamples: int, seed: int, part: int) -> Iterator[np.ndarray]:
-        drawn.append(seed)
-        return draw(n, resamples, seed, part)
-
-    monkeypatch.setattr(resampling, "draw_counts", counted)
-    scores = Scores(table_of(models), 50)
-    assert len(drawn) == 2 * len(HARDNESS)
-    for one, replicates in zip(scores.cells, scores.replicates, strict=True):
-        assert one.examples is not None
-        alone = 100 * one.examples.replicates(50, zlib.crc32(one.row["task"].encode()))
-        np.testing.assert_array_equal(replicates, alone)
-
-
-def test_examples_that_both_models_find_hard_do_not_blur_their_difference() -> None:
-    scores = Scores(table_of({"a": 0.0, "bb": 0.02}), 300)
-    paired = scores.comparisons().query("task == 'x'")["error"].item()
-    drawn = [
-        replicates for one, replicates in zip(scores.cells, scores.replicates, strict=True) if one.row["task"] == "x"
-    ]
-    assert paired < np.hypot(*np.std(drawn, axis=1, ddof=1)) / 2
+    assert row["error"] < np.hypot(*np.std(replicates, axis=1, ddof=1)) / 2, "examples that both find hard do not blur"
 
 
 def test_the_spread_over_seeds_is_kept_apart_and_counts() -> None:
@@ -98,17 +73,15 @@ def test_the_spread_over_seeds_is_kept_apart_and_counts() -> None:
 
 
 def test_a_model_with_a_failed_cell_has_no_mean_and_is_compared_where_it_can_be() -> None:
-    broken = Cell({"model": "a", "variant": "untuned", "seed": 0, "task": "y", "error": "out of memory"})
     cells = [one for one in table_of({"a": 0.1, "bb": 0.0}) if (one.row["model"], one.row["task"]) != ("a", "y")]
-    table = Scores([*cells, broken], 100).comparisons()
+    table = Scores([*cells, BROKEN], 100).comparisons()
     assert table["task"].tolist() == ["x", "z"]
-    assert Scores([broken], 100).comparisons().empty
+    assert Scores([BROKEN], 100).comparisons().empty
 
 
 def test_the_mean_over_some_tasks_follows_from_the_comparisons_on_each() -> None:
     seeds = [cell("a", task, 0.02 * seed, seed, "fine-tuned") for seed in range(3) for task in HARDNESS]
-    cells = [*seeds, *table_of({"bb": 0.0, "ccc": 0.1})]
-    scores = Scores(cells, 400)
+    scores = Scores([*seeds, *table_of({"bb": 0.0, "ccc": 0.1})], 400)
     rows, pairs = scores.table(), scores.comparisons()
     whole = over_tasks(pairs, rows, ["x", "y", "z"]).set_index(PAIR)
     mean = pairs[pairs["task"] == MEAN].set_index(PAIR).loc[[tuple(pair) for pair in whole.index]]
@@ -117,39 +90,28 @@ def test_the_mean_over_some_tasks_follows_from_the_comparisons_on_each() -> None
     assert whole["different"].tolist() == mean["different"].tolist()
     one = over_tasks(pairs, rows, ["y"]).set_index(PAIR)
     alone = pairs[pairs["task"] == "y"].set_index(PAIR).loc[[tuple(pair) for pair in one.index]]
-    np.testing.assert_allclose(one["difference"], alone["difference"])
-    np.testing.assert_allclose(one["error"], alone["error"])
+    np.testing.assert_allclose(one[["difference", "error"]], alone[["difference", "error"]])
     with pytest.raises(ValueError, match=r"some of x, y, z, got \['w'\]"):
         over_tasks(pairs, rows, ["w"])
 
 
 def test_intervals_stand_around_the_values_in_points() -> None:
-    broken = Cell({"model": "a", "variant": "untuned", "seed": 0, "task": "y", "value": np.nan, "error": "no"})
-    table = Scores([cell("a", "x", 0.0), broken], 200).table()
+    one = cell("a", "x", 0.0)
+    table = Scores([one, BROKEN], 200).table()
     assert table["low"][0] < table["value"][0] < table["high"][0]
-    width = table["high"][0] - table["low"][0]
-    assert width == pytest.approx(
-        2 * 1.96 * 100 * np.std(cell("a", "x", 0.0).examples.predictions) / np.sqrt(200), rel=0.2
-    )  # type: ignore[union-attr]
+    error = 100 * np.std(one.examples.predictions) / np.sqrt(200)  # type: ignore[union-attr]
+    assert table["high"][0] - table["low"][0] == pytest.approx(2 * 1.96 * error, rel=0.2)
     assert table.loc[1, ["value", "low", "high"]].isna().all()
 
 
 def test_models_on_different_examples_are_not_compared() -> None:
-    fewer = cell("bb", "x", 0.0)
-    fewer = Cell(fewer.row, Examples("mean", fewer.examples.predictions[:, :150]))  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match=r"task 'x': a untuned was measured on 200 examples, bb untuned on 150"):
+    fewer = made("bb", "x", Examples("mean", HARDNESS["x"][:150]))
+    with pytest.raises(ValueError, match=r"task 'x': .* 200 examples and .* 150"):
         Scores([cell("a", "x", 0.0), fewer], 100).comparisons()
 
 
 def test_one_example_alone_has_no_interval_and_proves_nothing() -> None:
-    cells = [
-        Cell(
-            {"model": name, "variant": "untuned", "seed": 0, "task": "x", "error": "", "value": 100 * value},
-            Examples("mean", [value]),
-        )
-        for name, value in (("a", 1.0), ("b", 0.0))
-    ]
-    scores = Scores(cells, 100)
+    scores = Scores([made(name, "x", Examples("mean", [value])) for name, value in (("a", 1.0), ("b", 0.0))], 100)
     assert scores.table()[["low", "high"]].isna().to_numpy().all()
     assert scores.comparisons()[["p", "different"]].to_numpy().tolist() == [[1.0, False]] * 2
 
@@ -158,9 +120,7 @@ def clustered(model: str, values: np.ndarray, embeddings: np.ndarray) -> Cell:
     """k-means on real points, as a task does it."""
     toy = SimpleNamespace(encode=lambda texts, **_: embeddings[[int(one) for one in texts]])
     evaluator = cluster_evaluator(pd.DataFrame({"text": [str(one) for one in range(len(values))], "label": values}))
-    examples = Task("x", "clustering", "v_measure", "", lambda: evaluator).evaluate(toy).examples
-    row = {"model": model, "variant": "untuned", "seed": 0, "task": "x", "error": ""}
-    return Cell(row | {"value": 100 * examples.value(), "n": len(values)}, examples)
+    return made(model, "x", Task("x", "clustering", "v_measure", "", lambda: evaluator).evaluate(toy).examples)
 
 
 @pytest.mark.slow

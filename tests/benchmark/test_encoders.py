@@ -29,14 +29,15 @@ from sbertlab.benchmark.encoders import (
     ENCODERS,
     LOCAL_ENCODERS,
     OFFLINE_ENCODERS,
-    PUBLISHED_ENCODERS,
     Candidate,
     facts,
     named,
     pretrained,
     select_encoders,
 )
+from sbertlab.benchmark.published import BASE_MODELS
 from sbertlab.benchmark.recipes import RECIPES
+from sbertlab.storage.find import PACKAGED, full_name
 
 TEXTS = ["Where is my parcel?", "I want my money back for the broken lamp."]
 
@@ -78,12 +79,12 @@ def write_plain_folder(folder: Path, tokenizer: Any, kind: str = "") -> Any:
     return body
 
 
-@pytest.mark.parametrize("name", PUBLISHED_ENCODERS)
+@pytest.mark.parametrize("name", BASE_MODELS)
 def test_a_base_model_by_its_hub_name_gets_mean_pooling_and_no_normalize(
     name: str, own_cache: Path, tiny: Callable[..., SentenceTransformer]
 ) -> None:
     kind = next(key for key in BODIES if key in name.lower())
-    body = write_plain_folder(own_cache / "models" / encoders_folder(name), tiny().tokenizer, kind)
+    body = write_plain_folder(own_cache / "models" / full_name(name).replace("/", "--"), tiny().tokenizer, kind)
     model = ENCODERS[name].make(0)
     assert [type(block) for block in model] == [models.Transformer, models.Pooling]
     texts = ["the cat sits", "a small dog runs in the green garden"]
@@ -98,21 +99,11 @@ def test_a_base_model_by_its_hub_name_gets_mean_pooling_and_no_normalize(
     assert (embeddings.norm(dim=1) - 1).abs().min() > 1e-3, "no Normalize"
 
 
-def encoders_folder(name: str) -> str:
-    """Return the folder of a model in sbertlab's cache."""
-    from sbertlab.storage.find import full_name
-
-    return full_name(name).replace("/", "--")
-
-
-# -- Names -------------------------------------------------------------------------------------------------------------
-
-
 def test_the_presets_compare_five_six_and_thirteen_models() -> None:
     assert OFFLINE_ENCODERS == ("all-MiniLM-L6-v2", "MiniLM-3-layers", "MiniLM-tokens", "MiniLM-random", "TF-IDF+SVD")
     assert (*OFFLINE_ENCODERS, "all-mpnet-base-v2") == LOCAL_ENCODERS
-    assert len(PUBLISHED_ENCODERS) == len(set(PUBLISHED_ENCODERS)) == 13
-    assert set(ENCODERS) == {*LOCAL_ENCODERS, *PUBLISHED_ENCODERS}
+    assert len(BASE_MODELS) == len(set(BASE_MODELS)) == 13
+    assert set(ENCODERS) == {*LOCAL_ENCODERS, *BASE_MODELS}
     assert [name for name, candidate in ENCODERS.items() if not candidate.trainable] == ["TF-IDF+SVD"]
     assert [name for name, candidate in ENCODERS.items() if candidate.random] == ["MiniLM-random"]
     assert all(set(candidate.learning_rates) <= set(RECIPES) for candidate in ENCODERS.values())
@@ -120,28 +111,13 @@ def test_the_presets_compare_five_six_and_thirteen_models() -> None:
     assert tokens.learning_rates == {"helpdesk-triplets": 1e-2, "nli-local": 1e-2}
 
 
-def test_a_mistyped_name_is_answered_with_the_closest_known_one(
-    own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(FileNotFoundError, match="Did you mean 'all-MiniLM-L6-v2'") as caught:
-        select_encoders(["all-MiniLM-L6-v3"])
-    assert "cannot find the model 'all-MiniLM-L6-v3'" in str(caught.value)
-    assert [encoder.name for encoder in select_encoders(["all-MiniLM-L6-v3"], fetch=False)] == ["all-MiniLM-L6-v3"]
-    with pytest.raises(FileNotFoundError, match="cannot find the model 'roberta-base'") as caught:
-        select_encoders(["roberta-base"])
-    assert "Did you mean" not in str(caught.value), "the name is right, the Hub is missing"
-
-
-def test_each_name_must_be_given_once() -> None:
+def test_each_name_must_be_given_once_and_any_other_is_a_model_to_load() -> None:
     encoder = Candidate("mine", len)
-    assert select_encoders(encoder) == [encoder]
-    assert select_encoders("TF-IDF+SVD") == [ENCODERS["TF-IDF+SVD"]]
+    assert select_encoders(["TF-IDF+SVD", encoder]) == [ENCODERS["TF-IDF+SVD"], encoder]
+    assert select_encoders(["some/model"])[0].base == "some/model"
     for wrong in ([], [encoder, encoder], ["TF-IDF+SVD", "TF-IDF+SVD"]):
         with pytest.raises(ValueError, match="models must be names of models, each once"):
             select_encoders(wrong)
-
-
-# -- Revisions ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_revision_of_a_model_in_the_cache_of_the_hub_is_its_commit(
@@ -172,22 +148,15 @@ def test_the_revision_of_another_model_is_the_sha256_of_its_weights(
     assert encoder.revision() not in (first, hashlib.sha256(weights.read_bytes()).hexdigest())
 
 
-def test_a_revision_is_empty_without_a_base_or_before_the_download(own_cache: Path) -> None:
-    assert named("roberta-base").revision() == ""
+def test_other_revisions_are_checksums_of_the_packaged_files_or_empty(own_cache: Path) -> None:
+    assert named("roberta-base").revision() == "", "before the download"
     assert Candidate("made up", len).revision() == ""
     assert ENCODERS["TF-IDF+SVD"].revision() == hashlib.sha256(helpdesk.CORPUS.read_bytes()).hexdigest()
 
 
-def test_the_revision_of_the_packaged_model_is_its_pinned_checksum(
-    minilm_folder: Path,
-) -> None:
-    from sbertlab.storage.find import PACKAGED
-
+def test_the_revision_of_the_packaged_model_is_its_pinned_checksum(minilm_folder: Path) -> None:
     expected = PACKAGED["sentence-transformers/all-MiniLM-L6-v2"]["files"]["model.safetensors"]
     assert ENCODERS["all-MiniLM-L6-v2"].revision() == expected
-
-
-# -- Makers ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_three_layers_equal_the_third_hidden_state_of_the_whole_model(
@@ -240,9 +209,6 @@ def test_tfidf_has_seen_the_training_texts_only(monkeypatch: pytest.MonkeyPatch)
     assert found["parameters"] == len(letters.vocabulary_) * 257, "a weight and 256 coordinates each"
     assert found["megabytes"] == round(len(letters.vocabulary_) * 257 * svd.components_.itemsize / 1e6, 1)
     assert (found["dimensions"], found["max_seq_length"]) == (256, None)
-
-
-# -- Facts -------------------------------------------------------------------------------------------------------------
 
 
 def test_facts_of_a_model_are_counted_by_hand(tiny: Callable[..., SentenceTransformer]) -> None:

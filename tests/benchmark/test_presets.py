@@ -6,7 +6,6 @@ import copy
 import gzip
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,17 @@ from sbertlab import SentenceTransformer, helpdesk
 from sbertlab.benchmark import presets, runner
 from sbertlab.benchmark.cells import CellStore
 from sbertlab.benchmark.comparisons import MEAN, Scores
-from sbertlab.benchmark.encoders import ENCODERS, Candidate, select_encoders
-from sbertlab.benchmark.presets import check, run, select_tasks
+from sbertlab.benchmark.encoders import ENCODERS, Candidate
+from sbertlab.benchmark.presets import check, run
 from sbertlab.benchmark.published import published_cells
-from sbertlab.benchmark.recipes import NLI_LOCAL, OFFLINE, HelpdeskRecipe
+from sbertlab.benchmark.recipes import OFFLINE, Recipe
 from sbertlab.benchmark.results import COLUMNS, read
 from sbertlab.benchmark.runner import environment, jobs_of, run_jobs
 from sbertlab.benchmark.tasks import Task, helpdesk_tasks
 from sbertlab.storage.files import sha256_of
 
 ROOT = Path(__file__).parents[2]
-SHORT = HelpdeskRecipe(rows=60)
+SHORT = Recipe(rows=60)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +55,7 @@ def never(*arguments: Any, **settings: Any) -> Any:
     raise AssertionError("called too early, or again")
 
 
-# -- A run -------------------------------------------------------------------------------------------------------------
+NEVER = Candidate("never", never)
 
 
 @pytest.mark.slow
@@ -82,10 +81,10 @@ def test_a_run_writes_what_it_measured_and_a_second_run_the_same_without_encodin
     assert pairs["task"].tolist() == np.repeat([MEAN, *names], 3).tolist()
     about = manifest["presets"]["offline"]
     assert about["sha256"]["corpora/helpdesk.jsonl"] == sha256_of(helpdesk.CORPUS)
-    assert about["measured"] == [environment() | {"cells": dict.fromkeys(names, 4)}]
+    assert about["measured"] == [environment()]
     assert about["recipe"]["rows"] == 60
-    assert about["differences"] == SHORT.differences
-    assert about["learning_rates"] == {"tiny": 1e-3}
+    assert len(about["differences"]) > 3
+    assert about["learning_rates"]["tiny"] == 1e-3
     assert about["models"]["tiny"]["dimensions"] == 32
     assert about["models"]["TF-IDF+SVD"]["sentences_per_second"] > 0
     assert str(ROOT) not in json.dumps(manifest), "no path of this machine"
@@ -99,12 +98,14 @@ def test_a_run_writes_what_it_measured_and_a_second_run_the_same_without_encodin
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_fresh_run_gives_the_same_rows_whatever_the_global_generators(small: Candidate, tmp_path: Path) -> None:
-    first = run([small], ["helpdesk-duplicates"], seeds=1, output=tmp_path, recipe=SHORT)
-    torch.manual_seed(99)
-    np.random.seed(99)  # noqa: NPY002 (the run must not depend on the global generators)
-    second = run([small], ["helpdesk-duplicates"], seeds=1, output=tmp_path, recipe=SHORT, fresh=True)
-    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
+def test_another_run_gives_the_same_cells_whatever_the_global_generators(small: Candidate, tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 99):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (the run must not depend on the global generators)
+        cells = run_jobs(jobs_of([small], 1, SHORT), helpdesk_tasks()[1:2], CellStore(tmp_path / str(seed) / "cells"))
+        found.append([cell.row["value"] for cell in cells[1:]])
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow
@@ -121,9 +122,8 @@ def test_a_run_overwrites_the_rows_of_its_preset_and_names_the_machines_that_mea
     table, _, manifest = read(tmp_path)
     rows = table.loc[table["tag"] == "proxy", ["preset", "task"]].values.tolist()
     assert rows == [["offline", tasks[0]], ["offline", tasks[1]], ["local", tasks[0]]]
-    other, own = manifest["presets"]["offline"]["measured"]
-    assert (other["processor"], other["threads"], other["cells"]) == ("another", 64, {tasks[0]: 1})
-    assert own == here | {"cells": {tasks[1]: 1}}
+    machines = manifest["presets"]["offline"]["measured"]
+    assert {machine["processor"] for machine in machines} == {"another", here["processor"]}
 
 
 @pytest.mark.slow
@@ -133,22 +133,18 @@ def test_a_failed_cell_is_recorded_and_the_run_continues(tmp_path: Path) -> None
     table = run(models, [broken, "helpdesk-clustering"], seeds=1, output=tmp_path)
     assert table["tag"].tolist() == ["failed"] * 3 + ["proxy"]
     assert table["value"].isna().tolist() == [True] * 3 + [False]
-    assert table["error"].tolist()[:2] == ["ZeroDivisionError: division by zero"] * 2
     every, *_ = read(tmp_path)
     pd.testing.assert_frame_equal(every[every["preset"] == "offline"], table, check_dtype=False)
 
 
 @pytest.mark.slow
 def test_fine_tuning_helps_on_intents_never_trained_on(tmp_path: Path) -> None:
-    jobs = jobs_of(select_encoders(["MiniLM-tokens"]), 1, OFFLINE)
-    cells = run_jobs(jobs, helpdesk_tasks(), CellStore(tmp_path))
+    jobs = jobs_of([ENCODERS["MiniLM-tokens"]], 1, OFFLINE)
+    cells = run_jobs(jobs, helpdesk_tasks(), CellStore(tmp_path / "cells"))
     pairs = Scores([cell for cell in cells if cell.examples is not None], 300).comparisons()
     (mean,) = pairs[pairs["task"] == MEAN].to_dict("records")
     assert (mean["variant_a"], mean["variant_b"], mean["different"]) == ("untuned", "fine-tuned", True)
     assert mean["difference"] < -1
-
-
-# -- The check ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -175,25 +171,18 @@ def test_a_check_without_a_table_or_seeds_is_refused(tmp_path: Path) -> None:
         check(output=ROOT / "figures", seeds=0)
 
 
-# -- What is refused before anything is built --------------------------------------------------------------------------
-
-NEVER = Candidate("never", never)
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"seeds": 0}, "seeds must be .*got 0"),
         ({"tasks": ["helpdesk-sst"]}, "helpdesk-sst.*Did you mean 'helpdesk-sts'"),
-        ({"tasks": []}, "tasks must be names of tasks"),
-        ({"models": [NEVER, NEVER]}, "models must be names of models, each once"),
         ({"models": []}, "models must be names of models"),
-        ({"models": [make_pipeline(TfidfVectorizer())]}, r"got a Pipeline; .* Candidate\('my model', lambda seed"),
+        ({"models": [make_pipeline(TfidfVectorizer())]}, "a model must be a name, .*got Pipeline"),
         ({"preset": "ofline"}, "preset must be one of .*'offline'"),
         ({"preset": "local", "tasks": None}, "SBERTLAB_DATA"),
-        ({"output": None}, "figures holds whole presets.* without .*MiniLM-tokens.* --output DIR"),
-        ({"output": None, "models": None, "tasks": None, "seeds": 2}, "fewer seeds or another recipe.* --output DIR"),
-        ({"output": None, "models": None, "tasks": None, "recipe": SHORT}, "another recipe.* --output DIR"),
+        ({"output": None}, "figures holds whole presets.* --output DIR"),
+        ({"output": None, "models": None, "tasks": None, "seeds": 2}, "whole presets.* --output DIR"),
+        ({"output": None, "models": None, "tasks": None, "recipe": SHORT}, "whole presets.* --output DIR"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_built(
@@ -208,14 +197,10 @@ def test_mistakes_are_found_before_anything_is_built(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("place", ["file", "file/inside", "/proc/self"])
-def test_an_output_that_cannot_be_written_is_refused(place: str, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_or_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(OSError, match=r"output .* cannot be written: .*--output"):
-        run([NEVER], ["helpdesk-sts"], seeds=1, output=tmp_path / place)
-
-
-def test_an_output_whose_tables_were_changed_by_hand_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="file"):
+        run([NEVER], ["helpdesk-sts"], seeds=1, output=tmp_path / "file" / "inside")
     for name in ("benchmark.csv", "comparisons.csv", "environment.json"):
         (tmp_path / name).write_bytes((ROOT / "figures" / name).read_bytes())
     path = tmp_path / "comparisons.csv"
@@ -224,42 +209,20 @@ def test_an_output_whose_tables_were_changed_by_hand_is_refused(tmp_path: Path) 
         run([NEVER], ["helpdesk-sts"], seeds=1, output=tmp_path)
 
 
-@pytest.mark.slow
-def test_everything_that_is_missing_is_listed_and_the_rest_is_measured_on_request(
+def test_everything_that_is_missing_is_listed_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("SBERTLAB_DATA", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    models, tasks = ["TF-IDF+SVD", "nobody/no-such-model"], ["helpdesk-clustering", "no-such-set"]
-    everything = (
-        r"(?s)not everything can be measured:\n- .*nobody/no-such-model.*\n- task 'no-such-set'.*--skip-missing"
-    )
-    with pytest.raises(FileNotFoundError, match=everything):
-        run(models, tasks, seeds=1, output=tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="nothing can be measured") as caught:
-        run(models, tasks[1:], output=tmp_path / "out", skip_missing=True)
-    assert "--skip-missing" not in str(caught.value), "it would not help"
-    with pytest.warns(UserWarning, match=r"not measured:\n- .*nobody/no-such-model"):
-        table = run(models, tasks, seeds=1, output=tmp_path / "out", skip_missing=True)
-    assert table[["model", "task", "tag"]].values.tolist() == [["TF-IDF+SVD", "helpdesk-clustering", "proxy"]]
-
-
-def test_a_broken_set_of_the_local_preset_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, text in {"biosses": "sentence1,sentence2,score\na,b,1\nc,d,0\n", "sickr": "wrong\n1\n"}.items():
+    monkeypatch.setenv("SBERTLAB_DATA", str(tmp_path))
+    texts = {"biosses": "sentence1,sentence2,score\na,,1\n", "sickr": "wrong\n1\n"}
+    texts["snli_devtest"] = "sentence1,sentence2,label\np,e,entailment\np,x,neutral\n"
+    for name, text in texts.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.csv.gz").write_bytes(gzip.compress(text.encode()))
-    monkeypatch.setenv("SBERTLAB_DATA", str(tmp_path))
-    assert sorted(presets.default_tasks("local")) == ["biosses", "sickr"]
-    with pytest.raises(FileNotFoundError, match=r"(?s)sickr/data.csv.gz has the columns wrong.*--skip-missing"):
-        run(["TF-IDF+SVD"], seeds=1, output=tmp_path / "out", preset="local")
-
-
-def test_bad_training_data_are_named_before_anything_is_measured(tmp_path: Path) -> None:
-    (tmp_path / "snli_devtest").mkdir()
-    pairs = [("p", "e", "entailment"), ("p", "c", "contradiction"), ("p", "x", "maybe")]
-    columns = ["sentence1", "sentence2", "label"]
-    pd.DataFrame(pairs, columns=columns).to_csv(tmp_path / "snli_devtest" / "data.csv.gz", index=False)
-    recipe = replace(NLI_LOCAL, folder=tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"recipe nli-local: .*snli_devtest/data.csv.gz: .* got 'maybe'"):
-        run([replace(NEVER, trainable=True)], ["helpdesk-sts"], output=tmp_path / "out", recipe=recipe)
-    assert select_tasks(["helpdesk-sts"])
+    everything = (
+        r"(?s)\n- model nobody/none: .*\n- task biosses: .* is empty.*\n- recipe nli-local: no sentence has both"
+    )
+    with pytest.raises(FileNotFoundError, match=everything):
+        run([NEVER, "nobody/none"], ["biosses"], output=tmp_path / "out", preset="local")
+    with pytest.raises(ValueError, match=r"sickr/data.csv.gz has the columns wrong"):
+        run([NEVER], output=tmp_path / "out", preset="local")

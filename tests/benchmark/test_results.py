@@ -59,7 +59,7 @@ def test_a_killed_save_leaves_every_file_complete_and_never_mixed_tables(
         assert set(found.loc[found["tag"] != "published", "preset"]) == set(its["preset"]) == measured
         assert set(about["presets"]) == measured
     else:
-        with pytest.raises(ValueError, match=r"was changed after it was measured .*; restore it, or run"):
+        with pytest.raises(ValueError, match="was changed after it was measured: restore it"):
             read(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(FILES), "no temporary file is left"
 
@@ -76,7 +76,7 @@ def test_the_committed_tables_are_saved_as_they_are(tmp_path: Path) -> None:
 def test_a_folder_without_one_of_the_three_files_is_refused(name: str, tmp_path: Path) -> None:
     for file in set(FILES) - {name}:
         (tmp_path / file).write_bytes((ROOT / "figures" / file).read_bytes())
-    with pytest.raises(ValueError, match=rf"{name} is missing, .*; restore it, or run the benchmark into another"):
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
         read(tmp_path)
 
 

@@ -93,7 +93,7 @@ def test_empty_choices_and_missing_tables_are_told_in_words(folder: Path, tmp_pa
     panel._second.value = panel._first.value
     panel._view.value = "tasks"
     assert "are not compared" in panel._verdict.value, "and stays there when another picture is drawn"
-    with pytest.raises(FileNotFoundError, match="has no measured table"):
+    with pytest.raises(FileNotFoundError, match=r"benchmark\.csv is missing"):
         BenchmarkBrowser(tmp_path / "nothing")
     with pytest.raises(ValueError, match="preset must be one of 'offline'"):
         BenchmarkBrowser(folder, "local")
