@@ -137,10 +137,6 @@ def map_quality(
 
     k is at most half of the points. Of more than `most_points` a random sample is measured, which flatters the first
     two measures. Source: Venna and Kaski, 2001, Neighborhood preservation in nonlinear projection methods.
-
-    >>> line, swapped = [[1], [2], [4], [8], [16]], [[16, 0], [2, 0], [4, 0], [8, 0], [1, 0]]
-    >>> round(map_quality(line, swapped, n_neighbors=1, metric="euclidean").trustworthiness, 4)
-    0.5333
     """
     rows, places = _rows(embeddings, metric), as_tensor(xy, "xy", finite=True).detach().cpu().numpy()
     check_same_length(embeddings=rows, xy=places)
@@ -173,43 +169,32 @@ def film(
     | chained | each UMAP map starts where the one before ended             | calm and honest                      |
     | aligned | AlignedUMAP lays out all at once, each point tied to itself | smoothest, about three times as slow |
     | pca     | one PCA of all moments                                      | seconds; keeps few neighbourhoods    |
-
-    >>> line = np.array([[0.0, 0, 1], [1, 0, 1], [2, 1, 1], [5, 0, 1]])
-    >>> frames = film({"before": line, "after": 2 * line}, "pca", metric="euclidean")
-    >>> round(float(np.ptp(frames["after"][:, 0]) / np.ptp(frames["before"][:, 0])), 2)
-    2.0
     """
     check_choice("method", method, ("chained", "aligned", "pca"))
     moments = {name: _rows(rows, metric) for name, rows in spaces.items()}
     check_same_length(**{str(name): rows for name, rows in moments.items()})
+    every = list(moments.values())
     if method == "pca":
-        whole = pca(np.concatenate(list(moments.values())))
-        return dict(zip(moments, np.split(whole, len(moments)), strict=True))
-    points = len(next(iter(moments.values())))
-    if method == "aligned":
-        mapper = _umap().AlignedUMAP(
-            n_neighbors=min(n_neighbors, points - 1), min_dist=min_dist, metric=metric, random_state=seed
-        )
-        same = {row: row for row in range(points)}
+        frames = np.split(pca(np.concatenate(every)), len(every))
+    elif method == "aligned":
+        same = {row: row for row in range(len(every[0]))}
+        mapper = _umap().AlignedUMAP(n_neighbors=n_neighbors, min_dist=min_dist, metric=metric, random_state=seed)
         with warnings.catch_warnings():  # about threads that a seeded layout cannot use
             warnings.filterwarnings("ignore", message="n_jobs value")
-            made = mapper.fit(list(moments.values()), relations=[same] * (len(moments) - 1))
-        return {name: np.asarray(xy, np.float32) for name, xy in zip(moments, list(made.embeddings_), strict=True)}
-    frames: dict[str, np.ndarray] = {}
-    last: np.ndarray | None = None
-    for name, rows in moments.items():
-        xy = umap_map(rows, n_neighbors, min_dist, seed, metric, init=last)
-        last = frames[name] = xy if last is None else turned(xy, last)
-    return frames
+            made = mapper.fit(every, relations=[same] * (len(every) - 1))
+        frames = [np.asarray(xy, np.float32) for xy in made.embeddings_]
+    else:
+        frames = [umap_map(every[0], n_neighbors, min_dist, seed, metric)]
+        for rows in every[1:]:
+            xy = umap_map(rows, n_neighbors, min_dist, seed, metric, init=frames[-1])
+            frames.append(turned(xy, frames[-1]))
+    return dict(zip(moments, frames, strict=True))
 
 
 def turned(xy: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Rotate, mirror and shift a map onto another map of the same rows; its scale stays.
 
     Source: Schoenemann, 1966, A generalized solution of the orthogonal Procrustes problem.
-
-    >>> turned(np.array([[0.0, 0], [0, 2], [0, 4]]), np.array([[1.0, 1], [2, 1], [3, 1]])).round(6).tolist()
-    [[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]]
     """
     centre, there = xy.mean(axis=0), reference.mean(axis=0)
     rotation, _ = orthogonal_procrustes(xy - centre, reference - there)
@@ -227,8 +212,9 @@ def film_quality(
     qualities = [map_quality(spaces[name], frames[name], n_neighbors, metric) for name in spaces]
     table = pd.DataFrame([vars(quality) for quality in qualities], index=list(spaces))
     kept = [float(neighbors_kept(*pair, qualities[0].n_neighbors, metric).mean()) for pair in pairwise(spaces.values())]
-    columns = {"drift": [np.nan, *drift(list(frames.values()))], "neighbors_kept": [np.nan, *kept]}
-    return table[["trustworthiness", "continuity", "neighbor_recall"]].assign(**columns)
+    moved = [np.nan, *drift(list(frames.values()))]
+    table = table[["trustworthiness", "continuity", "neighbor_recall"]]
+    return table.assign(drift=moved, neighbors_kept=[np.nan, *kept])
 
 
 def drift(frames: Sequence[np.ndarray]) -> list[float]:
@@ -248,12 +234,7 @@ def drift(frames: Sequence[np.ndarray]) -> list[float]:
 
 
 def neighbors_kept(before: Embeddings, after: Embeddings, n_neighbors: int = 15, metric: str = "cosine") -> np.ndarray:
-    """Return for each text the share of its nearest in one space that are also nearest in another, `(n,)`.
-
-    >>> line, moved = [[1.0], [2], [4], [9], [10]], [[1.0], [2], [8], [9], [10.5]]
-    >>> neighbors_kept(line, moved, 1, "euclidean").tolist()
-    [1.0, 1.0, 0.0, 0.0, 1.0]
-    """
+    """Return for each text the share of its nearest in one space that are also nearest in another, `(n,)`."""
     first, second = (_rows(rows, metric) for rows in (before, after))
     check_same_length(before=first, after=second)
     return _kept(first, second, np.arange(len(first)), n_neighbors).mean(axis=1)
@@ -276,8 +257,7 @@ def _rows(embeddings: Embeddings, metric: str = "euclidean") -> np.ndarray:
     if metric == "cosine":
         if zeros := (rows == 0).all(dim=1).nonzero().flatten().tolist():
             raise ValueError(
-                f"embeddings hold {len(zeros)} zero vectors, the first in row {zeros[0]}, which have no cosine; remove "
-                'these rows (texts without a known token?) or use metric="euclidean"'
+                f'row {zeros[0]} is a zero vector, which has no cosine; remove it or use metric="euclidean"'
             )
         rows = F.normalize(rows, dim=1)
     return rows.numpy()

@@ -79,11 +79,7 @@ def _by_family(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def mean_of(cells: pd.DataFrame) -> str:
-    """Return what a mean is taken over, for the line below a figure.
-
-    >>> mean_of(pd.DataFrame({"task": ["a", "b", "a"]}))
-    'Mean of 2 tasks'
-    """
+    """Return what a mean is taken over, for the line below a figure."""
     count = cells["task"].nunique()
     return f"Mean of {count} tasks" if count > 1 else "One task"
 

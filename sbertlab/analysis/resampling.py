@@ -1,9 +1,8 @@
 """Bootstrap replicates of a metric, from the few columns of an evaluator's table that the metric reads.
 
-A bootstrap sample is a row of counts, how often each example was drawn, so examples are sorted once and each sample is
-a weighted formula over the sorted columns. The result equals the metric on the sample written out, ties included, with
-one exception: a text drawn twice always shares a cluster with its copy, which inflates a V-measure, so its replicates
-are linear (`_v_measure`).
+A sample is a row of counts, how often each example was drawn, so examples are sorted once and each sample is a weighted
+formula over the sorted columns. The result equals the metric on the sample written out, ties included. The exception is
+the V-measure, which is linear: a text drawn twice always shares a cluster with its copy, which would inflate it.
 """
 
 from __future__ import annotations
@@ -135,10 +134,6 @@ def replicates_of(several: Sequence[Examples], resamples: int = 1000, seed: int 
     Examples are drawn with replacement within each subset. The draws depend on the subset sizes and the seed alone:
     replicates of two models on the same examples belong together one by one, and fewer resamples are a prefix of more.
     Replicate b uses clustering start `b % starts`.
-
-    >>> a, b = Examples("mean", [0.0, 1.0, 1.0]), Examples("mean", [1.0, 0.0, 0.0])
-    >>> replicates_of([a, b], resamples=5).sum(axis=0).round(9).tolist()
-    [1.0, 1.0, 1.0, 1.0, 1.0]
     """
     rows_of = [examples._rows() for examples in several]
     total = np.zeros((len(several), resamples))
@@ -153,11 +148,7 @@ def replicates_of(several: Sequence[Examples], resamples: int = 1000, seed: int 
 
 
 def draw_counts(n: int, resamples: int, seed: int = 0, subset: int = 0) -> Iterator[Counts]:
-    """Yield bootstrap samples of n examples as counts `(block, n)`, block by block; every row sums to n.
-
-    >>> [(counts.shape, counts.sum(axis=1).tolist()) for counts in draw_counts(5, resamples=2)]
-    [((2, 5), [5, 5])]
-    """
+    """Yield bootstrap samples of n examples as counts `(block, n)`, block by block; every row sums to n."""
     random = np.random.default_rng([seed, subset, n])
     block = max(1, BLOCK // n)
     for start in range(0, resamples, block):

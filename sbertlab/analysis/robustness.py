@@ -108,18 +108,14 @@ def robustness(model: Encoder, seed: int = 0, resamples: int = 1000) -> pd.DataF
     count = similarity.shape[1]
     drawn = replicates_of([Examples("mean", row) for row in similarity], resamples, seed)  # (kinds, resamples)
     shifts = share_of_way(drawn, drawn[paraphrase], drawn[unrelated])
-    table = pd.DataFrame(KINDS.items(), columns=["kind", "expectation"])
-    table = table.assign(n=count, similarity=similarity.mean(axis=1))
-    table[["low", "high"]] = [interval(*row, examples=count) for row in zip(table["similarity"], drawn, strict=True)]
-    means = table["similarity"].to_numpy()
-    table["shift"] = share_of_way(means, means[paraphrase], means[unrelated])
-    table[["shift_low", "shift_high"]] = [
-        interval(*row, examples=count) for row in zip(table["shift"], shifts, strict=True)
-    ]
+    means = similarity.mean(axis=1)
+    table = pd.DataFrame(KINDS.items(), columns=["kind", "expectation"]).assign(n=count, similarity=means)
+    table[["low", "high"]] = [interval(*row, examples=count) for row in zip(means, drawn, strict=True)]
+    table["shift"] = shift = share_of_way(means, means[paraphrase], means[unrelated])
+    table[["shift_low", "shift_high"]] = [interval(*row, examples=count) for row in zip(shift, shifts, strict=True)]
     table["nearer"] = nearer.mean(axis=1)
-    table[["nearer_low", "nearer_high"]] = [
-        tuple(binomtest(round(wins), count).proportion_ci(method="wilson")) for wins in nearer.sum(axis=1)
-    ]
+    ends = [binomtest(round(wins), count).proportion_ci(method="wilson") for wins in nearer.sum(axis=1)]
+    table[["nearer_low", "nearer_high"]] = [(low, high) for low, high in ends]
     table.loc[paraphrase, ["nearer", "nearer_low", "nearer_high"]] = np.nan
     return table
 
@@ -155,12 +151,7 @@ def associations(model: Encoder, seed: int = 0, resamples: int = 1000) -> pd.Dat
 
 
 def robustness_pairs(seed: int = 0) -> pd.DataFrame:
-    """Return all sentences and their changed versions: kind, sentence (its number), base, variant and paraphrase.
-
-    >>> pairs = robustness_pairs()
-    >>> len(pairs) == 72 * len(KINDS), pairs["kind"].nunique() == len(KINDS)
-    (True, True)
-    """
+    """Return all sentences and their changed versions: kind, sentence (its number), base, variant and paraphrase."""
     random = np.random.default_rng(seed)
     sentences, [gender] = _sentences(seed), _terms("gender")
     turns = random.permutation(np.resize(np.arange(len(gender["feminine"])), len(sentences)))
@@ -234,25 +225,17 @@ def mistype(text: str, count: int, random: np.random.Generator) -> str:
 
 
 def fill(text: str, person: str, pronoun: str = "their") -> str:
-    """Return the sentence with a person in its slots.
-
-    >>> fill("{Person} lost {his} keys.", "my aunt", "her")
-    'My aunt lost her keys.'
-    """
+    """Return a sentence such as "{Person} lost {his} keys." with a person in its slots."""
     return text.format(person=person, Person=person[0].upper() + person[1:], his=pronoun)
 
 
-def share_of_way(similarity: Any, paraphrase: Any, unrelated: Any) -> NDArray[np.float64]:
+def share_of_way(similarity: np.ndarray, paraphrase: Any, unrelated: Any) -> np.ndarray:
     """Return `(paraphrase - similarity) / (paraphrase - unrelated)`: 0 is a paraphrase, 1 an unrelated sentence.
 
     NaN where the paraphrase is no nearer than the unrelated sentence.
-
-    >>> share_of_way([0.9, 0.7, 0.1], 0.9, 0.1).round(2).tolist()
-    [0.0, 0.25, 1.0]
     """
-    way = np.subtract(paraphrase, unrelated, dtype=float)
-    moved = np.subtract(paraphrase, similarity, dtype=float)
-    return np.divide(moved, way, out=np.full(np.broadcast(moved, way).shape, np.nan), where=way > 1e-9)
+    way = paraphrase - unrelated
+    return (paraphrase - similarity) / np.where(way > 1e-9, way, np.nan)
 
 
 def card(table: pd.DataFrame, gaps: pd.DataFrame | None = None) -> str:

@@ -14,11 +14,9 @@ number of lost tokens, a label). `examine` makes all checks that apply, `summary
 | truncated texts                             | the model is a SentenceTransformer              |
 
 Exact checks compare texts as `data.texts.normalised`, near ones by their letters. Only the search for nearer
-positives asks a model; its findings are suspicions that a person should read.
-
-The checks share these arguments: `frame`, a table whose index names its rows; `texts`, its columns in their roles
-(anchor, positive, hard negatives, or the two of a pair); `group`, the column of an id shared by rows that belong
-together, missing where nothing is known.
+positives asks a model; its findings are suspicions that a person should read. Arguments that the checks share: `frame`,
+a table whose index names its rows; `texts`, its columns in their roles (anchor, positive, hard negatives, or the two of
+a pair); `group`, the column of an id shared by rows that belong together, missing where nothing is known.
 """
 
 from __future__ import annotations
@@ -31,7 +29,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sbertlab.checks import checked_number
 from sbertlab.data.texts import TruncationWarning, first_rows, normalised
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
@@ -76,14 +73,9 @@ def examine(
 ) -> pd.DataFrame:
     """Return the findings of all checks that apply; `frame.drop(index=findings["row"])` drops their rows.
 
-    Empty and repeated rows are reported once: later checks leave them out.
-
-    Args:
-        label: column of labels.
-        evaluation: texts that must not be trained on.
-        model: the model to fine-tune, or a better one.
-        scale: least and greatest label that the loss expects.
-        near, alike: thresholds, see `NEAR` and `ALIKE`.
+    Empty and repeated rows are reported once: later checks leave them out. `label` is a column of labels, `scale` the
+    least and greatest that the loss expects; texts of the `evaluation` must not be trained on; `model` is the one to
+    fine-tune, or a better one; `near` and `alike` are thresholds, see `NEAR` and `ALIKE`.
 
     >>> table = pd.DataFrame({"question": ["Why?", "why? ", "How?"], "answer": ["So.", "So.", ""]})
     >>> examine(table, ["question", "answer"])[["finding", "row"]].values.tolist()
@@ -238,7 +230,6 @@ def nearer_positives(
     [[0, 1, 1.0], [1, 0, 1.0]]
     """
     _check(frame, texts)
-    checked_number("alike", alike, -1, 1)
     if not len(frame):
         return _found("nearer positive", frame[texts[0]])
     with warnings.catch_warnings():
@@ -309,8 +300,6 @@ def label_faults(frame: pd.DataFrame, label: str, scale: tuple[float, float] = (
     """
     _check(frame, [label])
     low, high = scale
-    if not low < high:
-        raise ValueError(f"scale must be the least and the greatest label, got {scale}")
     values = pd.to_numeric(frame[label], errors="coerce").to_numpy(dtype=float)
     there = values[np.isfinite(values)]
     constant = len(there) > 1 and there.min() == there.max()
@@ -332,7 +321,6 @@ def collision_share(keys: Sequence[Hashable], batch_size: int) -> float:
     """
     from scipy.stats import hypergeom
 
-    checked_number("batch_size", batch_size, 1, len(keys), whole=True)
     first = np.array(first_rows(keys))
     others = np.bincount(first)[first] - 1  # (rows,)
     return float(np.mean(hypergeom.sf(0, len(first) - 1, others, batch_size - 1)))
@@ -357,7 +345,6 @@ def _near_pairs(
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    checked_number("near", near, 0, 1, above=True)
     if not columns[0] or (others is not None and not others):
         return
     mark = "\x02\x02{}\x03".format  # marks at both ends, so that the shortest text has a run of four, too
@@ -398,12 +385,9 @@ def _in_words(finding: pd.Series) -> str:
 
 def _check(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     """Check that a table has these columns and an index that names its rows."""
-    if not isinstance(frame, pd.DataFrame):
-        raise ValueError(f"frame must be a pandas DataFrame, got {type(frame).__name__}")
     if isinstance(columns, str) or not len(columns):
         raise ValueError(f"texts must be a list of at least one column name, got {columns!r}")
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
+    if missing := [name for name in columns if name not in frame]:
         raise ValueError(f"column {missing[0]!r} is missing; the columns are {', '.join(map(repr, frame.columns))}")
     if not frame.index.is_unique:
         twice = frame.index[frame.index.duplicated()][0]

@@ -15,7 +15,6 @@ from sbertlab.doctor import (
     examine,
     false_hard_negatives,
     label_faults,
-    leaked_texts,
     linked_rows,
     nearer_positives,
     repeated_rows,
@@ -102,13 +101,6 @@ def test_every_planted_fault_is_found_in_its_row_and_nowhere_else(clean: pd.Data
     assert examine(mended, QA, group="intent", evaluation=held).empty
 
 
-def test_findings_name_rows_by_the_index_of_the_table() -> None:
-    table = pd.DataFrame({"text": ["One thing", "one  thing", "", None, 7, "\u00a0 \n"]}, index=list("abcdef"))
-    findings = examine(table, ["text"])
-    assert found(findings, "empty text") == list("cdef")
-    assert findings[findings["finding"] == "repeated row"][["row", "other"]].to_numpy().tolist() == [["b", "a"]]
-
-
 def test_near_is_the_cosine_of_runs_of_four_letters_in_the_least_alike_column() -> None:
     questions = ["Where is my parcel?", "Where is my parcel!", "Who has my parcel?"]
     answers = ["It is on its way to you.", "It is on its way to you.", "It is on its way to you."]
@@ -121,16 +113,6 @@ def test_near_is_the_cosine_of_runs_of_four_letters_in_the_least_alike_column() 
     assert findings["value"].tolist() == pytest.approx([expected[1, 0]])
     ordered = pd.DataFrame({"text": ["switch from solo to family", "switch from family to solo", "a", "b", "?", "a"]})
     assert examine(ordered, ["text"])[["finding", "row"]].to_numpy().tolist() == [["repeated row", 5]]
-
-
-def test_near_rows_are_compared_across_blocks(monkeypatch: pytest.MonkeyPatch, clean: pd.DataFrame) -> None:
-    table = pd.concat([clean.head(40), clean.head(40).assign(text=clean["text"].head(40) + "!")], ignore_index=True)
-    whole = repeated_rows(table, QA)
-    monkeypatch.setattr("sbertlab.doctor.BLOCK", 7)
-    pd.testing.assert_frame_equal(repeated_rows(table, QA), whole)
-    assert sorted(whole["row"]) == list(range(40, 80))
-    assert (whole["other"] == whole["row"] - 40).all()
-    assert whole["value"].between(NEAR, 1).all()
 
 
 def test_shared_texts_are_known_where_the_group_is_the_same_and_told_where_it_is_not() -> None:
@@ -200,23 +182,30 @@ def test_nearer_positives_are_found_by_the_model_nearest_first() -> None:
     assert nearer_positives(table, ["q", "a"], model, alike=0.9999).empty
     assert nearer_positives(table.assign(g=[1, 1, 2]), ["q", "a"], model, "g").empty, "they are known"
     assert nearer_positives(table.assign(a=["so", "so", "then"]), ["q", "a"], model).empty, "one answer is no rival"
-    table, model = (
-        pd.DataFrame({"q": ["one", "two"], "a": ["far", "one"]}),
-        Written(one=[1, 0], two=[1, 0.2], far=[0.5, 1]),
-    )
+    table = pd.DataFrame({"q": ["one", "two"], "a": ["far", "one"]})
+    model = Written(one=[1, 0], two=[1, 0.2], far=[0.5, 1])
     assert nearer_positives(table, ["q", "a"], model).empty, "the anchor itself, as a positive of another row"
 
 
-def test_nearer_positives_are_the_same_block_by_block(
-    monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., SentenceTransformer], clean: pd.DataFrame
+@pytest.mark.parametrize("search", ["repeated_rows", "nearer_positives"])
+def test_rows_are_compared_across_blocks(
+    search: str, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., SentenceTransformer], clean: pd.DataFrame
 ) -> None:
+    table = pd.concat([clean.head(40), clean.head(40).assign(text=clean["text"].head(40) + "!")], ignore_index=True)
     model = StoredEmbeddings(tiny())
-    table = clean.head(30)
-    whole = nearer_positives(table, QA, model, alike=0.1)
-    monkeypatch.setattr("sbertlab.doctor.BLOCK", 4)
-    pd.testing.assert_frame_equal(nearer_positives(table, QA, model, alike=0.1), whole)
-    assert len(whole) > 5
-    assert whole["value"].is_monotonic_decreasing
+
+    def look() -> pd.DataFrame:
+        return repeated_rows(table, QA) if search == "repeated_rows" else nearer_positives(table, QA, model, alike=0.1)
+
+    whole = look()
+    monkeypatch.setattr("sbertlab.doctor.BLOCK", 7)
+    pd.testing.assert_frame_equal(look(), whole)
+    if search == "repeated_rows":
+        assert (sorted(whole["row"]), (whole["row"] - whole["other"]).unique()) == (list(range(40, 80)), [40])
+        assert whole["value"].between(NEAR, 1).all()
+    else:
+        assert len(whole) > 5
+        assert whole["value"].is_monotonic_decreasing
 
 
 def test_the_tokens_that_are_lost_are_counted(tiny: Callable[..., SentenceTransformer]) -> None:
@@ -248,12 +237,6 @@ def test_labels_that_are_missing_no_number_or_all_the_same_are_found() -> None:
     assert labels.loc["label off the scale", "example"] == "row 1: score = 4"
 
 
-def test_each_column_is_searched_for_texts_of_the_evaluation() -> None:
-    table = pd.DataFrame({"q": ["What is it?", "Who?"], "a": ["A lamp", "HELD  out"]})
-    findings = leaked_texts(table, ["q", "a"], ["held out", "held out", "nothing"])
-    assert findings[["row", "column", "other", "other_text"]].to_numpy().tolist() == [[1, "a", 0, "held out"]]
-
-
 @pytest.mark.parametrize(
     "table", [pd.DataFrame({"q": [], "a": [], "s": []}), pd.DataFrame({"q": [""], "a": [""], "s": [1]})]
 )
@@ -265,12 +248,14 @@ def test_a_table_with_nothing_to_compare_is_examined_all_the_same(
         assert set(findings["finding"]) == ({"empty text"} if len(table) else set())
 
 
-def test_a_summary_counts_rows_shows_one_and_says_what_to_do() -> None:
-    table = pd.DataFrame({"q": ["Why? " + "so " * 40, "why? " + "so " * 40, ""], "a": ["b", "b", ""]})
-    told = summary(examine(table, ["q", "a"]))
-    assert told["rows"].to_dict() == {"empty text": 1, "repeated row": 1}
+def test_a_summary_names_rows_by_the_index_shows_one_and_says_what_to_do() -> None:
+    table = pd.DataFrame({"q": ["Why? " + "so " * 40, "why?  " + "so " * 40, "", None, 7]}, index=list("abcde"))
+    findings = examine(table, ["q"])
+    assert found(findings, "empty text") == list("cde")
+    told = summary(findings)
+    assert told["rows"].to_dict() == {"empty text": 3, "repeated row": 1}
     assert told["what to do"].to_dict() == {name: REMEDIES[name] for name in told.index}
-    assert told.loc["repeated row", "example"].startswith("row 1: 'why? so so")
+    assert told.loc["repeated row", "example"].startswith("row b: 'why? so so")
     assert len(told.loc["repeated row", "example"]) < 160
 
 
@@ -287,8 +272,6 @@ def test_the_expected_collisions_are_those_of_shuffled_batches() -> None:
     assert abs(np.mean(met) - expected) < 4 * error
     assert collision_share(["a", "b", "c"], 3) == 0
     assert collision_share(["a", "a", "a"], 2) == 1
-    with pytest.raises(ValueError, match=r"batch_size must be .* at most 2, got 3"):
-        collision_share(["a", "b"], 3)
 
 
 @pytest.mark.parametrize(
@@ -297,13 +280,6 @@ def test_the_expected_collisions_are_those_of_shuffled_batches() -> None:
         ({"texts": ["q", "reply"]}, "column 'reply' is missing; the columns are 'q', 'a', 's'"),
         ({"texts": "q"}, "texts must be a list of at least one column name, got 'q'"),
         ({"group": "intent"}, "column 'intent' is missing"),
-        ({"near": 0}, "near must be a number above 0 and at most 1, got 0"),
-        (
-            {"alike": 2, "model": Written(a=[1.0], b=[1.0])},
-            "alike must be a number of at least -1 and at most 1, got 2",
-        ),
-        ({"label": "s", "scale": (1, 1)}, "scale must be the least and the greatest label"),
-        ({"frame": [1]}, "frame must be a pandas DataFrame, got list"),
         ({"frame": pd.DataFrame({"q": ["a", "b"], "a": ["c", "d"]}, index=[7, 7])}, "got 7 twice; frame.reset_index"),
     ],
 )
