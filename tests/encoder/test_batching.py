@@ -12,11 +12,8 @@ import torch
 
 from sbertlab import InputExample, SentenceTransformer, models
 from sbertlab.encoder.batching import (
-    ACCELERATOR_TOKEN_BUDGET,
     CHUNK_COST,
-    CPU_TOKEN_BUDGET,
     PaddingMeter,
-    default_token_budget,
     token_budget_chunks,
 )
 
@@ -70,11 +67,6 @@ def test_every_text_is_in_one_chunk_and_no_chunk_with_two_exceeds_the_budget(len
 )
 def test_small_cases_by_hand(lengths, budget, chunks):
     assert token_budget_chunks(lengths, budget) == chunks
-
-
-def test_an_accelerator_gets_larger_chunks_than_a_cpu():
-    assert default_token_budget(torch.device("cpu")) == CPU_TOKEN_BUDGET
-    assert default_token_budget(torch.device("cuda", 1)) == ACCELERATOR_TOKEN_BUDGET > CPU_TOKEN_BUDGET
 
 
 def test_the_padding_meter_adds_up_chunks():

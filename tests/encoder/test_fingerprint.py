@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
+from tokenizers import normalizers
 from torch import nn
 
 import sbertlab
@@ -50,58 +49,51 @@ class Scaled(models.Module):
         return {**features, "sentence_embedding": self._factor * features["sentence_embedding"]}
 
 
-def changes() -> dict[str, Callable[[SentenceTransformer], object]]:
-    def one_bit(model: SentenceTransformer) -> None:
-        weight = model[0].auto_model.encoder.layer[1].output.dense.weight.data
-        weight.view(torch.int32)[3, 5] ^= 1
+def one_bit(model: SentenceTransformer) -> None:
+    model[0].auto_model.encoder.layer[1].output.dense.weight.data.view(torch.int32)[3, 5] ^= 1
 
-    def transformer(**values: Any) -> Callable[[SentenceTransformer], object]:
-        return lambda model: [setattr(model[0], name, value) for name, value in values.items()]
 
-    def lower(model: SentenceTransformer) -> None:
-        from tokenizers import normalizers
+def lower_case(model: SentenceTransformer) -> None:
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
 
-        model.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
 
-    def replace(model: SentenceTransformer, place: int, block: nn.Module) -> None:
-        model[place] = block
+def other_padding(model: SentenceTransformer) -> None:
+    model.insert(1, models.CNN(32, 32, [3]))
+    next(part for part in model.modules() if isinstance(part, nn.Conv1d)).padding = (0,)
 
-    def padded(block: nn.Module) -> None:
-        next(part for part in block.modules() if isinstance(part, nn.Conv1d)).padding = (0,)
 
-    return {
-        "nothing": lambda model: None,
-        "one bit of the weights": one_bit,
-        "the sign of a zero": lambda model: model[0].auto_model.encoder.layer[0].output.dense.bias.data.neg_(),
-        "dtype": lambda model: model.half(),
-        "another dtype": lambda model: model.bfloat16(),
-        "length": lambda model: setattr(model, "max_seq_length", 20),
-        "lower case": transformer(do_lower_case=True),
-        "a word more": lambda model: model.tokenizer.add_tokens(["aardvark"]),
-        "normaliser": lower,
-        "side of the padding": lambda model: setattr(model.tokenizer, "padding_side", "left"),
-        "pooling": lambda model: replace(model, 1, models.Pooling(32, "cls")),
-        "order of poolings": lambda model: replace(model, 1, models.Pooling(32, ["max", "mean"])),
-        "other order of poolings": lambda model: replace(model, 1, models.Pooling(32, ["mean", "max"])),
-        "pooling without the prompt": lambda model: replace(model, 1, models.Pooling(32, include_prompt=False)),
-        "activation": lambda model: setattr(model[2], "activation_function", nn.ReLU()),
-        "epsilon": lambda model: setattr(model[0].auto_model.embeddings.LayerNorm, "eps", 1e-5),
-        "padding of a convolution": lambda model: model.insert(1, models.CNN(32, 32, [3])),
-        "other padding": lambda model: (model.insert(1, models.CNN(32, 32, [3])), padded(model[1])),
-        "a block more": lambda model: model.append(models.Normalize()),
-        "a block of one's own": lambda model: model.append(Scaled(1.0)),
-        "with another setting": lambda model: model.append(Scaled(2.0)),
-        "with a table": lambda model: model.append(Scaled(1.0, table=np.arange(3))),
-        "with another table": lambda model: model.append(Scaled(1.0, table=np.arange(4))),
-        "with a tensor": lambda model: model.append(Scaled(1.0, table=torch.arange(3))),
-        "prompts": lambda model: model.prompts.update(query="query: "),
-        "other prompts": lambda model: model.prompts.update(query="Query: "),
-        "default prompt": lambda model: (
-            model.prompts.update(query="query: "),
-            setattr(model, "default_prompt_name", "query"),
-        ),
-        "truncated": lambda model: setattr(model, "truncate_dim", 3),
-    }
+def pooling(*arguments: Any, **settings: Any) -> Callable[[SentenceTransformer], object]:
+    return lambda model: model.__setitem__(1, models.Pooling(32, *arguments, **settings))
+
+
+CHANGES: dict[str, Callable[[SentenceTransformer], object]] = {
+    "nothing": lambda model: None,
+    "one bit of the weights": one_bit,
+    "the sign of a zero": lambda model: model[0].auto_model.encoder.layer[0].output.dense.bias.data.neg_(),
+    "dtype": lambda model: model.half(),
+    "length": lambda model: setattr(model, "max_seq_length", 20),
+    "lower case": lambda model: setattr(model[0], "do_lower_case", True),
+    "a word more": lambda model: model.tokenizer.add_tokens(["aardvark"]),
+    "normaliser": lower_case,
+    "side of the padding": lambda model: setattr(model.tokenizer, "padding_side", "left"),
+    "pooling": pooling("cls"),
+    "order of poolings": pooling(["max", "mean"]),
+    "other order of poolings": pooling(["mean", "max"]),
+    "pooling without the prompt": pooling(include_prompt=False),
+    "activation": lambda model: setattr(model[2], "activation_function", nn.ReLU()),
+    "epsilon": lambda model: setattr(model[0].auto_model.embeddings.LayerNorm, "eps", 1e-5),
+    "a convolution": lambda model: model.insert(1, models.CNN(32, 32, [3])),
+    "padding of a convolution": other_padding,
+    "a block more": lambda model: model.append(models.Normalize()),
+    "a block of one's own": lambda model: model.append(Scaled(1.0)),
+    "with another setting": lambda model: model.append(Scaled(2.0)),
+    "with a table": lambda model: model.append(Scaled(1.0, table=np.arange(3))),
+    "with another table": lambda model: model.append(Scaled(1.0, table=np.arange(4))),
+    "with a tensor": lambda model: model.append(Scaled(1.0, table=torch.arange(3))),
+    "prompts": lambda model: model.prompts.update(query="query: "),
+    "default prompt": lambda model: setattr(model, "default_prompt_name", "query"),
+    "truncated": lambda model: setattr(model, "truncate_dim", 3),
+}
 
 
 def dense(tiny: Tiny) -> SentenceTransformer:
@@ -111,7 +103,7 @@ def dense(tiny: Tiny) -> SentenceTransformer:
 
 def test_every_change_that_embeddings_depend_on_has_a_fingerprint_of_its_own(tiny: Tiny) -> None:
     found: dict[str, str] = {}
-    for name, change in changes().items():
+    for name, change in CHANGES.items():
         model = dense(tiny)
         change(model)
         found[name] = fingerprint(model)
@@ -203,44 +195,20 @@ def test_code_that_may_change_unseen_is_refused_with_a_store_and_serves_without(
     assert StoredEmbeddings(model).encode(["a"]).shape == (1, 32)
 
 
-@pytest.mark.slow
-def test_the_fingerprint_of_a_real_model_takes_about_as_long_as_hashing_its_weights(
-    minilm: SentenceTransformer,
-) -> None:
-    weights = b"".join(parameter.detach().numpy().tobytes() for parameter in minilm.parameters())
-    plain, whole = [], []
-    for _ in range(3):
-        start = time.process_time()
-        hashlib.sha256(weights).hexdigest()
-        middle = time.process_time()
-        fingerprint(minilm)
-        plain.append(middle - start)
-        whole.append(time.process_time() - middle)
-    assert min(whole) < 3 * min(plain) + 0.5
+UNREAD = ("widgets", "plots", "analysis/intervals.py", "benchmark/results.py", "commands")
+"""What draws or reads finished numbers."""
 
 
-def edited(root: Path, part: str) -> None:
-    """Append a comment to one source file of a part of the package."""
+@pytest.mark.parametrize("part", [*MEASURING, *UNREAD])
+def test_an_edit_changes_the_digests_of_the_numbers_that_follow_from_it(part: str, tmp_path: Path) -> None:
+    root = tmp_path / "package"
+    shutil.copytree(PACKAGE, root)
+    before = [source_digest.__wrapped__(parts, root) for parts in (ENCODING, MEASURING)]
     path = sorted((root / part).rglob("*.py"))[0] if (root / part).is_dir() else root / part
     path.write_text(path.read_text() + "# edited\n")
-
-
-@pytest.mark.parametrize("part", MEASURING)
-def test_an_edit_of_any_part_that_a_number_follows_from_changes_its_digest(part: str, tmp_path: Path) -> None:
-    shutil.copytree(PACKAGE, tmp_path / "package")
-    before = [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
-    edited(tmp_path / "package", part)
-    after = [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
-    assert (before[0] != after[0]) == (part in ENCODING)
-    assert before[1] != after[1]
-
-
-@pytest.mark.parametrize("part", ["widgets", "plots", "analysis/intervals.py", "benchmark/results.py", "commands"])
-def test_an_edit_of_what_draws_or_reads_finished_numbers_changes_no_digest(part: str, tmp_path: Path) -> None:
-    shutil.copytree(PACKAGE, tmp_path / "package")
-    before = [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
-    edited(tmp_path / "package", part)
-    assert before == [source_digest.__wrapped__(parts, tmp_path / "package") for parts in (ENCODING, MEASURING)]
+    after = [source_digest.__wrapped__(parts, root) for parts in (ENCODING, MEASURING)]
+    changed = [one != other for one, other in zip(before, after, strict=True)]
+    assert changed == [part in ENCODING, part in MEASURING]
 
 
 def test_a_part_that_does_not_exist_is_refused_instead_of_hashed_as_nothing(tmp_path: Path) -> None:

@@ -93,15 +93,6 @@ def test_encoding_twice_gives_identical_numbers_also_in_a_model_that_is_training
     assert np.abs(thinned - expected).max() > 0.01, "dropout is on in a forward pass while training"
 
 
-@pytest.mark.parametrize("pooling", ["cls", ["mean", "max"], "lasttoken"])
-def test_a_tiny_model_with_a_head_equals_the_peer(tiny, tmp_path, pooling):
-    width = 32 if isinstance(pooling, str) else 64
-    head = [models.Dense(width, 12), models.LayerNorm(12), models.Dropout(0.5), models.Normalize()]
-    ours, theirs = both(tiny(pooling, modules=head), tmp_path / "model")
-    np.testing.assert_allclose(ours.encode(WORDS), theirs.encode(WORDS), atol=1e-5)
-    assert spread(ours.encode(WORDS)) > 1e-3
-
-
 def test_token_vectors_and_all_features_equal_the_peers_without_padding(minilm, minilm_peer):
     def close(ours, theirs):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
@@ -150,16 +141,13 @@ def test_truncated_and_normalised_embeddings_equal_the_peers(tiny, tmp_path):
     assert ours.get_sentence_embedding_dimension() == 8
 
 
-@pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
-def test_similarities_equal_the_peers(tiny, tmp_path, name):
+def test_the_similarity_is_the_one_that_is_named_as_in_the_peer(tiny, tmp_path):
     model = tiny()
-    model.similarity_fn_name = name
+    model.similarity_fn_name = "euclidean"
     ours, theirs = both(model, tmp_path / "model")
-    assert ours.similarity_fn_name == theirs.similarity_fn_name == name
     a, b = ours.encode(WORDS), ours.encode(WORDS[::-1])
     torch.testing.assert_close(ours.similarity(a, b), theirs.similarity(a, b), atol=1e-4, rtol=1e-4)
-    pairwise = ours.similarity_pairwise(a, b)
-    torch.testing.assert_close(pairwise, theirs.similarity_pairwise(a, b), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.similarity_pairwise(a, b), theirs.similarity_pairwise(a, b), atol=1e-4, rtol=1e-4)
 
 
 # -- Prompts -----------------------------------------------------------------------------------------------------------
@@ -199,42 +187,28 @@ def test_documents_take_the_prompt_that_the_model_has_for_them(tiny, name):
 
 # -- Inputs and results ------------------------------------------------------------------------------------------------
 
-KINDS: dict[str, Callable[[list[str]], Any]] = {
-    "tuple": tuple,
-    "generator": iter,
-    "series with an odd index": lambda texts: pd.Series(texts, index=[7, 7, -1, 0, 3, 2], name="text"),
-    "categorical series": lambda texts: pd.Series(texts, dtype="category"),
-    "array of objects": lambda texts: np.array(texts, dtype=object),
-    "array of strings": np.array,
-    "reversed array": lambda texts: np.array(texts[::-1])[::-1],
-    "list of numpy's strings": lambda texts: [np.str_(text) for text in texts],
-}
 
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_texts_may_come_in_any_one_dimensional_shape(tiny, kind):
+def test_texts_may_come_in_any_one_dimensional_shape(tiny):
     model = tiny()
-    np.testing.assert_array_equal(model.encode(KINDS[kind](WORDS)), model.encode(WORDS))
+    expected = model.encode(WORDS)
+    series = pd.Series(WORDS, index=[7, 7, -1, 0, 3, 2], dtype="category")
+    for given in (iter(WORDS), series, np.array(WORDS[::-1])[::-1], [np.str_(text) for text in WORDS]):
+        np.testing.assert_array_equal(model.encode(given), expected)
 
 
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
         (None, TypeError, "got NoneType"),
-        (b"bytes", TypeError, "got bytes"),
-        ({"a", "set"}, TypeError, "got set"),
-        (np.array([["a", "b"]]), TypeError, r"got ndarray of shape \(1, 2\)"),
         (["fine", float("nan")], TypeError, r"sentences\[1\] is float"),
-        (["fine", ("a", "pair")], TypeError, r"sentences\[1\] is tuple"),
-        (["fine", {"query": 3}], TypeError, r"sentences\[1\] is dict"),
         (["fine", "broken \ud83d"], ValueError, "half a surrogate pair"),
     ],
 )
-def test_what_is_no_text_is_refused_by_its_type_or_position(tiny, given, error, message):
+def test_what_is_no_text_is_refused_and_the_mode_comes_back(tiny, given, error, message):
     model = tiny().train()
     with pytest.raises(error, match=message):
         model.encode(given)
-    assert model[0].auto_model.training, "the mode comes back after an error too"
+    assert model[0].auto_model.training
 
 
 @pytest.mark.parametrize(
@@ -252,32 +226,24 @@ def test_arguments_that_cannot_be_are_refused_by_name(tiny, arguments, message):
         tiny().encode(WORDS, **arguments)
 
 
-@pytest.mark.parametrize("empty", [[], np.array([], dtype=str), pd.Series([], dtype=str)], ids=type)
-def test_no_texts_give_an_array_of_no_rows(tiny, empty):
+def test_no_texts_give_an_array_of_no_rows(tiny):
     model = tiny()
-    found = model.encode(empty)
-    assert found.shape == (0, 32)
-    assert found.dtype == np.float32
-    assert model.encode(empty, convert_to_tensor=True).shape == (0, 32)
-    assert model.encode(empty, convert_to_numpy=False) == []
-    assert model.encode(empty, output_value="token_embeddings") == []
-    assert model.encode(empty, truncate_dim=5, normalize_embeddings=True).shape == (0, 5)
-    assert model.encode(empty, precision="ubinary").shape == (0, 4)
-    assert model.embed([]).shape == (0, 32)
+    assert model.encode([]).dtype == np.float32
+    assert model.encode(pd.Series([], dtype=str), convert_to_tensor=True).shape == model.embed([]).shape == (0, 32)
+    assert model.encode([], convert_to_numpy=False) == model.encode([], output_value="token_embeddings") == []
+    assert model.encode([], truncate_dim=5, normalize_embeddings=True).shape == (0, 5)
+    assert model.encode([], precision="ubinary").shape == (0, 4)
 
 
 def test_the_result_is_an_array_a_tensor_or_a_list_of_tensors(tiny):
     model = tiny()
-    array = model.encode(WORDS)
-    tensor = model.encode(WORDS, convert_to_tensor=True)
+    array, tensor = model.encode(WORDS), model.encode(WORDS, convert_to_tensor=True)
     tensors = model.encode(WORDS, convert_to_numpy=False)
-    assert isinstance(array, np.ndarray)
-    assert isinstance(tensors, list)
+    assert (type(array), type(tensor), type(tensors)) == (np.ndarray, torch.Tensor, list)
     assert np.array_equal(tensor.numpy(), array)
     assert np.array_equal(torch.stack(tensors).numpy(), array)
     assert not tensor.requires_grad
-    for arguments in ({}, {"convert_to_tensor": True}, {"convert_to_numpy": False}):
-        assert model.encode("a", **arguments).shape == (32,)
+    assert model.encode("a").shape == model.encode("a", convert_to_tensor=True).shape == (32,)
 
 
 # -- How it runs -------------------------------------------------------------------------------------------------------
@@ -395,13 +361,6 @@ def test_cut_texts_are_reported_in_the_same_words_at_every_step_of_training(tiny
     assert first[0].filename == __file__
 
 
-def test_the_length_limit_is_read_and_set_through_the_encoder(tiny):
-    model = tiny()
-    assert model.max_seq_length == model.get_max_seq_length() == 64
-    model.max_seq_length = 9
-    assert model[0].max_seq_length == 9
-
-
 # -- The model ---------------------------------------------------------------------------------------------------------
 
 
@@ -439,33 +398,28 @@ def test_a_model_can_be_copied_and_pickled(tiny):
     np.testing.assert_array_equal(model.encode(WORDS), expected)
 
 
-def test_evaluate_calls_the_evaluator_with_a_folder_that_exists(tiny, tmp_path):
-    def evaluator(model: SentenceTransformer, output_path: Path | None = None) -> dict[str, Any]:
-        return {"path": output_path, "exists": output_path is None or output_path.is_dir()}
-
-    assert tiny().evaluate(evaluator) == {"path": None, "exists": True}
-    assert tiny().evaluate(evaluator, tmp_path / "a" / "b") == {"path": tmp_path / "a" / "b", "exists": True}
+def test_names_of_the_field_reach_what_they_name(tiny, tmp_path):
+    model = tiny()
+    evaluator = lambda encoder, output_path=None: {"exists": encoder is model and output_path.is_dir()}  # noqa: E731
+    assert model.evaluate(evaluator, tmp_path / "a" / "b") == {"exists": True}
+    model.max_seq_length = 9
+    assert model[0].max_seq_length == model.get_max_seq_length() == 9
+    assert (model._first_module(), model._last_module()) == (model[0], model[1])
 
 
 def test_push_to_hub_makes_the_repository_and_uploads_a_model_that_loads(tiny, monkeypatch):
-    calls: list[Any] = []
-
     class FakeApi:
-        def __init__(self, token: str | None = None) -> None:
-            calls.append(token)
+        def __init__(self, token: str) -> None:
+            assert token == "secret"
 
-        def create_repo(self, repo_id: str, **arguments: Any) -> Any:
-            calls.append((repo_id, arguments))
-            return huggingface_hub.RepoUrl(f"https://huggingface.co/someone/{repo_id}")
+        def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> Any:
+            assert (repo_id, private, exist_ok) == ("mine", True, True)
+            return huggingface_hub.RepoUrl("https://huggingface.co/someone/mine")
 
-        def upload_folder(self, repo_id: str, folder_path: Path, **arguments: Any) -> str:
-            calls.append((repo_id, arguments))
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> str:
             loaded = SentenceTransformer(folder_path, device="cpu")
             np.testing.assert_allclose(loaded.encode(WORDS), tiny().encode(WORDS), atol=1e-6)
-            return f"https://huggingface.co/{repo_id}/commit/1"
+            return f"{repo_id}: {commit_message}"
 
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
-    address = tiny().push_to_hub("mine", token="secret", private=True, commit_message="First")
-    assert address == "https://huggingface.co/someone/mine/commit/1"
-    created, uploaded = ("mine", {"private": True, "exist_ok": True}), ("someone/mine", {"commit_message": "First"})
-    assert calls == ["secret", created, uploaded]
+    assert tiny().push_to_hub("mine", token="secret", private=True, commit_message="First") == "someone/mine: First"

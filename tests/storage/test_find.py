@@ -268,17 +268,16 @@ def test_configurations_tokenizer_and_one_kind_of_weights_are_chosen(names: list
     assert hub_files([*names, *left_out]) == names
 
 
-def test_a_revision_reaches_the_hub(hub: Server) -> None:
+def test_a_revision_reaches_the_hub_and_the_cache_folder_takes_the_place_of_both_caches(
+    hub: Server, tmp_path: Path
+) -> None:
     hub.add_repository("org/model", MODEL, revision="v2.0")
-    assert find_model("org/model", revision="v2.0").name == COMMIT
+    where: dict[str, Any] = {"revision": "v2.0", "cache_folder": tmp_path / "mine"}
+    folder = find_model("org/model", **where)
+    assert folder.name == COMMIT
     assert "GET /api/models/org/model/revision/v2.0" in hub.asked
-
-
-def test_the_cache_folder_takes_the_place_of_both_caches(hub: Server, tmp_path: Path) -> None:
-    hub.add_repository("org/model", MODEL)
-    folder = find_model("org/model", cache_folder=tmp_path / "mine")
     assert tmp_path / "mine" in folder.parents
-    assert find_model("org/model", cache_folder=tmp_path / "mine", local_files_only=True) == folder
+    assert find_model("org/model", local_files_only=True, **where) == folder
     assert not (tmp_path / "hub").exists()
 
 
