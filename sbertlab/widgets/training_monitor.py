@@ -296,7 +296,7 @@ class ProbeMap:
         figure = plots.map_comparison(maps, self.labels, shares, title=title, theme=theme, size=4.2)
         reach = 1.08 * max(np.abs(xy).max() for xy in maps.values())
         for axes in figure.axes[: len(maps)]:
-            axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), adjustable="box")
         return figure
 
 
