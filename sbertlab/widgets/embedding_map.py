@@ -36,15 +36,14 @@ class EmbeddingMap(Panel):
 
     Args:
         frame: one row per text, at least 3.
-        embeddings: `(n, dim)`, of the same rows; needed to make a map if there is no `xy`, to measure how faithful it
-            is, and for neighbours. With `frames`: a dictionary with embeddings of some or all of them.
+        embeddings: `(n, dim)`, to make a map if there is no `xy`, to measure how faithful it is, and for neighbours;
+            with `frames`, a dictionary with embeddings of some or all of them.
         xy: coordinates computed before, `(n, 2)`.
         text: the column with the texts.
         color: the column to colour by at first; the menu offers all others with numbers or at most 256 names.
         method: "pca" or "umap", for the coordinates when neither `xy` nor `frames` are given.
         seed: of UMAP.
-        frames: in place of `xy`: coordinates `(n, 2)` by the name of a checkpoint; a slider and a play button move the
-            points from one to the next.
+        frames: in place of `xy`: coordinates by the name of a checkpoint; a slider moves the points between them.
         model: embeds what is typed into "Find meaning"; the model that made the (last) embeddings.
         neighbors: number of rows that a click or a search by meaning finds; a slider changes it.
         folder: where the buttons save the selection and the picture.
@@ -104,13 +103,8 @@ class EmbeddingMap(Panel):
 
     @property
     def frame_name(self) -> str:
-        """The name of the frame that the map shows; set it to move there."""
+        """The name of the frame that the map shows."""
         return self._film.value
-
-    @frame_name.setter
-    def frame_name(self, name: str) -> None:
-        check_choice("frame_name", name, self.frames)
-        self._film.value = name
 
     @property
     def xy(self) -> np.ndarray:
@@ -326,11 +320,6 @@ class LinkedMaps(Panel):
             panel._linked.append(other)
             panel.scatter.height(LINKED_HEIGHT)
             self.on_change(panel.scatter.widget, other._points.mark, "hovering")
-
-    @property
-    def selected(self) -> pd.DataFrame:
-        """The rows selected in both maps."""
-        return next(iter(self.maps.values())).selected
 
     def static(self) -> Figure:
         """Both maps as one figure; a group has the same colour in both."""

@@ -205,7 +205,7 @@ def test_linked_maps_share_what_is_selected(notebook: Callable[..., Any]) -> Non
     book.page.mouse.move(*lone, steps=4)
     book.page.mouse.click(*lone)
     wanted = book.python("print([7, *b.neighbors(7)['position']])")
-    for name in ("a", "b", "both"):
+    for name in ("a", "b"):
         book.wait_for_python(f"{name}.selected.index.tolist()", wanted)
     assert book.python("print(len(a.scatter.annotations()['annotations']))") == "5"
     assert book.page.get_by_text("Nearest to “money question 7”", exact=True).count() == 2, "each has its own"

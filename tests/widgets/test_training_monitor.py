@@ -87,19 +87,6 @@ def watching(*probe: Any) -> Any:
     return monitor
 
 
-def event(model: SentenceTransformer, step: int, kind: str = "step") -> Event:
-    row = {"step": step, "epoch": 0, "objective": "0:Loss", "loss": 1.0}
-    return Event(kind, step, 0, row, model, steps=100)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The monitor's clock, set by hand."""
-    made = SimpleNamespace(now=0.0, perf_counter=lambda: made.now)
-    monkeypatch.setattr(module, "time", made)
-    return made
-
-
 def test_training_with_the_monitor_equals_training_without_it_to_the_bit(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,32 +122,27 @@ def test_it_shows_the_numbers_of_the_history_and_the_state_of_the_run(tiny: Tiny
     assert {"Loss", "Learning rate"} <= {axes.get_title(loc="left") for axes in monitor.static().axes}
 
 
-def test_remaining_time_and_an_early_end_are_told(tiny: Tiny, clock: SimpleNamespace) -> None:
-    model, monitor = tiny(), TrainingMonitor()
-    for step in (1, 2, 3):
-        monitor(event(model, step))
-        clock.now += 0.5
-    assert monitor.pace == "step 3 of 100 · 1.33 steps/s · 0:01:12 left"
-    monitor(event(model, 3, "end"))
-    assert monitor.status.startswith("Ended early, after step 3 of 100")
-
-
-def test_drawing_is_rationed_to_its_share_of_the_time(
-    tiny: Tiny, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+def test_pace_an_early_end_and_the_share_of_drawing_follow_the_clock(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitor, model = watching(), tiny()
-    monkeypatch.setattr(monitor, "_show_numbers", lambda model: None)
-    drawn: list[float] = []
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(module, "time", clock)
+    monitor, model, drawn = watching(), tiny(), []
 
     def draw(model: Any) -> None:
         drawn.append(clock.now)
         clock.now += 0.1
 
     monkeypatch.setattr(monitor, "_show_pictures", draw)
-    for step in range(1, 100):
-        monitor(event(model, step))
-        clock.now += 0.1
-    assert np.diff(drawn) == pytest.approx(2.1, abs=0.15), "a twentieth of the time"
+    monkeypatch.setattr(monitor, "_show_numbers", lambda model: None)
+    for step in range(1, 101):
+        row = {"step": step, "epoch": 0, "objective": "0:Loss", "loss": 1.0}
+        monitor(Event("step", step, 0, row, model, steps=400))
+        clock.now += 0.4
+    assert np.diff(drawn) == pytest.approx(2.1, abs=0.45), "a twentieth of the time"
+    assert re.fullmatch(r"step 100 of 400 · 2\.\d+ steps/s · 0:02:0\d left", monitor.pace)
+    monitor(Event("end", 100, 0, row, model, steps=400))
+    assert monitor.status.startswith("Ended early, after step 100 of 400")
 
 
 def test_the_map_stays_on_the_plane_of_the_first_step_and_states_its_share_of_the_variance(tiny: Tiny) -> None:
