@@ -21,7 +21,6 @@ from sbertlab.analysis.loss_plane import (
     on_circle,
     projected,
     push,
-    reads_directions,
     roles,
     scene,
 )
@@ -75,33 +74,6 @@ def test_an_arrow_by_hand() -> None:
     assert seen.arrows[0, 0] == pytest.approx([0, math.sin(math.pi / 3)])
 
 
-def test_a_point_in_balance_has_no_arrow() -> None:
-    met = Points(on_circle([[30, 90], [200, 200]]), np.array([0.5, 1.0]))
-    assert push(losses.CosineSimilarityLoss(), met).lengths == pytest.approx(0, abs=1e-12)
-    even = Points(on_circle([0, 120, 240])[:, None])
-    assert push(losses.ContrastiveTensionLossInBatchNegatives(), even).lengths == pytest.approx(0, abs=1e-6)
-    uneven = Points(on_circle([0, 20, 240])[:, None])
-    assert push(losses.ContrastiveTensionLossInBatchNegatives(), uneven).lengths.max() > 0.1
-
-
-@pytest.mark.parametrize("kind", [losses.MultipleNegativesRankingLoss, losses.MegaBatchMarginLoss, losses.CoSENTLoss])
-def test_mirrored_points_have_mirrored_arrows(kind: type[losses.Loss]) -> None:
-    labels = np.array([0.2, 0.9, 0.2]) if kind is losses.CoSENTLoss else None
-    left, right, middle = [100, 150], [80, 30], [290, 260]
-    angles = on_circle([left, right, middle])
-    seen = push(kind(), Points(angles, labels)).arrows
-    alone = push(kind(), Points(angles * [-1, 1], labels)).arrows
-    assert np.abs(seen).max() > 0.01
-    assert alone == pytest.approx(seen * [-1, 1])
-    pair = push(kind(), Points(on_circle([left, right]), None if labels is None else np.array([0.2, 0.2]))).arrows
-    assert pair[0] == pytest.approx(pair[1] * [-1, 1]), "the one row is the other one in a mirror"
-
-
-def test_turning_all_points_turns_all_arrows() -> None:
-    turned = push(losses.MultipleNegativesRankingLoss(), Points(PAIRS.xy @ [[0, 1], [-1, 0]])).arrows
-    assert turned == pytest.approx(push(losses.MultipleNegativesRankingLoss(), PAIRS).arrows @ [[0, 1], [-1, 0]])
-
-
 # -- Scale, margin, order ----------------------------------------------------------------------------------------------
 
 
@@ -112,13 +84,6 @@ def test_a_negative_beyond_the_margin_gets_no_arrow() -> None:
         assert (far < seen.limits).tolist() == pushed
         for column in range(3):
             assert seen.lengths[:, column].astype(bool).tolist() == pushed
-
-
-def test_the_ring_is_drawn_for_distances_and_not_for_cosines() -> None:
-    cosine = losses.TripletLoss(distance_metric=losses.TripletDistanceMetric.COSINE, triplet_margin=0.5)
-    assert push(cosine, TRIPLETS).limits is None
-    assert reads_directions(cosine)
-    assert push(losses.TripletLoss(triplet_margin=1.0), TRIPLETS).limits[0] == pytest.approx(1 + math.hypot(0.65, 0.4))
 
 
 def test_a_large_scale_leaves_only_the_nearest_negative() -> None:
@@ -270,50 +235,8 @@ def test_arrows_are_drawn_to_the_scale_that_is_told(theme: str) -> None:
     assert legend <= written(figure)
 
 
-def test_one_scale_for_all_panels_compares_arrows() -> None:
-    small, large = (descend(losses.CoSENTLoss(scale=scale), SCORED, 1) for scale in (1.0, 20.0))
-    longest = {}
-    for same in (True, False):
-        figure = plots.push_figure({"small": small, "large": large}, same_scale=same)
-        longest[same] = [
-            np.linalg.norm(np.diff(drawn_arrows(axes), axis=1), axis=-1).max(initial=0) for axes in figure.axes
-        ]
-        assert ("negative gradient (one scale in all panels)" in written(figure)) is same
-    assert longest[False][0] == pytest.approx(longest[False][1])
-    ratio = small[0].lengths.max() / large[0].lengths.max()
-    assert longest[True][0] == pytest.approx(ratio * longest[True][1]) or longest[True][0] == 0
-
-
-@every_scene
-def test_every_scene_can_be_drawn_at_its_start_and_its_end(name: str) -> None:
-    there = scene(name)
-    way = descend(there.make(), there.points, 3)
-    for theme in ("light", "dark"):
-        figure = plots.push_figure({name: way[-1:]}, theme=theme)
-        assert name in written(figure)
-        assert any(words.startswith(f"loss {way[-1].loss:.3g}") for words in written(figure))
-    labels = there.points.labels
-    if labels is not None and not np.issubdtype(labels.dtype, np.integer):
-        assert {f"{score:g}" for score in labels} <= written(figure)
-
-
 def test_nothing_pushed_is_said_and_nothing_drawn() -> None:
     far = Points(np.array([[[0.0, 0.0], [0.1, 0.0], [9.0, 0.0]]]))
     figure = plots.push_figure({"far": [push(losses.TripletLoss(), far)]})
     assert "loss 0   no arrows: the gradient is zero" in written(figure)
     assert not len(drawn_arrows(figure.axes[0]))
-
-
-def test_the_descent_shows_how_the_loss_fell() -> None:
-    way = descend(losses.CosineSimilarityLoss(), SCORED, 12)
-    figure = plots.descent_figure(way, title="Down")
-    curve = figure.axes[1].lines[0].get_ydata()
-    assert curve == pytest.approx([seen.loss for seen in way])
-    assert plots.descent_figure(way[:1]) is not None
-
-
-def test_figures_refuse_what_they_cannot_draw() -> None:
-    with pytest.raises(ValueError, match=r"must lie on a plane.*\(1, 2, 3\).*projected"):
-        plots.push_figure({"a": [push(losses.CoSENTLoss(), Points(np.ones((1, 2, 3)), np.ones(1)))]})
-    with pytest.raises(ValueError, match="theme must be"):
-        plots.descent_figure([push(losses.CoSENTLoss(), SCORED)], theme="pink")

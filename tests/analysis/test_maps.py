@@ -290,7 +290,7 @@ def with_row(value: float, row: int = 7) -> np.ndarray:
         (lambda: maps.pca(with_row(np.nan)), "NaN or infinite .* row 7"),
         (lambda: maps.pca(ROWS[:2]), r"n at least 3, got \(2, 8\)"),
         (lambda: maps.pca(ROWS[0]), r"got \(8,\)"),
-        (lambda: maps.map_quality(with_row(0), MAP), r'the first in row 7.*metric="euclidean"'),
+        (lambda: maps.map_quality(with_row(0), MAP), r'row 7 is a zero vector.*metric="euclidean"'),
         (lambda: maps.map_quality(ROWS, MAP, metric="manhattan"), "metric must be one of .*'manhattan'"),
         (lambda: maps.map_quality(ROWS, MAP[:19]), "embeddings has 20, xy has 19"),
         (lambda: maps.map_quality(ROWS, with_row(np.nan)[:, :2]), "xy has NaN .* row 7"),

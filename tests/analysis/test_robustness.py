@@ -19,6 +19,7 @@ from sbertlab.analysis.robustness import (
     CORPORA,
     EDITS,
     KINDS,
+    PRONOUNS,
     TYPOS,
     association_pairs,
     associations,
@@ -89,61 +90,17 @@ class Leaning(Words):
         return super().encode([text.replace(" her ", " ") if self.role in text else text for text in texts])
 
 
-# -- The sentences -----------------------------------------------------------------------------------------------------
+# -- The pairs ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_sentences_are_well_formed_and_none_comes_twice() -> None:
+def test_a_sentence_has_its_number_once_one_person_and_a_negation() -> None:
     assert len(SENTENCES) == COUNT
-    assert Counter(row["domain"] for row in SENTENCES) == {"shop": 36, "everyday": 36}
-    assert set(Counter(row["topic"] for row in SENTENCES).values()) == {6}
-    keys = ("text", "paraphrase", "negation")
-    assert len({row[key] for row in SENTENCES for key in keys}) == 3 * COUNT
     for row in SENTENCES:
         old, new = row["number"]
-        assert old != new
-        for key in keys:
-            assert len(re.findall(rf"\b{old}\b", row[key])) == 1, row
+        for key in ("text", "paraphrase", "negation"):
+            assert len(re.findall(rf"\b{old}\b", row[key])) == len(re.findall(r"{[Pp]erson}", row[key])) == 1, row
             assert not re.search(rf"\b{new}\b", row[key]), row
-            assert len(re.findall(r"{[Pp]erson}", row[key])) == 1, row
-            assert not re.sub(r"{(Person|person|his)}", "", row[key]).count("{"), row
-            assert row[key].startswith("{Person}") == ("{Person}" in row[key]), "capital at the start, and only there"
-            assert row[key][-1] in ".?"
-            assert "  " not in row[key]
-            assert row[key][0] in "{" + string.ascii_uppercase
-        negators = r"\b(not|no|none|never|cannot)\b"
-        assert re.search(negators, row["negation"]), row
-        assert not re.search(negators, row["text"]), row
-        assert not re.search(negators, row["paraphrase"]), row
-
-
-def test_a_negation_changes_little_else_and_a_paraphrase_more() -> None:
-    for row in SENTENCES:
-        words = [set(re.findall(r"\w+", row[key].lower())) for key in ("text", "negation", "paraphrase")]
-        apart = [len(words[0] ^ other) for other in words[1:]]
-        assert apart[0] < min(6, apart[1]), row
-
-
-def test_people_names_and_roles_are_well_formed_and_none_comes_twice() -> None:
-    gender, sentences = TERMS["gender"], TERMS["role sentence"]["words"]
-    assert len(gender["feminine"]) == len(gender["masculine"])
-    groups = [TERMS["person"]["words"], gender["feminine"], gender["masculine"], TERMS["role"]["words"], sentences]
-    groups += [NAMES[group][key] for group in NAMES for key in ("feminine", "masculine")]
-    words = [word for group in groups for word in group]
-    assert len(words) == len(set(words))
-    assert {(len(row["feminine"]), len(row["masculine"])) for row in NAMES.values()} == {(6, 6)}
-    assert (len(NAMES), len(TERMS["role"]["words"]), len(sentences)) == (6, 20, 20)
-    for text in sentences:
-        assert (text.count("{role}"), text.count("{the}"), text[-1]) == (1, 1, "."), text
-    assert not {"accountant", "engineer"} & {word for text in sentences for word in text.split()}
-
-
-def test_the_readme_of_the_corpora_tells_of_the_sentences() -> None:
-    text = (CORPORA / "README.md").read_text(encoding="utf-8")
-    for words in ("minimal_pairs.jsonl", "minimal_terms.jsonl", "72", "No sentence is taken from elsewhere"):
-        assert words in text
-
-
-# -- The pairs ---------------------------------------------------------------------------------------------------------
+            assert bool(re.search(r"\b(not|no|none|never|cannot)\b", row[key])) == (key == "negation"), row
 
 
 def test_every_kind_changes_every_sentence_once(pairs: pd.DataFrame) -> None:
@@ -204,39 +161,29 @@ def test_numbers_change_one_word_and_negations_the_sense_alone(pairs: pd.DataFra
         assert base.split()[0] == variant.split()[0]
 
 
-def test_gender_terms_are_swapped_with_their_pronouns_in_both_directions(pairs: pd.DataFrame) -> None:
-    women, men = TERMS["gender"]["feminine"], TERMS["gender"]["masculine"]
-    swapped = {**dict(zip(women, men, strict=True)), **dict(zip(men, women, strict=True))}
+def test_a_person_is_swapped_for_one_of_the_other_gender_or_a_name_of_another_group(pairs: pd.DataFrame) -> None:
+    gender = TERMS["gender"]
+    people = {word: key for key in ("feminine", "masculine") for word in gender[key]}
     turns = Counter()
     for (base, variant), row in zip(of(pairs, "gender"), SENTENCES, strict=True):
-        fits = [
-            one
-            for one in swapped
-            if base == fill(row["text"], one, "her" if one in women else "his")
-            and variant == fill(row["text"], swapped[one], "his" if one in women else "her")
-        ]
-        assert len(fits) == 1, (base, variant)
-        turns[fits[0] in women] += 1
+        one, other = (
+            next(who for who, key in people.items() if fill(row["text"], who, PRONOUNS[key]) == text)
+            for text in (base, variant)
+        )
+        place = gender[people[one]].index(one)
+        assert people[one] != people[other] == people[gender[people[other]][place]]
+        assert other == gender[people[other]][place]
+        turns[people[one]] += 1
     assert min(turns.values()) > COUNT / 4
-
-
-def test_a_name_is_swapped_for_one_of_another_group_and_the_same_gender(pairs: pd.DataFrame) -> None:
     known = {
-        name: (group, gender)
-        for group, row in NAMES.items()
-        for gender in ("feminine", "masculine")
-        for name in row[gender]
+        name: (row["group"], key) for row in NAMES.values() for key in ("feminine", "masculine") for name in row[key]
     }
-    used = Counter()
     for base, variant in of(pairs, "name"):
-        (group, gender), (other, same) = (
+        (group, same), (other, as_before) = (
             next(known[word] for word in re.findall(r"[A-Za-z]+", text) if word in known) for text in (base, variant)
         )
         assert group != other
-        assert gender == same
-        used.update([group, other])
-    assert len(used) == 6
-    assert min(used.values()) > 5
+        assert same == as_before
 
 
 def test_an_unrelated_sentence_comes_from_the_other_domain_and_each_is_used_once(pairs: pd.DataFrame) -> None:
@@ -330,26 +277,11 @@ def test_a_model_biased_by_construction_shows_its_gap_and_an_unbiased_one_none()
     assert (others["high"] < 0).all(), "each is below a mean that the nurse pulls up"
     assert biased.loc["nurse", "gap"] == pytest.approx(-others["gap"].sum(), abs=1e-9)
     assert biased.loc["all roles", "gap"] == pytest.approx(biased.loc["nurse", "gap"] / 19, abs=1e-9)
-    assert fair[fair["kind"] != "name"][["gap", "low", "high"]].abs().max(axis=None) < 1e-6
-
-
-def test_names_that_a_model_does_not_know_alike_have_no_gap_and_heavy_ones_have() -> None:
-    names = [name.lower() for row in NAMES.values() for key in ("feminine", "masculine") for name in row[key]]
-    fair = associations(Words(), resamples=500).set_index("group")
-    assert fair[fair["kind"] == "name"]["gap"].abs().max() < 1e-6
+    assert fair[["gap", "low", "high"]].abs().max(axis=None) < 1e-6
     heavy = {name.lower(): 3.0 for key in ("feminine", "masculine") for name in NAMES["Arabic"][key]}
-    biased = associations(Words(**heavy), resamples=500).set_index("group")
-    assert biased.loc["Arabic", "high"] < -0.01
-    assert (biased.loc[["English", "Hispanic"], "low"] > 0).all()
-    assert len(names) == 72
-
-
-@pytest.mark.slow
-def test_the_tables_follow_from_the_seed() -> None:
-    for measure in (robustness, associations):
-        first, again, other = (measure(Words(her=2.0), seed=seed, resamples=100) for seed in (3, 3, 4))
-        pd.testing.assert_frame_equal(first, again)
-        assert not first["low"].equals(other["low"])
+    by_name = associations(Words(**heavy), resamples=500).set_index("group")
+    assert by_name.loc["Arabic", "high"] < -0.01
+    assert (by_name.loc[["English", "Hispanic"], "low"] > 0).all()
 
 
 def test_a_tf_idf_pipeline_can_be_measured(pairs: pd.DataFrame) -> None:
@@ -360,20 +292,6 @@ def test_a_tf_idf_pipeline_can_be_measured(pairs: pd.DataFrame) -> None:
     assert table.loc["one typo", "similarity"] > table.loc["two typos", "similarity"] > table.loc["unrelated", "high"]
     assert table.loc["lower case", "similarity"] == pytest.approx(1)
     assert len(associations(model, resamples=100)) == 27
-
-
-def test_what_is_no_model_is_refused() -> None:
-    with pytest.raises(TypeError, match="encode"):
-        robustness(3)  # type: ignore[arg-type]
-
-    class Broken:
-        def encode(self, texts: list[str]) -> np.ndarray:
-            return np.full((len(texts), 2), np.nan)
-
-    with pytest.raises(ValueError, match="NaN"):
-        robustness(Broken())
-    with pytest.raises(ValueError, match=r"resamples must be .* at least 2"):
-        robustness(Letters(), resamples=1)
 
 
 def test_the_card_says_what_the_tables_say() -> None:
@@ -400,38 +318,13 @@ def test_minilm_takes_a_negated_sentence_for_the_same_and_a_nurse_for_a_woman(mi
     assert gaps.loc["nurse", "low"] > 0 > gaps.loc["programmer", "high"]
 
 
-# -- The figure --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def measured() -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
-    models = {"letters": Letters(), "leaning": Leaning("nurse")}
-    return (
-        {name: robustness(model, resamples=100) for name, model in models.items()},
-        {name: associations(model, resamples=100) for name, model in models.items()},
-    )
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("count", [1, 2])
-def test_the_figure_shows_every_kind_and_group_and_names_the_models(measured: tuple, theme: str, count: int) -> None:
+def test_the_figure_has_a_dot_for_every_kind_and_group_of_every_model() -> None:
     plots = pytest.importorskip("sbertlab.plots.analysis", exc_type=ImportError)
-    tables, gaps = ({name: part[name] for name in list(part)[:count]} for part in measured)
-    figure = plots.robustness_figure(tables, gaps, theme=theme)
+    models = {"letters": Letters(), "constant": Constant()}
+    tables = {name: robustness(model, resamples=20) for name, model in models.items()}
+    figure = plots.robustness_figure(tables, {"letters": associations(Leaning("nurse"), resamples=20)})
     figure.draw_without_rendering()
-    texts = {text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))}
-    assert {*tables, *KINDS} - {"paraphrase", "unrelated"} <= texts
-    assert {"nurse", "all roles", "Arabic"} <= texts
     dots = [line.get_xdata() for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]
-    assert sum(map(len, dots)) == count * (13 + 13 + 27)
+    assert [np.isfinite(x).sum() for x in dots] == [13, 0, 13, 13, 27], "a model without a scale leaves its rows empty"
     shown = tables["letters"].set_index("kind").drop(["paraphrase", "unrelated"])["shift"]
     assert list(dots[0]) == pytest.approx(shown.tolist())
-    assert len(plots.robustness_figure(tables, theme=theme).axes) == 2
-
-
-def test_the_figure_of_a_model_without_a_scale_leaves_its_rows_empty() -> None:
-    plots = pytest.importorskip("sbertlab.plots.analysis", exc_type=ImportError)
-    figure = plots.robustness_figure({"constant": robustness(Constant(), resamples=20)})
-    figure.draw_without_rendering()
-    dots = [line.get_xdata() for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]
-    assert [np.isfinite(x).sum() for x in dots] == [0, 13]
