@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, or 1 with the reason on standard error."""
@@ -22,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(*(written if isinstance(written, list) else [written]), sep="\n")
         if getattr(written, "attrs", {}).get("interrupted"):  # the history of a training run
             raise KeyboardInterrupt
-    except (OSError, ValueError, ImportError, FloatingPointError, ProcessLostError) as error:
+    except (OSError, ValueError, ImportError, FloatingPointError, yaml.YAMLError, ProcessLostError) as error:
         print(f"sbertlab {command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -42,14 +44,16 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=(f"sbertlab.{module}", function))
         return command
 
-    # No sign begins an option here, so that every word reaches the command: key=value and --help alike.
+    # No sign begins an option of train, so that --help and --print_config reach it like other words.
     words = {"prefix_chars": "\0", "add_help": False}
     add("train", "commands.train", "train", "train by a file or recipe", **words).add_argument("words", nargs="*")
-    add("evaluate", "commands.train", "evaluate", "measure a model", **words).add_argument("words", nargs="*")
+    measure = add("evaluate", "commands.train", "evaluate", "measure a model")
+    measure.add_argument("model", help="a folder or a name")
+    measure.add_argument("words", nargs="+", help="a file or recipe, and section.key=value as for train")
     embed = add("embed", "commands.train", "embed_file", "write the embeddings of a file of texts")
     embed.add_argument("model", help="a folder or a name")
     embed.add_argument("source", metavar="input", help=".txt (one text per line), .csv, .tsv or .jsonl; also gzipped")
-    embed.add_argument("target", metavar="output", help=".npy, .parquet or .csv")
+    embed.add_argument("target", metavar="output", help=".npy or .parquet")
     embed.add_argument("--column", default="text", help="column of the texts (default: text)")
     embed.add_argument("--batch-size", type=int, default=32, help="as in encode (default: 32)")
     embed.add_argument("--normalize", action="store_true", help="scale each embedding to length 1")

@@ -7,35 +7,26 @@ machines, so the maps keep their neighbourhoods but not their shapes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from sbertlab import plots
-from sbertlab.analysis import maps
-from sbertlab.analysis.explain import explain
-from sbertlab.analysis.loss_plane import descend, scene
-from sbertlab.analysis.ranks import VARIANTS
-from sbertlab.analysis.robustness import associations, card, robustness
-from sbertlab.analysis.thresholds import choose_threshold, threshold_curve
+from sbertlab import losses, plots, util
+from sbertlab.analysis import explain, loss_plane, maps, ranks, robustness, thresholds
 from sbertlab.benchmark import presets, results
 from sbertlab.benchmark.encoders import select_encoders
 from sbertlab.data import InputExample, helpdesk
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.encoder.stored_embeddings import EmbeddingStore, StoredEmbeddings
-from sbertlab.losses import MultipleNegativesRankingLoss
 from sbertlab.storage.files import write_whole
 from sbertlab.training.callbacks import Event
 from sbertlab.training.fit import fit
-from sbertlab.util import pairwise_cos_sim
 
-MEASURES = {"robustness.csv": robustness, "associations.csv": associations}
+MEASURES = {"robustness.csv": robustness.robustness, "associations.csv": robustness.associations}
 BLOCK = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 
@@ -47,7 +38,7 @@ def run_benchmark(check: bool, tuned: bool, workers: int, engine: Any, **chosen:
     chosen = {name: value for name, value in chosen.items() if value is not None}
     folder, preset = chosen.get("output", presets.OUTPUT), chosen["preset"]
     if check:
-        found = presets.check(**chosen, variants=VARIANTS if tuned else VARIANTS[:1])
+        found = presets.check(**chosen, variants=ranks.VARIANTS if tuned else ranks.VARIANTS[:1])
         print(found.to_string(index=False))
         if not found["same"].all():
             raise SystemExit(f"{(~found['same']).sum()} of {len(found)} cells differ from the table")
@@ -80,18 +71,18 @@ def draw_benchmark(folder: str | Path) -> list[Path]:
     for path, text in pages.items():
         with write_whole(path) as file:
             file.write_text(text, encoding="utf-8", newline="\n")
-    pictures: dict[str, Callable[..., Any]] = {}
+    written = list(pages)
     for preset in [name for name in results.PRESETS if name in set(table.loc[table["tag"] != "published", "preset"])]:
         cells, compared = results.rows_of(table, preset), pairs[pairs["preset"] == preset]
         if cells["value"].notna().any():
-            pictures[f"{preset}_tasks"] = partial(plots.score_heatmap, cells, compared, "all")
+            written += _save(place, f"{preset}_tasks", plots.score_heatmap, cells, compared, "all")
         if results.ranking(cells, compared)["mean"].notna().any():
             resolution = results.table_resolution(compared) or None
-            pictures[f"{preset}_ranking"] = partial(plots.standings_figure, cells, compared, resolution)
+            written += _save(place, f"{preset}_ranking", plots.standings_figure, cells, compared, resolution)
             models = manifest["presets"][preset]["models"]
             if any(known.get("parameters") or known.get("sentences_per_second") for known in models.values()):
-                pictures[f"{preset}_quality"] = partial(plots.quality_figure, cells, models)
-    return [*pages, *_save(place, pictures)]
+                written += _save(place, f"{preset}_quality", plots.quality_figure, cells, models)
+    return written
 
 
 def write_card(models: Sequence[str], output: str | Path = "figures", seed: int = 0) -> list[Path]:
@@ -123,25 +114,38 @@ def draw_card(folder: str | Path) -> list[Path]:
         for name in MEASURES
     )
     page = place / "robustness.md"
-    page.write_text("\n".join(f"# {name}\n\n{card(tables[name], gaps[name])}" for name in tables), encoding="utf-8")
-    return [page, *_save(place, {"robustness": partial(plots.robustness_figure, tables, gaps)})]
+    page.write_text(
+        "\n".join(f"# {name}\n\n{robustness.card(tables[name], gaps[name])}" for name in tables), encoding="utf-8"
+    )
+    return [page, *_save(place, "robustness", plots.robustness_figure, tables, gaps)]
 
 
 def draw_gallery(output: str | Path = "figures") -> list[Path]:
     """Train the small model for ten steps on the packaged corpus, draw the README's pictures, return their paths."""
-    folder, model = Path(output), SentenceTransformer("all-MiniLM-L6-v2")
-    folder.mkdir(parents=True, exist_ok=True)
-    reason = explain(model, "My parcel has not arrived yet.", "Where is the package I ordered?")
+    place, model = Path(output), SentenceTransformer("all-MiniLM-L6-v2")
+    place.mkdir(parents=True, exist_ok=True)
+    reason = explain.explain(model, "My parcel has not arrived yet.", "Where is the package I ordered?")
     title = "Why are these two similar? Cosine as a sum over token pairs"
-    pictures: dict[str, Callable[..., Any]] = {"explanation": partial(plots.explanation_figure, reason, title=title)}
+    written = _save(place, "gallery_explanation", plots.explanation_figure, reason, title=title)
 
-    losses = ("MultipleNegativesRankingLoss", "TripletLoss", "CosineSimilarityLoss", "ContrastiveLoss")
-    scenes = {name.removesuffix("Loss"): scene(name) for name in losses}
-    paths = {name: descend(found.make(), found.points) for name, found in scenes.items()}
-    pictures["losses"] = partial(plots.push_figure, paths, title="Where each loss pushes the embeddings")
+    four = ("MultipleNegativesRankingLoss", "TripletLoss", "CosineSimilarityLoss", "ContrastiveLoss")
+    scenes = {name.removesuffix("Loss"): loss_plane.scene(name) for name in four}
+    paths = {name: loss_plane.descend(found.make(), found.points) for name, found in scenes.items()}
+    title = "Where each loss pushes the embeddings"
+    written += _save(place, "gallery_losses", plots.push_figure, paths, title=title)
 
     test = helpdesk.load_helpdesk("test")
-    snapshots = _train(model, test["text"].tolist())
+    snapshots = {"step 0": model.encode(test["text"])}  # and at every second step, (texts, dim)
+
+    def keep(event: Event) -> None:
+        if event.kind == "step" and event.step % 2 == 0:
+            snapshots[f"step {event.step}"] = event.model.encode(test["text"])
+
+    rows = helpdesk.triplets(helpdesk.load_helpdesk("train"), 0).head(300)[["anchor", "positive", "negative"]]
+    examples: Any = [InputExample(texts=row) for row in rows.to_numpy().tolist()]
+    objective = (DataLoader(examples, batch_size=30), losses.MultipleNegativesRankingLoss(model, hard_negatives="own"))
+    settings: dict[str, Any] = {"optimizer_params": {"lr": 3e-4}, "callbacks": [keep], "show_progress_bar": False}
+    fit(model, [objective], warmup_steps=1, seed=0, **settings)
     frames, names = maps.film(snapshots), list(snapshots)
     captions = {
         name: f"trustworthiness {row.trustworthiness:.2f} · recall {row.neighbor_recall:.2f} · drift {row.drift:.2f}"
@@ -151,43 +155,24 @@ def draw_gallery(output: str | Path = "figures") -> list[Path]:
     shown = {name: frames[name] for name in (names[place * (len(names) - 1) // 3] for place in range(4))}
     said = {name: captions[name].removesuffix(" · drift nan") for name in shown}
     title = "Unseen questions while a model is trained"
-    pictures["film"] = partial(plots.map_comparison, shown, topics, said, title=title, size=3.2)
+    written += _save(place, "gallery_film", plots.map_comparison, shown, topics, said, title=title, size=3.2)
 
     before, after, xy = snapshots[names[0]], snapshots[names[-1]], frames[names[-1]]
     new = pd.Series(1 - maps.neighbors_kept(before, after, n_neighbors=60), name="new neighbours")
     quality, title = maps.map_quality(after, xy), "Share of new neighbours after training"
-    pictures["changed"] = partial(plots.embedding_map, xy, new, quality=quality, title=title)
+    written += _save(place, "gallery_changed", plots.embedding_map, xy, new, quality=quality, title=title)
 
     pairs = helpdesk.duplicate_pairs(test)
     first, second = (model.encode(pairs[side]) for side in ("sentence1", "sentence2"))
-    given = pairs["label"].to_numpy(), pairwise_cos_sim(first, second).numpy()
-    curve, chosen = threshold_curve(*given), choose_threshold(*given)
+    given = pairs["label"].to_numpy(), util.pairwise_cos_sim(first, second).numpy()
+    curve, chosen = thresholds.threshold_curve(*given), thresholds.choose_threshold(*given)
     title = "Choosing a threshold for duplicates"
-    pictures["threshold"] = partial(plots.threshold_figure, curve, *given, chosen, title=title)
-    return _save(folder, {f"gallery_{name}": picture for name, picture in pictures.items()})
+    return written + _save(place, "gallery_threshold", plots.threshold_figure, curve, *given, chosen, title=title)
 
 
-def _train(model: SentenceTransformer, texts: list[str]) -> dict[str, np.ndarray]:
-    """Train the model; return the embeddings `(texts, dim)` before and at every second step."""
-    snapshots = {"step 0": model.encode(texts)}
-
-    def keep(event: Event) -> None:
-        if event.kind == "step" and event.step % 2 == 0:
-            snapshots[f"step {event.step}"] = event.model.encode(texts)
-
-    table = helpdesk.triplets(helpdesk.load_helpdesk("train"), 0).head(300)
-    examples: Any = [InputExample(texts=row) for row in table[["anchor", "positive", "negative"]].to_numpy().tolist()]
-    objective = (DataLoader(examples, batch_size=30), MultipleNegativesRankingLoss(model, hard_negatives="own"))
-    rate = {"lr": 3e-4}
-    fit(model, [objective], warmup_steps=1, optimizer_params=rate, callbacks=[keep], seed=0, show_progress_bar=False)
-    return snapshots
-
-
-def _save(folder: Path, pictures: Mapping[str, Callable[..., Any]]) -> list[Path]:
-    """Write each picture, a function of the theme, for light pages (`name.png`) and for dark ones (`name_dark.png`)."""
-    paths = []
-    for name, picture in pictures.items():
-        for theme, ending in (("light", ""), ("dark", "_dark")):
-            paths.append(folder / f"{name}{ending}.png")
-            picture(theme=theme).savefig(paths[-1], dpi=160)
-    return paths
+def _save(folder: Path, name: str, draw: Callable[..., Any], *given: Any, **settings: Any) -> list[Path]:
+    """Draw a picture for light pages (`name.png`) and for dark ones (`name_dark.png`)."""
+    paths = {"light": folder / f"{name}.png", "dark": folder / f"{name}_dark.png"}
+    for theme, path in paths.items():
+        draw(*given, theme=theme, **settings).savefig(path, dpi=160)
+    return list(paths.values())

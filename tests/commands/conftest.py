@@ -31,7 +31,7 @@ def config(tmp_path: Path, folder: str, pairs: str) -> str:
     path = tmp_path / "config.yaml"
     path.write_text(
         f"model: {{name: {folder}}}\n"
-        f"data: {{reader: {{name: table, texts: [one, two], label: score}}, path: {pairs}, batch_size: 4}}\n"
+        f"data: {{path: {pairs}, texts: [one, two], label: score, batch_size: 4}}\n"
         "loss: CosineSimilarityLoss\n"
         "fit: {epochs: 1, warmup_steps: 1, optimizer_params: {lr: 2e-5}, show_progress_bar: false}\n"
     )

@@ -15,13 +15,12 @@ import torch
 from sbertlab.helpdesk import load_helpdesk, triplets
 
 from sbertlab import InputExample, SentenceTransformer
-from sbertlab.commands.parts import Data, arguments_of
-from sbertlab.commands.train import RECIPES, read_settings, train
+from sbertlab.commands.train import RECIPES, Data, arguments_of, read_settings, train
 from sbertlab.data import write_nemo
 
 pytestmark = pytest.mark.filterwarnings("ignore::sbertlab.data.texts.TruncationWarning")
 
-SEARCH = "name: InformationRetrievalEvaluator, data: {reader: {name: helpdesk, rows: retrieval, split: dev}}"
+SEARCH = "name: InformationRetrievalEvaluator, data: {helpdesk: retrieval, split: dev}"
 SETTINGS = {
     "distillation": ["evaluator.teacher_model=tiny", "data.teacher=tiny", "model.layers=1"],
     "matryoshka": ["loss.matryoshka_dims=[32, 16]", f"evaluator=[{{{SEARCH}, truncate_dim: 16}}, {{{SEARCH}}}]"],
@@ -77,7 +76,7 @@ COMMANDS = [
     (recipe, found[0])
     for recipe, path in RECIPES.items()
     for line in path.read_text(encoding="utf-8").splitlines()
-    if line.startswith("#") and (found := re.search(r"(?<= )\S*(path|data_prefix)=.*|data\.reader.*", line))
+    if line.startswith("#") and (found := re.search(r"\S*data\S+=.*", line))
 ]
 
 
@@ -86,12 +85,13 @@ def test_the_commands_in_a_recipes_comments_read_a_file(
     recipe: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = {"retrieval": "a\tb\tc\nd\te\tf\n", "sts": "a\tb\t5\nd\te\t0\n"}
-    Path("train.tsv").write_text(rows.get(recipe, ""))
+    Path("train.tsv").write_text("anchor\tpositive\tnegative\na\tb\tc\n")
     Path("train.csv").write_text("sentence1,sentence2,score\na,b,1\nd,e,0\n")
     Path("texts.txt").write_text("a\nd\n")
-    Path("AllNLI.tsv.gz").write_bytes(gzip.compress(b"split\tsentence1\tsentence2\tlabel\nx\ta\tb\tneutral\n"))
+    Path("AllNLI.tsv.gz").write_bytes(gzip.compress(b'split\tsentence1\tsentence2\tlabel\nx\ta\t"b\tneutral\n'))
     write_nemo([InputExample(texts=["a", "b", "c"]) for _ in range(101)], "train.json")
     given = read_settings([recipe, *shlex.split(command)])["data"]
     examples, _ = Data(**arguments_of(Data, given, "data")).read()
     assert examples
+    if "path" in given:
+        assert examples[0].texts[0] in ("a", "query: a")

@@ -1,4 +1,4 @@
-"""The commands train and evaluate: their settings, and what they run, write and print."""
+"""The commands train, evaluate, embed and convert: their settings and parts, and what they run, write and print."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import inspect
 import json
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,9 +18,20 @@ from torch.utils.data import DataLoader
 
 from sbertlab import SentenceTransformer, evaluation, losses
 from sbertlab.__main__ import main
-from sbertlab.commands.parts import EVALUATORS, LOSSES, READERS
-from sbertlab.commands.train import RECIPES, read_settings, train
-from sbertlab.data import InputExample, examples_from_frame, write_nemo
+from sbertlab.commands.train import (
+    EVALUATORS,
+    LOSSES,
+    RECIPES,
+    Data,
+    arguments_of,
+    load_model,
+    make_evaluator,
+    make_loss,
+    read_settings,
+    train,
+    with_teacher,
+)
+from sbertlab.data import InputExample, NLIDataReader, examples_from_frame, write_nemo
 from sbertlab.training.fit import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::sbertlab.data.texts.TruncationWarning")
@@ -37,7 +50,7 @@ def test_nemos_own_command_is_understood(capsys: pytest.CaptureFixture[str]) -> 
     settings = read_settings(words)
     assert settings["model"]["name"] == "base"
     assert settings["data"] == {
-        "reader": {"name": "NeMoReader", "hard_negatives_to_train": 2},
+        "hard_negatives_to_train": 2,
         "path": "train.json",
         "batch_size": 8,
         "evaluation_sample_size": 10,
@@ -59,21 +72,22 @@ def test_the_name_of_a_section_replaces_it_and_an_inner_key_changes_it(tmp_path:
     ("words", "message"),
     [
         (["stss", "output=x"], "stss is neither a file nor a recipe; the recipes are .*sts"),
-        (["{broken}", "output=x"], "broken.yaml is not valid YAML"),
+        (["{broken}", "output=x"], "expected ',' or ']'"),
         (["sts", "epochs"], "'epochs' sets nothing; write key=value"),
         (["sts", "trainer.max_epoch=2"], "unknown key 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'"),
         (["sts", "output=x", "fit.epoch=2"], "fit: .*'epoch'"),
         (["sts"], "output is missing"),
-        (["sts", "output=x", "data.path=mine.csv"], "every reader but helpdesk needs the file data.path"),
+        (["sts", "output=x", "data.path=mine.csv"], "No such file .*mine.csv"),
+        (["sts", "output=x", "data.label=score"], "data.path is missing"),
+        (["sts", "output=x", "data.evaluation_sample_size=9999"], "leaves none of 1600 examples"),
     ],
 )
-def test_errors_reach_the_shell_as_one_line(
+def test_errors_reach_the_shell_in_words(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.yaml").write_text("fit: {epochs: [1")
     assert main(["train", *(word.replace("{broken}", str(tmp_path / "broken.yaml")) for word in words)]) == 1
-    [line] = capsys.readouterr().err.strip().splitlines()
-    assert re.search(message, line)
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_settings_and_help_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +97,123 @@ def test_settings_and_help_are_printed(capsys: pytest.CaptureFixture[str]) -> No
     text = capsys.readouterr().out
     assert "epochs: passes through the data" in text
     assert set(RECIPES) == {"sts", "nli", "retrieval", "nemo", "matryoshka", "tsdae", "distillation"}
-    assert all(name in text for name in [*RECIPES, *LOSSES, *EVALUATORS, *READERS, *inspect.signature(fit).parameters])
+    assert all(name in text for name in [*RECIPES, *LOSSES, *EVALUATORS, *inspect.signature(fit).parameters])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("epochs", "two", "float"),
+        ("steps_per_epoch", 1.5, "int"),
+        ("use_amp", 3, "bool"),
+        ("optimizer_class", "SGD", "import path"),
+    ],
+)
+def test_values_are_checked_against_the_signature(key: str, value: object, expected: str) -> None:
+    with pytest.raises(ValueError, match=rf'fit: .*"{key}".*{expected}.* {value}'):
+        arguments_of(fit, {key: value}, "fit", ["train_objectives", "evaluator"])
+    given = {"epochs": "2", "optimizer_class": "torch.optim.SGD"}
+    made = arguments_of(fit, given, "fit", ["train_objectives", "evaluator"])
+    assert made == {"epochs": 2.0, "optimizer_class": torch.optim.SGD}
+
+
+def test_unknown_and_missing_names_and_settings_are_errors(tiny: Callable[..., SentenceTransformer]) -> None:
+    model = tiny()
+    for make, message in [
+        (lambda: make_loss(model, "CosentLoss"), r"loss\.name must be .* got 'CosentLoss'. Did you mean 'CoSENTLoss'"),
+        (lambda: make_loss(model, {"name": "CoSENTLoss", "scal": 2}), "loss CoSENTLoss: .*'scal'"),
+        (lambda: make_loss(model, {"name": "SoftmaxLoss"}), "required: num_labels"),
+        (lambda: make_evaluator(None, []), r"evaluator\.name must be .* got None"),
+        (lambda: make_evaluator("TripletEvaluator", []), r"evaluator\.data is missing"),
+        (lambda: make_evaluator("TripletEvaluator", [InputExample(texts=["a", "b"])]), "its data has 2 columns"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+def test_every_loss_is_known_and_accepts_functions_losses_and_models(
+    tiny: Callable[..., SentenceTransformer], folder: str
+) -> None:
+    named = {name for name in losses.__all__ if "Loss" in name and not name.endswith("Function")}
+    assert set(LOSSES) == named - {"Loss"}
+    model = tiny()
+    nested = {"name": "MatryoshkaLoss", "loss": {"name": "CoSENTLoss", "scale": 3}, "matryoshka_dims": [32, 8]}
+    loss = make_loss(model, nested)
+    assert isinstance(loss, losses.MatryoshkaLoss)
+    assert isinstance(loss.loss, losses.CoSENTLoss)
+    assert loss.loss.scale == 3
+    assert isinstance(make_loss(model, {"name": "GISTEmbedLoss", "guide": folder}).guide, SentenceTransformer)
+    ranking = {"name": "MultipleNegativesRankingLoss", "similarity_fct": "sbertlab.util.dot_score"}
+    assert make_loss(model, ranking).similarity_fct.__name__ == "dot_score"
+    assert make_loss(model, {"name": "SoftmaxLoss", "num_labels": 3}).sentence_embedding_dimension == 32
+
+
+def test_pooling_layers_and_length_of_the_model_can_be_changed(folder: str) -> None:
+    model = load_model(folder, pooling=["cls", "mean"], max_seq_length=16, layers=1)
+    assert model.get_sentence_embedding_dimension() == 64
+    assert model.max_seq_length == 16
+    assert len(model[0].auto_model.encoder.layer) == 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_tables_of_every_kind_give_the_same_examples(kind: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"q": ["how", "NA", "who"], "a": ["so", "7", "I"], "s": [0.5, 1.0, 0.0]})
+    frame["class"] = ["contradiction", "neutral", "entailment"]
+    path = tmp_path / f"table.{kind}"
+    if kind == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    elif kind == "parquet":
+        pytest.importorskip("pyarrow")
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, sep="," if kind == "csv" else "\t", index=False)
+    examples, held_out = Data(str(path), ["q", "a"], "s").read()
+    assert [(row.texts, row.label) for row in examples] == [(["how", "so"], 0.5), (["NA", "7"], 1), (["who", "I"], 0)]
+    assert held_out == []
+    examples, held_out = Data(str(path), ["q"], "class", evaluation_sample_size=1).read()
+    classes = [NLIDataReader.get_labels()[name] for name in frame["class"]]
+    numbered = {row.texts[0]: row.label for row in [*examples, *held_out]}
+    assert [numbered[text] for text in frame["q"]] == classes
+    assert len(held_out) == 1
+
+
+def test_batches_have_no_duplicates_or_noise() -> None:
+    rows = [InputExample(texts=["one two three four"]) for _ in range(8)]
+    with pytest.raises(ValueError, match="8 examples give no batch of 4 in which no text is repeated"):
+        Data(no_duplicates=True, batch_size=4).batches(rows, losses.MSELoss(), 0)
+    noisy, whole = Data(noise=0.5).batches(rows, losses.MSELoss(), 0).dataset[0].texts
+    assert len(noisy) < len(whole)
+    assert whole == "one two three four"
+
+
+def test_the_classes_of_the_helpdesk_pairs_are_those_of_nli() -> None:
+    scored = {tuple(row.texts): row.label for row in Data(helpdesk="sts").read()[0]}
+    classes = {tuple(row.texts): row.label for row in Data(helpdesk="nli").read()[0]}
+    assert len(classes) == 1200
+    expected = {0.0: 0, 1.0: 1, 2 / 3: 2}
+    assert all(label == expected[scored[texts]] for texts, label in classes.items())
+
+
+def test_a_teacher_gives_what_the_loss_learns(tiny: Callable[..., SentenceTransformer]) -> None:
+    teacher = tiny(seed=1)
+    rows = [InputExample(texts=["the cat", "a dog", "the sea"])]
+    vectors = teacher.encode(rows[0].texts)
+    assert np.allclose(with_teacher(rows, teacher, losses.MSELoss())[0].label, vectors[0], atol=1e-6)
+    scores = with_teacher(rows, teacher, losses.MarginMSELoss())[0].label
+    assert np.allclose(scores, vectors[1:] @ vectors[0], atol=1e-5)
+    with pytest.raises(ValueError, match="CoSENTLoss has no teacher"):
+        with_teacher(rows, teacher, losses.CoSENTLoss())
+
+
+@pytest.mark.parametrize("name", sorted(EVALUATORS))
+def test_every_evaluator_is_made_from_examples(
+    name: str, tiny: Callable[..., SentenceTransformer], folder: str
+) -> None:
+    rows = [InputExample(texts=[f"cat {n}", f"dog {n}", f"fish {n}"], label=n % 2) for n in range(6)]
+    given = {"name": name} | ({"teacher_model": folder} if name == "MSEEvaluator" else {})
+    metrics = make_evaluator(given, rows)(tiny())
+    assert metrics
+    assert all(np.isfinite(list(metrics.values())))
 
 
 def test_training_by_a_file_equals_training_by_hand(config: str, tmp_path: Path, folder: str, pairs: str) -> None:
@@ -149,3 +279,43 @@ def test_evaluate_uses_a_recipe_and_nemos_held_out_rows(
     words = ["nemo", f"model.data.data_prefix={tmp_path / 'n.json'}", "data.evaluation_sample_size=4"]
     assert main(["evaluate", folder, *words]) == 0
     assert "cos_sim_accuracy@1" in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("target", ["out.npy", "out.parquet"])
+@pytest.mark.parametrize("source", ["in.txt", "in.csv"])
+def test_embed_writes_what_encode_returns(source: str, target: str, tmp_path: Path, folder: str) -> None:
+    texts = [f"the cat sits {n}" * (1 + n % 3) for n in range(8)]
+    head = "text\n" if source == "in.csv" else ""
+    (tmp_path / source).write_text(head + "\n".join(texts) + "\n\n")
+    assert main(["embed", folder, str(tmp_path / source), str(tmp_path / target), "--normalize"]) == 0
+    if target == "out.npy":
+        found = np.load(tmp_path / target)
+        assert found.dtype == np.float32
+    else:
+        written = pd.read_parquet(tmp_path / target)
+        assert written["text"].tolist() == texts
+        found = np.stack(written["embedding"])
+    expected = SentenceTransformer(folder).encode(texts, normalize_embeddings=True)
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_bad_files_of_embed_are_refused(
+    tmp_path: Path, folder: str, pairs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source, target, message in [
+        (pairs, "o.npy", "missing the columns ['text']; it has ['one', 'two', 'score']"),
+        (pairs, "o.bin", "must be one of '.npy', '.parquet', got '.bin'"),
+        ("none.txt", "o.npy", "No such file"),
+    ]:
+        assert main(["embed", folder, source, str(tmp_path / target)]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "o.npy").exists()
+
+
+def test_convert_reads_a_folder_of_transformers(tmp_path: Path, tiny: Callable[..., SentenceTransformer]) -> None:
+    model = tiny()
+    model[0].auto_model.save_pretrained(tmp_path / "plain")
+    model.tokenizer.save_pretrained(tmp_path / "plain")
+    assert main(["convert", str(tmp_path / "plain"), str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "modules.json").is_file()
+    assert np.allclose(SentenceTransformer(tmp_path / "out").encode("a dog"), model.encode("a dog"), atol=1e-6)
