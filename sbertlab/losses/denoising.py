@@ -57,10 +57,8 @@ class DenoisingAutoEncoderLoss(Loss):
                 if hasattr(parts.get(owner), attribute):
                     setattr(parts[owner], attribute, parameter)
             self.decoder.tie_weights()  # the head's output matrix is the word embeddings, now the encoder's
-        elif decoder_name_or_path is None:
-            raise ValueError("with tie_encoder_decoder=False, decoder_name_or_path must name a decoder, got None")
         else:
-            folder = find_model(decoder_name_or_path)
+            folder = find_model(str(decoder_name_or_path))
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
             load = AutoModelForCausalLM.from_pretrained

@@ -60,22 +60,19 @@ def test_dense_has_tanh_by_default_and_takes_initial_values():
 def test_bad_arguments_of_dense_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         models.Dense(4, 3, **arguments)
+    with pytest.raises(ValueError, match="put a Pooling after the Transformer"):
+        models.Dense(4, 3)(padded_batch())
 
 
-def test_layer_norm_equals_the_peers():
+def test_layer_norm_and_normalize_equal_the_peers():
     ours, theirs = models.LayerNorm(4), peer.LayerNorm(4)
     nn.init.normal_(ours.norm.weight)
     nn.init.normal_(ours.norm.bias)
     same_block(ours, theirs)
-    features = {"sentence_embedding": torch.randn(5, 4)}
+    features = {"sentence_embedding": torch.cat([torch.randn(5, 4), torch.zeros(1, 4)])}
     torch.testing.assert_close(pooled(ours, features), pooled(theirs, features))
+    torch.testing.assert_close(pooled(models.Normalize(), features), pooled(peer_base.Normalize(), features))
     assert ours.config() == {"dimension": 4}
-
-
-def test_normalize_gives_length_one_and_leaves_zeros():
-    vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
-    found = pooled(models.Normalize(), {"sentence_embedding": vectors})
-    assert found.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0]]
 
 
 def test_dropout_thins_while_training_and_not_afterwards():
@@ -85,11 +82,6 @@ def test_dropout_thins_while_training_and_not_afterwards():
     torch.testing.assert_close(thinned[thinned > 0].unique(), torch.tensor([1 / 0.75]))
     assert pooled(block.eval(), features).equal(features["sentence_embedding"])
     assert block.config() == {"dropout": 0.25}
-
-
-def test_a_missing_pooling_is_named():
-    with pytest.raises(ValueError, match="put a Pooling after the Transformer"):
-        models.Dense(4, 3)(padded_batch())
 
 
 @pytest.mark.parametrize("block", [Pooling(4), models.CNN(4, 2), models.LSTM(4, 2)], ids=lambda b: type(b).__name__)
