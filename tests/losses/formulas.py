@@ -1,4 +1,4 @@
-"""Slow formulas of the losses, written row by row, and comparisons of values and gradients."""
+"""Slow formulas of the losses with in-batch negatives, row by row, and comparisons of values and gradients."""
 
 from __future__ import annotations
 
@@ -16,31 +16,8 @@ def cos(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
 
 
-def euclidean(a: Tensor, b: Tensor) -> Tensor:
-    total = (a - b).square().sum()
-    return total.sqrt() if total > 0 else total  # so that the gradient at 0 is 0
-
-
-def manhattan(a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).abs().sum()
-
-
-def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    return 1 - cos(a, b)
-
-
-def angle(a: Tensor, b: Tensor) -> Tensor:
-    half = len(a) // 2
-    z = (torch.complex(a[:half], a[half:]) * torch.complex(b[:half], b[half:]).conj()).sum()
-    return ((z.real + z.imag) / (a.norm() * b.norm())).abs()
-
-
 def mean(values: list[Tensor]) -> Tensor:
     return torch.stack(values).mean()
-
-
-def total(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).sum() if values else torch.tensor(0.0)
 
 
 def hinge(value: Tensor) -> Tensor:
@@ -53,44 +30,6 @@ def negative_log_softmax(scores: list[Tensor], target: int) -> Tensor:
 
 def never(*_: int) -> bool:
     return False
-
-
-def cosine(columns: Columns, labels: Tensor) -> Tensor:
-    return mean([(cos(a, b) - y) ** 2 for a, b, y in zip(*columns, labels, strict=True)])
-
-
-def cosent(similarity: Callable, scale: float) -> Callable:
-    def formula(columns: Columns, labels: Tensor) -> Tensor:
-        scores, rows = [similarity(a, b) for a, b in zip(*columns, strict=True)], range(len(labels))
-        terms = [(scale * (scores[i] - scores[j])).exp() for i in rows for j in rows if labels[i] < labels[j]]
-        return (1 + total(terms)).log()
-
-    return formula
-
-
-def contrastive(distance: Callable, margin: float) -> Callable:
-    def formula(columns: Columns, labels: Tensor) -> Tensor:
-        distances = [distance(a, b) for a, b in zip(*columns, strict=True)]
-        rows = [d**2 if y == 1 else hinge(margin - d) ** 2 for d, y in zip(distances, labels, strict=True)]
-        return 0.5 * mean(rows)
-
-    return formula
-
-
-def online(columns: Columns, labels: Tensor) -> Tensor:
-    distances = [cosine_distance(a, b) for a, b in zip(*columns, strict=True)]
-    together = [d for d, y in zip(distances, labels, strict=True) if y == 1]
-    apart = [d for d, y in zip(distances, labels, strict=True) if y == 0]
-    near = min(apart) if apart else mean(together)
-    far = max(together) if together else mean(apart)
-    return total([d**2 for d in together if d > near]) + total([hinge(0.5 - d) ** 2 for d in apart if d < far])
-
-
-def triplet(distance: Callable, margin: float) -> Callable:
-    def formula(columns: Columns, labels: Tensor) -> Tensor:
-        return mean([hinge(distance(a, p) - distance(a, n) + margin) for a, p, n in zip(*columns, strict=True)])
-
-    return formula
 
 
 def ranking(scale: float = 20.0, own: bool = False, symmetric: bool = False, similarity: Callable = cos) -> Callable:
@@ -134,65 +73,6 @@ def gist(margin: float = 0.0, relative: bool = False, own_kinds: bool = True, te
                         scores.append(cos(columns[first][i], columns[second][j]) / temperature)
             rows.append(negative_log_softmax(scores, 0))
         return mean(rows)
-
-    return formula
-
-
-def mse(columns: Columns, labels: Tensor) -> Tensor:
-    rows = []
-    for index, column in enumerate(columns):
-        for i, student in enumerate(column):
-            teacher = labels[i] if labels.ndim == 2 else labels[i][index]
-            rows += [(student[k] - teacher[k]) ** 2 for k in range(DIM)]
-    return mean(rows)
-
-
-def margin_mse(columns: Columns, labels: Tensor) -> Tensor:
-    query, positive, *negatives = columns
-    rows = []
-    for i in range(len(query)):
-        for k, negative in enumerate(negatives):
-            margin = query[i] @ positive[i] - query[i] @ negative[i]
-            if labels.ndim == 1:
-                wanted = labels[i]
-            else:
-                wanted = labels[i][k] if labels.shape[1] == len(negatives) else labels[i][0] - labels[i][k + 1]
-            rows.append((margin - wanted) ** 2)
-    return mean(rows)
-
-
-def distill(student: float, teacher: float) -> Callable:
-    def formula(columns: Columns, labels: Tensor) -> Tensor:
-        query, *candidates = columns
-        rows = []
-        for i in range(len(query)):
-            scores = [query[i] @ column[i] / student for column in candidates]
-            wanted = (labels[i] / teacher).exp() / (labels[i] / teacher).exp().sum()
-            rows.append(total([w * (w.log() + negative_log_softmax(scores, k)) for k, w in enumerate(wanted)]))
-        return student**2 * mean(rows)
-
-    return formula
-
-
-def batch(kind: str, distance: Callable = euclidean, margin: float = 5.0) -> Callable:
-    def formula(columns: Columns, labels: Tensor) -> Tensor:
-        texts, n = columns[0], len(labels)
-        d = [[distance(texts[i], texts[j]) for j in range(n)] for i in range(n)]
-        others = [[j for j in range(n) if labels[j] != labels[i]] for i in range(n)]
-        mates = [[j for j in range(n) if labels[j] == labels[i] and j != i] for i in range(n)]
-        rows = []
-        for a in range(n):
-            if kind in ("hard", "soft"):
-                excess = max([d[a][p] for p in mates[a]] or [d[a][a] * 0]) - min(d[a][o] for o in others[a])
-                rows.append(hinge(excess + margin) if kind == "hard" else (1 + excess.exp()).log())
-            for p in mates[a]:
-                if kind == "all":
-                    rows += [d[a][p] - d[a][o] + margin for o in others[a] if d[a][p] - d[a][o] + margin > 0]
-                if kind == "semi":
-                    farther = [d[a][o] for o in others[a] if d[a][o] > d[a][p]]
-                    negative = min(farther) if farther else max(d[a][o] for o in others[a])
-                    rows.append(hinge(d[a][p] - negative + margin))
-        return mean(rows) if rows else texts.sum() * 0
 
     return formula
 

@@ -174,7 +174,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_loss_and_its_gradients_equal_the_slow_formula_without_known_positives(case: Case) -> None:
     changed, exact = 0, [column.double() for column in case.embeddings()]
     guide = None if case.labels() is None else case.labels().double()
-    for batch in batches(case.columns):
+    for batch in [*batches(case.columns), Batch(distinct(case.columns))]:
         known = case.make().known_positives(batch.columns, batch.groups)
         value, gradients = case.run(known)
         wanted, expected = value_and_gradients(lambda leaves, b=batch: case.slow(leaves, guide, b.knows), exact)
