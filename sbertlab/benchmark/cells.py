@@ -46,7 +46,7 @@ class CellStore:
             record = json.loads((place / "cell.json").read_text(encoding="utf-8"))
             examples = Examples.load(place / "examples.npz") if record["examples"] else None  # a zip with checksums
             return Cell(record["row"], examples, record["environment"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except Exception:  # whatever the damage raises
             return None
 
     def put(self, key: str, cell: Cell) -> None:

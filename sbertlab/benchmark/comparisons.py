@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from sbertlab.analysis.intervals import Difference, compare, holm, interval, mean_difference
+from sbertlab.analysis.ranks import KEY
 from sbertlab.benchmark.cells import Cell
 
 MEAN = "mean"
@@ -73,21 +74,17 @@ class Scores:
 
     def _compare(self, task: str, cells: pd.DataFrame) -> pd.DataFrame:
         """Return the comparisons of all models whose seeds all finished the task."""
-        sides = []
-        for name, seeds in cells.groupby(["model", "variant"], sort=False):
-            if seeds["error"].eq("").all():
-                values, drawn = seeds["value"].to_numpy(), np.mean(seeds["replicates"].tolist(), axis=0)
-                sides.append((name, values, drawn, seeds["examples"].iloc[0]))
+        finished = [(name, seeds) for name, seeds in cells.groupby(KEY, sort=False) if seeds["error"].eq("").all()]
         rows = []
-        a: Any
-        b: Any
-        for a, b in combinations(sides, 2):
-            (name_a, values_a, drawn_a, examples), (name_b, values_b, drawn_b, others) = a, b
-            if len(examples) != len(others):
-                raise ValueError(f"task {task!r}: {name_a} has {len(examples)} examples and {name_b} {len(others)}")
-            about: dict[str, Any] = {"examples": examples.averaged, "starts": examples.starts}
-            found = compare(values_a.mean(), values_b.mean(), drawn_a, drawn_b, values_a, values_b, **about)
-            rows.append(dict(zip(PAIR, (*name_a, *name_b), strict=True)) | found._asdict())
+        for (name_a, a), (name_b, b) in combinations(finished, 2):
+            one, other = a["examples"].iloc[0], b["examples"].iloc[0]
+            if len(one) != len(other):
+                raise ValueError(f"task {task!r}: {name_a} has {len(one)} examples and {name_b} {len(other)}")
+            values = [side["value"].to_numpy() for side in (a, b)]
+            drawn = [np.mean(side["replicates"].tolist(), axis=0) for side in (a, b)]
+            means = [seeds.mean() for seeds in values]
+            found = compare(*means, *drawn, *values, examples=one.averaged, starts=one.starts)
+            rows.append(dict(zip(PAIR, [*name_a, *name_b], strict=True)) | found._asdict())
         return _with_verdict(rows, task)
 
 

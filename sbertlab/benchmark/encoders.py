@@ -40,8 +40,8 @@ class Candidate:
 
     Args:
         name: as it appears in the table.
-        make: builds it from a seed; anything with `encode` or `transform`. Lambdas, nested and notebook functions
-            cannot be fingerprinted, so their results are not cached.
+        make: builds it from a seed; anything with `encode` or `transform`. Results of lambdas, nested and notebook
+            functions are not cached.
         random: each seed gives another model, so the untuned variant too is measured with every seed.
         trainable: a recipe can fine-tune it.
         learning_rates: by the name of a recipe, if this model needs another rate than the recipe's own.

@@ -25,8 +25,8 @@ from typing import Any
 
 import pandas as pd
 
-from sbertlab.benchmark.tasks import Task, cluster_evaluator, pair_evaluator, sts_evaluator
-from sbertlab.evaluation import InformationRetrievalEvaluator, RerankingEvaluator, SentenceEvaluator
+from sbertlab.benchmark.tasks import Task, cluster_evaluator, pair_evaluator, reranking_evaluator, sts_evaluator
+from sbertlab.evaluation import InformationRetrievalEvaluator, SentenceEvaluator
 
 DATA_VARIABLE = "SBERTLAB_DATA"
 
@@ -126,16 +126,11 @@ def _search(place: Path, use: LocalSet) -> SentenceEvaluator:
     """Return the evaluator of a retrieval set, or of reranking its judged documents."""
     queries, corpus = _texts(place / "queries.jsonl.gz"), _texts(place / "corpus.jsonl.gz")
     judged = use.rows(read_table(place / "qrels.tsv.gz", ["query_id", "corpus_id", "relevance"]))
-    judged = judged.assign(relevant=pd.to_numeric(judged["relevance"]) > 0)
-    if not use.judged:
-        relevant = judged[judged["relevant"]].groupby("query_id")["corpus_id"].agg(set).to_dict()
-        return InformationRetrievalEvaluator(queries, corpus, relevant)
-    samples = []
-    for query, rows in judged.groupby("query_id", sort=False):
-        texts, right = rows["corpus_id"].map(corpus), rows["relevant"]
-        positive, negative = texts[right].tolist(), texts[~right].tolist()
-        samples.append({"query": queries[str(query)], "positive": positive, "negative": negative})
-    return RerankingEvaluator(samples)
+    right = judged[pd.to_numeric(judged["relevance"]) > 0]
+    relevant, ranked = (rows.groupby("query_id", sort=False)["corpus_id"] for rows in (right, judged))
+    if use.judged:
+        return reranking_evaluator(queries, corpus, relevant.agg(set).to_dict(), ranked.agg(list).to_dict())
+    return InformationRetrievalEvaluator(queries, corpus, relevant.agg(set).to_dict())
 
 
 def _texts(path: Path) -> dict[str, str]:

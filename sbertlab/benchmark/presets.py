@@ -66,9 +66,6 @@ def select_tasks(names: Iterable[str | Task], data: str | os.PathLike[str] | Non
 
     The folder is `data`, or the one that SBERTLAB_DATA names; published tasks take their texts from it if it has them.
     Only headers are read. A ValueError says that a name is unknown or given twice, or that columns fit no task.
-
-    >>> [task.family for task in select_tasks(["helpdesk-sts", "STSBenchmark"], data="")]
-    ['STS', 'STS']
     """
     given, folder = list(names), data_folder(data)
     known: dict[str, Callable[[], Task]] = {}
@@ -109,10 +106,6 @@ def run(
         recipe: of the fine-tuned variant.
         preset: "offline", "local" or "published"; gives the models, tasks and recipe that are None.
         workers, engine: as in `run_jobs`.
-
-    Raises:
-        ValueError: an unknown preset, a name twice, a part of a preset without `output`, or changed tables in it.
-        FileNotFoundError: models or data are missing; the message lists them.
     """
     check_choice("preset", preset, PRESETS)
     checked_number("seeds", seeds, 1, whole=True)
@@ -145,7 +138,7 @@ def check_available(candidates: Sequence[Candidate], tasks: Sequence[Task], reci
     for task in tasks:
         checks[f"task {task.name}"] = partial(check_published, task.pins) if task.pins else task.load
     if any(candidate.trainable for candidate in candidates):
-        checks[f"recipe {recipe.name}"] = recipe.check
+        checks[f"recipe {recipe.name}"] = recipe.data
     found = {what: attempt(check) for what, check in checks.items()}
     problems = [f"\n- {what}: {error}" for what, error in found.items() if isinstance(error, Exception)]
     if problems:

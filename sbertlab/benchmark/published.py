@@ -23,11 +23,10 @@ import torch
 import yaml
 
 from sbertlab.benchmark.local_tasks import local_task, sets_in
-from sbertlab.benchmark.tasks import CLUSTER_STARTS, Task, pair_evaluator, sts_evaluator
+from sbertlab.benchmark.tasks import CLUSTER_STARTS, Task, pair_evaluator, reranking_evaluator, sts_evaluator
 from sbertlab.evaluation import (
     ClusteringEvaluator,
     InformationRetrievalEvaluator,
-    RerankingEvaluator,
     SentenceEvaluator,
     SequentialEvaluator,
 )
@@ -56,9 +55,6 @@ def figures() -> pd.DataFrame:
 
     Tasks are names of `PUBLISHED`, `MEAN`, or both of Twitter in one; the recipe is empty if the model is untuned. The
     Training Overview prints "microsof/deberta-base", and "nghuyong/ernie-2.0-en", which was renamed since.
-
-    >>> figures().query("task == 'mean of 14' and model == 'microsoft/mpnet-base'")[["recipe", "value"]].values.tolist()
-    [['training_nli_v2', 60.99], ['training_nli_v2, batch 128', 62.49]]
     """
     return pd.read_csv(Path(__file__).with_suffix(".csv"), keep_default_na=False)
 
@@ -85,14 +81,9 @@ def check_published(pins: Sequence[Pin]) -> None:
 
 
 def load_published(pins: Sequence[Pin]) -> SentenceEvaluator:
-    """Load texts through mteb and return their evaluator; several sets give their mean.
+    """Load texts through mteb (of the pinned revisions) and return their evaluator; several sets give their mean."""
+    import mteb
 
-    A ValueError says that the installed mteb pins another revision.
-    """
-    try:
-        import mteb
-    except ImportError as error:
-        raise ImportError('published tasks need mteb: pip install "sbertlab[benchmark]"') from error
     evaluators = []
     for pin in pins:
         task = mteb.get_task(pin.task)
@@ -130,10 +121,7 @@ def published_task(name: str, folder: Path | None = None) -> Task:
 
 
 def mteb_evaluator(task: Any) -> SentenceEvaluator:
-    """Return the evaluator of the test split of an English text task of mteb whose data are loaded.
-
-    Its type is STS, PairClassification, Reranking, Retrieval or Clustering (the older form, with several sets).
-    """
+    """Return the evaluator of the test split of a loaded task of mteb, of one of the types of the published ones."""
     kind, data = task.metadata.type, task.dataset.get("default", task.dataset)["test"]
     if kind in ("Retrieval", "Reranking"):
         return _search(task, data)
@@ -162,13 +150,7 @@ def _search(task: Any, data: Any) -> SentenceEvaluator:
     if task.metadata.type == "Retrieval":
         make = ExcludeSelfEvaluator if task.ignore_identical_ids else InformationRetrievalEvaluator
         return make(queries, corpus, relevant)
-    samples = []
-    for query, ranked in data["top_ranked"].items():
-        right = relevant.get(query, set())
-        positive = [corpus[document] for document in ranked if document in right]
-        negative = [corpus[document] for document in ranked if document not in right]
-        samples.append({"query": queries[query], "positive": positive, "negative": negative})
-    return RerankingEvaluator(samples)
+    return reranking_evaluator(queries, corpus, relevant, data["top_ranked"])
 
 
 class ExcludeSelfEvaluator(InformationRetrievalEvaluator):

@@ -158,9 +158,6 @@ class Recipe:
         settings = {name: value for name, value in asdict(self).items() if name not in ("pairs", "dev")}
         return settings | {"data": self.data()}
 
-    def check(self) -> None:
-        """Raise an error, before anything is trained, if the data are unavailable or unusable."""
-
     def objective(self, model: SentenceTransformer, seed: int) -> tuple[Any, MultipleNegativesRankingLoss, dict]:
         """Return the loader of the triplets, the loss, and arguments of `fit` that select the best model, if any."""
         table = helpdesk.triplets(helpdesk.load_helpdesk("train"), seed)[: self.rows]
@@ -217,12 +214,6 @@ class NLIRecipe(Recipe):
     def data(self) -> dict[str, str]:
         """Return both data sets, each with its SHA-256 or what pins it."""
         return dict(part.source() for part in (self.pairs, self.dev))
-
-    def check(self) -> None:
-        """Read the data, and raise an error if a batch of triplets or the evaluator cannot be made of them."""
-        if (found := len(self.triplets(0))) < self.batch_size:
-            raise ValueError(f"{found} triplets do not fill a batch of {self.batch_size}; more pairs are needed")
-        self.evaluator()
 
     def triplets(self, seed: int) -> pd.DataFrame:
         """Return the training triplets."""

@@ -104,14 +104,7 @@ def rows_of(table: pd.DataFrame, preset: str) -> pd.DataFrame:
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and spread (standard deviation) over the seeds of each model, variant and task, first their mean.
-
-    >>> cells = [("a", "untuned", 0, "x", 50.0), ("a", "untuned", 0, "y", 60.0), ("a", "untuned", 1, "x", 54.0)]
-    >>> cells += [("a", "untuned", 1, "y", 60.0)]
-    >>> table = pd.DataFrame(cells, columns=["model", "variant", "seed", "task", "value"]).assign(family="STS")
-    >>> summarise(table).round(2).values.tolist()
-    [[56.0, 1.41], [52.0, 2.83], [60.0, 0.0]]
-    """
+    """Return mean and spread (standard deviation) over the seeds of each model, variant and task, first their mean."""
     seeds = seed_scores(table).groupby(level=KEY, sort=False)
     tables = {name: seeds.agg(over) for name, over in OVER_SEEDS.items()}
     return pd.DataFrame({name: table.stack(future_stack=True) for name, table in tables.items()})  # noqa: PD013
@@ -200,14 +193,7 @@ def _scores(means: pd.DataFrame) -> pd.Series:
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
-    """Return a table in Markdown with aligned columns.
-
-    >>> print(markdown_table(pd.DataFrame({"model": ["a", "bc"], "mean": ["1.0", "20.0"]})))
-    | model | mean |
-    | ----- | ---- |
-    | a     | 1.0  |
-    | bc    | 20.0 |
-    """
+    """Return a table in Markdown with aligned columns."""
     columns = [[str(name), *(str(cell).replace("|", "\\|") for cell in frame[name])] for name in frame.columns]
     widths = [max(map(len, column)) for column in columns]
     rows = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in zip(*columns, strict=True)]

@@ -9,13 +9,14 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
+import timeit
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -89,13 +90,7 @@ class Job:
 
 
 def jobs_of(candidates: Iterable[Candidate], seeds: int, recipe: Recipe) -> list[Job]:
-    """Return the jobs: each candidate untuned (with every seed if it is random), then fine-tuned with every seed.
-
-    >>> from sbertlab.benchmark.recipes import OFFLINE
-    >>> jobs = jobs_of([Candidate("fixed", len), Candidate("random", len, random=True, trainable=True)], 2, OFFLINE)
-    >>> [f"{job.candidate.name} {job.variant} {job.seed}" for job in jobs]
-    ['fixed untuned 0', 'random untuned 0', 'random untuned 1', 'random fine-tuned 0', 'random fine-tuned 1']
-    """
+    """Return the jobs: each candidate untuned (with every seed if it is random), then fine-tuned with every seed."""
     jobs = []
     for candidate in candidates:
         jobs += [Job(candidate, seed) for seed in range(seeds if candidate.random else 1)]
@@ -134,16 +129,20 @@ def measure(
     model = attempt(lambda: StoredEmbeddings(job.build(training), name=job.candidate.name))
     for key, task in tasks.items():
         start = time.perf_counter()
-        found = model if isinstance(model, Exception) else attempt(partial(measurement, model, task))
-        if isinstance(found, Exception):
-            yield key, failed(job, task, found)
-            continue
-        row = job.row(task) | found[0] | {"seconds": round(time.perf_counter() - start, 2)}
-        cells.put(key, cell := Cell(row, found[1], environment()))
-        yield key, cell
+        try:
+            if isinstance(model, Exception):
+                raise model
+            found, examples = task_result(model, task)
+        except Exception as error:
+            yield key, failed(job, task, error)
+        else:
+            seconds = round(time.perf_counter() - start, 2)
+            cell = Cell(job.row(task) | found | {"seconds": seconds}, examples, environment())
+            cells.put(key, cell)
+            yield key, cell
 
 
-def measurement(model: StoredEmbeddings, task: Task) -> tuple[dict[str, Any], Examples | None]:
+def task_result(model: StoredEmbeddings, task: Task) -> tuple[dict[str, Any], Examples | None]:
     """Return what a task adds to the row of its cell, and the examples."""
     if task.name == FACTS:
         return facts(model.model) | {"sentences_per_second": sentences_per_second(model.model)}, None
@@ -254,19 +253,14 @@ def environment() -> dict[str, Any]:
 def processor_name() -> str:
     """Return the processor's name as the system gives it."""
     file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    found = re.search(r"model name\s*: (.*)", file.read_text(encoding="utf-8")) if file.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
-def sentences_per_second(model: Any, rounds: int = 3) -> float:
-    """Return how many help-desk phrasings the model encodes per second: the median of rounds over 256 of them."""
+def sentences_per_second(model: Any) -> float:
+    """Return how many help-desk phrasings the model encodes per second: the median of three rounds over 256 of them."""
     encode = getattr(model, "encode", None) or model.transform
     texts = helpdesk.load_helpdesk("test")["text"].drop_duplicates().head(256).tolist()
     encode(texts[:32])
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        encode(texts)
-        seconds.append(time.perf_counter() - start)
+    seconds = timeit.repeat(lambda: encode(texts), number=1, repeat=3)
     return round(len(texts) / float(np.median(seconds)), 1)

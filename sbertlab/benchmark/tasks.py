@@ -122,6 +122,19 @@ def cluster_evaluator(table: pd.DataFrame, label: str = "label") -> SentenceEval
     return ClusteringEvaluator(table["text"].tolist(), table[label].tolist(), starts=CLUSTER_STARTS)
 
 
+def reranking_evaluator(
+    queries: Mapping[str, str], corpus: Mapping[str, str], relevant: Mapping[Any, set], ranked: Mapping[Any, list]
+) -> SentenceEvaluator:
+    """Return the evaluator of reranking some documents of each query: texts, relevant and ranked documents by id."""
+    samples = []
+    for query, documents in ranked.items():
+        right = relevant.get(query, set())
+        positive = [corpus[document] for document in documents if document in right]
+        negative = [corpus[document] for document in documents if document not in right]
+        samples.append({"query": queries[query], "positive": positive, "negative": negative})
+    return RerankingEvaluator(samples)
+
+
 HELPDESK: Mapping[str, tuple[str, str]] = {
     "STS": ("spearman_cosine", "pairs in four grades"),
     "duplicates": ("cosine_ap", "pairs of the same or of near intents"),

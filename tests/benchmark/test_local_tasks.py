@@ -85,7 +85,7 @@ def test_only_test_rows_are_used_and_na_and_null_are_texts(folder: Path) -> None
     write(folder / "other" / "data.csv.gz", HEADER + "train,,,\ntest,aa,ab,1\ntest,a,b,0\n")
     assert len(local("other", folder).evaluate(Letters()).per_example) == 2, "an empty cell of another split is ignored"
     write(folder / "stsb" / "data.csv.gz", HEADER + "x,aa,b,0\ny,ab,b,1\n")
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="sentences1 must be"):
         local("stsb", folder).evaluate(Letters())
 
 
@@ -113,11 +113,11 @@ def test_a_sample_is_the_same_every_time(folder: Path, monkeypatch: pytest.Monke
         ("stsb/data.csv.gz", HEADER + "train,,x,0\ntest,aa,ab,1\ntest,ab, ,0\n", "sentence2 is empty in 1 .* row 3"),
         ("stsb/data.csv.gz", "first,second,score\na,b,1\n", r"columns first, second, score; a task needs .*\(STS\)"),
         ("stsb/data.csv.gz", HEADER + "test,a,b,1\ntest,a,b,high\n", "scores must be numbers.*'high'"),
-        ("stsb/data.csv.gz", HEADER, "empty"),
+        ("stsb/data.csv.gz", HEADER, "sentences1 must be"),
         ("stsb/data.csv.gz", None, "stsb/data.csv.gz"),
         ("stsb/data.csv.gz", b"sentence1,sentence2,score\n", "data.csv.gz cannot be read.*it must be gzip"),
         ("medline/qrels.tsv.gz", "query_id\tdoc\trelevance\nq1\t1\t1\n", "is missing corpus_id; its columns are query"),
-        ("medline/qrels.tsv.gz", "query_id\tcorpus_id\trelevance\nq1\t9\t1\n", "not in the corpus, such as '9'"),
+        ("medline/qrels.tsv.gz", "query_id\tcorpus_id\trelevance\nq1\t9\t1\n", "such as '9'"),
         ("medline/qrels.tsv.gz", "query_id\tcorpus_id\trelevance\nq1\t1\tyes\n", "yes"),
         ("medline/corpus.jsonl.gz", CORPUS + '{"id": "5"}\n', "corpus.jsonl.gz: text is empty in 1 rows.* row 5"),
         ("medline/corpus.jsonl.gz", '{"id": "1", "text"\n', "corpus.jsonl.gz cannot be read"),

@@ -171,27 +171,18 @@ def test_recipes_describe_settings_and_data_without_a_path_of_this_machine(local
     assert OFFLINE.describe()["data"] == {"corpora/helpdesk.jsonl": sha256_of(helpdesk.CORPUS)}
 
 
-@pytest.mark.parametrize(
-    ("file", "change", "message"),
-    [
-        ("stsb", lambda table: table.replace({"score": {0.2: "high"}}), "scores must be numbers.*'high'"),
-        ("snli_devtest", lambda table: table[table["label"] == "neutral"], "no sentence has both an entailment and"),
-        ("snli_devtest", lambda table: table.head(4), "2 triplets do not fill a batch of 16"),
-        ("snli_devtest", lambda table: table[["label"]], "snli_devtest/data.csv.gz is missing sentence1, sentence2"),
-        ("snli_devtest", None, "SBERTLAB_DATA/snli_devtest/data.csv.gz"),
-    ],
-)
-def test_unusable_data_are_found_by_the_check(
-    local: NLIRecipe, folder: Path, file: str, change: Any, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    local.check()
-    path = folder / file / "data.csv.gz"
-    if change is None:
-        monkeypatch.delenv("SBERTLAB_DATA")
-    else:
-        change(pd.read_csv(path)).to_csv(path, index=False)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        local.check()
+def test_missing_or_unusable_data_are_named(local: NLIRecipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "snli_devtest" / "data.csv.gz"
+    table = pd.read_csv(path)
+    table[table["label"] == "neutral"].to_csv(path, index=False)
+    with pytest.raises(ValueError, match="no sentence has both an entailment and"):
+        local.triplets(0)
+    table[["label"]].to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"snli_devtest/data\.csv\.gz is missing sentence1, sentence2"):
+        local.triplets(0)
+    monkeypatch.delenv("SBERTLAB_DATA")
+    with pytest.raises(FileNotFoundError, match=r"SBERTLAB_DATA/snli_devtest/data\.csv\.gz"):
+        local.data()
 
 
 def test_the_hub_is_asked_for_pinned_revisions_and_its_classes_get_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +211,6 @@ def test_the_hub_is_asked_for_pinned_revisions_and_its_classes_get_their_names(m
         stsb | {"revision": "ab7a5ac0e35aa22088bdcf23e7fd99b220e53308"},
     ]
     assert sorted(TRAINING_NLI_V2.triplets(0).to_numpy().tolist()) == [["e", "p", "c"], ["p", "e", "c"]]
-    replace(TRAINING_NLI_V2, batch_size=2).check()
     moved = replace(ALL_NLI, hub=all_nli | {"revision": "0" * 40})
     assert replace(TRAINING_NLI_V2, pairs=moved).data() != TRAINING_NLI_V2.data()
 
@@ -234,7 +224,6 @@ def test_a_local_all_nli_is_read_as_the_field_writes_it(folder: Path) -> None:
     ]
     (folder / "AllNLI.tsv.gz").write_bytes(gzip.compress("\n".join([*lines, ""]).encode()))
     recipe = replace(TRAINING_NLI_V2, batch_size=2)
-    recipe.check()
     assert list(recipe.data()) == ["AllNLI.tsv.gz, train rows", "stsb/data.csv.gz, dev rows"]
     assert sorted(recipe.triplets(0).to_numpy().tolist()) == [
         ['He said "yes', "He spoke", "He slept"],
@@ -455,7 +444,6 @@ def test_the_helpdesk_recipe_trains_on_training_intents_only_in_batches_without_
 
 def test_the_local_recipe_stays_within_what_two_cores_can_do(data_dir: Path) -> None:
     recipe = NLI_LOCAL
-    recipe.check()
     table = recipe.triplets(0)
     assert len(table) == 2000
     assert not table.equals(recipe.triplets(1))
