@@ -22,7 +22,7 @@ a pair); `group`, the column of an id shared by rows that belong together, missi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -68,24 +68,25 @@ def examine(
     evaluation: Iterable[str] = (),
     model: Encoder | None = None,
     scale: tuple[float, float] = (0.0, 1.0),
-    near: float = NEAR,
     alike: float = ALIKE,
 ) -> pd.DataFrame:
     """Return the findings of all checks that apply; `frame.drop(index=findings["row"])` drops their rows.
 
-    Empty and repeated rows are reported once: later checks leave them out. `label` is a column of labels, `scale` the
-    least and greatest that the loss expects; texts of the `evaluation` must not be trained on; `model` is the one to
-    fine-tune, or a better one; `near` and `alike` are thresholds, see `NEAR` and `ALIKE`.
+    Empty and repeated rows are reported once: later checks leave them out. `label` is the column of labels, `scale` the
+    least and greatest label that the loss expects; `evaluation` holds texts that must not be trained on; `model` is the
+    model to fine-tune, or a better one, and `alike` its threshold, see `ALIKE`. Equal names in the index are refused.
 
     >>> table = pd.DataFrame({"question": ["Why?", "why? ", "How?"], "answer": ["So.", "So.", ""]})
     >>> examine(table, ["question", "answer"])[["finding", "row"]].values.tolist()
     [['empty text', 2], ['repeated row', 1]]
     """
-    _check(frame, [*texts, *(name for name in (label, group) if name is not None)])
+    if not frame.index.is_unique:
+        twice = frame.index[frame.index.duplicated()][0]
+        raise ValueError(f"the index must name each row once, got {twice} twice; frame.reset_index(drop=True) does")
     evaluation = list(evaluation)
     found = [empty_texts(frame, texts)]
     sound = frame[~frame.index.isin(found[0]["row"])]
-    found.append(repeated_rows(sound, texts, near))
+    found.append(repeated_rows(sound, texts))
     left = sound[~sound.index.isin(found[1]["row"])]
     if label is not None:
         found.append(label_faults(frame, label, scale))
@@ -94,7 +95,7 @@ def examine(
         if model is not None:
             found.append(nearer_positives(left, texts, model, group, alike))
     if evaluation:
-        found.append(leaked_texts(sound, texts, evaluation, near))
+        found.append(leaked_texts(sound, texts, evaluation))
     bare = model.model if isinstance(model, StoredEmbeddings) else model
     if isinstance(bare, SentenceTransformer):
         found.append(truncated_texts(sound, texts, bare))
@@ -114,35 +115,27 @@ def summary(findings: pd.DataFrame) -> pd.DataFrame:
 
 
 def empty_texts(frame: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
-    """Find texts that are missing, not a text, or blank.
-
-    >>> empty_texts(pd.DataFrame({"text": ["a", " ", None]}), ["text"])["row"].tolist()
-    [1, 2]
-    """
-    _check(frame, texts)
+    """Find texts that are missing, not a text, or blank."""
     empty = {name: [not isinstance(cell, str) or not cell.strip() for cell in frame[name]] for name in texts}
     return pd.concat([_found("empty text", frame[name][empty[name]]) for name in texts])
 
 
-def repeated_rows(frame: pd.DataFrame, texts: Sequence[str], near: float = NEAR) -> pd.DataFrame:
+def repeated_rows(frame: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
     """Find rows whose texts all equal those of an earlier row, or nearly.
 
     >>> table = pd.DataFrame({"text": ["Where is my parcel?", "where is my  PARCEL?", "Where is my parcel??", "Hello"]})
     >>> repeated_rows(table, ["text"])[["finding", "row", "other"]].values.tolist()
     [['repeated row', 1, 0], ['nearly repeated row', 2, 0]]
     """
-    _check(frame, texts)
     cells, plain = frame[texts[0]], frame[list(texts)].map(normalised)
     first = np.array(first_rows(plain.itertuples(index=False, name=None)), dtype=int)
     repeated = first != np.arange(len(first))
     kept = np.flatnonzero(~repeated)
-    nearest: dict[int, tuple[int, float]] = {}
-    for row, other, value in _near_pairs([plain[name].iloc[kept].tolist() for name in texts], near):
-        nearest.setdefault(kept[row], (kept[other], value))
-    rows = sorted(nearest)
-    others, values = [nearest[row][0] for row in rows], [nearest[row][1] for row in rows]
+    pairs = _near_pairs([plain[name].iloc[kept].tolist() for name in texts])
+    pairs = pairs[pairs["other"] < pairs["row"]].drop_duplicates("row")
+    rows, others = cells.iloc[kept[pairs["row"]]], cells.iloc[kept[pairs["other"]]]
     exact = _found("repeated row", cells[repeated], cells.iloc[first[repeated]], 1.0)
-    return pd.concat([exact, _found("nearly repeated row", cells.iloc[rows], cells.iloc[others], values)])
+    return pd.concat([exact, _found("nearly repeated row", rows, others, pairs["value"])])
 
 
 def shared_texts(frame: pd.DataFrame, texts: Sequence[str], group: str | None = None) -> pd.DataFrame:
@@ -155,7 +148,6 @@ def shared_texts(frame: pd.DataFrame, texts: Sequence[str], group: str | None = 
     >>> shared_texts(table, ["question", "answer"])[["finding", "row", "other"]].values.tolist()
     [['shared positive', 1, 0]]
     """
-    _check(frame, texts)
     groups, found = _groups(frame, group), []
     for role, name in zip(("anchor", "positive"), texts, strict=False):
         first = first_rows(normalised(text) for text in frame[name])
@@ -178,7 +170,6 @@ def linked_rows(frame: pd.DataFrame, texts: Sequence[str], group: str | None = N
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    _check(frame, texts)
     keys: list[Hashable] = [normalised(text) or object() for name in texts for text in frame[name]]
     keys += [(key,) for key in _groups(frame, group)]  # a tuple: a group may have the name of a text
     count = len(frame)
@@ -190,13 +181,7 @@ def linked_rows(frame: pd.DataFrame, texts: Sequence[str], group: str | None = N
 
 
 def false_hard_negatives(frame: pd.DataFrame, texts: Sequence[str], group: str | None = None) -> pd.DataFrame:
-    """Find hard negatives that are an anchor or positive of their row, or of a row with its anchor or group.
-
-    >>> table = pd.DataFrame({"anchor": ["Why?", "why?"], "positive": ["So.", "Thus."], "negative": ["No.", "so."]})
-    >>> false_hard_negatives(table, list(table))[["row", "other"]].values.tolist()
-    [[1, 0]]
-    """
-    _check(frame, texts)
+    """Find hard negatives that are an anchor or positive of their row, or of a row with its anchor or group."""
     anchors, positives = ([normalised(text) for text in frame[name]] for name in texts[:2])
     keys = list(zip(anchors, _groups(frame, group), strict=True))
     right: dict[tuple[Hashable, str], int] = {}  # (what belongs together, a text of it) -> its first row
@@ -206,8 +191,8 @@ def false_hard_negatives(frame: pd.DataFrame, texts: Sequence[str], group: str |
             right.setdefault((key, anchors[row]), row)
     found = [_found("positive among the negatives", frame[texts[1]].iloc[[]])]
     for name in texts[2:]:
-        asked = [[(key, normalised(text)) for key in keys[row]] for row, text in enumerate(frame[name])]
-        hits = {row: right[pair] for row, pairs in enumerate(asked) for pair in pairs if pair in right}
+        pairs = [(row, (key, normalised(text))) for row, text in enumerate(frame[name]) for key in keys[row]]
+        hits = {row: right[pair] for row, pair in pairs if pair in right}
         others = frame[texts[1]].iloc[list(hits.values())]
         found.append(_found("positive among the negatives", frame[name].iloc[list(hits)], others, 1.0))
     return pd.concat(found)
@@ -221,15 +206,7 @@ def nearer_positives(
     Rows known to belong together (same anchor, positive or group) are left out. `other` is the row with the nearest
     positive, `value` its cosine; the nearest come first. With a weak model, some near questions that need different
     answers are found, too.
-
-    >>> class Length:
-    ...     def encode(self, texts):
-    ...         return [[float(len(text)), 8.0] for text in texts]
-    >>> table = pd.DataFrame({"question": ["1234", "12345678"], "answer": ["abcdefgh", "abcd"]})
-    >>> nearer_positives(table, ["question", "answer"], Length())[["row", "other", "value"]].round(2).values.tolist()
-    [[0, 1, 1.0], [1, 0, 1.0]]
     """
-    _check(frame, texts)
     if not len(frame):
         return _found("nearer positive", frame[texts[0]])
     with warnings.catch_warnings():
@@ -253,37 +230,30 @@ def nearer_positives(
     return _found("nearer positive", frame[texts[0]].iloc[suspects], others, value[suspects])
 
 
-def leaked_texts(
-    frame: pd.DataFrame, texts: Sequence[str], evaluation: Iterable[str], near: float = NEAR
-) -> pd.DataFrame:
+def leaked_texts(frame: pd.DataFrame, texts: Sequence[str], evaluation: Iterable[str]) -> pd.DataFrame:
     """Find texts that are also in the evaluation, or nearly; `other` is the position among its texts.
 
     >>> table = pd.DataFrame({"text": ["Where is my parcel", "Hello"]})
     >>> leaked_texts(table, ["text"], ["hello", "Where is my parcel?"])[["finding", "row", "other"]].values.tolist()
     [['text of the evaluation', 1, 0], ['near text of the evaluation', 0, 1]]
     """
-    _check(frame, texts)
     held = pd.Series(list(evaluation), dtype=object)
-    places = {normalised(text): place for place, text in reversed(list(enumerate(held)))}
+    plain_held = held.map(normalised).drop_duplicates()
+    places = pd.Series(plain_held.index, plain_held)
     found = []
     for name in texts:
-        plain = [normalised(text) for text in frame[name]]
-        exact = [row for row, text in enumerate(plain) if text in places]
-        rest = [row for row, text in enumerate(plain) if text not in places]
-        nearest: dict[int, tuple[float, int]] = {}
-        for row, other, value in _near_pairs([[plain[row] for row in rest]], near, list(places)):
-            place = list(places.values())[other]
-            nearest[rest[row]] = max(nearest.get(rest[row], (-1.0, 0)), (value, place))
-        values, others = [value for value, _ in nearest.values()], [place for _, place in nearest.values()]
-        same, cells = held.iloc[[places[plain[row]] for row in exact]], frame[name]
-        found.append(_found("text of the evaluation", cells.iloc[exact], same, 1.0))
-        found.append(_found("near text of the evaluation", cells.iloc[list(nearest)], held.iloc[others], values))
+        plain = frame[name].map(normalised)
+        exact = plain.isin(places.index)
+        found.append(_found("text of the evaluation", frame[name][exact], held.iloc[places[plain[exact]]], 1.0))
+        pairs = _near_pairs([plain[~exact].tolist()], list(places.index))
+        pairs = pairs.sort_values("value", ascending=False, kind="stable").drop_duplicates("row").sort_values("row")
+        rows, others = frame[name][~exact].iloc[pairs["row"]], held.iloc[places.iloc[pairs["other"]]]
+        found.append(_found("near text of the evaluation", rows, others, pairs["value"]))
     return pd.concat(found)
 
 
 def truncated_texts(frame: pd.DataFrame, texts: Sequence[str], model: SentenceTransformer) -> pd.DataFrame:
     """Find texts longer than the model reads; `value` is the number of lost tokens, the most first."""
-    _check(frame, texts)
     block: Any = model._first_module()
     found = []
     for name in texts:
@@ -293,12 +263,7 @@ def truncated_texts(frame: pd.DataFrame, texts: Sequence[str], model: SentenceTr
 
 
 def label_faults(frame: pd.DataFrame, label: str, scale: tuple[float, float] = (0.0, 1.0)) -> pd.DataFrame:
-    """Find labels that are missing or not a number, off the scale, or all the same; `value` is the label.
-
-    >>> label_faults(pd.DataFrame({"score": [0.0, 5.0, None]}), "score")[["finding", "row"]].values.tolist()
-    [['missing label', 2], ['label off the scale', 1]]
-    """
-    _check(frame, [label])
+    """Find labels that are missing or not a number, off the scale, or all the same; `value` is the label."""
     low, high = scale
     values = pd.to_numeric(frame[label], errors="coerce").to_numpy(dtype=float)
     there = values[np.isfinite(values)]
@@ -336,33 +301,29 @@ def _found(finding: str, cells: pd.Series, others: pd.Series | None = None, valu
     return table.assign(value=np.broadcast_to(np.asarray(values, dtype=float), len(cells)))
 
 
-def _near_pairs(
-    columns: Sequence[Sequence[str]], near: float, others: Sequence[str] | None = None
-) -> Iterator[tuple[int, int, float]]:
-    """Yield (row, other, least cosine of four-letter runs) of rows that are near in every column.
+def _near_pairs(columns: Sequence[Sequence[str]], others: Sequence[str] | None = None) -> pd.DataFrame:
+    """Pairs of a row and another that are near in every column, with the least cosine of their four-letter runs.
 
-    Rows are compared with the rows before them; with `others`, the single column is compared with these texts.
+    The others are all rows; given `others`, the single column is compared with these texts.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.neighbors import NearestNeighbors
 
-    if not columns[0] or (others is not None and not others):
-        return
+    rows = len(columns[0])
+    if not rows or (others is not None and not others):
+        return pd.DataFrame({"row": [], "other": [], "value": []}, dtype=int)
     mark = "\x02\x02{}\x03".format  # marks at both ends, so that the shortest text has a run of four, too
     count = TfidfVectorizer(analyzer="char", ngram_range=(4, 4), use_idf=False, preprocessor=mark)
     vectors = [count.fit_transform([*column, *(others or ())]) for column in columns]
-    rows = len(columns[0])
     rivals = vectors[0] if others is None else vectors[0][rows:]
-    for start in range(0, rows, BLOCK):
-        scores = (vectors[0][start : min(start + BLOCK, rows)] @ rivals.T).tocoo()  # (block, rivals)
-        first, second, value = scores.row + start, scores.col, scores.data
-        kept = value >= near - ROUNDING
-        if others is None:
-            kept &= second < first
-        first, second, value = first[kept], second[kept], value[kept]
-        for column in vectors[1:]:
-            value = np.minimum(value, np.asarray(column[first].multiply(column[second]).sum(axis=1)).ravel())
-        kept = value >= near - ROUNDING
-        yield from zip(first[kept].tolist(), second[kept].tolist(), value[kept].tolist(), strict=True)
+    search = NearestNeighbors(radius=1 - NEAR + ROUNDING, metric="cosine").fit(rivals)
+    distances, found = search.radius_neighbors(vectors[0][:rows])
+    pairs = pd.DataFrame({"row": np.repeat(range(rows), list(map(len, found))), "other": np.concatenate(found)})
+    pairs["value"] = 1 - np.concatenate(distances)
+    for column in vectors[1:]:
+        cosines = column[pairs["row"]].multiply(column[pairs["other"]]).sum(axis=1)
+        pairs["value"] = np.minimum(pairs["value"], np.asarray(cosines).ravel())
+    return pairs[pairs["value"] >= NEAR - ROUNDING]
 
 
 def _groups(frame: pd.DataFrame, group: str | None) -> list[Hashable]:
@@ -381,14 +342,3 @@ def _in_words(finding: pd.Series) -> str:
         lost = finding["finding"] == "truncated text"
         words += f" | {finding['value']:g} tokens lost" if lost else f": {finding['column']} = {finding['value']:g}"
     return words
-
-
-def _check(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Check that a table has these columns and an index that names its rows."""
-    if isinstance(columns, str) or not len(columns):
-        raise ValueError(f"texts must be a list of at least one column name, got {columns!r}")
-    if missing := [name for name in columns if name not in frame]:
-        raise ValueError(f"column {missing[0]!r} is missing; the columns are {', '.join(map(repr, frame.columns))}")
-    if not frame.index.is_unique:
-        twice = frame.index[frame.index.duplicated()][0]
-        raise ValueError(f"the index must name each row once, got {twice} twice; frame.reset_index(drop=True) does")

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from sbertlab.doctor import (
     COLUMNS,
-    NEAR,
     REMEDIES,
     collision_share,
     examine,
@@ -101,10 +100,11 @@ def test_every_planted_fault_is_found_in_its_row_and_nowhere_else(clean: pd.Data
     assert examine(mended, QA, group="intent", evaluation=held).empty
 
 
-def test_near_is_the_cosine_of_runs_of_four_letters_in_the_least_alike_column() -> None:
+def test_near_is_the_cosine_of_runs_of_four_letters_in_the_least_alike_column(monkeypatch: pytest.MonkeyPatch) -> None:
     questions = ["Where is my parcel?", "Where is my parcel!", "Who has my parcel?"]
     answers = ["It is on its way to you.", "It is on its way to you.", "It is on its way to you."]
-    findings = repeated_rows(pd.DataFrame({"q": questions, "a": answers}), ["q", "a"], near=0.8)
+    monkeypatch.setattr("sbertlab.doctor.NEAR", 0.8)
+    findings = repeated_rows(pd.DataFrame({"q": questions, "a": answers}), ["q", "a"])
     marked = [f"(({text.lower()})" for text in questions]
     counts = CountVectorizer(analyzer="char", ngram_range=(4, 4)).fit_transform(marked)
     expected = cosine_similarity(counts)
@@ -187,25 +187,15 @@ def test_nearer_positives_are_found_by_the_model_nearest_first() -> None:
     assert nearer_positives(table, ["q", "a"], model).empty, "the anchor itself, as a positive of another row"
 
 
-@pytest.mark.parametrize("search", ["repeated_rows", "nearer_positives"])
-def test_rows_are_compared_across_blocks(
-    search: str, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., SentenceTransformer], clean: pd.DataFrame
+def test_nearer_positives_are_the_same_block_by_block(
+    monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., SentenceTransformer], clean: pd.DataFrame
 ) -> None:
-    table = pd.concat([clean.head(40), clean.head(40).assign(text=clean["text"].head(40) + "!")], ignore_index=True)
-    model = StoredEmbeddings(tiny())
-
-    def look() -> pd.DataFrame:
-        return repeated_rows(table, QA) if search == "repeated_rows" else nearer_positives(table, QA, model, alike=0.1)
-
-    whole = look()
-    monkeypatch.setattr("sbertlab.doctor.BLOCK", 7)
-    pd.testing.assert_frame_equal(look(), whole)
-    if search == "repeated_rows":
-        assert (sorted(whole["row"]), (whole["row"] - whole["other"]).unique()) == (list(range(40, 80)), [40])
-        assert whole["value"].between(NEAR, 1).all()
-    else:
-        assert len(whole) > 5
-        assert whole["value"].is_monotonic_decreasing
+    model, table = StoredEmbeddings(tiny()), clean.head(30)
+    whole = nearer_positives(table, QA, model, alike=0.1)
+    monkeypatch.setattr("sbertlab.doctor.BLOCK", 4)
+    pd.testing.assert_frame_equal(nearer_positives(table, QA, model, alike=0.1), whole)
+    assert len(whole) > 5
+    assert whole["value"].is_monotonic_decreasing
 
 
 def test_the_tokens_that_are_lost_are_counted(tiny: Callable[..., SentenceTransformer]) -> None:
@@ -218,18 +208,11 @@ def test_the_tokens_that_are_lost_are_counted(tiny: Callable[..., SentenceTransf
     assert found(examine(table, ["q", "a"], model=StoredEmbeddings(model)), "truncated text") == [2, 0]
 
 
-def test_labels_from_0_to_5_lie_off_the_scale_and_fit_when_the_scale_is_told() -> None:
+def test_labels_that_are_missing_off_the_scale_or_all_the_same_are_found() -> None:
     table = pd.DataFrame({"a": list("stuv"), "b": list("wxyz"), "score": [0.0, 1.0, 2.5, 5.0]})
     assert found(examine(table, ["a", "b"], label="score"), "label off the scale") == [2, 3]
     assert examine(table, ["a", "b"], label="score", scale=(0, 5)).empty
-    assert examine(table.assign(score=table["score"] / 5), ["a", "b"], label="score").empty
-    grades = table.assign(score=[1, 2, 3, 1])
-    assert found(examine(grades, ["a", "b"], label="score"), "label off the scale") == [1, 2]
-
-
-def test_labels_that_are_missing_no_number_or_all_the_same_are_found() -> None:
-    table = pd.DataFrame({"score": [0.5, None, "high", np.inf, "0.5"]})
-    findings = label_faults(table, "score")
+    findings = label_faults(pd.DataFrame({"score": [0.5, None, "high", np.inf, "0.5"]}), "score")
     assert found(findings, "missing label") == [1, 2, 3]
     assert found(findings, "constant label") == [0, 4]
     assert label_faults(pd.DataFrame({"score": [1.0]}), "score").empty, "one row is not constant"
@@ -274,16 +257,6 @@ def test_the_expected_collisions_are_those_of_shuffled_batches() -> None:
     assert collision_share(["a", "a", "a"], 2) == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"texts": ["q", "reply"]}, "column 'reply' is missing; the columns are 'q', 'a', 's'"),
-        ({"texts": "q"}, "texts must be a list of at least one column name, got 'q'"),
-        ({"group": "intent"}, "column 'intent' is missing"),
-        ({"frame": pd.DataFrame({"q": ["a", "b"], "a": ["c", "d"]}, index=[7, 7])}, "got 7 twice; frame.reset_index"),
-    ],
-)
-def test_mistakes_are_told_with_what_was_given(arguments: dict[str, object], words: str) -> None:
-    table = pd.DataFrame({"q": ["a"], "a": ["b"], "s": [0.5]})
-    with pytest.raises(ValueError, match=words.replace("(", r"\(")):
-        examine(**{"frame": table, "texts": ["q", "a"], **arguments})
+def test_an_index_that_names_two_rows_alike_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got 7 twice; frame\.reset_index"):
+        examine(pd.DataFrame({"q": ["a", "b"]}, index=[7, 7]), ["q"])
