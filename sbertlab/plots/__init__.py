@@ -4,10 +4,12 @@ Each function returns a Figure; `title` is its headline and `theme` is "light" o
 with `figure.savefig("name.svg")`; in a notebook, the last expression of a cell shows it.
 """
 
+# ruff: noqa: F401 (a face)
+
 from __future__ import annotations
 
 try:
-    import matplotlib  # noqa: F401
+    import matplotlib
 except ImportError as error:
     raise ImportError('figures need matplotlib: pip install "sbertlab[lab]"') from error
 
@@ -25,28 +27,3 @@ from sbertlab.plots.texts import (
     token_lengths,
     training_history,
 )
-
-__all__ = [
-    "THEMES",
-    "architecture",
-    "canvas",
-    "descent_figure",
-    "embedding_map",
-    "explanation_figure",
-    "map_comparison",
-    "open_grid",
-    "pareto_front",
-    "pooling_comparison",
-    "pooling_shares",
-    "push_figure",
-    "quality_figure",
-    "robustness_figure",
-    "score_heatmap",
-    "similarity_distributions",
-    "similarity_heatmap",
-    "standings_figure",
-    "style",
-    "threshold_figure",
-    "token_lengths",
-    "training_history",
-]

@@ -26,16 +26,14 @@ def explanation_figure(explanation: Explanation, *, title: str = "", theme: str 
     Numbers are contributions times 100, so that they add up to 100 times the cosine; the sums of the rows and of the
     columns stand at the edges. Without a title the headline is the cosine.
     """
-    pairs = 100 * explanation.pairs
-    summed = pairs.assign(sum=pairs.sum(axis=1)).to_numpy()
-    numbers = [[f"{value:z.1f}" for value in row[:-1]] + [f"{row[-1]:z.0f}"] for row in summed]
-    numbers.append([f"{value:z.0f}" for value in summed.sum(axis=0)])
-    rows, columns = ([*(drawable(token, 16) for token in side), "sum"] for side in (pairs.index, pairs.columns))
-    shades = np.pad(pairs / (np.abs(pairs.to_numpy()).max() or 1.0), ((0, 1), (0, 1)))  # the edge has no colour
+    pairs = 100 * explanation.pairs.to_numpy()  # (tokens of the first text, tokens of the second)
+    sums = np.block([[pairs, pairs.sum(axis=1, keepdims=True)], [pairs.sum(axis=0), pairs.sum()]])
+    rows, columns = ([*(drawable(str(token), 16) for token in side), "sum"] for side in explanation.pairs.axes)
+    numbers = pd.DataFrame(sums, rows, columns).map("{:z.1f}".format)
+    shades = np.pad(pairs / (np.abs(pairs).max() or 1.0), ((0, 1), (0, 1)))  # the edge has no colour
     note = "Contributions of token pairs to the cosine, \N{MULTIPLICATION SIGN} 100. Rows: first text; columns: second."
     note += "" if explanation.exact else " (rest): not attributable to single tokens."
-    headline = title or f"cosine {explanation.score:.3f}"
-    return color_table(theme, shades, rows, columns, numbers, headline, note)
+    return color_table(theme, shades, numbers, title or f"cosine {explanation.score:.3f}", note)
 
 
 def threshold_figure(

@@ -108,27 +108,27 @@ def score_heatmap(
     scores, families = task_scores(table, variant)
     behind = (scores.max() - scores).to_numpy()
     most = max(float(np.nanmax(behind, initial=0)), 1e-9)
-    numbers = [[FAILED if np.isnan(value) else f"{value:z.1f}" for value in row] for row in scores.to_numpy()]
-    rows = [f"{short_name(model)} {'●' if one == VARIANTS[-1] else '○'}" for model, one in scores.index]
-    columns = [drawable(str(task), 30) for task in scores]
+    numbers = scores.map("{:z.1f}".format, na_action="ignore").fillna(FAILED)
+    numbers.index = [f"{short_name(model)} {'●' if one == VARIANTS[-1] else '○'}" for model, one in scores.index]
+    numbers.columns = [drawable(str(task), 30) for task in scores]
     footer = "○ untuned, ● fine-tuned. Bold: best of the column."
     footer += " Framed: not significantly different from it." if comparisons is not None else ""
     footer += f" The fainter, the further behind the best (up to {most:.1f} points). {FAILED}: failed."
     shades = 0.6 - 0.54 * (behind / most) ** 0.5
-    figure = color_table(theme, shades, rows, columns, numbers, title, footer, (0.68, 0.29))
+    figure = color_table(theme, shades, numbers, title, footer, (0.68, 0.29))
     with style(theme) as colors:
         (axes,) = figure.axes
         for text, lag in zip(axes.texts, behind.flat, strict=True):
             text.set(fontsize=8, weight="normal" if lag else "bold")
         if comparisons is not None:
             _frame_ties(axes, scores, comparisons, colors)
-        axes.set_ylim(len(rows) + 0.75, 0)
+        axes.set_ylim(len(scores) + 0.75, 0)
         for family in dict.fromkeys(families):
             start, count = 1 + families.index(family), families.count(family)
-            axes.axvline(start, color=colors.background, linewidth=6, ymin=0.75 / (len(rows) + 0.75))
-            axes.plot((start + 0.1, start + count - 0.1), [len(rows) + 0.16] * 2, color=colors.soft, linewidth=1)
+            axes.axvline(start, color=colors.background, linewidth=6, ymin=0.75 / (len(scores) + 0.75))
+            axes.plot((start + 0.1, start + count - 0.1), [len(scores) + 0.16] * 2, color=colors.soft, linewidth=1)
             name = drawable(family, 24)
-            axes.text(start + count / 2, len(rows) + 0.28, name, ha="center", va="top", fontsize=8, color=colors.soft)
+            axes.text(start + count / 2, len(scores) + 0.28, name, ha="center", va="top", fontsize=8, color=colors.soft)
     return figure
 
 

@@ -66,8 +66,7 @@ def descent_figure(way: Way, *, title: str = "", theme: str = "light") -> Figure
         plane, curve = panels[0]
         _draw_plane(plane, way, len(way) - 1, float(way[-1].lengths.max()), colors)
         values = [seen.loss for seen in way]
-        curve.plot(values, color=colors.good)
-        curve.plot(len(values) - 1, values[-1], "o", color=colors.good, markersize=5)
+        curve.plot(values, "o-", color=colors.good, markersize=5, markevery=[-1])
         curve.set(xlim=(-0.2, max(10, len(values))), ylim=(0, 1.1 * max(values) or 1), xlabel="step", title="Loss")
         curve.set_box_aspect(1)
         open_grid(curve)

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib import font_manager, patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
@@ -23,6 +24,7 @@ FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devan
 
 
 Texts = Sequence[str]
+Size = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -71,34 +73,18 @@ def style(theme: str = "light") -> Iterator[Theme]:
     check_choice("theme", theme, THEMES)
     colors = THEMES[theme]
     installed = font_manager.get_font_names()
-    settings: Any = {
-        "figure.facecolor": colors.background,
-        "figure.dpi": 144,
-        "axes.facecolor": colors.background,
-        "axes.edgecolor": colors.line,
-        "axes.labelcolor": colors.soft,
-        "axes.labelsize": 8.5,
-        "axes.titlesize": 9,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "axes.prop_cycle": plt.cycler(color=colors.palette),
-        "grid.color": colors.line,
-        "xtick.color": colors.soft,
-        "ytick.color": colors.soft,
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "text.color": colors.ink,
-        "text.parse_math": False,
-        "legend.frameon": False,
-        "legend.fontsize": 8,
-        "legend.labelcolor": colors.soft,
-        "font.family": [name for name in FONTS if name in installed],
-        "font.size": 9,
-    }
-    with plt.rc_context(settings):
+    with plt.rc_context():
+        plt.rc("figure", facecolor=colors.background, dpi=144)
+        plt.rc("axes", facecolor=colors.background, edgecolor=colors.line, labelcolor=colors.soft, labelsize=8.5)
+        plt.rc("axes", titlesize=9, titleweight="bold", titlelocation="left", axisbelow=True)
+        plt.rc("axes", prop_cycle=plt.cycler(color=colors.palette))
+        plt.rc("axes.spines", top=False, right=False)
+        plt.rc("grid", color=colors.line)
+        plt.rc("xtick", color=colors.soft, labelsize=8)
+        plt.rc("ytick", color=colors.soft, labelsize=8)
+        plt.rc("text", color=colors.ink, parse_math=False)
+        plt.rc("legend", frameon=False, fontsize=8, labelcolor=colors.soft)
+        plt.rc("font", family=[name for name in FONTS if name in installed], size=9)
         yield colors
 
 
@@ -125,22 +111,16 @@ def canvas(
 
 
 def color_table(
-    theme: str,
-    shades: np.ndarray,
-    rows: Texts,
-    columns: Texts,
-    numbers: Sequence[Texts],
-    title: str,
-    footer: str = "",
-    cell: tuple[float, float] = (0.44, 0.44),
+    theme: str, shades: np.ndarray, numbers: pd.DataFrame, title: str, footer: str = "", cell: Size = (0.44, 0.44)
 ) -> Figure:
     """A table of coloured cells, with row names at the left, column names on top and numbers in up to 16 columns.
 
     `shades` `(rows, columns)` are -1 (orange) to 1 (blue); 0 and NaN have the page's own colour. `cell` is the width
-    and height of a cell in inches, in larger tables less. A wrong number of names raises a ValueError.
+    and height of a cell in inches, in larger tables less.
     """
-    (high, wide), longest, lines = shades.shape, max(map(len, columns)), "\n".join(rows).split("\n")
+    (high, wide), columns, lines = shades.shape, list(numbers.columns), "\n".join(numbers.index).split("\n")
     width, height = np.array(cell) * max(min(16 / wide, 1), 0.3)
+    longest = max(map(len, columns))
     slanted = longest > 4
     across = 0.4 + 0.072 * max(map(len, lines)) + width * wide + 0.045 * len(columns[-1]) * slanted
     with style(theme) as colors:
@@ -153,14 +133,15 @@ def color_table(
         axes.set_aspect(height / width, anchor="W")
         axes.tick_params(length=0, labelcolor=colors.ink, top=True, labeltop=True, bottom=False, labelbottom=False)
         axes.spines[:].set_visible(False)
-        axes.set_yticks(np.arange(high) + 0.5, rows)
+        axes.set_yticks(np.arange(high) + 0.5, numbers.index)
         axes.set_xticks(np.arange(wide) + 0.5, columns)
         if slanted:
             plt.setp(axes.get_xticklabels(), rotation=50, ha="left", rotation_mode="anchor")
         for (row, column), shade in np.ndenumerate(np.nan_to_num(shades)) if wide <= 16 else ():
             face = mesh.cmap(mesh.norm(shade))
             ink = max((colors.background, colors.ink), key=lambda ink: abs(_lightness(ink) - _lightness(face)))
-            axes.text(column + 0.5, row + 0.5, numbers[row][column], color=ink, ha="center", va="center", fontsize=7.5)
+            number = numbers.iloc[row, column]
+            axes.text(column + 0.5, row + 0.5, number, color=ink, ha="center", va="center", fontsize=7.5)
     return figure
 
 

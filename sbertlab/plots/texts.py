@@ -48,7 +48,7 @@ def similarity_heatmap(
     if columns is None:
         top = [str(number) for number in range(1, len(texts) + 1)]
         rows = [f"{row}  {number}" for row, number in zip(rows, top, strict=True)]
-    return color_table(theme, matrix, rows, top, [[f"{value:z.2f}" for value in row] for row in matrix], title)
+    return color_table(theme, matrix, pd.DataFrame(matrix, rows, top).map("{:z.2f}".format), title)
 
 
 def pooling_shares(token_embeddings: np.ndarray) -> pd.DataFrame:
@@ -74,11 +74,10 @@ def pooling_shares(token_embeddings: np.ndarray) -> pd.DataFrame:
 
 def pooling_comparison(token_embeddings: np.ndarray, tokens: Texts, *, title: str = "", theme: str = "light") -> Figure:
     """What each pooling mode takes from each of the tokens of a text, in percent (see `pooling_shares`)."""
-    shares = pooling_shares(token_embeddings)
-    numbers = [[f"{100 * share:.0f}" if share else "·" for share in row] for row in shares.to_numpy()]
+    shares = pooling_shares(token_embeddings).set_axis([drawable(token, 14) for token in tokens], axis="columns")
     note = "% of the sentence embedding that comes from each token; for max, % of its dimensions"
-    columns = [drawable(token, 14) for token in tokens]
-    return color_table(theme, shares.to_numpy() ** 0.5, list(shares.index), columns, numbers, title, note)
+    numbers = shares.map(lambda share: f"{100 * share:.0f}" if share else "·")
+    return color_table(theme, shares.to_numpy() ** 0.5, numbers, title, note)
 
 
 def token_lengths(lengths: Sequence[int], max_seq_length: int, *, title: str = "", theme: str = "light") -> Figure:

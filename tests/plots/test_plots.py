@@ -264,8 +264,8 @@ def test_pooling_is_written_in_percent_token_by_token() -> None:
         (lambda: plots.embedding_map(np.full((9, 2), np.nan)), "xy must be finite"),
         (lambda: plots.embedding_map(BLOBS, TOPICS[:7]), "xy has 120, labels has 7"),
         (lambda: plots.embedding_map(BLOBS, TOPICS, ["text"]), "texts has 1"),
-        (lambda: plots.similarity_heatmap(np.eye(3), ["one", "two"]), r"\(3\).*\(2\)"),
-        (lambda: plots.pooling_comparison(np.eye(3), ["a", "b"]), r"\(3\).*\(2\)"),
+        (lambda: plots.similarity_heatmap(np.eye(3), ["one", "two"]), r"3.*2"),
+        (lambda: plots.pooling_comparison(np.eye(3), ["a", "b"]), r"3.*2"),
         (lambda: plots.training_history(history().drop(columns=["lr"])), r"missing the columns \['lr'\]"),
     ],
 )
