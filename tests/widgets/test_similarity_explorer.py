@@ -68,4 +68,4 @@ def test_the_figure_has_every_share_and_the_sums_at_its_edge(tiny: Tiny) -> None
     rows, columns = found.pairs.shape
     assert len(texts) == (rows + 1) * (columns + 1)
     assert texts[0] == f"{100 * found.pairs.iloc[0, 0]:z.1f}"
-    assert texts[-1] == f"{100 * found.score:z.0f}"
+    assert texts[-1] == f"{100 * found.score:z.1f}"
