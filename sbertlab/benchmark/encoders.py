@@ -1,4 +1,4 @@
-"""The models that the benchmark compares, and facts about a model.
+"""The models that the benchmark compares.
 
 A `Candidate` says how a model is built, anew for each seed; it knows nothing about tasks.
 """
@@ -14,7 +14,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from sklearn.decomposition import TruncatedSVD
@@ -179,18 +178,10 @@ def select_encoders(models: Iterable[str | Candidate]) -> list[Candidate]:
     return candidates
 
 
-def facts(model: Any) -> dict[str, float | int | None]:
-    """Return parameters (of scikit-learn, weights and projections), megabytes, dimensions, max_seq_length; or None."""
+def parameter_count(model: Any) -> int | None:
+    """Return the number of parameters of a model, or of weights and projections of scikit-learn; None if unknown."""
     if isinstance(model, nn.Module):
-        sizes = [(parameter.numel(), parameter.nbytes) for parameter in model.parameters()]
-    else:
-        steps = [step for _, step in getattr(model, "steps", [])]
-        arrays = [getattr(step, name) for step in steps for name in ("idf_", "components_") if hasattr(step, name)]
-        sizes = [(array.size, array.nbytes) for array in arrays]
-    embed = getattr(model, "encode", None) or model.transform
-    return {
-        "parameters": sum(count for count, _ in sizes) if sizes else None,
-        "megabytes": round(sum(size for _, size in sizes) / 1e6, 1) if sizes else None,
-        "dimensions": int(np.asarray(embed(["text"])).shape[-1]),
-        "max_seq_length": getattr(model, "max_seq_length", None),
-    }
+        return sum(parameter.numel() for parameter in model.parameters())
+    steps = [step for _, step in getattr(model, "steps", [])]
+    arrays = [getattr(step, name) for step in steps for name in ("idf_", "components_") if hasattr(step, name)]
+    return sum(array.size for array in arrays) or None

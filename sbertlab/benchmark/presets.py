@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,20 +45,12 @@ TOLERANCES = dict(zip(VARIANTS, (0.05, 1.0), strict=True))
 rounds differently at every step."""
 
 
-@dataclass(frozen=True)
-class Preset:
-    """What is compared by default: models and tasks by name, and the recipe of the fine-tuned variant."""
-
-    models: Sequence[str]
-    tasks: Sequence[str]
-    recipe: Recipe
-
-
-PRESETS = {
-    "offline": Preset(OFFLINE_ENCODERS, [task.name for task in helpdesk_tasks()], OFFLINE),
-    "local": Preset(LOCAL_ENCODERS, list(LOCAL_SETS), NLI_LOCAL),
-    "published": Preset(BASE_MODELS, list(PUBLISHED), TRAINING_NLI_V2),
+PRESETS: dict[str, tuple[Sequence[str], Sequence[str], Recipe]] = {
+    "offline": (OFFLINE_ENCODERS, [task.name for task in helpdesk_tasks()], OFFLINE),
+    "local": (LOCAL_ENCODERS, list(LOCAL_SETS), NLI_LOCAL),
+    "published": (BASE_MODELS, list(PUBLISHED), TRAINING_NLI_V2),
 }
+"""Models, tasks and the recipe of the fine-tuned variant, by the name of the preset."""
 
 
 def select_tasks(names: Iterable[str | Task], data: str | os.PathLike[str] | None = None) -> list[Task]:
@@ -109,13 +101,14 @@ def run(
     """
     check_choice("preset", preset, PRESETS)
     checked_number("seeds", seeds, 1, whole=True)
-    folder, whole = Path(OUTPUT if output is None else output), PRESETS[preset]
-    recipe = recipe or whole.recipe
-    candidates = select_encoders(whole.models if models is None else models)
-    present = whole.tasks if preset != "local" else [name for name in whole.tasks if name in sets_in(data_folder())]
+    folder = Path(OUTPUT if output is None else output)
+    all_models, all_tasks, own_recipe = PRESETS[preset]
+    recipe = recipe or own_recipe
+    candidates = select_encoders(all_models if models is None else models)
+    present = all_tasks if preset != "local" else [name for name in all_tasks if name in sets_in(data_folder())]
     chosen = select_tasks(present if tasks is None else tasks)
     asked = {*(one.name for one in candidates), *(task.name for task in chosen)}
-    complete = asked >= {*whole.models, *whole.tasks} and seeds >= SEEDS and recipe == whole.recipe
+    complete = asked >= {*all_models, *all_tasks} and seeds >= SEEDS and recipe == own_recipe
     if output is None and not complete:
         raise ValueError(f"{OUTPUT} holds whole presets, and this run is a part of {preset!r}; pass --output DIR")
     earlier(folder)  # raises an error if its tables were changed
@@ -149,7 +142,7 @@ def _manifest(
     candidates: Sequence[Candidate], tasks: Sequence[Task], recipe: Recipe, cells: Sequence[Cell]
 ) -> dict[str, Any]:
     """Return how a preset was measured: recipe, tasks, SHA-256 of data and weights, machines, facts about models."""
-    known = ("revision", "parameters", "megabytes", "dimensions", "max_seq_length", "sentences_per_second")
+    known = ("revision", "parameters", "sentences_per_second")
     finished = [cell for cell in cells if not cell.failed]
     machines = {json.dumps(cell.environment): cell.environment for cell in finished}  # several, through the cache
     files = {f"{file.parent.name}/{file.name}": sha256_of(file) for task in tasks for file in task.files}
@@ -187,7 +180,7 @@ def check(
     if rows.empty:
         raise ValueError(f"the table in {output} has no such cell of the preset {preset!r}")
     key = ["model", "variant", "seed", "task"]
-    jobs = jobs_of(select_encoders(rows["model"].unique()), seeds, PRESETS[preset].recipe)
+    jobs = jobs_of(select_encoders(rows["model"].unique()), seeds, PRESETS[preset][2])
     places = set(rows[key[:3]].itertuples(index=False, name=None))
     jobs = [job for job in jobs if (job.candidate.name, job.variant, job.seed) in places]
     with tempfile.TemporaryDirectory() as empty:

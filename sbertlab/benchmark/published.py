@@ -33,7 +33,7 @@ from sbertlab.evaluation import (
 from sbertlab.util import Encoder, Matches
 
 DATA: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-"""The content of `published.yaml`: the tasks, their local sets, and how the recipes differ from the published one."""
+"""The content of `published.yaml`: tasks, local sets, training data, differences of recipes from the published one."""
 
 MEAN = "mean of 14"
 """In place of a task's name."""

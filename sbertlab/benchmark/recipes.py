@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from sbertlab.benchmark.encoders import Candidate, digest_of
 from sbertlab.benchmark.local_tasks import DATA_VARIABLE, data_folder, read_table
+from sbertlab.benchmark.published import DATA
 from sbertlab.benchmark.tasks import sts_evaluator
 from sbertlab.data import InputExample, NoDuplicatesDataLoader, helpdesk
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
@@ -111,17 +112,7 @@ class PairSet:
         return table
 
 
-_REVISION = {"revision": "d482672c8e74ce18da116f430137434ba2e52fab"}
-_ALL_NLI = {"path": "sentence-transformers/all-nli", "name": "pair-class", "split": "train"} | _REVISION
-ALL_NLI = PairSet("AllNLI.tsv.gz", "label", "train", _ALL_NLI)
-"""SNLI and MultiNLI, 942,069 training pairs."""
-
-SNLI_DEVTEST = PairSet("snli_devtest/data.csv.gz", "label")
-"""Dev and test sets of SNLI, 19,666 pairs: a small training set, so no results may be reported on them."""
-
-_STSB = {"path": "sentence-transformers/stsb", "split": "validation"}
-STSB_DEV = PairSet("stsb/data.csv.gz", "score", "dev", _STSB | {"revision": "ab7a5ac0e35aa22088bdcf23e7fd99b220e53308"})
-"""Dev set of the STS benchmark, 1,500 pairs with a score from 0 to 1."""
+ALL_NLI, SNLI_DEVTEST, STSB_DEV = (PairSet(**pairs) for pairs in DATA["pairs"].values())
 
 CHECKPOINT_STEPS = 100
 """Fewest steps between two checkpoints; a shorter fine-tuning is faster to repeat than to save."""

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from sbertlab.analysis.ranks import VARIANTS
 from sbertlab.analysis.resampling import Examples
 from sbertlab.benchmark.cells import FACTS, UNCACHED, Cell, CellStore
-from sbertlab.benchmark.encoders import Candidate, digest_of, facts
+from sbertlab.benchmark.encoders import Candidate, digest_of, parameter_count
 from sbertlab.benchmark.recipes import Recipe
 from sbertlab.benchmark.tasks import Task
 from sbertlab.checks import check_choice, checked_number
@@ -145,7 +145,8 @@ def measure(
 def task_result(model: StoredEmbeddings, task: Task) -> tuple[dict[str, Any], Examples | None]:
     """Return what a task adds to the row of its cell, and the examples."""
     if task.name == FACTS:
-        return facts(model.model) | {"sentences_per_second": sentences_per_second(model.model)}, None
+        own = model.model
+        return {"parameters": parameter_count(own), "sentences_per_second": sentences_per_second(own)}, None
     score = task.evaluate(model)
     return {"value": score.value, "n": len(score.examples)}, score.examples
 
@@ -183,7 +184,9 @@ def run_jobs(
     check_choice("engine", engine, ("processes", "ray"))
     here = environment()
     place = [here["processor"], here["device"], here["threads"], workers, engine]
-    speed = Task(FACTS, "", "", f"measured on {place}", cast(Any, facts))  # the only number that depends on the place
+    speed = Task(
+        FACTS, "", "", f"measured on {place}", cast(Any, parameter_count)
+    )  # the only number that depends on the place
     gpus = torch.cuda.device_count() if workers > 1 else 0
     keys: list[str] = []
     found: dict[str, Cell] = {}
