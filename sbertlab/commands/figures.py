@@ -46,43 +46,36 @@ def run_benchmark(check: bool, tuned: bool, workers: int, engine: Any, **chosen:
     table = presets.run(**chosen, workers=workers, engine=engine)
     every, pairs, _ = results.read(folder)
     print(f"\n{results.report(every[every['preset'] == preset], pairs)}\nWritten to {folder}")
-    draw_benchmark(folder)
+    draw_figures(folder)
     if failed := int((table["tag"] == "failed").sum()):
         raise SystemExit(f"{failed} of {len(table)} cells failed; benchmark.csv has their errors")
 
 
-def draw_figures(output: str) -> list[Path]:
-    """Derive pages and pictures from the tables in the folder; return their paths."""
-    return [*draw_benchmark(output), *draw_card(output)]
-
-
-def draw_benchmark(folder: str | Path) -> list[Path]:
-    """Write benchmark.md, the README's ranking and the pictures that follow from the tables in the folder.
+def draw_figures(output: str | Path) -> list[Path]:
+    """Write the pages and pictures that follow from the tables in a folder, and the README's ranking; return the paths.
 
     The ranking goes between the lines `<!-- benchmark -->` and `<!-- /benchmark -->` of the README.md beside the
-    folder, if it has such lines. Returns the files written.
+    folder, if it has such lines.
     """
-    place = Path(folder)
-    table, pairs, manifest = results.read(place)
-    pages = {place / "benchmark.md": results.report(table, pairs)}
-    page = place.resolve().parent / "README.md"
-    if page.exists() and BLOCK.search(text := page.read_text(encoding="utf-8")):
-        pages[page] = BLOCK.sub(lambda found: found[1] + results.readme_block(table, pairs) + found[2], text)
+    folder = Path(output)
+    table, pairs, manifest = results.read(folder)
+    pages = {folder / "benchmark.md": results.report(table, pairs)}
+    readme = folder.resolve().parent / "README.md"
+    if readme.exists() and BLOCK.search(text := readme.read_text(encoding="utf-8")):
+        pages[readme] = BLOCK.sub(lambda found: found[1] + results.readme_block(table, pairs) + found[2], text)
     for path, text in pages.items():
         with write_whole(path) as file:
             file.write_text(text, encoding="utf-8", newline="\n")
     written = list(pages)
-    for preset in [name for name in results.PRESETS if name in set(table.loc[table["tag"] != "published", "preset"])]:
+    for preset, about in manifest["presets"].items():
         cells, compared = results.rows_of(table, preset), pairs[pairs["preset"] == preset]
-        if cells["value"].notna().any():
-            written += _save(place, f"{preset}_tasks", plots.score_heatmap, cells, compared, "all")
-        if results.ranking(cells, compared)["mean"].notna().any():
-            resolution = results.table_resolution(compared) or None
-            written += _save(place, f"{preset}_ranking", plots.standings_figure, cells, compared, resolution)
-            models = manifest["presets"][preset]["models"]
-            if any(known.get("parameters") or known.get("sentences_per_second") for known in models.values()):
-                written += _save(place, f"{preset}_quality", plots.quality_figure, cells, models)
-    return written
+        if results.ranking(cells, compared)["mean"].isna().all():
+            continue
+        resolution = results.table_resolution(compared) or None
+        written += _save(folder, f"{preset}_tasks", plots.score_heatmap, cells, compared, "all")
+        written += _save(folder, f"{preset}_ranking", plots.standings_figure, cells, compared, resolution)
+        written += _save(folder, f"{preset}_quality", plots.quality_figure, cells, about["models"])
+    return written + draw_card(folder)
 
 
 def write_card(models: Sequence[str], output: str | Path = "figures", seed: int = 0) -> list[Path]:
@@ -91,48 +84,46 @@ def write_card(models: Sequence[str], output: str | Path = "figures", seed: int 
     `models` are encoders of the benchmark, or models as `SentenceTransformer` takes them; `seed` is that of typos,
     names and resamples.
     """
-    folder, tables = Path(output), dict[str, list[pd.DataFrame]]({name: [] for name in MEASURES})
+    folder, parts = Path(output), dict[str, list[pd.DataFrame]]({name: [] for name in MEASURES})
     for encoder in tqdm(select_encoders(models), desc="Robustness", unit="model"):
         stored: Any = StoredEmbeddings(encoder.make(seed), EmbeddingStore(), name=encoder.name)
         for name, measure in MEASURES.items():
-            tables[name].append(measure(stored, seed).assign(model=encoder.name))
+            table = measure(stored, seed)
+            table.insert(0, "model", encoder.name)
+            parts[name].append(table)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, parts in tables.items():
-        table = pd.concat(parts).round(4)
-        table = table[["model", *table.columns.drop("model")]]
-        table.to_csv(folder / name, index=False, lineterminator="\n")
-    return [*(folder / name for name in tables), *draw_card(folder)]
+    for name in MEASURES:
+        pd.concat(parts[name]).round(4).to_csv(folder / name, index=False, lineterminator="\n")
+    return [*(folder / name for name in MEASURES), *draw_card(folder)]
 
 
-def draw_card(folder: str | Path) -> list[Path]:
+def draw_card(folder: Path) -> list[Path]:
     """Write robustness.md and the figure that follow from the tables in the folder; nothing if it has none."""
-    place = Path(folder)
-    if not (place / "robustness.csv").exists():
+    if not (folder / "robustness.csv").exists():
         return []
     tables, gaps = (
-        {str(model): part for model, part in pd.read_csv(place / name).groupby("model", sort=False)}
+        {str(model): part for model, part in pd.read_csv(folder / name).groupby("model", sort=False)}
         for name in MEASURES
     )
-    page = place / "robustness.md"
-    page.write_text(
-        "\n".join(f"# {name}\n\n{robustness.card(tables[name], gaps[name])}" for name in tables), encoding="utf-8"
-    )
-    return [page, *_save(place, "robustness", plots.robustness_figure, tables, gaps)]
+    page = folder / "robustness.md"
+    text = "\n".join(f"# {name}\n\n{robustness.card(tables[name], gaps[name])}" for name in tables)
+    page.write_text(text, encoding="utf-8")
+    return [page, *_save(folder, "robustness", plots.robustness_figure, tables, gaps)]
 
 
 def draw_gallery(output: str | Path = "figures") -> list[Path]:
     """Train the small model for ten steps on the packaged corpus, draw the README's pictures, return their paths."""
-    place, model = Path(output), SentenceTransformer("all-MiniLM-L6-v2")
-    place.mkdir(parents=True, exist_ok=True)
+    folder, model = Path(output), SentenceTransformer("all-MiniLM-L6-v2")
+    folder.mkdir(parents=True, exist_ok=True)
     reason = explain.explain(model, "My parcel has not arrived yet.", "Where is the package I ordered?")
     title = "Why are these two similar? Cosine as a sum over token pairs"
-    written = _save(place, "gallery_explanation", plots.explanation_figure, reason, title=title)
+    written = _save(folder, "gallery_explanation", plots.explanation_figure, reason, title=title)
 
     four = ("MultipleNegativesRankingLoss", "TripletLoss", "CosineSimilarityLoss", "ContrastiveLoss")
     scenes = {name.removesuffix("Loss"): loss_plane.scene(name) for name in four}
     paths = {name: loss_plane.descend(found.make(), found.points) for name, found in scenes.items()}
     title = "Where each loss pushes the embeddings"
-    written += _save(place, "gallery_losses", plots.push_figure, paths, title=title)
+    written += _save(folder, "gallery_losses", plots.push_figure, paths, title=title)
 
     test = helpdesk.load_helpdesk("test")
     snapshots = {"step 0": model.encode(test["text"])}  # and at every second step, (texts, dim)
@@ -155,19 +146,19 @@ def draw_gallery(output: str | Path = "figures") -> list[Path]:
     shown = {name: frames[name] for name in (names[place * (len(names) - 1) // 3] for place in range(4))}
     said = {name: captions[name].removesuffix(" · drift nan") for name in shown}
     title = "Unseen questions while a model is trained"
-    written += _save(place, "gallery_film", plots.map_comparison, shown, topics, said, title=title, size=3.2)
+    written += _save(folder, "gallery_film", plots.map_comparison, shown, topics, said, title=title, size=3.2)
 
     before, after, xy = snapshots[names[0]], snapshots[names[-1]], frames[names[-1]]
     new = pd.Series(1 - maps.neighbors_kept(before, after, n_neighbors=60), name="new neighbours")
     quality, title = maps.map_quality(after, xy), "Share of new neighbours after training"
-    written += _save(place, "gallery_changed", plots.embedding_map, xy, new, quality=quality, title=title)
+    written += _save(folder, "gallery_changed", plots.embedding_map, xy, new, quality=quality, title=title)
 
     pairs = helpdesk.duplicate_pairs(test)
     first, second = (model.encode(pairs[side]) for side in ("sentence1", "sentence2"))
     given = pairs["label"].to_numpy(), util.pairwise_cos_sim(first, second).numpy()
     curve, chosen = thresholds.threshold_curve(*given), thresholds.choose_threshold(*given)
     title = "Choosing a threshold for duplicates"
-    return written + _save(place, "gallery_threshold", plots.threshold_figure, curve, *given, chosen, title=title)
+    return written + _save(folder, "gallery_threshold", plots.threshold_figure, curve, *given, chosen, title=title)
 
 
 def _save(folder: Path, name: str, draw: Callable[..., Any], *given: Any, **settings: Any) -> list[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -83,44 +82,29 @@ def _columns(examples: Sequence[InputExample]) -> tuple[list[list[Any]], list[An
         place = f"example {index}" + (f" ({example.guid})" if example.guid else "")
         rows.append(texts)
         labels.append(_label(example.label, f"the label of {place}"))
-        first, found = (f"{len(rows[row])} texts and {_kind(labels[row])}" for row in (0, index))
+        first, found = ((len(rows[row]), labels[row] is None, np.shape(labels[row])) for row in (0, index))
         if found != first:
             raise ValueError(
-                f"{place} has {found}, example 0 has {first}; all rows of a loader need the same, so put the others "
-                "into a loader of their own"
+                f"{place} has {len(texts)} texts and the label {labels[index]}, example 0 has {len(rows[0])} and "
+                f"{labels[0]}; all rows of a loader need texts and labels alike, so put the others into their own"
             )
     return [list(column) for column in zip(*rows, strict=True)], labels
 
 
 def _label(label: Any, name: str) -> int | float | np.ndarray | None:
     """Return a label as None, int, float or float32 vector."""
-    if isinstance(label, Tensor):
-        label = label.detach().cpu().numpy()
-    if isinstance(label, np.ndarray) and not label.ndim:
-        label = label.item()
     if label is None:
         return None
-    if isinstance(label, Real | np.bool_):
-        number = int(label) if isinstance(label, Integral | np.bool_) else float(label)
-        if not abs(number) <= (2**63 - 1 if isinstance(number, int) else LARGEST):
-            raise ValueError(f"{name} must be a finite number, got {label!r}")
-        return number
-    try:
-        vector = np.asarray(label, dtype=np.float64)
-    except (TypeError, ValueError):
-        vector = np.empty(0)
-    if vector.ndim != 1 or not len(vector) or not (np.abs(vector) <= LARGEST).all():
+    value = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
+    numeric = value.dtype.kind in "biuf" and value.ndim < 2 and value.size
+    if not numeric or not (np.abs(value.astype(np.float64)) <= LARGEST).all():
         raise ValueError(
             f"{name} must be a finite number, a flat vector of them, or None, got {label!r}; number the classes first, "
             'for example with frame["label"].astype("category").cat.codes'
         )
-    return vector.astype(np.float32)
-
-
-def _kind(label: Any) -> str:
-    if isinstance(label, np.ndarray):
-        return f"a label of {len(label)} numbers"
-    return "no label" if label is None else "a number as label"
+    if value.ndim:
+        return value.astype(np.float32)
+    return float(value) if value.dtype.kind == "f" else int(value)
 
 
 def examples_from_frame(frame: pd.DataFrame, texts: Sequence[str], label: str | None = None) -> list[InputExample]:

@@ -13,7 +13,7 @@ from sbertlab.analysis.robustness import card
 from sbertlab.benchmark import presets
 from sbertlab.benchmark.results import read, readme_block, report
 from sbertlab.commands import figures
-from sbertlab.commands.figures import draw_benchmark, draw_card, write_card
+from sbertlab.commands.figures import draw_card, draw_figures, write_card
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ def test_drawing_makes_the_page_the_pictures_and_the_readmes_block(tmp_path: Pat
     for name in ("benchmark.csv", "comparisons.csv", "environment.json"):
         shutil.copy(ROOT / "figures" / name, folder)
     (tmp_path / "README.md").write_text("above\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nbelow\n")
-    written = draw_benchmark(folder)
+    written = draw_figures(folder)
     table, pairs, manifest = read(folder)
     assert (folder / "benchmark.md").read_text(encoding="utf-8") == report(table, pairs)
     page = (tmp_path / "README.md").read_text()
@@ -56,7 +56,7 @@ def test_drawing_makes_the_page_the_pictures_and_the_readmes_block(tmp_path: Pat
 
 def test_drawing_without_a_table_says_what_creates_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"benchmark.csv is missing; .*`python -m sbertlab benchmark`"):
-        draw_benchmark(tmp_path)
+        draw_figures(tmp_path)
 
 
 @pytest.mark.slow
