@@ -21,7 +21,8 @@ from torch import Tensor
 
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.models import Normalize, Pooling, StaticEmbedding
-from sbertlab.models.module import Features, features_to, masked_mean
+from sbertlab.models.module import Features, masked_mean
+from sbertlab.util import batch_to_device
 
 REST = "(rest)"
 """Stands for a token: the part of an embedding that belongs to no token."""
@@ -86,7 +87,7 @@ def token_parts(model: SentenceTransformer, text: str) -> TextParts:
         with torch.no_grad():
             prompt = model._prompt(None, None)
             (chunk,) = model.chunks([prompt + text], 1, None, prompt)
-            features = features_to(chunk.features, model.device)
+            features = batch_to_device(dict(chunk.features), model.device)
             vectors, embed = _split(model, features)
             whole = embed(vectors)
             each = torch.eye(len(vectors), dtype=vectors.dtype, device=vectors.device)[:, :, None]  # token by token

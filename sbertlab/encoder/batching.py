@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sbertlab.data.texts import Text, TruncationWarning, as_texts, by_route
-from sbertlab.models import Features, Router, TokenizerModule, features_to, output_dimension, text_vectors
+from sbertlab.models import Features, Router, TokenizerModule, output_dimension, text_vectors
+from sbertlab.util import batch_to_device
 
 CPU_TOKEN_BUDGET = 1024  # padded tokens per chunk: the activations of a small encoder fit into the cache
 ACCELERATOR_TOKEN_BUDGET = 32768  # large matrices keep an accelerator busy
@@ -158,7 +159,7 @@ class ChunkedEncoder(nn.Sequential):
 
     def forward_chunk(self, chunk: Chunk) -> Tensor:
         """Return the embeddings of a chunk, `(texts, dim)`, in its order."""
-        return text_vectors(self(features_to(chunk.features, self.device)))
+        return text_vectors(self(batch_to_device(dict(chunk.features), self.device)))
 
     def embed(self, texts: Sequence[Text], token_budget: int | None = None) -> Tensor:
         """Return the embeddings of the texts with their graph, `(texts, dim)`, in order; see `training_chunks`."""
@@ -176,7 +177,7 @@ class ChunkedEncoder(nn.Sequential):
         positions: list[int] = []
         tokens: list[tuple[int, int]] = []
         for chunk in self.chunks(texts, budget, task, prompt):
-            parts.append(_split_output(self(features_to(chunk.features, self.device)), output_value))
+            parts.append(_split_output(self(batch_to_device(dict(chunk.features), self.device)), output_value))
             positions += chunk.positions
             tokens += zip(chunk.truncated, chunk.lengths, strict=True)
             bar.update(len(chunk.positions))

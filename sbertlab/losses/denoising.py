@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -94,13 +94,6 @@ class DenoisingAutoEncoderLoss(Loss):
         ).logits  # (batch, tokens - 1, vocabulary)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=pad)
-
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Any:
-        """Return the loss of tokenised damaged and whole texts."""
-        features = list(sentence_features)
-        if self.tokenizer is not None:
-            return super().forward(features, labels)
-        return self.compute(self.embed(features), features[1]["input_ids"])  # decoding would lose unknown tokens
 
 
 def _decoder(config: Any, make: Callable[[Any], Any]) -> Any:

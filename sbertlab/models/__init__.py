@@ -12,7 +12,7 @@ Every block is a `Module`: it reads and extends a dictionary of features, and `c
 """
 
 from sbertlab.models.layers import CNN, LSTM, Dense, Dropout, LayerNorm, Normalize, WeightedLayerPooling
-from sbertlab.models.module import Features, Module, features_to, output_dimension, text_vectors
+from sbertlab.models.module import Features, Module, output_dimension, text_vectors
 from sbertlab.models.pooling import POOLING_MODES, Pooling
 from sbertlab.models.router import Asym, Router
 from sbertlab.models.transformer import StaticEmbedding, TokenizerModule, Tokens, Transformer
@@ -35,7 +35,6 @@ __all__ = [
     "Tokens",
     "Transformer",
     "WeightedLayerPooling",
-    "features_to",
     "output_dimension",
     "text_vectors",
 ]

@@ -1,7 +1,7 @@
 """What makes a transformer fast on a CPU: linear layers through oneDNN, plain attention for short texts.
 
 torch's float32 `F.linear` uses MKL, which on AMD processors takes its AVX2 path even with AVX-512; oneDNN is up to
-twice as fast. bfloat16 on a processor without instructions for it is emulated, ten times slower than float32.
+twice as fast.
 
 torch's fused attention works through texts and heads one by one: up to about 64 tokens the plain formula in a few
 batched products is up to three times as fast, forward and backward.
@@ -10,7 +10,6 @@ batched products is up to three times as fast, forward and backward.
 from __future__ import annotations
 
 import math
-import platform
 import time
 from functools import cache
 from pathlib import Path
@@ -55,7 +54,7 @@ class _OneDnnLinear(torch.autograd.Function):
 def is_amd() -> bool:
     """Return whether the processor is AMD's."""
     cpuinfo = Path("/proc/cpuinfo")
-    return "AuthenticAMD" in (cpuinfo.read_text(errors="replace") if cpuinfo.exists() else platform.processor())
+    return cpuinfo.exists() and "AuthenticAMD" in cpuinfo.read_text(errors="replace")
 
 
 @cache
@@ -103,24 +102,14 @@ def _onednn_speed(x: Tensor, weight: Tensor, bias: Tensor, repeats: int = 9) -> 
 
 
 class FastLinear(nn.Linear):
-    """`nn.Linear` that takes the fastest exact way on a CPU; same parameters, same names.
-
-    bfloat16, by dtype or by autocast, is multiplied in float32 where the processor would emulate it; the result is
-    bfloat16 either way. oneDNN's product is differentiable only once.
-    """
+    """`nn.Linear` through oneDNN where that is faster; same parameters, same names, differentiable only once."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `input @ weight.T + bias`, `(..., in)` -> `(..., out)`."""
-        if input.device.type != "cpu":
-            return super().forward(input)
-        autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        if torch.bfloat16 in (autocast, self.weight.dtype) and not has_native_bfloat16():
-            bias = None if self.bias is None else self.bias.float()
-            with torch.autocast("cpu", enabled=False):
-                return F.linear(input.float(), self.weight.float(), bias).to(torch.bfloat16)
-        single = autocast is None and input.dtype == self.weight.dtype == torch.float32
+        on_cpu = input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        single = input.dtype == self.weight.dtype == torch.float32
         fits = input.dim() > 1 and input.shape[-1] == self.in_features and input.numel() > 0
-        if not (single and fits and onednn_is_faster()):
+        if not (on_cpu and single and fits and onednn_is_faster()):
             return super().forward(input)
         linear = _OneDnnLinear.apply if torch.is_grad_enabled() else onednn_linear
         return linear(input, self.weight, self.bias)

@@ -97,8 +97,7 @@ class CNN(Module):
     ) -> None:
         super().__init__()
         if any(size % 2 == 0 for size in kernel_sizes) or set(stride_sizes or [1]) != {1}:
-            found = f"{list(kernel_sizes)} and {stride_sizes}"
-            raise ValueError(f"kernel_sizes must be odd and stride_sizes 1, got {found}")
+            raise ValueError(f"kernel_sizes must be odd and stride_sizes 1, got {kernel_sizes} and {stride_sizes}")
         self.in_word_embedding_dimension = in_word_embedding_dimension
         self.out_channels, self.kernel_sizes = out_channels, list(kernel_sizes)
         self.convs = nn.ModuleList(

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,12 +23,6 @@ class Module(nn.Module):
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON types, with the keys of sentence-transformers 2.2."""
         return {key: getattr(self, key) for key in self.config_keys}
-
-
-def features_to(features: Mapping[str, Any], device: torch.device) -> Features:
-    """Return the features with every tensor on `device`."""
-    tensors = {name: value for name, value in features.items() if isinstance(value, Tensor)}
-    return {**features, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()}}
 
 
 def text_vectors(features: Features) -> Tensor:

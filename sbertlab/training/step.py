@@ -29,9 +29,10 @@ from sbertlab.checks import checked_number
 from sbertlab.encoder.batching import Chunk, PaddingMeter
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.losses.base import Loss
-from sbertlab.models import Module, features_to
+from sbertlab.models import Module
 from sbertlab.training.batches import Batch, Objective, likely_mistake, set_seed
 from sbertlab.training.processes import add_gradients, sum_over_processes
+from sbertlab.util import batch_to_device
 
 OBJECTIVE_COLUMNS = ("loss", "lr", "gradient_norm", "tokens_per_second", "padding_share", "known_positives")
 """Columns of the history that `Step.learn` fills, once per objective."""
@@ -203,7 +204,7 @@ class Step:
         for mask in (column["attention_mask"] for column in features if "attention_mask" in column):
             meter.add(mask.sum(dim=1).tolist())
         with self.accelerator.autocast():
-            result = loss([features_to(column, self.model.device) for column in features], labels)
+            result = loss([batch_to_device(column, self.model.device) for column in features], labels)
         return self._differentiate(result)
 
     def _differentiate(self, result: Any) -> float:

@@ -115,20 +115,11 @@ def test_other_types_than_float32_never_go_to_onednn(onednn, dtype):
     assert not onednn
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_autocast_gives_bfloat16_and_float32_gradients(onednn, monkeypatch, native):
-    monkeypatch.setattr(kernels, "has_native_bfloat16", lambda: native)
-    layer, x = FastLinear(64, 16), torch.randn(6, 64).bfloat16().float().requires_grad_()
-    layer.to(torch.bfloat16).to(torch.float32)  # values that bfloat16 holds
+def test_under_autocast_the_layer_is_torchs(onednn):
+    layer, x = FastLinear(64, 16), torch.randn(6, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = layer(x)
-    exact = F.linear(x.double(), layer.weight.double(), layer.bias.double())
-    assert output.dtype == torch.bfloat16
+        assert layer(x).equal(F.linear(x, layer.weight, layer.bias))
     assert not onednn
-    torch.testing.assert_close(output.double(), exact, rtol=2**-8, atol=2**-8 if native else 1e-6)
-    output.float().sum().backward()
-    assert layer.weight.grad.dtype == x.grad.dtype == torch.float32
-    torch.testing.assert_close(layer.weight.grad, x.detach().sum(dim=0).expand(16, 64), atol=0.05, rtol=0.02)
 
 
 def test_without_the_operator_the_layer_is_torchs(probed, monkeypatch):
