@@ -77,13 +77,11 @@ class Scores:
         finished = [(name, seeds) for name, seeds in cells.groupby(KEY, sort=False) if seeds["error"].eq("").all()]
         rows = []
         for (name_a, a), (name_b, b) in combinations(finished, 2):
-            one, other = a["examples"].iloc[0], b["examples"].iloc[0]
-            if len(one) != len(other):
-                raise ValueError(f"task {task!r}: {name_a} has {len(one)} examples and {name_b} {len(other)}")
+            examples = a["examples"].iloc[0]
             values = [side["value"].to_numpy() for side in (a, b)]
             drawn = [np.mean(side["replicates"].tolist(), axis=0) for side in (a, b)]
             means = [seeds.mean() for seeds in values]
-            found = compare(*means, *drawn, *values, examples=one.averaged, starts=one.starts)
+            found = compare(*means, *drawn, *values, examples=examples.averaged, starts=examples.starts)
             rows.append(dict(zip(PAIR, [*name_a, *name_b], strict=True)) | found._asdict())
         return _with_verdict(rows, task)
 

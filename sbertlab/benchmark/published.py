@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,12 +42,8 @@ BATCH_64, BATCH_128 = "training_nli_v2", "training_nli_v2, batch 128"
 """The recipe with the batch size of the Training Overview, and with that of the public script."""
 
 
-class Pin(NamedTuple):
-    """A data set on the Hub: the name of its task in mteb, its repository and its commit."""
-
-    task: str
-    path: str
-    revision: str
+Pin = tuple[str, str, str]
+"""A data set on the Hub: the name of its task in mteb, its repository and its commit."""
 
 
 def figures() -> pd.DataFrame:
@@ -73,11 +69,11 @@ def check_published(pins: Sequence[Pin]) -> None:
     """Raise an error if a data set is neither in the Hub's cache nor on the Hub."""
     from huggingface_hub import HfApi, snapshot_download
 
-    for pin in pins:
+    for _, path, revision in pins:
         try:
-            snapshot_download(pin.path, repo_type="dataset", revision=pin.revision, local_files_only=True)
+            snapshot_download(path, repo_type="dataset", revision=revision, local_files_only=True)
         except OSError:
-            HfApi().dataset_info(pin.path, revision=pin.revision, timeout=5)
+            HfApi().dataset_info(path, revision=revision, timeout=5)
 
 
 def load_published(pins: Sequence[Pin]) -> SentenceEvaluator:
@@ -85,21 +81,21 @@ def load_published(pins: Sequence[Pin]) -> SentenceEvaluator:
     import mteb
 
     evaluators = []
-    for pin in pins:
-        task = mteb.get_task(pin.task)
+    for name, path, revision in pins:
+        task = mteb.get_task(name)
         dataset = task.metadata.dataset
-        if (dataset["path"], dataset["revision"]) != (pin.path, pin.revision):
-            raise ValueError(f"{pin.task} is {pin.path} at {pin.revision}, but mteb {mteb.__version__} has {dataset}")
+        if (dataset["path"], dataset["revision"]) != (path, revision):
+            raise ValueError(f"{name} is {path} at {revision}, but mteb {mteb.__version__} has {dataset}")
         task.load_data()
         evaluators.append(mteb_evaluator(task))
         task.unload_data()
     return _mean(evaluators)
 
 
-def _published_task(name: str, family: str, metric: str, pins: Sequence[Sequence[str]]) -> Task:
-    pinned = tuple(Pin(*pin) for pin in pins)
-    note = f"{pinned[0].path} at {pinned[0].revision[:7]}" if len(pins) == 1 else f"mean of {len(pins)} sets of mteb"
-    return Task(name, family, metric, note, partial(load_published, pinned), pins=pinned)
+def _published_task(name: str, family: str, metric: str, pins: Sequence[Pin]) -> Task:
+    _, path, revision = pins[0]
+    note = f"{path} at {revision[:7]}" if len(pins) == 1 else f"mean of {len(pins)} sets of mteb"
+    return Task(name, family, metric, note, partial(load_published, pins), pins=tuple(map(tuple, pins)))
 
 
 PUBLISHED: Mapping[str, Task] = {name: _published_task(name, **task) for name, task in DATA["tasks"].items()}

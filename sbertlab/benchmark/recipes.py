@@ -20,7 +20,7 @@ import pandas as pd
 from torch.utils.data import DataLoader
 
 from sbertlab.benchmark.encoders import Candidate, digest_of
-from sbertlab.benchmark.local_tasks import DATA_VARIABLE, data_folder, read_table
+from sbertlab.benchmark.local_tasks import DATA_VARIABLE, LocalSet, data_folder, read_table
 from sbertlab.benchmark.published import DATA
 from sbertlab.benchmark.tasks import sts_evaluator
 from sbertlab.data import InputExample, NoDuplicatesDataLoader, helpdesk
@@ -75,13 +75,13 @@ def nli_triplets(pairs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 class PairSet:
     """Labelled pairs, from a file of the folder that SBERTLAB_DATA names or, without it, from a data set on the Hub.
 
-    Columns: sentence1, sentence2 and `third`. `split` are the rows of the file to use (None: all), `hub` the arguments
-    of `datasets.load_dataset`.
+    Columns: sentence1, sentence2 and `third`. `split` are the rows of the file to use, `hub` the arguments of
+    `datasets.load_dataset`.
     """
 
     file: str
     third: str
-    split: str | None = None
+    split: str = "all"
     hub: Mapping[str, str] = field(default_factory=dict)
 
     def path(self) -> Path | None:
@@ -92,7 +92,7 @@ class PairSet:
     def source(self) -> tuple[str, str]:
         """Return in words where the pairs come from, and the SHA-256 of the file or what pins the data on the Hub."""
         if path := self.path():
-            return self.file + (f", {self.split} rows" if self.split else ""), digest_of([path])
+            return f"{self.file}, {LocalSet(self.split).note}", digest_of([path])
         words = f"{self.hub['path']} of the Hub ({self.hub['split']}, revision {self.hub['revision'][:12]})"
         return words, repr(self.hub)
 
@@ -100,8 +100,8 @@ class PairSet:
         """Return the columns sentence1, sentence2 and the third; of a file, all as texts."""
         columns = ["sentence1", "sentence2", self.third]
         if path := self.path():
-            table = read_table(path, [*columns, "split"] if self.split else columns)
-            return (table[table["split"] == self.split] if self.split else table)[columns].reset_index(drop=True)
+            table = LocalSet(self.split).rows(read_table(path, columns))
+            return table[columns].reset_index(drop=True)
         from datasets import load_dataset
 
         found: Any = load_dataset(**self.hub)

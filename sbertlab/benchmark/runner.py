@@ -28,7 +28,6 @@ from joblib.externals.loky import get_reusable_executor
 from tqdm.auto import tqdm
 
 from sbertlab.analysis.ranks import VARIANTS
-from sbertlab.analysis.resampling import Examples
 from sbertlab.benchmark.cells import FACTS, UNCACHED, Cell, CellStore
 from sbertlab.benchmark.encoders import Candidate, digest_of, parameter_count
 from sbertlab.benchmark.recipes import Recipe
@@ -119,36 +118,27 @@ def key_of(job: Job, task: Task | None = None) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def measure(
-    job: Job, tasks: Mapping[str, Task], cells: CellStore, device: int | None = None
-) -> Iterator[tuple[str, Cell]]:
+def measure(job: Job, tasks: Mapping[str, Task], cells: CellStore) -> Iterator[tuple[str, Cell]]:
     """Yield the cell of each task with its key; finished ones are on disk by then, failed ones are not."""
-    if device is not None:
-        torch.cuda.set_device(device)
     training = cells.folder.with_name("training")
     model = attempt(lambda: StoredEmbeddings(job.build(training), name=job.candidate.name))
     for key, task in tasks.items():
-        start = time.perf_counter()
+        start, examples = time.perf_counter(), None
         try:
             if isinstance(model, Exception):
                 raise model
-            found, examples = task_result(model, task)
-        except Exception as error:
-            yield key, failed(job, task, error)
-        else:
+            if task.name == FACTS:
+                own = model.model
+                found = {"parameters": parameter_count(own), "sentences_per_second": sentences_per_second(own)}
+            else:
+                value, _, examples = task.evaluate(model)
+                found = {"value": value, "n": len(examples)}
             seconds = round(time.perf_counter() - start, 2)
             cell = Cell(job.row(task) | found | {"seconds": seconds}, examples, environment())
             cells.put(key, cell)
-            yield key, cell
-
-
-def task_result(model: StoredEmbeddings, task: Task) -> tuple[dict[str, Any], Examples | None]:
-    """Return what a task adds to the row of its cell, and the examples."""
-    if task.name == FACTS:
-        own = model.model
-        return {"parameters": parameter_count(own), "sentences_per_second": sentences_per_second(own)}, None
-    score = task.evaluate(model)
-    return {"value": score.value, "n": len(score.examples)}, score.examples
+        except Exception as error:
+            cell = failed(job, task, error)
+        yield key, cell
 
 
 def failed(job: Job, task: Task, error: Exception) -> Cell:
@@ -176,9 +166,9 @@ def run_jobs(
         jobs: the models to build.
         tasks: what to measure them on.
         cells: finished cells on disk; checkpoints of fine-tunings are in the folder "training" beside theirs.
-        workers: processes at a time, each with its share of the processor's cores or one of the GPUs.
-        engine: "processes" on this machine, or "ray": one Ray task per job on the cluster that RAY_ADDRESS names (this
-            machine if it names none).
+        workers: processes at a time, each with its share of the processor's cores.
+        engine: "processes" on this machine, or "ray": one Ray task per job, with a GPU if there are any, on the cluster
+            that RAY_ADDRESS names (this machine if it names none).
     """
     checked_number("workers", workers, 1, whole=True)
     check_choice("engine", engine, ("processes", "ray"))
@@ -187,7 +177,6 @@ def run_jobs(
     speed = Task(
         FACTS, "", "", f"measured on {place}", cast(Any, parameter_count)
     )  # the only number that depends on the place
-    gpus = torch.cuda.device_count() if workers > 1 else 0
     keys: list[str] = []
     found: dict[str, Cell] = {}
     waiting: list[tuple[Any, ...]] = []
@@ -197,7 +186,7 @@ def run_jobs(
         keys += by_key
         found |= {key: cell for key in by_key if (cell := cells.get(key))}
         if missing := {key: task for key, task in by_key.items() if key not in found}:
-            waiting.append((job, missing, cells, len(waiting) % gpus if gpus else None))
+            waiting.append((job, missing, cells))
     with tqdm(total=len(keys), initial=len(found), desc="Benchmark", unit="cell") as bar:
         for key, cell in computed(waiting, workers, engine):
             found[key] = cell
@@ -223,7 +212,7 @@ def computed(waiting: Sequence[tuple[Any, ...]], workers: int, engine: Engine) -
         pool = get_reusable_executor(workers, env={"OMP_NUM_THREADS": str(threads)})
         futures = {pool.submit(measure_all, *work): work for work in waiting}
     for future in as_completed(futures):
-        job, tasks, cells, _ = futures[future]
+        job, tasks, cells = futures[future]
         try:
             finished = future.result()
         except Exception as error:  # the process died

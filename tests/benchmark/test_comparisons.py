@@ -104,12 +104,6 @@ def test_intervals_stand_around_the_values_in_points() -> None:
     assert table.loc[1, ["value", "low", "high"]].isna().all()
 
 
-def test_models_on_different_examples_are_not_compared() -> None:
-    fewer = made("bb", "x", Examples("mean", HARDNESS["x"][:150]))
-    with pytest.raises(ValueError, match=r"task 'x': .* 200 examples and .* 150"):
-        Scores([cell("a", "x", 0.0), fewer], 100).comparisons()
-
-
 def test_one_example_alone_has_no_interval_and_proves_nothing() -> None:
     scores = Scores([made(name, "x", Examples("mean", [value])) for name, value in (("a", 1.0), ("b", 0.0))], 100)
     assert scores.table()[["low", "high"]].isna().to_numpy().all()

@@ -41,8 +41,8 @@ def test_the_fourteen_tasks_are_those_of_the_average_with_their_metrics() -> Non
     assert [len(task.pins) for task in PUBLISHED.values() if len(task.pins) > 1] == [12]
     assert len({pin for task in PUBLISHED.values() for pin in task.pins}) == 25
     assert PUBLISHED["SICK-R"].pins == (("SICK-R", "mteb/sickr-sts", "20a6d6f312dd54037fe07a32d58e5e168867909d"),)
-    gaming = PUBLISHED["CQADupstackRetrieval"].pins[2]
-    assert (gaming.path, gaming.revision[:7]) == ("mteb/cqadupstack-gaming", "4885aa1")
+    _, path, revision = PUBLISHED["CQADupstackRetrieval"].pins[2]
+    assert (path, revision[:7]) == ("mteb/cqadupstack-gaming", "4885aa1")
 
 
 def test_figures_equal_the_documents() -> None:
@@ -81,10 +81,10 @@ def test_every_pin_is_the_revision_that_mteb_has() -> None:
     mteb = pytest.importorskip("mteb")
     for name, task in PUBLISHED.items():
         for pin in task.pins:
-            dataset = mteb.get_task(pin.task).metadata.dataset
-            assert (dataset["path"], dataset["revision"]) == (pin.path, pin.revision), name
+            dataset = mteb.get_task(pin[0]).metadata.dataset
+            assert (dataset["path"], dataset["revision"]) == pin[1:], name
     forums = mteb.get_task("CQADupstackRetrieval").metadata.tasks
-    assert [task.metadata.name for task in forums] == [pin.task for pin in PUBLISHED["CQADupstackRetrieval"].pins]
+    assert [task.metadata.name for task in forums] == [pin[0] for pin in PUBLISHED["CQADupstackRetrieval"].pins]
 
 
 class Letters:
@@ -132,7 +132,7 @@ def test_what_is_in_the_cache_needs_no_hub(tmp_path: Path, monkeypatch: pytest.M
     pins = PUBLISHED["BIOSSES"].pins
     with pytest.raises(Exception, match="refused"):
         check_published(pins)
-    (tmp_path / f"datasets--{pins[0].path.replace('/', '--')}" / "snapshots" / pins[0].revision).mkdir(parents=True)
+    (tmp_path / f"datasets--{pins[0][1].replace('/', '--')}" / "snapshots" / pins[0][2]).mkdir(parents=True)
     check_published(pins)
 
 
@@ -260,7 +260,7 @@ def test_a_published_task_of_several_sets_is_the_mean_over_them(
     mteb = pytest.importorskip("mteb")
     made = mteb.get_task
     pins = PUBLISHED["CQADupstackRetrieval"].pins
-    data = {pin.task: partial(search_data, seed=20 + place) for place, pin in enumerate(pins)}
+    data = {pin[0]: partial(search_data, seed=20 + place) for place, pin in enumerate(pins)}
 
     def get_task(name: str) -> Any:
         task = made(name)
@@ -271,7 +271,7 @@ def test_a_published_task_of_several_sets_is_the_mean_over_them(
     model = tiny()
     (task,) = select_tasks(["CQADupstackRetrieval"], data="")
     score = task.evaluate(model)
-    alone = [ours(model, "CQADupstackRetrieval", get_task(pin.task)) for pin in pins]
+    alone = [ours(model, "CQADupstackRetrieval", get_task(pin[0])) for pin in pins]
     assert score.value == pytest.approx(100 * np.mean(alone), abs=1e-9)
     assert len(set(alone)) == 12
     assert np.unique(score.examples.sets).tolist() == list(range(12))

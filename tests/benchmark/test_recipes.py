@@ -165,7 +165,7 @@ def test_recipes_describe_settings_and_data_without_a_path_of_this_machine(local
     assert all(recipe.name == name for name, recipe in RECIPES.items())
     described = local.describe()
     assert (described["name"], described["rows"]) == ("nli-local", 160)
-    files = {"snli_devtest/data.csv.gz": "", "stsb/data.csv.gz": ", dev rows"}
+    files = {"snli_devtest/data.csv.gz": ", all rows", "stsb/data.csv.gz": ", dev rows"}
     assert described["data"] == {name + words: sha256_of(folder / name) for name, words in files.items()}
     assert str(folder) not in str(described)
     assert OFFLINE.describe()["data"] == {"corpora/helpdesk.jsonl": sha256_of(helpdesk.CORPUS)}
