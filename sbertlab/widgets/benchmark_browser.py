@@ -11,7 +11,7 @@ import pandas as pd
 from sbertlab.benchmark.comparisons import PAIR, over_tasks
 from sbertlab.benchmark.results import PRESETS, read
 from sbertlab.checks import check_choice
-from sbertlab.plots.benchmark import score_heatmap, standings_figure
+from sbertlab.plots.benchmark import standings_figure
 from sbertlab.plots.style import Figure
 from sbertlab.widgets.panel import Panel, alert, control, escaped, picture_box, row
 
@@ -38,17 +38,16 @@ class BenchmarkBrowser(Panel):
         size = {"layout": {"width": "300px", "height": "180px"}}
         self._tasks = control(ipywidgets.SelectMultiple, "Tasks", options=tasks, value=tasks, **size)
         self._models = control(ipywidgets.SelectMultiple, "Models", options=models, value=models, **size)
-        self._view = control(ipywidgets.ToggleButtons, "Show", options=("ranking", "tasks"))
         names = self.cells[["model", "variant"]].drop_duplicates().itertuples(index=False, name=None)
         options = [(", ".join(name), name) for name in names]
         self._first = control(ipywidgets.Dropdown, "Compare", options=options)
         self._second = control(ipywidgets.Dropdown, "with", options=options, value=options[-1][1])
         self._image, self._verdict = picture_box(), ipywidgets.HTML()
-        self.add(row(self._tasks, self._models), self._view, self._image)
+        self.add(row(self._tasks, self._models), self._image)
         self.add(row(self._first, self._second), self._verdict)
         for widget in (self._first, self._second):
             self.on_change(widget, lambda name: self._compare())
-        for widget in (self._tasks, self._models, self._view):
+        for widget in (self._tasks, self._models):
             self.on_change(widget, lambda chosen: self._show())
         self._show()
 
@@ -59,12 +58,11 @@ class BenchmarkBrowser(Panel):
 
     @property
     def comparisons(self) -> pd.DataFrame:
-        """Comparisons among the chosen models, on each of the chosen tasks and in their mean."""
-        tasks = list(self._tasks.value)
-        # models are left out after the correction for many pairs, so that looking at fewer makes nothing significant
-        found = pd.concat([over_tasks(self.pairs, self.cells, tasks), self.pairs[self.pairs["task"].isin(tasks)]])
-        among = found["model_a"].isin(self._models.value) & found["model_b"].isin(self._models.value)
-        return found[among].reset_index(drop=True)
+        """All pairs of models compared in the mean over the chosen tasks.
+
+        Also those not chosen, so that looking at fewer models makes nothing significant.
+        """
+        return over_tasks(self.pairs, self.cells, list(self._tasks.value))
 
     def select(self, tasks: list[str] | None = None, models: list[str] | None = None) -> None:
         """Show only these tasks and models; None leaves a choice as it is."""
@@ -74,7 +72,7 @@ class BenchmarkBrowser(Panel):
 
     def verdict(self, a: tuple[str, str], b: tuple[str, str]) -> pd.Series:
         """Return the comparison of two (model, variant) in the mean over the chosen tasks, as a minus b."""
-        means = over_tasks(self.pairs, self.cells, list(self._tasks.value))
+        means = self.comparisons
         turned = means.rename(columns=dict(zip(PAIR, [*PAIR[2:], *PAIR[:2]], strict=True)))
         turned = turned.assign(difference=-means["difference"], low=-means["high"], high=-means["low"])
         both = pd.concat([means, turned]).set_index(PAIR)
@@ -84,16 +82,11 @@ class BenchmarkBrowser(Panel):
         return both.loc[pair]
 
     def static(self) -> Figure:
-        """The chosen view as a matplotlib figure."""
+        """The ranking over the chosen tasks and models as a matplotlib figure."""
         if self.shown.empty:
             raise ValueError("choose at least one task and one model")
-        if self._view.value == "tasks":
-            return score_heatmap(self.shown, self.comparisons, "all", theme=self.theme)
         note = f"Tasks: {', '.join(self._tasks.value)}"
         return standings_figure(self.shown, self.comparisons, note=note, theme=self.theme)
-
-    def __repr__(self) -> str:
-        return f"BenchmarkBrowser of {self.cells['model'].nunique()} models and {self.cells['task'].nunique()} tasks"
 
     def _show(self) -> None:
         self._compare()

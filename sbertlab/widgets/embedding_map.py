@@ -46,7 +46,7 @@ class EmbeddingMap(Panel):
         frames: in place of `xy`: coordinates by the name of a checkpoint; a slider moves the points between them.
         model: embeds what is typed into "Find meaning"; the model that made the (last) embeddings.
         neighbors: number of rows that a click or a search by meaning finds; a slider changes it.
-        folder: where the buttons save the selection and the picture.
+        folder: where the selection is saved.
 
     Raises:
         ImportError: jupyter-scatter, or umap-learn for "umap", is not installed.
@@ -140,8 +140,6 @@ class EmbeddingMap(Panel):
 
     def select(self, rows: Sequence[int]) -> None:
         """Select rows by their positions in the frame, as a lasso would."""
-        for position in rows:
-            checked_number("a position", int(position), 0, len(self.frame) - 1)
         self._show(np.asarray(rows, dtype=int))
 
     def find_words(self, query: str) -> np.ndarray:
@@ -169,24 +167,18 @@ class EmbeddingMap(Panel):
         self._show(np.array([position, *self.neighbors(position)["position"]]), position)
 
     def save_selection(self) -> Path:
-        """Write the selected rows as CSV to a new file in `folder`."""
-        path = self._new_file("selection", "csv")
+        """Write the selected rows to the first of selection-1.csv, selection-2.csv, ... that is not in `folder`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        paths = (self.folder / f"selection-{number}.csv" for number in itertools.count(1))
+        path = next(path for path in paths if not path.exists())
         self.selected.to_csv(path, index_label="row")
-        return path
-
-    def save_picture(self) -> Path:
-        """Write the static picture as PNG to a new file in `folder`."""
-        path = self._new_file("map", "png")
-        path.write_bytes(self.picture(dpi=200))
+        self._saved.value = escaped(f"Saved: {path.resolve()}")
         return path
 
     def static(self) -> Figure:
         """The same map as a matplotlib figure, with the names of the groups on it."""
         look = {"title": self.frame_name, "theme": self.theme}
         return plots.embedding_map(self.xy, self.labels, self.texts, self.faithfulness, **look)
-
-    def __repr__(self) -> str:
-        return f"EmbeddingMap of {len(self.frame):,} texts, coloured by {self.color}"
 
     def _lay_out(self, method: str, seed: int) -> np.ndarray:
         if not self.spaces:
@@ -209,16 +201,13 @@ class EmbeddingMap(Panel):
         late = {"continuous_update": False}
         names = list(self.frames)
         self._film = control(ipywidgets.SelectionSlider, "Checkpoint", options=names, layout={"width": "60%"}, **late)
-        ready = self.model is not None and bool(self.spaces)
-        hint = "a question or sentence, Enter" if ready else "needs embeddings and model="
         self._words = control(ipywidgets.Text, "Find words", placeholder="in any order, Enter", **late)
-        self._meaning = control(ipywidgets.Text, "Find meaning", placeholder=hint, disabled=not ready, **late)
+        self._meaning = control(ipywidgets.Text, "Find meaning", placeholder="a question or sentence, Enter", **late)
         self._list = control(ipywidgets.Select, "Selected", rows=6, layout={"width": "98%"})
-        self._clear = self.button("Clear selection", lambda: self.select([]))
+        clear = self.button("Clear selection", lambda: self.select([]))
         self._walk = self.button("Show its neighbours", lambda: self.show_neighbors(self._list.value))
         self._head, self._found, self._note, self._saved = (ipywidgets.HTML() for _ in range(4))
         save = self.button("Save selection (CSV)", self.save_selection)
-        picture = self.button("Save picture (PNG)", self.save_picture)
         play = ipywidgets.Play(max=len(names) - 1, interval=2 * MOVE, show_repeat=True, tooltip="Play the film")
         ipywidgets.jslink((play, "value"), (self._film, "index"))
         self.on_change(self._color, self._points.recolor)
@@ -227,9 +216,9 @@ class EmbeddingMap(Panel):
         self.on_change(self._meaning, self._search_meaning)
         self.on_change(self.scatter.widget, self._touched, "selection")
         film = [row(play, self._film)] if len(names) > 1 else []
-        self.add(row(self._color, self._clear), row(self._words, self._meaning, self._k))
+        self.add(row(self._color, clear), row(self._words, self._meaning, self._k))
         self.add(self.scatter.widget, *film, self._note)
-        self.add(self._head, self._list, row(self._walk), self._found, row(save, picture, self._saved))
+        self.add(self._head, self._list, row(self._walk), self._found, row(save, self._saved))
 
     def _nearest(self, query: Embeddings, name: str, k: int) -> pd.DataFrame:
         """Rows of a space nearest to one embedding `(dim,)` or `(1, dim)`, best first."""
@@ -269,7 +258,6 @@ class EmbeddingMap(Panel):
             self._lines = [start, *found["position"]]
         self.scatter.selection(rows)
         self._annotate()
-        self._clear.disabled = not len(rows)
         self._walk.disabled = not len(rows) or self.frame_name not in self.spaces
         listed = rows[:LISTED_TEXTS].tolist()
         self._list.options = [(self.texts[position][:200], position) for position in listed]
@@ -291,17 +279,9 @@ class EmbeddingMap(Panel):
         self._points.draw_lines(self.xy, self._lines)
         self._note.value = f"<small>{escaped(self.faithfulness)}</small>"
 
-    def _new_file(self, stem: str, ending: str) -> Path:
-        """The first of map-1.png, map-2.png, ... in `folder` that does not exist."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        paths = (self.folder / f"{stem}-{number}.{ending}" for number in itertools.count(1))
-        path = next(path for path in paths if not path.exists())
-        self._saved.value = escaped(f"Saved: {path.resolve()}")
-        return path
-
 
 class LinkedMaps(Panel):
-    """Two maps of the same rows: what is selected in one is selected in both, the point under the mouse is marked.
+    """Two maps of the same rows: what is selected in one is selected in both.
 
     A click selects the text and its neighbours in the clicked map; lines in each map lead to the neighbours there, so
     that one sees what moved. Maps of different texts raise a ValueError.
@@ -309,7 +289,7 @@ class LinkedMaps(Panel):
 
     def __init__(self, a: EmbeddingMap, b: EmbeddingMap, names: tuple[str, str] = ("before", "after")) -> None:
         if a.texts != b.texts:
-            raise ValueError(f"linked maps must show the same texts in the same order, got {a!r} and {b!r}")
+            raise ValueError("linked maps must show the same texts in the same order")
         self.maps = dict(zip(names, (a, b), strict=True))
         super().__init__(a.theme)
         half = {"width": "50%", "min_width": "360px"}
@@ -319,7 +299,6 @@ class LinkedMaps(Panel):
         for panel, other in ((a, b), (b, a)):
             panel._linked.append(other)
             panel.scatter.height(LINKED_HEIGHT)
-            self.on_change(panel.scatter.widget, other._points.mark, "hovering")
 
     def static(self) -> Figure:
         """Both maps as one figure; a group has the same colour in both."""
@@ -327,9 +306,6 @@ class LinkedMaps(Panel):
         qualities = {name: panel.faithfulness for name, panel in self.maps.items()}
         labels = next(iter(self.maps.values())).labels
         return plots.map_comparison(places, labels, qualities, theme=self.theme)
-
-    def __repr__(self) -> str:
-        return "LinkedMaps: " + " and ".join(f"{name}: {panel!r}" for name, panel in self.maps.items())
 
 
 def linked(a: EmbeddingMap, b: EmbeddingMap, names: tuple[str, str] = ("before", "after")) -> LinkedMaps:

@@ -43,10 +43,10 @@ class LossPlayground(Panel):
         self._advice, self._state = ipywidgets.HTML(), ipywidgets.HTML()
         self._image = picture_box("720px")
         buttons = row(
-            self.button("Step", self.step, "One step of gradient descent"),
-            self.button("Descend", lambda: self.step(STRIDE), f"{STRIDE} steps"),
-            self.button("Start again", self.reset, "Put the points back where they were"),
-            self.button("Scatter", lambda: self.scatter(self._seed + 1), "Put the points at random places"),
+            self.button("Step", self.step),
+            self.button("Descend", lambda: self.step(STRIDE)),
+            self.button("Start again", self.reset),
+            self.button("Scatter", lambda: self.scatter(self._seed + 1)),
         )
         self.add(self._menu, self._advice, self._sliders, buttons, self._state, self._image)
         self.on_change(self._menu, self.choose)

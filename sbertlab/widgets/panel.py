@@ -31,7 +31,7 @@ class Panel(ipywidgets.VBox):
     """A column of controls and pictures with a static picture; errors of its callbacks are shown as messages.
 
     `theme`, "light" or "dark", is that of maps and figures; texts and controls have JupyterLab's own colours. `problem`
-    is the message on top of the panel, `last_error` what a callback raised.
+    is the message on top of the panel.
 
     >>> panel = Panel()
     >>> panel.button("Divide", lambda: 1 / 0).click()
@@ -42,7 +42,6 @@ class Panel(ipywidgets.VBox):
     def __init__(self, theme: str = "light") -> None:
         check_choice("theme", theme, THEMES)
         self.theme, self.problem, self._silent = theme, "", False
-        self.last_error: Exception | None = None
         self._problem = ipywidgets.HTML(layout={"display": "none"})
         keyboard = anywidget.AnyWidget(_esm=KEYBOARD, layout={"display": "none"})
         super().__init__([ipywidgets.VBox([self._problem, keyboard])])
@@ -78,14 +77,14 @@ class Panel(ipywidgets.VBox):
             try:
                 action(*arguments)
             except Exception as error:
-                self.last_error = error
-                self.tell(error_text(error))
+                for_users = isinstance(error, (ValueError, ImportError))
+                self.tell(str(error) if for_users else f"{type(error).__name__}: {error}")
 
         return run
 
-    def button(self, name: str, action: Callable[[], object], tooltip: str = "") -> ipywidgets.Button:
+    def button(self, name: str, action: Callable[[], object]) -> ipywidgets.Button:
         """A button that runs an action."""
-        made = control(ipywidgets.Button, name, tooltip=tooltip or name)
+        made = control(ipywidgets.Button, name)
         made.on_click(self.guarded(lambda button: action()))
         return made
 
@@ -102,15 +101,13 @@ class Panel(ipywidgets.VBox):
         finally:
             self._silent = False
 
+    def __repr__(self) -> str:
+        return type(self).__name__
+
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and its picture for pages that run no widgets: GitHub, nbviewer, an HTML export."""
         bundle = super()._repr_mimebundle_(**kwargs) or {}
         return {**bundle, "text/plain": repr(self), "image/png": base64.b64encode(self.picture()).decode()}
-
-
-def error_text(error: BaseException) -> str:
-    """What to show of an error: its message, with its type unless the message is written for users."""
-    return str(error) if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: {error}"
 
 
 def escaped(text: str, tag: str = "span") -> str:

@@ -105,12 +105,6 @@ class Points:
         ends = [[tuple(xy[row].tolist()) for row in (rows[0], end)] for end in rows[1:]]
         self.scatter.annotations([self._line(line, line_color=self.colors.bad, line_width=1) for line in ends])
 
-    def mark(self, point: int | None) -> None:
-        """Mark a point as if the mouse were over it; -1 is none, as in jupyter-scatter's own links."""
-        wanted, now = (-1 if row is None else row for row in (point, self.widget.hovering))
-        if wanted != now:
-            self.widget.hovering = wanted
-
     def _draw_again(self) -> None:
         """Send the points again in two seconds: a browser ignores those that arrive while it draws, moves or opens."""
         self._changed = True

@@ -38,7 +38,7 @@ class SimilarityExplorer(Panel):
         self._first = control(ipywidgets.Dropdown, "Explain")
         self._second = control(ipywidgets.Dropdown, "with")
         self._matrix, self._tokens, self._words = picture_box(), picture_box(), ipywidgets.HTML()
-        show = self.button("Compare", lambda: self.compare(self._typed.value.splitlines()), "Embed and compare them")
+        show = self.button("Compare", lambda: self.compare(self._typed.value.splitlines()))
         self.add(self._typed, row(show), self._matrix)
         self.add(row(self._first, self._second), self._words, self._tokens)
         self.compare(texts)
@@ -68,9 +68,6 @@ class SimilarityExplorer(Panel):
     def static(self) -> Figure:
         """The explanation of the chosen pair as a matplotlib figure, or the matrix if there is no explanation."""
         return explanation_figure(self.explanation, theme=self.theme) if self.explanation else self._heatmap()
-
-    def __repr__(self) -> str:
-        return f"SimilarityExplorer of {len(self.texts)} sentences"
 
     @property
     def _pair(self) -> tuple[str, str]:

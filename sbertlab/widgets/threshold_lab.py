@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from sbertlab.analysis.thresholds import MEASURES, Goal, Threshold, choose_threshold, threshold_at, threshold_curve
+from sbertlab.analysis.thresholds import Goal, Threshold, choose_threshold, threshold_at, threshold_curve
 from sbertlab.checks import check_same_length
 from sbertlab.plots.analysis import threshold_figure
 from sbertlab.plots.style import Figure
@@ -66,7 +66,7 @@ class ThresholdLab(Panel):
         self.on_change(self._slider, self.move)
         best = self.button("Greatest F1", self.choose)
         go = self.button("Go there", lambda: self.choose("precision", self._goal.value))
-        export = self.button("Export", self.export, "Write the threshold and its intervals as JSON")
+        export = self.button("Export", self.export)
         self.add(row(self._slider, best), row(self._goal, go, export, self._saved))
         self.add(self._numbers, self._image, self._border)
         self.choose()
@@ -92,19 +92,13 @@ class ThresholdLab(Panel):
         """The curves with the chosen threshold, as a matplotlib figure."""
         return threshold_figure(self.curve, self.labels, self.scores, self.chosen, theme=self.theme)
 
-    def __repr__(self) -> str:
-        return f"ThresholdLab of {len(self.scores):,} pairs: {self.chosen}"
-
     def _show(self, chosen: Threshold) -> None:
         """Show a threshold, its numbers, the curves, and the pairs nearest to it."""
         self.chosen = chosen
         with self.silently():
             self._slider.value = chosen.threshold
-        fields = vars(chosen)
-        rows = [[name, *(fields[name + end] for end in ("", "_low", "_high"))] for name in ("threshold", *MEASURES)]
-        numbers = pd.DataFrame(rows, columns=["", "value", "from", "to"])
-        caption = f"{chosen.goal}, on {chosen.pairs:,} pairs, 95 % intervals"
-        self._numbers.value = table(numbers, caption)
+        sample = f"{chosen.goal}, on {chosen.pairs:,} pairs, 95 % intervals"
+        self._numbers.value = escaped(f"{chosen} ({sample})", "p")
         self._image.value = self.picture()
         self._saved.value = ""
         if self.pairs is not None:

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Any
 
 import ipywidgets
@@ -27,21 +26,18 @@ from sbertlab.encoder.sentence_transformer import SentenceTransformer, evaluatin
 from sbertlab.plots.style import Figure, canvas, style
 from sbertlab.training.callbacks import Event, Interrupt
 from sbertlab.training.fit import HISTORY_COLUMNS
-from sbertlab.training.probe import METRICS, MOST_TEXTS, collapse_reason
-from sbertlab.widgets.panel import Panel, error_text, picture_box, row
+from sbertlab.training.probe import MOST_TEXTS, collapse_reason
+from sbertlab.widgets.panel import Panel, picture_box, row
 
 RUNNING = ("running", "pausing", "paused", "stopping")
 """States in which a run reacts to the buttons."""
 
-NUMBERS = ("epoch", "loss", "metric", "lr", "tokens_per_second", *METRICS)
-"""Columns of the history whose newest value is shown."""
-
 SHARE = 0.05
-"""Largest share of the run's time for drawing numbers, and for pictures: what is slow is drawn less often."""
+"""Largest share of the run's time for pictures."""
 
 
 class TrainingMonitor(Panel):
-    """Loss, metric, learning rate, throughput, the health of the space and a live map, with Pause and Stop.
+    """Curves of the history, the health of the space and a live map, with Pause and Stop.
 
     In a notebook it appears where `fit` runs, and leaves pictures there when the run has ended. Pause holds the run
     after the current step. Stop works like Ctrl-C: the step is finished, a checkpoint is written if there is a
@@ -62,15 +58,14 @@ class TrainingMonitor(Panel):
         super().__init__(theme=theme)
         self.map = None if probe is None else ProbeMap(probe, labels)
         self.live = notebook() is not None
-        self.state, self._ending = "waiting", ""
+        self.state, self._ending, self._total = "waiting", "", 0
         self._rows: dict[tuple[int, str], dict[str, Any]] = {}
         self._lock = threading.RLock()
         self._pause = self.button("Pause", lambda: self.pause() if self.state == "running" else self.resume())
-        self._stop = self.button("Stop", self.stop, "Finish this step, write a checkpoint, and end the run")
-        self._status, self._numbers, self._health = (ipywidgets.HTML() for _ in range(3))
+        self._stop = self.button("Stop", self.stop)
+        self._status, self._health = ipywidgets.HTML(), ipywidgets.HTML()
         self._curves, self._picture = picture_box(), picture_box()
-        self.add(self._status, row(self._pause, self._stop), self._numbers)
-        self.add(row(self._curves, self._picture), self._health)
+        self.add(self._status, row(self._pause, self._stop), row(self._curves, self._picture), self._health)
         self._show_state()
 
     def pause(self) -> None:
@@ -100,8 +95,6 @@ class TrainingMonitor(Panel):
             self._begin(event)  # also after a run that raised an error
         for reported in event.rows or [event.row]:
             self._rows[reported["step"], reported["objective"]] = reported
-        if event.kind == "checkpoint":
-            self._saved = event.step
         if event.kind == "end":
             self._end(event)
             return False
@@ -111,9 +104,7 @@ class TrainingMonitor(Panel):
     def _begin(self, event: Event) -> None:
         """Start a new history, or continue it if the run is resumed."""
         self._rows = {place: kept for place, kept in self._rows.items() if place[0] < event.step}
-        self._first, self._total, self._saved = event.step, event.steps, 0
-        self._began = time.perf_counter()  # later by each pause
-        self._due: dict[str, float] = {}  # when each part is drawn next
+        self._total, self._due = event.steps, 0.0
         if self.map is not None and not self._rows:
             self.map.views = []
         self._change_state("running")
@@ -123,15 +114,14 @@ class TrainingMonitor(Panel):
 
     def _obey(self, model: SentenceTransformer) -> bool:
         """Hold the run while it is paused; pass Stop on as Ctrl-C, which also ends a pause; return whether to stop."""
-        start, owner = time.perf_counter(), getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+        owner = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
         interrupt = owner if isinstance(owner, Interrupt) else Interrupt()  # none is installed outside the main thread
         self._change_state("paused", "pausing")
         if self.state == "paused":
-            self._due = {}
+            self._due = 0.0
             self._draw(model)
         while self.state == "paused" and not interrupt.requested:
             time.sleep(0.05)
-        self._began += time.perf_counter() - start
         interrupt.requested |= self.state == "stopping"
         if interrupt.requested:
             self._change_state("stopping")
@@ -139,16 +129,12 @@ class TrainingMonitor(Panel):
 
     def _end(self, event: Event) -> None:
         """Show how the run ended, and leave a picture of it."""
-        short = event.step < self._total
-        if short and self.state == "stopping":
-            saved = "; the same call with resume=True resumes it." if self._saved == event.step else ", not saved."
-            ending = f"Stopped after step {event.step:,}{saved}"
-        elif short:
-            ending = f"Ended early, after step {event.step:,} of {self._total:,}: patience, a collapse or a callback."
-        else:
-            ending = f"Finished after {event.step:,} steps."
-        seconds = timedelta(seconds=int(time.perf_counter() - self._began))
-        self._finish("ended", f"{ending} It took {seconds}.", event.model)
+        ending = f"Finished after {event.step:,} of {self._total:,} steps."
+        if event.step < self._total and self.state == "stopping":
+            ending = (
+                f"Stopped after step {event.step:,}. The same call with resume=True resumes a run with checkpoints."
+            )
+        self._finish("ended", ending, event.model)
 
     def _cell_ended(self, result: Any) -> None:
         """The cell is over. If the run did not report its end, it was cut off."""
@@ -156,7 +142,7 @@ class TrainingMonitor(Panel):
             self._finish("failed", f"The run was cut off by an error after step {self.step:,}.")
 
     def _finish(self, state: str, ending: str, model: SentenceTransformer | None = None) -> None:
-        self._ending, self._due = ending, {}
+        self._ending, self._due = ending, 0.0
         self._change_state(state)
         self._draw(model)
         if (shell := notebook()) is not None:
@@ -183,23 +169,12 @@ class TrainingMonitor(Panel):
         """What is going on, as a sentence."""
         words = {
             "waiting": "Waiting for fit(..., callbacks=[monitor]).",
-            "running": "Training.",
+            "running": f"Training: step {self.step:,} of {self._total:,}.",
             "pausing": "Pausing: the current step is finished first.",
             "paused": f"Paused after step {self.step:,}. The cell waits: Resume continues, Stop ends the run.",
             "stopping": "Stopping: the current step is finished first.",
         }
         return words.get(self.state, self._ending)
-
-    @property
-    def pace(self) -> str:
-        """Progress, speed and remaining time."""
-        parts = [f"step {self.step:,} of {self._total:,}"]
-        if self.step > self._first:
-            rate = (self.step - self._first) / (time.perf_counter() - self._began)
-            parts.append(f"{rate:.3g} steps/s")
-            if self.step < self._total:
-                parts.append(f"{timedelta(seconds=int((self._total - self.step) / rate))} left")
-        return " · ".join(parts)
 
     @property
     def health(self) -> str:
@@ -212,7 +187,7 @@ class TrainingMonitor(Panel):
 
     def static(self) -> Figure:
         """The history as a figure, or the status before there is one."""
-        title = self.status.partition(". ")[0]
+        title = self.status.partition(". ")[0].rstrip(".")
         if self._rows:
             return plots.training_history(self.history, title=title, theme=self.theme)
         with style(self.theme):
@@ -221,44 +196,32 @@ class TrainingMonitor(Panel):
         return figure
 
     def _draw(self, model: SentenceTransformer | None) -> None:
-        """Draw each part that is due. An error is shown, and the run continues."""
-        for name, draw in (("numbers", self._show_numbers), ("pictures", self._show_pictures)):
-            start = time.perf_counter()
-            if not self.live or start < self._due.get(name, 0):
-                continue
-            try:
-                draw(model)
-            except Exception as error:
-                self.last_error = error
-                self.tell(f"The monitor could not draw, the run continues: {error_text(error)}")
+        """Show the step, and the pictures if they are due. An error is shown, and the run continues."""
+        start = time.perf_counter()
+        if not self.live:
+            return
+        self._show_state()
+        if start >= self._due:
+            self.guarded(self._show_pictures)(model)
             now = time.perf_counter()
-            self._due[name] = now + (now - start) / SHARE
+            self._due = now + (now - start) / SHARE
 
     def _show_state(self) -> None:
         self._status.value = f'<div role="status"><b>{html.escape(self.status)}</b></div>'
         held = self.state in ("pausing", "paused")
         self._pause.description = "Resume" if held else "Pause"
-        self._pause.tooltip = "Continue with the next step" if held else "Hold the run after this step"
         for button in (self._pause, self._stop):
             button.disabled = not held and self.state != "running"
             # JupyterLab addresses messages about a button to a thread of the kernel, so that they arrive while a cell
             # runs; ipykernel 7.4 redirects them to the busy shell that last spoke of the button, unless it forgets it
             vars(button.comm).pop("_reply_subshell_id", None)
 
-    def _show_numbers(self, model: SentenceTransformer | None) -> None:
-        newest: Any = self.history[list(NUMBERS)].ffill().iloc[-1].dropna().to_dict()
-        shown = [f"{name.replace('_', ' ')} {value:,.4g}" for name, value in newest.items()]
-        self._numbers.value = f"<div>{self.pace}</div><div>{' · '.join(shown)}</div>"
-        self._health.value = f"<small>{html.escape(self.health)}</small>"
-
     def _show_pictures(self, model: SentenceTransformer | None) -> None:
+        self._health.value = f"<small>{html.escape(self.health)}</small>"
         self._curves.value = self.picture(plots.training_history(self.history, theme=self.theme), dpi=72)
         if self.map is not None and model is not None:
             self.map.update(model, self.step)
             self._picture.value = self.picture(self.map.figure(self.theme), dpi=72)
-
-    def __repr__(self) -> str:
-        return f"TrainingMonitor: {self.status}"
 
 
 class ProbeMap:

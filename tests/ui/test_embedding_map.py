@@ -160,10 +160,6 @@ def test_the_keyboard_alone_searches_by_words_and_meaning_walks_to_neighbours_an
     page.get_by_text(f"Saved: {saved.resolve()}").wait_for()
     read = pd.read_csv(io.StringIO(saved.read_text(encoding="utf-8")), index_col="row")
     assert read.loc[1, "text"] == evil
-    keys.press("Tab")
-    keys.press("Enter")
-    page.get_by_text("map-1.png").wait_for()
-    assert (book.folder / "saved" / "map-1.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_film_plays_and_its_slider_moves_by_keyboard(notebook: Callable[..., Any]) -> None:

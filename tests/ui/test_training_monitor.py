@@ -122,7 +122,7 @@ def test_pause_and_stop_reach_a_running_cell_and_it_resumes_to_the_same_weights(
     last = int(book.python("print(history['step'].iloc[-1])"))
     assert held + 2 <= last < 150
     assert book.python(f"print(verify(__import__('pathlib').Path('points/{last}')))") == "None"
-    assert f"Stopped after step {last}; the same call" in book.python("print(monitor.status)")
+    assert f"Stopped after step {last}." in book.python("print(monitor.status)")
     start(book, 2)
     book.wait_until_idle()
     book.wait_for_python("(len(history), history.attrs['interrupted'])", (150, False))

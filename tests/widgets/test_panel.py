@@ -35,7 +35,6 @@ def test_a_callback_shows_its_error_until_the_next_one_works() -> None:
     panel, said = Panel(), []
     panel.guarded(lambda: [][0])()
     assert panel.problem == "IndexError: list index out of range"
-    assert isinstance(panel.last_error, IndexError)
     with panel.silently():
         panel.guarded(said.append)("not called")
     panel.guarded(said.append)("fine")

@@ -76,7 +76,7 @@ def when(condition: Callable[[], object], action: Callable[[], object]) -> threa
 
 def shown(monitor: Any) -> str:
     """All that the panel says, without its markup."""
-    parts = (monitor._status, monitor._numbers, monitor._health)
+    parts = (monitor._status, monitor._health)
     return re.sub(r"<[^>]*>", " ", " ".join(part.value for part in parts))
 
 
@@ -99,7 +99,7 @@ def test_training_with_the_monitor_equals_training_without_it_to_the_bit(
     modes: list[bool] = []
     expected = run(plain, evaluator=score)
     history = run(watched, monitor, lambda event: modes.append(event.model.training), evaluator=score)
-    assert monitor.last_error is None
+    assert monitor.problem == ""
     assert set(updates) == set(range(1, STEPS + 1)), "the map was drawn after every step"
     assert any(modes), "the mode of training was left as it was"
     assert history["loss"].tolist() == expected["loss"].tolist()
@@ -114,17 +114,13 @@ def test_it_shows_the_numbers_of_the_history_and_the_state_of_the_run(tiny: Tiny
     history = run(tiny(dropout=0.1), monitor, note, evaluator=score)
     assert (states[0], states[-1]) == (("step", "running", False), ("end", "ended", True))
     pd.testing.assert_frame_equal(monitor.history, history, check_like=True)
-    for name in module.NUMBERS:
-        assert f"{name.replace('_', ' ')} {history[name].dropna().iloc[-1]:,.4g}" in shown(monitor)
-    assert all(words in shown(monitor) for words in ("step 8 of 8", "steps/s", "No collapse"))
-    assert monitor.status.startswith("Finished after 8 steps. It took 0:00:0")
+    assert "No collapse" in shown(monitor)
+    assert monitor.status == "Finished after 8 of 8 steps."
     assert bytes(monitor._curves.value).startswith(b"\x89PNG")
     assert {"Loss", "Learning rate"} <= {axes.get_title(loc="left") for axes in monitor.static().axes}
 
 
-def test_pace_an_early_end_and_the_share_of_drawing_follow_the_clock(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drawing_is_rationed_to_its_share_of_the_time(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr(module, "time", clock)
     monitor, model, drawn = watching(), tiny(), []
@@ -134,15 +130,12 @@ def test_pace_an_early_end_and_the_share_of_drawing_follow_the_clock(
         clock.now += 0.1
 
     monkeypatch.setattr(monitor, "_show_pictures", draw)
-    monkeypatch.setattr(monitor, "_show_numbers", lambda model: None)
     for step in range(1, 101):
         row = {"step": step, "epoch": 0, "objective": "0:Loss", "loss": 1.0}
         monitor(Event("step", step, 0, row, model, steps=400))
-        clock.now += 0.4
-    assert np.diff(drawn) == pytest.approx(2.1, abs=0.45), "a twentieth of the time"
-    assert re.fullmatch(r"step 100 of 400 · 2\.\d+ steps/s · 0:02:0\d left", monitor.pace)
-    monitor(Event("end", 100, 0, row, model, steps=400))
-    assert monitor.status.startswith("Ended early, after step 100 of 400")
+        clock.now += 0.1
+    assert np.diff(drawn) == pytest.approx(2.1, abs=0.15), "a twentieth of the time"
+    assert "Training: step 100 of 400." in shown(monitor)
 
 
 def test_the_map_stays_on_the_plane_of_the_first_step_and_states_its_share_of_the_variance(tiny: Tiny) -> None:
@@ -198,12 +191,12 @@ def test_stop_ends_after_the_current_step_with_a_checkpoint_and_resumes_to_the_s
     assert not history.attrs["stopped_early"]
     assert signal.getsignal(signal.SIGINT) is before
     verify(tmp_path / "5")
-    assert monitor.status.startswith("Stopped after step 5; the same call with resume=True resumes it.")
+    assert monitor.status.startswith("Stopped after step 5.")
     resumed = run(again, monitor, checkpoint_path=tmp_path, resume=True)
     assert not resumed.attrs["interrupted"]
     assert_equal(again, whole)
     assert monitor.history["loss"].tolist() == expected["loss"].tolist(), "the rows before it was resumed are kept"
-    assert monitor.status.startswith("Finished after 8 steps")
+    assert monitor.status.startswith("Finished after 8 of 8 steps")
 
 
 def test_stop_during_an_evaluation_or_together_with_ctrl_c_is_one_request(tiny: Tiny) -> None:
@@ -214,7 +207,7 @@ def test_stop_during_an_evaluation_or_together_with_ctrl_c_is_one_request(tiny: 
     both = TrainingMonitor()
     history = run(tiny(), at(2, lambda: (signal.raise_signal(signal.SIGINT), both.stop())), both)
     assert history.attrs["interrupted"], "no KeyboardInterrupt"
-    assert both.status.startswith("Stopped after step 2, not saved.")
+    assert both.status.startswith("Stopped after step 2.")
 
 
 def test_stop_ends_a_fit_in_a_thread_as_a_callback_does(tiny: Tiny) -> None:
@@ -230,7 +223,7 @@ def test_stop_ends_a_fit_in_a_thread_as_a_callback_does(tiny: Tiny) -> None:
 def test_pause_holds_the_run_and_resume_continues_to_the_same_weights(tiny: Tiny) -> None:
     whole, paused = tiny(dropout=0.1), tiny(dropout=0.1)
     run(whole)
-    monitor, steps, seen, start = watching(), [], [], time.perf_counter()
+    monitor, steps, seen = watching(), [], []
 
     def press() -> None:
         seen.extend([monitor._pause.description, monitor._stop.disabled, steps[-1]])
@@ -244,7 +237,6 @@ def test_pause_holds_the_run_and_resume_continues_to_the_same_weights(tiny: Tiny
     thread.join()
     assert seen == ["Pausing: the current step is finished first.", "Resume", False, 3, 3]
     assert len(history) == STEPS
-    assert monitor._began > start + 0.3, "the pause does not count"
     assert monitor._pause.description == "Pause"
     assert_equal(paused, whole)
 
@@ -308,14 +300,13 @@ def test_a_fit_that_raises_is_reported_and_the_next_run_starts_a_new_history(
         assert notebook.updated, "the picture of what there was is left"
     history = run(tiny(), monitor)
     assert monitor.history["loss"].tolist() == history["loss"].tolist()
-    assert monitor.status.startswith("Finished after 8 steps")
+    assert monitor.status.startswith("Finished after 8 of 8 steps")
 
 
 def test_an_error_while_drawing_is_shown_and_the_run_continues(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = watching(TEXTS)
     monkeypatch.setattr(monitor.map, "figure", lambda *options, **more: 1 / 0)
     assert len(run(tiny(), monitor)) == STEPS
-    assert isinstance(monitor.last_error, ZeroDivisionError)
     assert "ZeroDivisionError: division by zero" in monitor.problem
 
 
