@@ -1,11 +1,6 @@
 """Maps of embeddings: PCA, UMAP, films of a training; and how much of the original space a map keeps.
 
-Embeddings are `(n, dim)`, at least 3; a map is `(n, 2)`, float32. Arguments that functions share:
-
-- `n_neighbors`: size of a neighbourhood. For UMAP, few neighbours show detail, many the overall structure.
-- `min_dist`: how closely UMAP may pack points, 0 to 1.
-- `metric`: "cosine" or "euclidean" in the original space; a zero vector has no cosine.
-- `seed`: of the layout or the sample.
+Embeddings are `(n, dim)`, at least 3; a map is `(n, 2)`, float32. Neighbours in the original space are those by cosine.
 """
 
 from __future__ import annotations
@@ -26,6 +21,7 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
 
 from sbertlab.checks import check_choice, check_same_length
 from sbertlab.storage.files import sha256_of
@@ -46,7 +42,7 @@ def pca(embeddings: Embeddings) -> np.ndarray:
     >>> np.abs(xy).round(2).tolist()
     [[2.0, 0.25], [0.0, 0.25], [2.0, 0.25], [0.0, 0.75]]
     """
-    return PCA(n_components=2, svd_solver="covariance_eigh").fit_transform(_rows(embeddings)).astype(np.float32)
+    return PCA(n_components=2, svd_solver="covariance_eigh").fit_transform(_rows(embeddings).numpy()).astype(np.float32)
 
 
 def umap_map(
@@ -54,23 +50,23 @@ def umap_map(
     n_neighbors: int = 15,
     min_dist: float = 0.1,
     seed: int = 0,
-    metric: str = "cosine",
     init: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return a UMAP layout, which keeps nearest neighbours together.
 
+    Few `n_neighbors` show detail, many the overall structure; `min_dist`, 0 to 1, is how closely points may be packed.
     Neighbourhoods and groups mean something; the distance between groups, their size and density mostly do not. A seed
     repeats bit for bit on one machine only. `init` `(n, 2)` are the starting points, for example an earlier map. The
     first call takes about 20 s, because UMAP is compiled.
 
     Source: McInnes, Healy, Melville, 2018, UMAP: Uniform Manifold Approximation and Projection (arXiv:1802.03426).
     """
-    rows = _rows(embeddings, metric)
+    rows = _directions(embeddings)
     start = "spectral" if len(rows) > 16 else "pca"  # the spectral start needs more points
     layout = _umap().UMAP(
         n_neighbors=min(n_neighbors, len(rows) - 1),
         min_dist=min_dist,
-        metric=metric,
+        metric="cosine",
         random_state=seed,
         n_jobs=1,  # a seeded layout runs in one thread anyway; asking for it avoids a warning
         init=start if init is None else np.array(init, dtype=np.float32),  # a copy, which UMAP moves
@@ -126,19 +122,14 @@ class MapQuality:
 
 
 def map_quality(
-    embeddings: Embeddings,
-    xy: Embeddings,
-    n_neighbors: int = 15,
-    metric: str = "cosine",
-    most_points: int = 2000,
-    seed: int = 0,
+    embeddings: Embeddings, xy: Embeddings, n_neighbors: int = 15, most_points: int = 2000, seed: int = 0
 ) -> MapQuality:
     """Measure how well a map `xy` `(n, 2)` preserves neighbourhoods: see `MapQuality`.
 
     k is at most half of the points. Of more than `most_points` a random sample is measured, which flatters the first
     two measures. Source: Venna and Kaski, 2001, Neighborhood preservation in nonlinear projection methods.
     """
-    rows, places = _rows(embeddings, metric), as_tensor(xy, "xy", finite=True).detach().cpu().numpy()
+    rows, places = _directions(embeddings), as_tensor(xy, "xy", finite=True).detach().cpu().numpy()
     check_same_length(embeddings=rows, xy=places)
     measured = min(len(rows), most_points)
     sample = np.sort(np.random.default_rng(seed).choice(len(rows), measured, replace=False))
@@ -153,15 +144,7 @@ def map_quality(
     )
 
 
-def film(
-    spaces: Mapping[str, Embeddings],
-    method: str = "chained",
-    *,
-    n_neighbors: int = 15,
-    min_dist: float = 0.1,
-    seed: int = 0,
-    metric: str = "cosine",
-) -> dict[str, np.ndarray]:
+def film(spaces: Mapping[str, Embeddings], method: str = "chained", seed: int = 0) -> dict[str, np.ndarray]:
     """Return comparable maps of the same texts at several moments of training, by the name of each moment.
 
     | method  | frames                                                      | what to expect                       |
@@ -171,24 +154,22 @@ def film(
     | pca     | one PCA of all moments                                      | seconds; keeps few neighbourhoods    |
     """
     check_choice("method", method, ("chained", "aligned", "pca"))
-    moments = {name: _rows(rows, metric) for name, rows in spaces.items()}
-    check_same_length(**{str(name): rows for name, rows in moments.items()})
-    every = list(moments.values())
+    every = [_directions(rows) for rows in spaces.values()]
+    check_same_length(**dict(zip(map(str, spaces), every, strict=True)))
     if method == "pca":
         frames = np.split(pca(np.concatenate(every)), len(every))
     elif method == "aligned":
         same = {row: row for row in range(len(every[0]))}
-        mapper = _umap().AlignedUMAP(n_neighbors=n_neighbors, min_dist=min_dist, metric=metric, random_state=seed)
+        mapper = _umap().AlignedUMAP(n_neighbors=15, metric="cosine", random_state=seed)
         with warnings.catch_warnings():  # about threads that a seeded layout cannot use
             warnings.filterwarnings("ignore", message="n_jobs value")
             made = mapper.fit(every, relations=[same] * (len(every) - 1))
         frames = [np.asarray(xy, np.float32) for xy in made.embeddings_]
     else:
-        frames = [umap_map(every[0], n_neighbors, min_dist, seed, metric)]
+        frames = [umap_map(every[0], seed=seed)]
         for rows in every[1:]:
-            xy = umap_map(rows, n_neighbors, min_dist, seed, metric, init=frames[-1])
-            frames.append(turned(xy, frames[-1]))
-    return dict(zip(moments, frames, strict=True))
+            frames.append(turned(umap_map(rows, seed=seed, init=frames[-1]), frames[-1]))
+    return dict(zip(spaces, frames, strict=True))
 
 
 def turned(xy: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -202,16 +183,16 @@ def turned(xy: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def film_quality(
-    spaces: Mapping[str, Embeddings], frames: Mapping[str, np.ndarray], n_neighbors: int = 15, metric: str = "cosine"
+    spaces: Mapping[str, Embeddings], frames: Mapping[str, np.ndarray], n_neighbors: int = 15
 ) -> pd.DataFrame:
     """Return for each moment what its map keeps (see `map_quality`) and how far its points moved (see `drift`).
 
     Column neighbors_kept is the share of each text's nearest in the original space that were already nearest a moment
     before, which is what training changed. It and drift are NaN for the first moment.
     """
-    qualities = [map_quality(spaces[name], frames[name], n_neighbors, metric) for name in spaces]
+    qualities = [map_quality(spaces[name], frames[name], n_neighbors) for name in spaces]
     table = pd.DataFrame([vars(quality) for quality in qualities], index=list(spaces))
-    kept = [float(neighbors_kept(*pair, qualities[0].n_neighbors, metric).mean()) for pair in pairwise(spaces.values())]
+    kept = [float(neighbors_kept(*pair, qualities[0].n_neighbors).mean()) for pair in pairwise(spaces.values())]
     moved = [np.nan, *drift(list(frames.values()))]
     table = table[["trustworthiness", "continuity", "neighbor_recall"]]
     return table.assign(drift=moved, neighbors_kept=[np.nan, *kept])
@@ -233,9 +214,9 @@ def drift(frames: Sequence[np.ndarray]) -> list[float]:
     return steps
 
 
-def neighbors_kept(before: Embeddings, after: Embeddings, n_neighbors: int = 15, metric: str = "cosine") -> np.ndarray:
+def neighbors_kept(before: Embeddings, after: Embeddings, n_neighbors: int = 15) -> np.ndarray:
     """Return for each text the share of its nearest in one space that are also nearest in another, `(n,)`."""
-    first, second = (_rows(rows, metric) for rows in (before, after))
+    first, second = _directions(before), _directions(after)
     check_same_length(before=first, after=second)
     return _kept(first, second, np.arange(len(first)), n_neighbors).mean(axis=1)
 
@@ -248,19 +229,20 @@ def _umap() -> Any:
     return umap
 
 
-def _rows(embeddings: Embeddings, metric: str = "euclidean") -> np.ndarray:
-    """Checked embeddings `(n, dim)`; scaled to unit length for "cosine", where euclidean order is cosine order."""
-    check_choice("metric", metric, ("cosine", "euclidean"))
+def _rows(embeddings: Embeddings) -> Tensor:
+    """Checked embeddings `(n, dim)`."""
     rows = as_tensor(embeddings, finite=True).detach().cpu()
     if rows.dim() != 2 or len(rows) < FEWEST_POINTS:
         raise ValueError(f"a map needs embeddings (n, dim) with n at least {FEWEST_POINTS}, got {tuple(rows.shape)}")
-    if metric == "cosine":
-        if zeros := (rows == 0).all(dim=1).nonzero().flatten().tolist():
-            raise ValueError(
-                f'row {zeros[0]} is a zero vector, which has no cosine; remove it or use metric="euclidean"'
-            )
-        rows = F.normalize(rows, dim=1)
-    return rows.numpy()
+    return rows
+
+
+def _directions(embeddings: Embeddings) -> np.ndarray:
+    """Checked embeddings at unit length, where euclidean neighbours are those by cosine."""
+    rows = _rows(embeddings)
+    if zeros := (rows == 0).all(dim=1).nonzero().flatten().tolist():
+        raise ValueError(f"row {zeros[0]} is a zero vector, which has no cosine; remove it")
+    return F.normalize(rows, dim=1).numpy()
 
 
 def nearest(space: np.ndarray, queries: np.ndarray, n_neighbors: int) -> np.ndarray:

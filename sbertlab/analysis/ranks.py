@@ -134,20 +134,18 @@ def distinguishable(comparisons: pd.DataFrame, ranked: pd.Index, task: str = "me
 def task_scores(table: pd.DataFrame, variant: str = "last") -> tuple[pd.DataFrame, list[str]]:
     """Return one row per (model, variant), best mean first: the mean, then the tasks by family; and their families.
 
-    `variant` is "untuned", "fine-tuned", "all", or "last": fine-tuned where it was measured.
+    `variant` is "all", or "last": fine-tuned where it was measured.
 
     >>> table = pd.DataFrame({"task": ["a", "b"], "family": ["clustering", "STS"], "value": [60.0, 50.0]})
     >>> scores, families = task_scores(table.assign(model="m", variant="untuned", seed=0))
     >>> scores.iloc[0].to_dict(), families
     ({'mean': 55.0, 'b': 50.0, 'a': 60.0}, ['STS', 'clustering'])
     """
-    check_choice("variant", variant, ("last", *VARIANTS, "all"))
+    check_choice("variant", variant, ("last", "all"))
     scores = seed_scores(table).groupby(level=KEY, sort=False).agg(OVER_SEEDS["mean"])
     families = _by_family(table)
     scores = scores.loc[standings(table).index, ["mean", *(task for tasks in families.values() for task in tasks)]]
-    last = scores.index.get_level_values("variant") == VARIANTS[-1]
-    tuned = scores.index.get_level_values("model").isin(scores.index[last].get_level_values("model"))
-    chosen = {"all": np.full(len(scores), True), "untuned": ~last, "fine-tuned": last, "last": last | ~tuned}[variant]
-    if not chosen.any():
-        raise ValueError(f"table has no {variant} model")
-    return scores[chosen], [family for family, tasks in families.items() for _ in tasks]
+    if variant == "last":
+        last = scores.sort_index(level="variant", kind="stable").groupby(level="model").head(1)  # "fine-tuned" is first
+        scores = scores[scores.index.isin(last.index)]
+    return scores, [family for family, tasks in families.items() for _ in tasks]

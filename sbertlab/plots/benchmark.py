@@ -102,8 +102,8 @@ def score_heatmap(
     """Scores of models on tasks, by family; the fainter a cell, the further it is behind the best of its column.
 
     The best of a column is bold; it and all that do not differ significantly from it are framed. A cell is the mean
-    over the seeds, or a cross if a seed failed. `variant` is "untuned", "fine-tuned", "all", or "last": the fine-tuned
-    model where there is one.
+    over the seeds, or a cross if a seed failed. `variant` is "all", or "last": the fine-tuned model
+    where there is one.
     """
     scores, families = task_scores(table, variant)
     behind = (scores.max() - scores).to_numpy()

@@ -53,14 +53,13 @@ def slow_recall(original: np.ndarray, drawn: np.ndarray, k: int) -> float:
     return sum(kept) / k / len(kept)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("k", [1, 5, 19])
-def test_the_three_measures_equal_their_slow_formulas(metric: str, k: int) -> None:
+def test_the_three_measures_equal_their_slow_formulas(k: int) -> None:
     embeddings, xy = noise(), noise(dim=2, seed=1)
-    original, drawn = distances(embeddings, metric), distances(xy, "euclidean")
+    original, drawn = distances(embeddings, "cosine"), distances(xy, "euclidean")
     trust = slow_trustworthiness(original, drawn, k)
     assert 0 < trust < 0.9, "a map that is noise must lose something"
-    found = maps.map_quality(embeddings, xy, k, metric)
+    found = maps.map_quality(embeddings, xy, k)
     assert found.n_neighbors == k
     assert found.trustworthiness == pytest.approx(trust)
     assert found.continuity == pytest.approx(slow_trustworthiness(drawn, original, k))
@@ -68,20 +67,15 @@ def test_the_three_measures_equal_their_slow_formulas(metric: str, k: int) -> No
 
 
 def test_false_neighbours_lower_trustworthiness_and_torn_neighbours_lower_continuity() -> None:
-    plane = noise(points=60, dim=2)
-    layers = np.c_[np.r_[plane, plane + 0.01], np.repeat([0, 100], 60)]
-    glued = maps.map_quality(layers, layers[:, :2], metric="euclidean")  # two far layers drawn on one another
-    assert glued.trustworthiness < 0.9 < glued.continuity
-    cut = plane + 100 * (plane[:, :1] > 0)  # one plane drawn in two pieces
-    torn = maps.map_quality(plane, cut, metric="euclidean")
-    assert torn.continuity < 0.9 < torn.trustworthiness
-
-
-def test_a_perfect_map_keeps_everything_however_it_is_turned_scaled_and_shifted() -> None:
-    plane = noise(points=60, dim=2)
-    turned = 7 * plane @ np.array([[0.6, 0.8], [-0.8, 0.6]]) + [100, -5]
-    quality = maps.map_quality(plane, turned, metric="euclidean")
-    assert (quality.trustworthiness, quality.continuity, quality.neighbor_recall) == (1, 1, 1)
+    circle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    ring, other = (np.c_[np.cos(circle), np.sin(circle), np.full(60, height)] for height in (3, -3))
+    glued = maps.map_quality(np.r_[ring, other], np.r_[ring, other][:, :2])  # two far rings drawn on one another
+    assert glued.trustworthiness < 0.8 < 0.9 < glued.continuity
+    torn = maps.map_quality(ring, np.c_[circle + 100 * (circle > 3), circle])  # one ring drawn in two pieces
+    assert torn.continuity < 0.93 < torn.trustworthiness
+    turned = 7 * ring[:, :2] @ np.array([[0.6, 0.8], [-0.8, 0.6]]) + [100, -5]
+    perfect = maps.map_quality(ring, turned, n_neighbors=14)
+    assert (perfect.trustworthiness, perfect.continuity, perfect.neighbor_recall) == (1, 1, 1)
 
 
 def test_a_map_of_noise_keeps_no_more_than_chance() -> None:
@@ -154,8 +148,9 @@ def growing(steps: int) -> dict[str, np.ndarray]:
 
 
 def test_one_pca_runs_through_all_moments() -> None:
-    frames = maps.film({"a": POINTS[:60], "b": POINTS[60:]}, "pca", metric="euclidean")
-    np.testing.assert_allclose(np.concatenate([frames["a"], frames["b"]]), maps.pca(POINTS), atol=1e-4)
+    frames = maps.film({"a": POINTS[:60], "b": POINTS[60:]}, "pca")
+    unit = POINTS / np.linalg.norm(POINTS, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.concatenate([frames["a"], frames["b"]]), maps.pca(unit), atol=1e-4)
     assert maps.drift(list(maps.film({"a": POINTS, "b": POINTS}, "pca").values())) == [0.0]
 
 
@@ -169,8 +164,8 @@ def test_a_map_is_turned_and_shifted_onto_another_but_not_scaled() -> None:
 def test_neighbours_kept_equal_a_plain_count() -> None:
     a = noise(30, 6, seed=1)
     b = a + 0.5 * noise(30, 6, seed=2)
-    found = maps.neighbors_kept(a, b, 5, "euclidean")
-    near = [np.argsort(distances(space, "euclidean"))[:, :5] for space in (a, b)]
+    found = maps.neighbors_kept(a, b, 5)
+    near = [np.argsort(distances(space, "cosine"))[:, :5] for space in (a, b)]
     assert found == pytest.approx([len({*one} & {*other}) / 5 for one, other in zip(*near, strict=True)])
     assert 0 < found.mean() < 1
 
@@ -178,10 +173,7 @@ def test_neighbours_kept_equal_a_plain_count() -> None:
 @pytest.mark.slow
 def test_the_method_sets_how_far_points_jump_where_nothing_happened() -> None:
     still = {"one": POINTS, "two": POINTS + 1e-4 * NOISE, "three": POINTS - 1e-4 * NOISE}
-    moves = {
-        name: max(maps.drift(list(maps.film(still, name, metric="euclidean").values())))
-        for name in ("chained", "aligned", "pca")
-    }
+    moves = {name: max(maps.drift(list(maps.film(still, name).values()))) for name in ("chained", "aligned", "pca")}
     assert moves["pca"] < 0.01
     assert moves["chained"] < 0.6
     assert moves["aligned"] < 0.25
@@ -201,10 +193,10 @@ def test_a_chained_film_starts_each_map_where_the_last_one_ended() -> None:
 @pytest.mark.slow
 def test_a_film_shows_clusters_form_and_says_what_it_keeps() -> None:
     spaces = growing(3)
-    frames = maps.film(spaces, metric="euclidean")
-    table = maps.film_quality(spaces, frames, n_neighbors=10, metric="euclidean")
+    frames = maps.film(spaces)
+    table = maps.film_quality(spaces, frames, n_neighbors=10)
     assert table.index.tolist() == list(spaces)
-    quality = maps.map_quality(spaces["step 1"], frames["step 1"], 10, "euclidean")
+    quality = maps.map_quality(spaces["step 1"], frames["step 1"], 10)
     assert table.loc["step 1", "neighbor_recall"] == quality.neighbor_recall
     assert table.loc["step 0", ["drift", "neighbors_kept"]].isna().all()
     assert table["trustworthiness"].between(0.5, 1).all()
@@ -290,8 +282,7 @@ def with_row(value: float, row: int = 7) -> np.ndarray:
         (lambda: maps.pca(with_row(np.nan)), "NaN or infinite .* row 7"),
         (lambda: maps.pca(ROWS[:2]), r"n at least 3, got \(2, 8\)"),
         (lambda: maps.pca(ROWS[0]), r"got \(8,\)"),
-        (lambda: maps.map_quality(with_row(0), MAP), r'row 7 is a zero vector.*metric="euclidean"'),
-        (lambda: maps.map_quality(ROWS, MAP, metric="manhattan"), "metric must be one of .*'manhattan'"),
+        (lambda: maps.map_quality(with_row(0), MAP), "row 7 is a zero vector"),
         (lambda: maps.map_quality(ROWS, MAP[:19]), "embeddings has 20, xy has 19"),
         (lambda: maps.map_quality(ROWS, with_row(np.nan)[:, :2]), "xy has NaN .* row 7"),
         (lambda: maps.film({"a": POINTS}, "fast"), "method must be one of .*'fast'"),
@@ -301,10 +292,6 @@ def with_row(value: float, row: int = 7) -> np.ndarray:
 def test_what_has_no_map_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_a_zero_vector_has_a_place_in_euclidean_space() -> None:
-    assert maps.map_quality(with_row(0), MAP, metric="euclidean").points == 20
 
 
 def test_a_missing_umap_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,9 +63,7 @@ def test_pairs_count_in_either_direction() -> None:
         assert distinguishable(pairs, RANKED).astype(int).tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
 
 
-@pytest.mark.parametrize(
-    ("variant", "rows"), [("last", "abcd"), ("untuned", "bacd"), ("fine-tuned", "a"), ("all", "abacd")]
-)
+@pytest.mark.parametrize(("variant", "rows"), [("last", "abcd"), ("all", "abacd")])
 def test_scores_by_task_are_those_of_the_variant_that_is_asked_for(variant: str, rows: str) -> None:
     scores, families = task_scores(TABLE, variant)
     assert "".join(scores.index.get_level_values("model")) == rows
@@ -85,7 +83,6 @@ def test_scores_by_task_are_those_of_the_variant_that_is_asked_for(variant: str,
         (lambda: distinguishable(PAIRS.head(2), RANKED), r"pair \('b', 'untuned'\) and \('a', 'untuned'\)"),
         (lambda: distinguishable(PAIRS, RANKED, "x"), "in the task 'x'"),
         (lambda: task_scores(TABLE, "tuned"), r"variant must be one of .*'tuned'"),
-        (lambda: task_scores(TABLE.query("model == 'c'"), "fine-tuned"), "table has no fine-tuned model"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(call: Callable[[], Any], message: str) -> None:
