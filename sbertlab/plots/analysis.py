@@ -140,10 +140,7 @@ def _draw_rows(
     axes.grid(axis="y", linewidth=0.6)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_yticks(range(len(names)), names)
-    for row, label in enumerate(axes.get_yticklabels()):
-        if row in places.values():
-            label.set(color=colors.ink)
-        else:
-            label.set(style="italic")
+    axes.set_yticks(range(len(names)), names, color=colors.ink)
+    for row in set(range(len(names))) - set(places.values()):
+        axes.get_yticklabels()[row].set(color=colors.soft, style="italic")
     return blocks

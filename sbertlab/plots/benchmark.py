@@ -29,7 +29,7 @@ from sbertlab.analysis.ranks import (
     task_scores,
 )
 from sbertlab.plots.maps import write_labels
-from sbertlab.plots.style import Theme, canvas, color_table, drawable, halo, open_grid, style
+from sbertlab.plots.style import Theme, canvas, color_table, drawable, halo, legend_entries, open_grid, style
 
 FAILED = "\N{MULTIPLICATION SIGN}"
 
@@ -83,8 +83,7 @@ def standings_figure(
         axes.grid(axis="x")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        handles, names = axes.get_legend_handles_labels()
-        marks = dict(zip(names, handles, strict=True))  # each name once
+        marks = legend_entries(figure)
         axes.legend(marks.values(), marks, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
         if apart is not None:
             _draw_ranks(axes, apart, ties, colors)
@@ -108,7 +107,7 @@ def score_heatmap(
     scores, families = task_scores(table, variant)
     behind = (scores.max() - scores).to_numpy()
     most = max(float(np.nanmax(behind, initial=0)), 1e-9)
-    numbers = scores.map("{:z.1f}".format, na_action="ignore").fillna(FAILED)
+    numbers = scores.map(lambda score: FAILED if np.isnan(score) else f"{score:z.1f}")
     numbers.index = [f"{short_name(model)} {'●' if one == VARIANTS[-1] else '○'}" for model, one in scores.index]
     numbers.columns = [drawable(str(task), 30) for task in scores]
     footer = "○ untuned, ● fine-tuned. Bold: best of the column."

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from sbertlab.analysis.loss_plane import Push, on_circle
 from sbertlab.plots.maps import write_labels
-from sbertlab.plots.style import Theme, canvas, drawable, halo, open_grid, style
+from sbertlab.plots.style import Theme, canvas, drawable, halo, legend_entries, open_grid, style
 
 SMALLEST = 1e-9
 """A smaller gradient counts as zero."""
@@ -153,13 +153,8 @@ def _draw_tie(axes: Axes, seen: Push, row: int, tint: str, colors: Theme) -> Non
 
 
 def _draw_key(figure: Figure, colors: Theme, scale: str = "") -> None:
-    """The legend below the panels, on as many lines as the width needs."""
-    entries: dict[str, Any] = {}
-    for axes in figure.axes:
-        handles, names = axes.get_legend_handles_labels()
-        entries |= dict(zip(names, handles, strict=True))
+    """The legend below the panels."""
+    entries = legend_entries(figure)
     arrow = Line2D([0, 1], [0, 0], color=colors.ink, linewidth=1.4, marker=">", markevery=(1, 2), markersize=5)
     entries[f"negative gradient{scale}"] = arrow
-    lines = int(np.ceil(sum(0.6 + 0.068 * len(name) for name in entries) / figure.get_figwidth()))
-    columns = -(-len(entries) // lines)
-    figure.legend(entries.values(), entries, loc="outside lower left", ncols=columns, columnspacing=1.2)
+    figure.legend(entries.values(), entries, loc="outside lower left", ncols=int(figure.get_figwidth() // 1.9))

@@ -165,6 +165,12 @@ def halo(page: str) -> list[patheffects.AbstractPathEffect]:
     return [patheffects.withStroke(linewidth=2.6, foreground=page)]
 
 
+def legend_entries(figure: Figure) -> dict[str, Any]:
+    """What is labelled in the panels of a figure, each label once."""
+    pairs = [axes.get_legend_handles_labels() for axes in figure.axes]
+    return {label: handle for handles, labels in pairs for label, handle in zip(labels, handles, strict=True)}
+
+
 def open_grid(axes: Axes) -> None:
     """Horizontal grid lines in place of the axis on the left."""
     axes.grid(axis="y")

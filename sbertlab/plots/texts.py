@@ -163,8 +163,7 @@ def training_history(history: pd.DataFrame, *, title: str = "", theme: str = "li
             axes.yaxis.set_major_formatter("{x:,g}")
             axes.locator_params("x", nbins=5, integer=True)
             axes.set_xlim(0, 1.03 * history["step"].max())
-        for axes in grid.flat[max(len(shown) - width, 0) : len(shown)]:
-            axes.set_xlabel("step")
+        figure.supxlabel("step", fontsize=8.5, color=colors.soft)
         if len(set(history["objective"])) > 1:
             figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure
