@@ -64,7 +64,6 @@ def source_digest(parts: tuple[str, ...] = ENCODING, root: Path = Path(__file__)
 IGNORED: dict[str, Collection[str]] = {
     "module": {*vars(nn.Module()), "model_name", "_similarity"},  # hooks, mode, and the tensors, hashed by name
     "config": ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
-    "tokenizer": ("model", "truncation", "padding", "decoder"),  # hashed apart, set anew for every batch, or unused
     "estimator": ("_stop_words_id",),  # an address in memory
 }
 """Attributes that embeddings do not depend on, by the kind of the object."""
@@ -122,10 +121,10 @@ def _module(module: nn.Module) -> Any:
 def _tokenizer(tokenizer: Any) -> Any:
     """Describe vocabulary and rules of a tokenizer of transformers or tokenizers, and how it pads and truncates."""
     names = ("padding_side", "truncation_side", "pad_token_id", "do_lower_case", "all_special_tokens")
-    settings = _described({name: getattr(tokenizer, name, None) for name in names})
     rules = json.loads(getattr(tokenizer, "backend_tokenizer", tokenizer).to_str())
-    words = repr(rules["model"]).encode("utf-8", "surrogatepass")  # far faster than JSON
-    return [settings, _settings("tokenizer", rules), hashlib.sha256(words).hexdigest()]
+    lasting = repr({name: rule for name, rule in rules.items() if name not in ("truncation", "padding", "decoder")})
+    digest = hashlib.sha256(lasting.encode("utf-8", "surrogatepass")).hexdigest()
+    return [digest, _described({name: getattr(tokenizer, name, None) for name in names})]
 
 
 def _code(made: Any) -> list[str]:

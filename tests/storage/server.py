@@ -58,8 +58,5 @@ class Server:
             self.headers[page] = {"ETag": f'"{digest(text.encode())[:40]}"', "X-Repo-Commit": COMMIT}
 
     def downloaded(self) -> set[str]:
-        return {
-            line.split(f"/resolve/{COMMIT}/")[1]
-            for line in self.asked
-            if line.startswith("GET") and "/resolve/" in line
-        }
+        files = [line.partition(f"/resolve/{COMMIT}/")[2] for line in self.asked if line.startswith("GET")]
+        return {file for file in files if file}
