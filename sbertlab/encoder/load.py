@@ -34,42 +34,34 @@ BLOCKS: dict[str, type[models.Module]] = {
         *(models.CNN, models.Dense, models.LayerNorm, models.Dropout, models.Normalize, models.Router),
     )
 }
+TRANSFORMER = "sentence_transformers.models.Transformer"
 CONFIG_FILES = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json"}  # the others have config.json
 RENAMED = {"embedding_dimension": "word_embedding_dimension", "in_embedding_dimension": "in_word_embedding_dimension"}
 """Keys of version 6, and ours."""
 
 ON_SENTENCES = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
-TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+TEXT_ONLY = {"modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}}
 IMPLIED: dict[str, dict[str, Any]] = {
     "Dense": {**ON_SENTENCES, "use_residual": False},
     "Normalize": ON_SENTENCES,
-    "Transformer": {
-        "transformer_task": "feature-extraction",
-        "module_output_name": "token_embeddings",
-        "modality_config": TEXT_ONLY,
-    },
+    "Transformer": {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings", **TEXT_ONLY},
     "Router": {"route_mappings": {}},
 }
 """Keys of later versions that our blocks do not have, with the only value that means what our blocks do."""
 
 
 def load_modules(
-    folder: str | Path,
-    *,
-    model_args: Mapping[str, Any] | None = None,
-    tokenizer_args: Mapping[str, Any] | None = None,
-    trust_remote_code: bool = False,
+    root: Path, model_args: Mapping[str, Any], tokenizer_args: Mapping[str, Any], trust_remote_code: bool = False
 ) -> tuple[OrderedDict[str, nn.Module], dict[str, Any]]:
     """Read the building blocks of a model folder, by name and in order, and the settings of the model.
 
     `model_args` and `tokenizer_args` go to every Transformer. `trust_remote_code` imports classes outside `BLOCKS`, and
     runs code beside the weights. A missing file is a FileNotFoundError, a damaged or inconsistent one a ValueError.
     """
-    root = Path(folder)
-    reader = _Reader(model_args or {}, tokenizer_args or {}, trust_remote_code)
+    reader = _Reader({**model_args, "trust_remote_code": trust_remote_code}, tokenizer_args, trust_remote_code)
     try:
         return reader.modules(root), _read_settings(root)
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:  # JSON of another shape than expected
+    except (KeyError, TypeError, AttributeError) as error:  # JSON of another shape than expected
         raise ValueError(f"{root} is damaged: {error!r}") from error
 
 
@@ -84,7 +76,7 @@ class _Reader:
     def modules(self, root: Path) -> OrderedDict[str, nn.Module]:
         file = root / "modules.json"
         if not file.is_file():
-            encoder = self.transformer(root)
+            encoder: Any = self.module(TRANSFORMER, root, root / "config.json")
             pooling = models.Pooling(encoder.get_word_embedding_dimension(), "mean")
             return OrderedDict([("0", encoder), ("1", pooling)])
         modules: OrderedDict[str, nn.Module] = OrderedDict()
@@ -98,61 +90,49 @@ class _Reader:
                     part.auto_model.config.output_hidden_states = True
         return modules
 
-    def module(self, dotted: str, folder: Path, file: Path) -> nn.Module:
+    def module(self, dotted: str, folder: Path, file: Path) -> models.Module:
         """Read the block of class `dotted`, as named in `file`, from its folder."""
         name = dotted.rpartition(".")[2].replace("Asym", "Router")
-        if not dotted.startswith("sentence_transformers."):
-            return _read_block(self.outside_class(dotted, file), folder / "config.json")
-        if name not in BLOCKS:
+        ours = dotted.startswith("sentence_transformers.")
+        if ours and name not in BLOCKS:
             raise ValueError(f"{file}: sbertlab has no block {dotted}; it has {', '.join(BLOCKS)}")
-        if name == "Transformer":
-            return self.transformer(folder)
-        if name == "StaticEmbedding":
-            return _read_static_embedding(folder)
-        if name == "Router":
-            return self.router(folder)
-        return _read_block(BLOCKS[name], folder / CONFIG_FILES.get(name, "config.json"))
+        if not ours and not self.trust:
+            raise ValueError(f"{file}: {dotted!r} is code from outside and is not run without trust_remote_code=True")
+        try:
+            if not ours:
+                module, _, name = dotted.rpartition(".")
+                return _read_block(getattr(importlib.import_module(module), name), folder / "config.json")
+            if name in ("Transformer", "Router"):
+                return self.transformer(folder) if name == "Transformer" else self.router(folder)
+            if name == "StaticEmbedding":
+                return _read_static_embedding(folder)
+            return _read_block(BLOCKS[name], folder / CONFIG_FILES.get(name, "config.json"))
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # whatever transformers, tokenizers, torch or safetensors raise for a damaged folder
+            raise ValueError(f"{folder} cannot be loaded as {name}; nothing in it was run: {error}") from error
 
     def transformer(self, folder: Path) -> models.Transformer:
         files = sorted(folder.glob("sentence_*_config.json"), key=lambda file: file.stem != "sentence_bert_config")
         known = models.Transformer.config_keys
         config = _known_keys(read_json(files[0], dict), "Transformer", known, files[0]) if files else {}
-        try:
-            block = models.Transformer(
-                folder,
-                model_args={**self.model_args, "trust_remote_code": self.trust},
-                tokenizer_args=self.tokenizer_args,
-                do_lower_case=config.get("do_lower_case", False),
-            )
-            if (length := config.get("max_seq_length")) is not None:
-                block.max_seq_length = min(length, block.longest_input or length)
-        except Exception as error:  # whatever transformers, tokenizers or safetensors raise for a damaged folder
-            raise ValueError(f"{folder} cannot be loaded by transformers: {error}") from error
+        length = config.pop("max_seq_length", None)
+        arguments: dict[str, Any] = {"model_args": self.model_args, "tokenizer_args": self.tokenizer_args, **config}
+        block = models.Transformer(folder, **arguments)
+        if length is not None:
+            block.max_seq_length = min(length, block.longest_input or length)
         return block
 
     def router(self, folder: Path) -> models.Router:
         file = folder / "router_config.json"
         file = file if file.is_file() else folder / "config.json"
         config = read_json(file, dict)
-        blocks: dict[str, Any] = {
-            name: self.module(dotted, _inside(folder, name, file), file) for name, dotted in config["types"].items()
-        }
+        blocks = {}
+        for name, dotted in config["types"].items():
+            blocks[name] = self.module(dotted, _inside(folder, name, file), file)
         routes = {route: [blocks[name] for name in names] for route, names in config["structure"].items()}
         known = ("default_route", "allow_empty_key")
         return models.Router(routes, **_known_keys(config["parameters"], "Router", known, file))
-
-    def outside_class(self, dotted: str, file: Path) -> type[models.Module]:
-        """Import a class from outside `BLOCKS`, if the caller trusts the folder."""
-        if not self.trust:
-            raise ValueError(
-                f"{file} names the class {dotted!r}, which is code from outside and is not run; if you know and trust "
-                "it, load with trust_remote_code=True"
-            )
-        module, _, name = dotted.rpartition(".")
-        found = getattr(importlib.import_module(module), name)
-        if not issubclass(found, models.Module):
-            raise ValueError(f"{file}: {dotted!r} is not a subclass of sbertlab.models.Module")
-        return found
 
 
 def read_json(file: Path, kind: type) -> Any:
@@ -167,9 +147,10 @@ def read_json(file: Path, kind: type) -> Any:
 
 
 def _inside(folder: Path, relative: object, file: Path) -> Path:
-    """Join a path that a file states; refuse one that leaves the folder."""
+    """Join a path that a file states; refuse one that leaves the folder, or is a router's own."""
     parts = PurePosixPath(relative).parts if isinstance(relative, str) else ("..",)
-    if ".." in parts or re.search(r"^/|[\\:\0]", "".join(parts)):
+    own = not parts and file.name != "modules.json"
+    if own or ".." in parts or re.search(r"^/|[\\:\0]", "".join(parts)):
         raise ValueError(f"{file}: the path {relative!r} leaves the model's folder and is refused")
     return folder.joinpath(*parts)
 
@@ -180,7 +161,7 @@ def _read_settings(root: Path) -> dict[str, Any]:
     kind = found.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise ValueError(f"{file}: model_type is {kind!r}; only SentenceTransformer returns one vector per text")
-    return {name: found.get(name) for name in ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")}
+    return found
 
 
 def _known_keys(stated: dict[str, Any], name: str, known: Collection[str], file: Path) -> dict[str, Any]:
@@ -200,35 +181,23 @@ def _read_block(block: type[models.Module], file: Path) -> models.Module:
     config = {} if block is models.Normalize and not file.is_file() else read_json(file, dict)
     if block in BLOCKS.values():
         config = _known_keys(config, block.__name__, inspect.signature(block.__init__).parameters, file)
-    try:
-        made = block(**config)
-        if made.state_dict():
-            made.load_state_dict(_read_weights(file.parent))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{file} does not describe a {block.__name__} that can be loaded: {error}") from error
+    made = block(**config)
+    if made.state_dict():
+        made.load_state_dict(_read_weights(file.parent))
     return made
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     file = folder / "model.safetensors"
-    try:
-        if file.is_file():
-            return load_file(file)
-        file = folder / "pytorch_model.bin"
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} has neither model.safetensors nor pytorch_model.bin") from None
-    except Exception as error:  # each format has its own exceptions for a damaged or hostile file
-        raise ValueError(f"{file} cannot be read as plain weights; nothing in it was run: {error}") from error
+    if file.is_file():
+        return load_file(file)
+    return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
 
 
 def _read_static_embedding(folder: Path) -> models.StaticEmbedding:
     weights = _read_weights(folder)
     if len(weights) != 1:
-        raise ValueError(f"{folder} must hold one matrix of weights (tokens, dim), got {sorted(weights)}")
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # the tokenizers library raises Exception itself
-        raise ValueError(f"{folder / 'tokenizer.json'} is missing or not a tokenizer: {error}") from error
+        raise ValueError(f"it must hold one matrix of weights (tokens, dim), got {sorted(weights)}")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.post_processor = None  # sentence-transformers averages the words' vectors, without [CLS] and [SEP]
     return models.StaticEmbedding(tokenizer, next(iter(weights.values())))

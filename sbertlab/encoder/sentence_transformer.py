@@ -21,7 +21,7 @@ from sbertlab.data.texts import Text, as_texts, distinct_texts, warn_of_truncati
 from sbertlab.encoder.batching import ChunkedEncoder, default_token_budget
 from sbertlab.encoder.load import load_modules
 from sbertlab.encoder.save import model_card, save_modules
-from sbertlab.models import Features, Module, Router, TokenizerModule, output_dimension
+from sbertlab.models import Features, Router, TokenizerModule, output_dimension
 from sbertlab.storage.find import find_model
 from sbertlab.util import SimilarityFunction, quantize_embeddings
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 WINDOW = 65_536  # texts tokenised and sorted at a time, so that memory stays bounded
-SIZE_KEYS = ("word_embedding_dimension", "in_word_embedding_dimension", "in_features", "dimension")
-"""Configuration keys that state the size of a block's input vectors."""
 
 
 class SentenceTransformer(ChunkedEncoder):
@@ -84,11 +82,8 @@ class SentenceTransformer(ChunkedEncoder):
                 token=use_auth_token if token is None else token,
                 local_files_only=local_files_only,
             )
-            blocks, settings = load_modules(
-                folder, model_args=model_kwargs, tokenizer_args=tokenizer_kwargs, trust_remote_code=trust_remote_code
-            )
+            blocks, settings = load_modules(folder, model_kwargs or {}, tokenizer_kwargs or {}, trust_remote_code)
         super().__init__(blocks)
-        self._check_sizes()
         self.prompts: dict[str, str] = {**(settings.get("prompts") or {}), **(prompts or {})}
         self.default_prompt_name: str | None = default_prompt_name or settings.get("default_prompt_name")
         self._prompt(None, None)  # is there a default prompt of this name
@@ -101,18 +96,6 @@ class SentenceTransformer(ChunkedEncoder):
                 block.to(first.dtype)  # everything behind a bfloat16 encoder is bfloat16
         self.to(torch.device(device) if device is not None else best_device())
         self.eval()
-
-    def _check_sizes(self) -> None:
-        """Check that every block takes vectors of the size that the block before it returns."""
-        given = None
-        for name, block in self.named_children():
-            config = block.config() if isinstance(block, Module) else {}
-            wanted = next((config[key] for key in SIZE_KEYS if key in config), None)
-            if None not in (wanted, given) and wanted != given:
-                described = f"module {name} ({type(block).__name__})"
-                raise ValueError(f"{described} expects vectors of size {wanted}, but the block before returns {given}")
-            for size in ("get_word_embedding_dimension", "get_sentence_embedding_dimension"):
-                given = getattr(block, size)() if hasattr(block, size) else given
 
     # -- Encoding ------------------------------------------------------------------------------------------------------
 

@@ -372,15 +372,6 @@ def test_cut_texts_are_reported_in_the_same_words_at_every_step_of_training(tiny
         (lambda m: SentenceTransformer(modules=list(m), default_prompt_name="q"), "prompt_name must be one of"),
         (lambda m: SentenceTransformer(modules=list(m), similarity_fn_name="cosin"), "must be one of .* got 'cosin'"),
         (lambda m: SentenceTransformer(modules=list(m), truncate_dim=0), "truncate_dim must be"),
-        (lambda m: SentenceTransformer(modules=[m[0], models.CNN(16, 4)]), r"1 \(CNN\) expects vectors of size 16"),
-        (
-            lambda m: SentenceTransformer(modules=[*m, models.Dense(16, 4)]),
-            r"module 2 \(Dense\) expects vectors of size 16, but the block before returns 32",
-        ),
-        (
-            lambda m: SentenceTransformer(modules=[m[0], models.LSTM(32, 4), Pooling(4)]),
-            r"module 2 \(Pooling\) expects vectors of size 4, but the block before returns 8",
-        ),
         (lambda m: SentenceTransformer(modules=[m[0]]).encode("a"), "put a Pooling after the Transformer"),
     ],
 )
