@@ -215,8 +215,7 @@ class Transformer(TokenizerModule):
 
     def get_word_embedding_dimension(self) -> int:
         """Return the size of a token vector."""
-        config = self.auto_model.config
-        return getattr(config, "hidden_size", None) or config.d_model
+        return self.auto_model.config.hidden_size
 
     def extra_repr(self) -> str:
         """Return the arguments for printing."""
