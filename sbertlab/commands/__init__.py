@@ -11,19 +11,17 @@ from typing import Any
 
 import yaml
 
+from sbertlab.training.processes import ProcessLostError
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, or 1 with the reason on standard error."""
-    from sbertlab.training.processes import ProcessLostError
-
     given = vars(_parser().parse_args(arguments))
     command, (module, function) = given.pop("command"), given.pop("run")
     try:
         written = getattr(import_module(module), function)(**given)
-        if isinstance(written, list | str | Path):
+        if isinstance(written, list | Path):
             print(*(written if isinstance(written, list) else [written]), sep="\n")
-        if getattr(written, "attrs", {}).get("interrupted"):  # the history of a training run
-            raise KeyboardInterrupt
     except (OSError, ValueError, ImportError, FloatingPointError, yaml.YAMLError, ProcessLostError) as error:
         print(f"sbertlab {command}: {error}", file=sys.stderr)
         return 1
@@ -34,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sbertlab", description="Build, train, compare and look at sentence embeddings."
-    )
+    parser = argparse.ArgumentParser("sbertlab", description="Train, use and compare sentence embeddings.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def add(name: str, module: str, function: str, text: str, **settings: Any) -> argparse.ArgumentParser:
@@ -74,7 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--tuned", action="store_true", help="with --check: fine-tuned cells too")
     card = add("robustness", "commands.figures", "write_card", "measure what moves an embedding: a card of models")
     card.add_argument("models", nargs="+", help="encoders of the benchmark, or any other models")
-    card.add_argument("--seed", type=int, default=0, help="seed of typos, names and draws (default: 0)")
     drawing = add("figures", "commands.figures", "draw_figures", "draw the figures again from the tables")
     gallery = add("gallery", "commands.figures", "draw_gallery", "draw the pictures of the README that need a model")
     for command in (card, drawing, gallery):

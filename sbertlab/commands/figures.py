@@ -78,17 +78,16 @@ def draw_figures(output: str | Path) -> list[Path]:
     return written + draw_card(folder)
 
 
-def write_card(models: Sequence[str], output: str | Path = "figures", seed: int = 0) -> list[Path]:
+def write_card(models: Sequence[str], output: str | Path) -> list[Path]:
     """Measure models and write robustness.csv, associations.csv, robustness.md and the figure; return their paths.
 
-    `models` are encoders of the benchmark, or models as `SentenceTransformer` takes them; `seed` is that of typos,
-    names and resamples.
+    `models` are encoders of the benchmark, or models as `SentenceTransformer` takes them.
     """
     folder, parts = Path(output), dict[str, list[pd.DataFrame]]({name: [] for name in MEASURES})
     for encoder in tqdm(select_encoders(models), desc="Robustness", unit="model"):
-        stored: Any = StoredEmbeddings(encoder.make(seed), EmbeddingStore(), name=encoder.name)
+        stored: Any = StoredEmbeddings(encoder.make(0), EmbeddingStore(), name=encoder.name)
         for name, measure in MEASURES.items():
-            table = measure(stored, seed)
+            table = measure(stored, 0)
             table.insert(0, "model", encoder.name)
             parts[name].append(table)
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +110,7 @@ def draw_card(folder: Path) -> list[Path]:
     return [page, *_save(folder, "robustness", plots.robustness_figure, tables, gaps)]
 
 
-def draw_gallery(output: str | Path = "figures") -> list[Path]:
+def draw_gallery(output: str | Path) -> list[Path]:
     """Train the small model for ten steps on the packaged corpus, draw the README's pictures, return their paths."""
     folder, model = Path(output), SentenceTransformer("all-MiniLM-L6-v2")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,7 @@
-"""The commands train, evaluate, embed and convert: read settings, make the parts of a run, run it.
+"""The commands train, evaluate, embed and convert.
 
-Settings are the sections of a YAML file, changed by words `section.key=value`, or by NeMo's names for them. A section
-is the signature of what it is passed to, checked by jsonargparse: `model` is `load_model`, `data` is `Data`, `fit` is
-`fit`; `loss` and `evaluator` have the name of a class and its arguments.
+Settings are the sections of a YAML file, changed by words `section.key=value`. Each section has a signature, which
+jsonargparse checks: `load_model` for `model`, `Data`, `fit`, and for `loss` and `evaluator` that of a class by name.
 """
 
 from __future__ import annotations
@@ -81,12 +80,10 @@ def read_settings(words: Sequence[str]) -> dict[str, Any]:
     read_yaml, words = get_loader("yaml"), list(words)
     settings: dict[str, Any] = {}
     if words and "=" not in words[0]:
-        name = words.pop(0)
-        path = Path(RECIPES.get(name, name))
-        if not path.is_file():
-            raise FileNotFoundError(f"{name} is neither a file nor a recipe; the recipes are {', '.join(RECIPES)}")
+        path = Path(RECIPES.get(words[0], words[0]))
         for section, part in read_yaml(path.read_text(encoding="utf-8")).items():
             _put(settings, section, part)
+        del words[0]
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")  # Hydra marks keys that its file does not have with +
         if not equals:
@@ -212,9 +209,8 @@ class Data:
         texts: the columns of the texts, in the order of the loss; default: text.
         label: the column of the labels; names of classes are numbered in alphabetical order.
         hard_negatives_to_train: the file is NeMo's; its rows get this number of negatives.
-        helpdesk: without a path, rows of the packaged corpus: triplets (anchor, positive, hard negative); sts (pairs
-            with a score from 0 to 1); nli (pairs with a class: 0 other topic, 1 same intent, 2 near intent); retrieval
-            (a question, its answer, all other answers of the knowledge base); texts (a question).
+        helpdesk: without a path, rows of the packaged corpus: triplets (with hard negatives), sts (pairs with a score),
+            nli (pairs with a class), retrieval (a question, its answer, all other answers) or texts (a question).
         split: of the packaged corpus; splits share no intent.
         evaluation_sample_size: number of examples held out for an evaluator without data of its own, as NeMo does.
         teacher: a model whose vectors (for MSELoss) or scores (for MarginMSELoss) become the labels.
@@ -353,7 +349,8 @@ def train(words: Sequence[str]) -> pd.DataFrame | None:
     history = fit(model, [(data.batches(examples, loss, arguments.get("seed", 0)), loss)], evaluator, **arguments)
     if history.attrs["interrupted"]:
         print(f"stopped after {len(history)} steps; the same command with fit.resume=true continues", file=sys.stderr)
-    elif os.environ.get("RANK", "0") == "0":  # of several processes, the first writes
+        raise KeyboardInterrupt
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the first writes
         history.to_csv(Path(output, "history.csv"), index=False)
         Path(output, "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         scores = history["metric"].dropna()
@@ -361,7 +358,7 @@ def train(words: Sequence[str]) -> pd.DataFrame | None:
     return history
 
 
-def evaluate(model: str, words: Sequence[str]) -> dict[str, float]:
+def evaluate(model: str, words: Sequence[str]) -> None:
     """Print the metrics of a model under the evaluator of a file, a recipe or keys, as JSON.
 
     An evaluator without data uses what the section `data` holds out, or all of it.
@@ -374,14 +371,10 @@ def evaluate(model: str, words: Sequence[str]) -> dict[str, float]:
         held_out = held_out or whole
     elif ignored := [word for word in words[1:] if not word.startswith("evaluator.")]:
         raise ValueError(f"{ignored} would change nothing: the evaluator has data of its own, evaluator.data")
-    metrics = dict(make_evaluator(given, held_out)(SentenceTransformer(model)))
-    print(json.dumps(metrics, indent=2))
-    return metrics
+    print(json.dumps(make_evaluator(given, held_out)(SentenceTransformer(model)), indent=2))
 
 
-def embed_file(
-    model: str, source: str, target: str, column: str = "text", batch_size: int = 32, normalize: bool = False
-) -> None:
+def embed_file(model: str, source: str, target: str, column: str, batch_size: int, normalize: bool) -> None:
     """Write the embeddings of a column of a table (see `read_frame`) into a file that appears whole or not at all.
 
     The target is .npy, `(texts, dim)` float32, or .parquet together with the texts.
@@ -396,10 +389,9 @@ def embed_file(
             pd.DataFrame({column: texts, "embedding": list(vectors)}).to_parquet(path)
 
 
-def convert_model(source: str, target: str) -> str:
+def convert_model(source: str, target: str) -> None:
     """Write a model folder of any kind as a portable one."""
     SentenceTransformer(source, device="cpu").save(target)
-    return target
 
 
 def help_text() -> str:
@@ -407,7 +399,7 @@ def help_text() -> str:
     text = "usage: sbertlab train FILE.yaml|RECIPE section.key=value ...\n\n"
     for kind, names in (("recipes", RECIPES), ("losses", LOSSES), ("evaluators", EVALUATORS)):
         text += f"{kind}: {', '.join(names)}\n"
-    text += "\nloss and evaluator: a name and the parameters of its class; evaluator.data as data.\n"
+    text += "\nloss, evaluator: a name and the parameters of its class; evaluator.data is like data.\n"
     for section, make in (("model", load_model), ("data", Data), ("fit", fit)):
         text += f"\n{section}: {inspect.signature(make)}\n{inspect.getdoc(make)}\n"
     return text

@@ -71,7 +71,7 @@ def test_the_name_of_a_section_replaces_it_and_an_inner_key_changes_it(tmp_path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["stss", "output=x"], "stss is neither a file nor a recipe; the recipes are .*sts"),
+        (["stss", "output=x"], "No such file .*stss"),
         (["{broken}", "output=x"], "expected ',' or ']'"),
         (["sts", "epochs"], "'epochs' sets nothing; write key=value"),
         (["sts", "trainer.max_epoch=2"], "unknown key 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'"),
