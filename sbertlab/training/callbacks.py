@@ -1,14 +1,12 @@
 """What happens beside the mathematics of a run: `Callback`, the small callbacks, and the `Event` of users' functions.
 
-The larger callbacks have files of their own: `best_model`, `checkpoint` and `probe`.
+The larger callbacks have files of their own: `checkpoint` and `probe`.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
-from accelerate.utils import LoggerType, ProjectConfiguration
+from accelerate.tracking import GeneralTracker, get_available_trackers
+from accelerate.utils import ProjectConfiguration
 from tqdm.auto import tqdm
 
 from sbertlab.checks import check_choice
@@ -31,13 +29,10 @@ from sbertlab.training.step import OBJECTIVE_COLUMNS, Step
 
 @dataclass
 class Run:
-    """A run as its callbacks see it; `step` has the model, the steps taken and the history.
+    """A run as its callbacks see it; `step` has the model, the steps taken and the history, of `total` steps.
 
-    Attributes:
-        total: steps of the whole run.
-        interrupted: Ctrl-C ended the run before its last step.
-        stopped: a callback did.
-        saved: the step of the newest checkpoint.
+    It ended before its last step if it was `interrupted` by Ctrl-C or `stopped` by a callback. `saved` is the step of
+    the newest checkpoint.
     """
 
     step: Step
@@ -50,14 +45,15 @@ class Run:
     saved: int = 0
 
     def tell(self, event: str) -> None:
-        """Call the method of that name of every callback."""
+        """Call the method of that name of every callback that has it."""
         for callback in self.callbacks:
-            getattr(callback, event)(self)
+            if hasattr(callback, event):
+                getattr(callback, event)(self)
 
     @property
-    def stops(self) -> bool:
-        """Whether a callback of this process ends the run."""
-        return any(callback.stops for callback in self.callbacks)
+    def newest_rows(self) -> list[dict[str, Any]]:
+        """The rows of the history of the newest step, one per objective."""
+        return self.step.rows[-len(self.step.objectives) :]
 
     @property
     def within_epoch(self) -> int:
@@ -66,45 +62,27 @@ class Run:
         return -1 if within == 0 or self.step.number == self.total else within
 
     @property
-    def evaluates(self) -> bool:
-        """Whether the model is evaluated after this step."""
-        within = self.within_epoch
-        return within == -1 or (self.evaluation_steps > 0 and within % self.evaluation_steps == 0)
-
-    @property
     def is_main_process(self) -> bool:
         """Whether this process evaluates, saves and reports for all."""
         return self.step.accelerator.is_main_process
 
 
 class Callback:
-    """Does something beside the mathematics of a run. `fit` calls the methods in the order in which they stand here."""
+    """Does something beside the mathematics of a run. `fit` calls these methods, as far as a callback has them.
 
-    def on_begin(self, run: Run) -> None:
-        """Called before the first step."""
+    | method              | when                                                                 |
+    | ------------------- | -------------------------------------------------------------------- |
+    | on_begin(run)       | before the first step                                                |
+    | on_step(run)        | after each step; may add to its last row, `run.step.rows[-1]`        |
+    | on_evaluation(run)  | after a step at which the model is to be evaluated                   |
+    | on_step_end(run)    | when the rows of a step are complete                                 |
+    | on_checkpoint(run)  | after a step at which a checkpoint is to be written                  |
+    | close(run)          | after the last step, or after an error                               |
+    | on_end(run)         | after `close`, unless there was an error                             |
+    """
 
-    def on_step(self, run: Run) -> None:
-        """Called after each step; may add to its last row, `run.step.rows[-1]`."""
-
-    def on_evaluation(self, run: Run) -> None:
-        """Called after a step at which the model is to be evaluated."""
-
-    def on_step_end(self, run: Run) -> None:
-        """Called when the rows of a step are complete."""
-
-    def on_checkpoint(self, run: Run) -> None:
-        """Called after a step at which a checkpoint is to be written."""
-
-    def close(self, run: Run) -> None:
-        """Called after the last step, or after an error."""
-
-    def on_end(self, run: Run) -> None:
-        """Called after `close`, unless there was an error."""
-
-    @property
-    def stops(self) -> bool:
-        """Whether the run is to end after this step."""
-        return False
+    stops = False
+    """Whether the run is to end after this step."""
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps for `restore`: tensors and plain values."""
@@ -115,62 +93,61 @@ class Callback:
 
 
 class Event(NamedTuple):
-    """What a user's function is told."""
+    """What a user's function is told; the kind is "step", "evaluation", "checkpoint" or "end".
+
+    `rows` are the rows of the history of this step, one per objective, and `row` the last of them; `steps` counts the
+    whole run, `examples` the rows of data in this step.
+    """
 
     kind: str
-    """"step", "evaluation", "checkpoint" or "end"."""
     step: int
     epoch: int
     row: dict[str, Any]
-    """The newest row of the history."""
     model: SentenceTransformer
     rows: Sequence[dict[str, Any]] = ()
-    """The rows of this step, one per objective."""
     steps: int = 0
-    """Of the whole run."""
     examples: int = 0
-    """Rows of data in this step."""
 
 
 class Functions(Callback):
     """Calls the user's functions of an `Event`, in the main process; one that returns True ends the run."""
 
     def __init__(self, functions: Sequence[Callable[[Event], Any]]) -> None:
-        if callable(functions) or not all(map(callable, functions)):
-            raise TypeError(f"callbacks must be a list of functions of an Event, got {functions!r:.80}")
-        self.functions, self._stops = list(functions), False
+        self.functions = list(functions)
 
     def on_step(self, run: Run) -> None:
-        """Tell a step."""
-        self._stops |= self._tell("step", run)
+        self._tell("step", run)
 
     def on_evaluation(self, run: Run) -> None:
-        """Tell an evaluation."""
-        self._stops |= self._tell("evaluation", run)
+        self._tell("evaluation", run)
 
     def on_checkpoint(self, run: Run) -> None:
-        """Tell a checkpoint, if it could be written."""
-        if run.saved == run.step.number:
+        if run.saved == run.step.number:  # it could be written
             self._tell("checkpoint", run)
 
     def on_end(self, run: Run) -> None:
-        """Tell the end."""
         self._tell("end", run)
 
-    @property
-    def stops(self) -> bool:
-        """Whether a function returned True."""
-        return self._stops
+    def _tell(self, kind: str, run: Run) -> None:
+        if run.step.rows and run.is_main_process:
+            rows = [dict(row) for row in run.newest_rows]
+            step, epoch = rows[-1]["step"], rows[-1]["epoch"]
+            event = Event(kind, step, epoch, rows[-1], run.step.model, rows, run.total, run.step.examples)
+            answers = [function(event) for function in self.functions]
+            self.stops |= any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
 
-    def _tell(self, kind: str, run: Run) -> bool:
-        step = run.step
-        if not step.rows or not self.functions or not run.is_main_process:
-            return False
-        rows = [dict(row) for row in step.rows[-len(step.objectives) :]]
-        newest, total = rows[-1], run.total
-        event = Event(kind, newest["step"], newest["epoch"], newest, step.model, rows, total, step.examples)
-        answers = [function(event) for function in self.functions]  # all are told, whatever the first answers
-        return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
+
+class IdleSteps(Callback):
+    """Warns of steps with a gradient of 0, from which nothing is learnt: at ten in a row, and of all at the end."""
+
+    idle = in_a_row = 0
+
+    def on_step_end(self, run: Run) -> None:
+        is_idle = all(row["gradient_norm"] == 0 for row in run.newest_rows)
+        self.idle, self.in_a_row = self.idle + is_idle, (self.in_a_row + 1) * is_idle
+        if self.in_a_row == 10 or (self.idle and run.step.number == run.total):
+            cause = "the loss finds no contrast, as in a batch of one row, of one class or of equal labels"
+            warnings.warn(f"{self.idle} of {run.step.number} steps had a gradient of 0: {cause}", stacklevel=5)
 
 
 class Interrupt(Callback):
@@ -183,16 +160,13 @@ class Interrupt(Callback):
     def __init__(self) -> None:
         self.requested = False
         self._before: Any = None
-        self._process = os.getpid()
 
     def on_begin(self, run: Run) -> None:
-        """Install the handler."""
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as for a script in the background
         if threading.current_thread() is threading.main_thread() and not ignored:
             self._before = signal.signal(signal.SIGINT, self._note)
 
     def close(self, run: Run) -> None:
-        """Restore the handler that was there."""
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
@@ -200,71 +174,44 @@ class Interrupt(Callback):
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        if os.getpid() == self._process:  # and not in a worker of a DataLoader, which a terminal signals too
-            tqdm.write("Interrupted: finishing this step first. Press again to stop at once.")
+        tqdm.write("Interrupted: finishing this step first. Press again to stop at once.")
 
 
 def tracker_settings(log_with: Any, log_dir: str | Path | None) -> dict[str, Any]:
-    """Return the arguments by which an Accelerator knows its trackers; none without trackers.
-
-    Raises:
-        ImportError: a tracker is not installed.
-        TypeError: neither a name nor a tracker of accelerate.
-        ValueError: an unknown name.
-    """
-    trackers = [] if log_with is None else log_with if isinstance(log_with, (list, tuple)) else [log_with]
-    settings: dict[str, Any] = {"log_with": list(dict.fromkeys(trackers))} if trackers else {}
-    for tracker in trackers:
-        if isinstance(tracker, GeneralTracker):
-            continue
-        if not isinstance(tracker, str):
-            raise TypeError(f"log_with takes names and accelerate.tracking.GeneralTracker objects, got {tracker!r:.80}")
-        check_choice("log_with", tracker, LOGGER_TYPE_TO_CLASS)
-        if tracker in LoggerType.list() and tracker not in map(str, get_available_trackers()):
-            raise ImportError(f"log_with={tracker!r} needs the package {tracker}: pip install {tracker}")
-        folder = Path(log_dir or "runs").resolve()  # tensorboard takes all files in a folder for one run
-        own = str(folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}")
-        settings["project_config"] = ProjectConfiguration(str(folder), logging_dir=own)
-    return settings
+    """Return the arguments by which an Accelerator knows its trackers; a ValueError for one that is not installed."""
+    if log_with is None:
+        return {}
+    trackers = log_with if isinstance(log_with, (list, tuple)) else [log_with]
+    for name in trackers:
+        if not isinstance(name, GeneralTracker):
+            check_choice("log_with, with its package installed,", name, map(str, get_available_trackers()))
+    folder = Path(log_dir or "runs").resolve()
+    own = folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"  # tensorboard takes all files in a folder for one run
+    return {"log_with": trackers, "project_config": ProjectConfiguration(str(folder), logging_dir=str(own))}
 
 
 class Trackers(Callback):
     """Reports the history, and the configuration, to the accelerator's trackers (tensorboard, wandb, trackio, ...)."""
 
     def __init__(self, accelerator: Accelerator, configuration: Mapping[str, Any]) -> None:
-        self.accelerator, self.configuration = accelerator, configuration
+        self.accelerator, self.configuration = accelerator, dict(configuration)
 
     def on_begin(self, run: Run) -> None:
-        """Start the trackers."""
-        folder = self.accelerator.project_dir
-        if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)  # wandb writes elsewhere if it is missing
-            if "trackio" in map(str, self.accelerator.log_with) and "trackio" not in sys.modules:
-                os.environ["TRACKIO_DIR"] = folder  # which trackio reads when it is imported
         if self.accelerator.log_with:
-            shown = {
-                key: value if isinstance(value, (int, float)) else str(value)
-                for key, value in self.configuration.items()
-            }
-            self.accelerator.init_trackers("sbertlab", shown, {"wandb": {"dir": folder}})
+            folder = Path(self.accelerator.project_dir)
+            folder.mkdir(parents=True, exist_ok=True)  # wandb writes elsewhere if it is missing
+            self.accelerator.init_trackers("sbertlab", self.configuration, {"wandb": {"dir": str(folder)}})
 
     def on_step_end(self, run: Run) -> None:
         """Report a step; of several objectives, each reports under its name."""
-        count = len(run.step.objectives)
-        if self.accelerator.trackers:
-            values = {
-                f"{row['objective'].replace(':', '_')}/{key}" if count > 1 and key in OBJECTIVE_COLUMNS else key: value
-                for row in run.step.rows[-count:]
-                for key, value in row.items()
-                if key != "step" and isinstance(value, (int, float)) and not math.isnan(value)
-            }
-            self.accelerator.log(values, step=run.step.number)
+        values: dict[str, float] = {}
+        for row in run.newest_rows:
+            prefix = f"{row['objective'].replace(':', '_')}/" if len(run.newest_rows) > 1 else ""
+            for key, value in row.items():
+                if key not in ("step", "objective") and not math.isnan(value):
+                    values[prefix + key if key in OBJECTIVE_COLUMNS else key] = value
+        self.accelerator.log(values, step=run.step.number)
 
     def close(self, run: Run) -> None:
-        """Finish every tracker once; one that fails does not keep the others open."""
-        while self.accelerator.trackers:
-            tracker = self.accelerator.trackers.pop()
-            try:
-                tracker.finish()
-            except Exception as error:
-                warnings.warn(f"the tracker {tracker.name} could not be closed: {error!r}", stacklevel=5)
+        for tracker in self.accelerator.trackers:
+            tracker.finish()

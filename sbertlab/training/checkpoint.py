@@ -1,4 +1,4 @@
-"""Checkpoints: a run on disk, complete or absent, from which the same call of `fit` resumes.
+"""What a run writes: checkpoints, complete or absent, from which the same call of `fit` resumes; and the best model.
 
 A checkpoint is a model folder, so `SentenceTransformer("checkpoints/500")` loads it, with two more files: the state of
 the run, and a manifest with the SHA-256 of every file. It holds no random states: what a step draws follows from the
@@ -8,13 +8,13 @@ run's seed and the number of the step.
 from __future__ import annotations
 
 import json
-import os
+import math
 import re
 import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,16 +23,13 @@ import torch
 from safetensors import SafetensorError
 
 from sbertlab.checks import checked_number
-from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.storage.files import clear_interrupted, sha256_of, staged_folder
+from sbertlab.storage.files import clear_interrupted, sha256_of, staged_folder, write_whole
 from sbertlab.training.callbacks import Callback, Run
-from sbertlab.training.processes import any_process, from_main_process
+from sbertlab.training.processes import any_process
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "checkpoint.json"
 STATE = "training_state.pt"
-KINDS = {"run": str, "step": int, "written": int, "configuration": dict, "files": dict}
-"""Entries of a manifest, and their types."""
 LEFT_OVER = re.compile(r"\.+(\d+)\.")
 """Names of the folders that a process left behind which was killed while it wrote a checkpoint."""
 
@@ -48,10 +45,7 @@ class CheckpointError(ValueError):
 class Checkpoints(Callback):
     """The checkpoints of a run, written by the main process: one folder per step inside `folder`.
 
-    Args:
-        folder: made when missing.
-        configuration: what must not change when the run is resumed, by name.
-        limit: most checkpoints of this run to keep, the newest; 0 keeps all.
+    The configuration names what must not change when the run is resumed; `limit` is the most checkpoints to keep.
     """
 
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any], limit: int = 0) -> None:
@@ -66,134 +60,96 @@ class Checkpoints(Callback):
     def on_checkpoint(self, run: Run) -> None:
         """Write the checkpoint of this step; once it is found complete, remove the oldest beyond the limit.
 
-        A full disk is a CheckpointWarning: the earlier checkpoints stay, and the run continues.
-
-        Raises:
-            CheckpointError: the first checkpoint of the run cannot be read back.
+        A failure, such as a full disk, is a CheckpointWarning: the earlier ones stay, and the run continues.
         """
         if not run.is_main_process:
             return
-        number = run.step.number
-        folder = self.folder / str(number)
-        manifest = {"run": self.run_id, "step": number, "configuration": self.configuration}
-        states = {type(callback).__name__: callback.state() for callback in run.callbacks}
+        folder = self.folder / str(run.step.number)
+        callbacks = {type(callback).__name__: callback.state() for callback in run.callbacks}
+        manifest = {"format": FORMAT, "run": self.run_id, "configuration": self.configuration}
         try:
-            write_checkpoint(folder, run.step.model, {"step": run.step.state(), "callbacks": states}, manifest)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            problem = f"the checkpoint of step {number} could not be written to {str(folder)!r}: {error}"
-            remedy = "Earlier ones are complete, and training continues; free space before the next one"
+            with staged_folder(folder) as staging:
+                run.step.model.save(staging)
+                torch.save({"step": run.step.state(), "callbacks": callbacks}, staging / STATE)
+                files = {name: sha256_of(staging / name) for name in sorted(_files(staging))}
+                whole = {**manifest, "written": time.time_ns(), "files": files}
+                (staging / MANIFEST).write_text(json.dumps(whole, indent=1), encoding="utf-8")
+            if not self.written or self.limit:
+                verify(folder)
+        except (OSError, RuntimeError, SafetensorError, CheckpointError) as error:
+            problem = f"the checkpoint of step {run.step.number} could not be written to {str(folder)!r}: {error}"
+            remedy = "Earlier ones are kept, and training continues; free space before the next one"
             warnings.warn(f"{problem}. {remedy}", CheckpointWarning, stacklevel=5)
             return
-        if not self.written:
-            read_state(folder)
         self.written = [path for path in self.written if path != folder] + [folder]
-        if 0 < self.limit < len(self.written):
-            try:
-                verify(folder)
-            except CheckpointError as error:
-                warnings.warn(f"older checkpoints are kept: {error}", CheckpointWarning, stacklevel=5)
-                return
-            while len(self.written) > self.limit:
-                shutil.rmtree(self.written.pop(0), ignore_errors=True)
-        run.saved = number
+        while 0 < self.limit < len(self.written):
+            shutil.rmtree(self.written.pop(0), ignore_errors=True)
+        run.saved = run.step.number
 
     def resume(self, run: Run) -> None:
         """Restore the run from the newest complete checkpoint; without one, it starts from the beginning.
 
-        Raises:
-            CheckpointError: the checkpoint has another configuration or other data; the message lists what differs.
+        A CheckpointError lists what differs if the checkpoint has another configuration or other data.
         """
         state = self.newest()
+        [missing] = any_process(run.step.accelerator, not state)
+        if state and missing:
+            raise CheckpointError("another process found no checkpoint; every machine must see checkpoint_path")
         try:
             if state:
                 run.step.restore(state["step"])
-        except (KeyError, ValueError) as error:
+        except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"the run in {self.folder} cannot be resumed: {error}") from error
         for callback in run.callbacks:
             callback.restore(state.get("callbacks", {}).get(type(callback).__name__, {}))
-        same = run.step.number == from_main_process(run.step.accelerator, run.step.number)
-        if any(any_process(run.step.accelerator, not same)):
-            raise CheckpointError("the processes found different checkpoints; every machine must see checkpoint_path")
 
     def newest(self) -> dict[str, Any]:
         """Return the state in the newest complete checkpoint, whose run this one becomes; empty if there is none."""
-        found: list[tuple[dict[str, Any], Path]] = []
-        problems: list[CheckpointError] = []
+        found = {folder: read_manifest(folder) for folder in self.folder.iterdir() if folder.name.isdigit()}
+        ordered = sorted(found, key=lambda folder: found[folder].get("written", math.inf))
+        problems: list[str] = []
         state: dict[str, Any] = {}
-        for folder in self.folder.iterdir():
+        while ordered and not state:
             try:
-                if folder.name.isdigit():
-                    found.append((read_manifest(folder), folder))
-            except CheckpointError as error:
-                problems.append(error)
-        found.sort(key=lambda one: one[0]["written"])
-        while found and not state:
-            manifest, folder = found[-1]
-            try:
-                verify(folder)
-                state = read_state(folder)
-            except CheckpointError as error:
-                problems.append(error)
-                found.pop()
-        for problem in problems:
-            warnings.warn(f"skipped: {problem}", CheckpointWarning, stacklevel=4)
+                state = verify(ordered[-1])
+            except (CheckpointError, OSError) as error:
+                problems.append(str(error))
+                ordered.pop()
+        if problems:
+            warnings.warn(f"skipped: {'; '.join(problems)}", CheckpointWarning, stacklevel=4)
         if not state:
             return {}
-        changes = differences(manifest["configuration"], self.configuration)
-        if changes:
+        manifest = found[ordered[-1]]
+        then, now = manifest["configuration"], self.configuration
+        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+        if changed:
+            listed = "\n".join(f"  {key}: then {then.get(key)}, now {now.get(key)}" for key in changed)
             raise CheckpointError(
-                f"{folder} cannot be resumed, because this run differs from the one that wrote it:\n"
-                + "\n".join(changes)
-                + "\nGive the same data and arguments, or another checkpoint_path, or resume=False"
+                f"{ordered[-1]} cannot be resumed, because this run differs from the one that wrote it:\n{listed}\n"
+                "Give the same data and arguments, or another checkpoint_path, or resume=False"
             )
         self.run_id = manifest["run"]
-        self.written = [folder for manifest, folder in found if manifest["run"] == self.run_id]
+        self.written = [folder for folder in ordered if found[folder]["run"] == self.run_id]
         return state
 
 
-def write_checkpoint(
-    folder: Path, model: SentenceTransformer, state: Mapping[str, Any], manifest: Mapping[str, Any]
-) -> None:
-    """Write a model and the state of its training to a folder, which appears complete or not at all."""
-    with staged_folder(folder) as staging:
-        model.save(staging)
-        torch.save(dict(state), staging / STATE)
-        files = {name: sha256_of(staging / name) for name in sorted(_files(staging))}
-        whole = {"format": FORMAT, "written": time.time_ns(), **manifest, "torch": torch.__version__, "files": files}
-        (staging / MANIFEST).write_text(json.dumps(whole, indent=1), encoding="utf-8")
-
-
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a checkpoint; a CheckpointError if it is missing, damaged, or of another version."""
+    """Return the manifest of a checkpoint; empty if there is none of this format."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is not a checkpoint: {MANIFEST} cannot be read: {error}") from None
-    entries = manifest if isinstance(manifest, dict) else {}
-    if entries.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has the format {entries.get('format')}; this version reads {FORMAT}")
-    if wrong := [key for key, kind in KINDS.items() if not isinstance(entries.get(key), kind)]:
-        raise CheckpointError(f"{folder / MANIFEST} is damaged: {', '.join(wrong)} missing or of the wrong type")
-    return entries
+        return manifest if manifest["format"] == FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
-def verify(folder: Path) -> None:
-    """Compare every file of a checkpoint with its manifest; a CheckpointError names the first that differs."""
-    wanted, present = read_manifest(folder)["files"], _files(folder) - {MANIFEST}
-    for problem, names in (("is missing", wanted.keys() - present), ("was added", present - wanted.keys())):
-        if names:
-            raise CheckpointError(f"{folder} is damaged: {min(names)} {problem}")
-    for name, digest in wanted.items():
-        try:
-            altered = sha256_of(folder / name) != digest
-        except OSError as error:
-            raise CheckpointError(f"{folder} is damaged: {name} cannot be read: {error}") from None
-        if altered:
-            raise CheckpointError(f"{folder} is damaged: {name} is not what was written (SHA-256)")
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """Return the state in a checkpoint: tensors and plain values, never code; a CheckpointError for anything else."""
+def verify(folder: Path) -> dict[str, Any]:
+    """Return the state in a checkpoint: tensors and plain values, never code; a CheckpointError if it is damaged."""
+    wanted, present = read_manifest(folder).get("files"), _files(folder) - {MANIFEST}
+    if wanted is None:
+        raise CheckpointError(f"{folder} has no {MANIFEST} of format {FORMAT}")
+    altered = [name for name in sorted(wanted.keys() & present) if sha256_of(folder / name) != wanted[name]]
+    if odd := sorted(wanted.keys() ^ present) + altered:
+        raise CheckpointError(f"{folder} is damaged: {odd[0]} is missing, was added or is not what was written")
     try:
         return torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler meets, followed by advice
@@ -201,23 +157,79 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / STATE} cannot be read as tensors and plain values: {reason}") from error
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return one line for every entry in which two configurations differ.
+class BestModel(Callback):
+    """Evaluates in the main process, and writes the best model to `output_path`, with the scores in `eval/`.
 
-    >>> differences({"seed": 1, "scheduler": "ConstantLR"}, {"seed": 2, "scheduler": "ConstantLR"})
-    ['  seed: then 1, now 2']
+    The arguments are those of `fit`.
     """
-    pairs = {key: (then.get(key, "nothing"), now.get(key, "nothing")) for key in (*then, *now)}
-    return [f"  {key}: then {before}, now {after}" for key, (before, after) in pairs.items() if before != after]
+
+    def __init__(
+        self,
+        evaluator: Any,
+        output_path: str | Path | None,
+        save_best_model: bool = True,
+        callback: Callable[[float, int, int], None] | None = None,
+    ) -> None:
+        if evaluator is not None and (isinstance(evaluator, type) or not callable(evaluator)):
+            raise TypeError(f"evaluator must be one evaluator, or SequentialEvaluator([...]), got {evaluator!r:.80}")
+        self.evaluator, self.callback = evaluator, callback
+        self.output_path = None if output_path is None else writable_folder("output_path", output_path, replaced=True)
+        self.keep_best = save_best_model and evaluator is not None
+        self.best = -math.inf
+
+    def on_evaluation(self, run: Run) -> None:
+        """Write the score into the history, and the model to `output_path` if it is the best so far."""
+        if self.evaluator is None or not run.is_main_process:
+            return
+        model, row, steps, folder = run.step.model.eval(), run.step.rows[-1], run.within_epoch, None
+        if self.output_path is not None:
+            folder = self.output_path / "eval"
+            folder.mkdir(parents=True, exist_ok=True)
+        result = self.evaluator(model, output_path=folder, epoch=row["epoch"], steps=steps)
+        score = row["metric"] = score_of(self.evaluator, result)
+        if score > self.best:
+            self.best = score
+            if self.keep_best and self.output_path is not None:
+                model.save(self.output_path)
+        if self.callback is not None:
+            self.callback(score, row["epoch"], steps)
+
+    def on_end(self, run: Run) -> None:
+        """Write the last model, unless a best one is kept or the run is to be resumed."""
+        if self.output_path is None or run.interrupted:
+            return
+        if self.keep_best:
+            if self.best > -math.inf and (self.output_path / "modules.json").exists():
+                return
+            warnings.warn(f"no model with a best score is in {self.output_path}; the last model is kept", stacklevel=5)
+        run.step.model.save(self.output_path)
+
+    def state(self) -> dict[str, Any]:
+        """Return the scores and the content of the files with scores."""
+        files = {path.name: path.read_text(encoding="utf-8") for path in self._score_files()}
+        return {"best": self.best, "files": files}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Return to a state, and undo what was written to the files with scores since."""
+        self.best = state.get("best", self.best)
+        for path in self._score_files():
+            path.unlink()
+        for name, text in state.get("files", {}).items():
+            if self.output_path is not None:
+                with write_whole(self.output_path / "eval" / name) as partial:
+                    partial.write_text(text, encoding="utf-8")
+
+    def _score_files(self) -> list[Path]:
+        return [] if self.output_path is None else list((self.output_path / "eval").glob("*.csv"))
+
+
+def score_of(evaluator: Any, result: Any) -> float:
+    """Return the number that model selection uses: the primary metric of a dictionary, or the result itself."""
+    return float(result[evaluator.primary_metric] if isinstance(result, Mapping) else result)
 
 
 def writable_folder(name: str, folder: str | Path, replaced: bool = False) -> Path:
-    """Return a folder to write to, made when missing: better refused before a run than at its end.
-
-    With `replaced`, a new folder will take its place, as `save` does.
-    """
-    if not isinstance(folder, (str, os.PathLike)):
-        raise TypeError(f"{name} must be the path of a folder, got {folder!r:.80}")
+    """Return a folder after trying to write to it, or with `replaced`, as `save` does, to replace it."""
     path = Path(folder)
     try:
         if replaced:

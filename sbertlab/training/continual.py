@@ -1,12 +1,11 @@
 """Keeping a model current: train it on new data with some of the old, and see what was gained and lost.
 
-Below, `folder` holds the model in use; the evaluators `on_new` and `on_old` share no text with the training data.
-A model may be given by its name or folder; evaluators as one, a list, or a dictionary by name.
+A model may be given by its name or folder; evaluators as one, a list, or a dictionary by name. They share no text with
+the training data.
 
-    model = SentenceTransformer(folder)
     loader = DataLoader(replay(new, old, share=0.2), batch_size=64, shuffle=True)
     model.fit([(loader, losses.MultipleNegativesRankingLoss(model))])
-    gained_and_lost(folder, model, on_new, on_old)  # what did it cost?
+    gained_and_lost(folder, model, on_new, on_old)  # folder holds the model as it was
     interpolation_curve(folder, model, on_new, on_old)  # does a model between the two cost less?
     interpolate(folder, model, alpha=0.5).save(new_folder)
 """
@@ -28,33 +27,43 @@ from tqdm.auto import tqdm
 from sbertlab.checks import checked_number
 from sbertlab.data import InputExample, collate
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.models import Module, TokenizerModule
-from sbertlab.training.best_model import score_of
+from sbertlab.models import Module
+from sbertlab.training.checkpoint import score_of
 from sbertlab.util import Encoder
 
-Evaluator = Callable[..., Any]
-Evaluators = Evaluator | Sequence[Evaluator] | Mapping[str, Evaluator]
+Model = Encoder | str | Path
+Evaluators = Callable[..., Any] | Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]]
 
-NOT_IN_WEIGHTS = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type")
-"""Settings of a transformer that change what it computes, but not the shapes of its weights."""
-
-HARMLESS = {"max_seq_length", "dropout"}
+FREE = {"max_seq_length", "dropout"}
 """Settings of a building block in which models may differ and still be mixed."""
 
 
 class ReplayDataset(Dataset[InputExample]):
-    """All new rows in their order, and evenly among them `count` old ones, others in every epoch; made by `replay`.
+    """All `new` rows in their order and evenly among them old ones, a `share` of the rows, others in every epoch.
 
-    An epoch is a function of (seed, epoch). No old row returns before all others had their turn.
+    No old row returns before all others had their turn; an epoch is a function of (seed, epoch). Old and new rows need
+    as many texts and labels of one kind. Source: Robins, 1995, Catastrophic forgetting, rehearsal and pseudorehearsal
+    (Connection Science 7).
+
+    >>> new, old = ([InputExample(texts=[text]) for text in texts] for texts in ("abc", "xy"))
+    >>> [row.texts[0] for row in replay(new, old, share=0.25)]
+    ['a', 'b', 'x', 'c']
     """
 
-    def __init__(self, new: Sequence[InputExample], old: Sequence[InputExample], count: int, seed: int = 0) -> None:
-        self.new, self.old, self.count, self.seed = list(new), list(old), count, seed
+    def __init__(
+        self, new: Sequence[InputExample], old: Sequence[InputExample], share: float = 0.2, seed: int = 0
+    ) -> None:
+        checked_number("share", share, 0, 0.99)
+        collate([*new, *old])  # which refuses rows that fit no common loss
+        wanted = max(1, round(len(new) * share / (1 - share))) if share else 0
+        if wanted > len(old):
+            given = f"share={share:g} needs {wanted} old rows for {len(new)} new ones, but there are {len(old)}"
+            warnings.warn(f"{given}: every epoch takes all", stacklevel=2)
+        self.new, self.old, self.count, self.seed = list(new), list(old), min(wanted, len(old)), seed
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the old rows of an epoch, counted from 0; `fit` calls this before every pass."""
-        checked_number("epoch", epoch, whole=True)
         turn, part = divmod(epoch, max(1, len(self.old) // max(1, self.count)))
         order = np.random.default_rng((self.seed, turn)).permutation(len(self.old))
         is_old = np.zeros(len(self), dtype=bool)
@@ -71,43 +80,11 @@ class ReplayDataset(Dataset[InputExample]):
         return self.new[row] if row < len(self.new) else self.old[row - len(self.new)]
 
 
-def replay(
-    new: Sequence[InputExample], old: Sequence[InputExample], share: float = 0.2, seed: int = 0
-) -> ReplayDataset:
-    """Return a data set of all `new` rows in which a `share` of the rows is old, other ones in every epoch.
-
-    Old and new rows need as many texts and labels of one kind. Source: Robins, 1995, Catastrophic forgetting, rehearsal
-    and pseudorehearsal (Connection Science 7).
-
-    >>> new, old = ([InputExample(texts=[text]) for text in texts] for texts in ("abc", "xy"))
-    >>> rows = replay(new, old, share=0.25)
-    >>> [row.texts[0] for row in rows]
-    ['a', 'b', 'x', 'c']
-    """
-    checked_number("share", share, 0, 0.99)
-    checked_number("seed", seed, whole=True)
-    if not len(new) or (share and not len(old)):
-        raise ValueError(f"new has {len(new)} rows and old {len(old)}; give rows of both, or share=0 without old ones")
-    try:
-        collate([*new, *old])
-    except ValueError as error:
-        raise ValueError(f"new and old must fit one loss; old begins at example {len(new)}: {error}") from error
-    wanted = max(1, round(len(new) * share / (1 - share))) if share else 0
-    if wanted > len(old):
-        warnings.warn(
-            f"share={share:g} of old rows among {len(new)} new ones needs {wanted}, but there are {len(old)}: every "
-            f"epoch takes all, a share of {len(old) / (len(new) + len(old)):.2g}",
-            stacklevel=2,
-        )
-    return ReplayDataset(new, old, min(wanted, len(old)), seed)
+replay = ReplayDataset
 
 
 def gained_and_lost(
-    before: Encoder | str | Path,
-    after: Encoder | str | Path,
-    on_new: Evaluators,
-    on_old: Evaluators,
-    show_progress_bar: bool = True,
+    before: Model, after: Model, on_new: Evaluators, on_old: Evaluators, show_progress_bar: bool = True
 ) -> pd.DataFrame:
     """Return the scores of two models on new and old data, one row per evaluator.
 
@@ -115,32 +92,22 @@ def gained_and_lost(
     examples whose own value rose or fell (NaN for a metric without one, such as a correlation).
     """
     if before is after:
-        raise ValueError(
-            "before and after are the same object, and fit trains a model in place; give the folder of the model as it "
-            "was, or a copy.deepcopy(model) made before the training"
-        )
-    sides = {"new": _by_name("on_new", on_new), "old": _by_name("on_old", on_old)}
-    asked = [(side, name, evaluator) for side, evaluators in sides.items() for name, evaluator in evaluators.items()]
-    results = []
-    with tqdm(total=2 * len(asked), desc="Evaluating", unit="evaluation", disable=not show_progress_bar) as bar:
-        for model in map(_loaded, (before, after)):
-            for _, _, evaluator in asked:
-                results.append((score_of(evaluator, evaluator(model)), _example_values(evaluator)))
-                bar.update()
-    rows = []
-    for place, (side, name, evaluator) in enumerate(asked):
-        (was, old), (now, new) = results[place], results[place + len(asked)]
-        metric = getattr(evaluator, "primary_metric", None)
-        row = {"side": side, "evaluator": name, "metric": metric, "before": was, "after": now, "difference": now - was}
-        kept = len(old) == len(new) > 0
-        row |= {"better": np.mean(new > old) if kept else np.nan, "worse": np.mean(new < old) if kept else np.nan}
+        raise ValueError("before and after are one object, as fit trains in place; give a copy.deepcopy made before it")
+    models, rows = [_loaded(before), _loaded(after)], []
+    asked = [("new", *one) for one in _named(on_new)] + [("old", *one) for one in _named(on_old)]
+    for side, name, evaluator in tqdm(asked, desc="Evaluating", unit="evaluator", disable=not show_progress_bar):
+        row = {"side": side, "evaluator": name, "metric": getattr(evaluator, "primary_metric", None)}
+        scores, values = [], []
+        for model in models:
+            scores.append(score_of(evaluator, evaluator(model)))
+            values.append(_example_values(evaluator))
+        row |= {"before": scores[0], "after": scores[1], "difference": scores[1] - scores[0]}
+        row |= {"better": (values[1] > values[0]).mean(), "worse": (values[1] < values[0]).mean()}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def interpolate(
-    base: SentenceTransformer | str | Path, tuned: SentenceTransformer | str | Path, alpha: float
-) -> SentenceTransformer:
+def interpolate(base: Model, tuned: Model, alpha: float) -> SentenceTransformer:
     """Return a new model with the weights `(1 - alpha) * base + alpha * tuned`; `tuned` must be trained from `base`.
 
     Computed in float32 at least and kept in the models' dtype; alpha 0 and 1 give exactly the two models' weights. What
@@ -150,13 +117,8 @@ def interpolate(
     checked_number("alpha", alpha, 0, 1)
     first, last = _loaded(base), _loaded(tuned)
     facts = _facts(first), _facts(last)
-    for fact in facts[0] | facts[1]:
-        ours, theirs = (found.get(fact, "missing") for found in facts)
-        if ours != theirs:
-            raise ValueError(
-                f"{fact} is {ours!r:.60} in base and {theirs!r:.60} in tuned; a model can be mixed only with one that "
-                "was trained from it"
-            )
+    if odd := [name for name in facts[0] | facts[1] if facts[0].get(name) != facts[1].get(name)]:
+        raise ValueError(f"{odd[0]} differs: a model can be mixed only with one that was trained from it")
     before, after = first.state_dict(), last.state_dict()
     mixed = copy.deepcopy(last).eval()
     mixed.zero_grad()
@@ -169,8 +131,8 @@ def interpolate(
 
 
 def interpolation_curve(
-    base: SentenceTransformer | str | Path,
-    tuned: SentenceTransformer | str | Path,
+    base: Model,
+    tuned: Model,
     on_new: Evaluators,
     on_old: Evaluators,
     alphas: Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
@@ -180,16 +142,11 @@ def interpolation_curve(
 
     The best alpha is chosen with the help of these evaluators, so report the chosen model on others.
     """
-    sides = {"new": _by_name("on_new", on_new), "old": _by_name("on_old", on_old)}
-    alphas = [float(checked_number("every one of alphas", alpha, 0, 1)) for alpha in alphas]
-    if not alphas:
-        raise ValueError("alphas is empty; give at least one number from 0 to 1")
-    base, tuned = _loaded(base), _loaded(tuned)
-    rows = []
+    base, tuned, rows = _loaded(base), _loaded(tuned), []
     for alpha in tqdm(alphas, desc="Interpolating", unit="model", disable=not show_progress_bar):
         model = interpolate(base, tuned, alpha)
-        scores = {side: [score_of(one, one(model)) for one in several.values()] for side, several in sides.items()}
-        rows.append({"alpha": alpha, **{side: float(np.mean(values)) for side, values in scores.items()}})
+        new, old = ([score_of(one, one(model)) for _, one in _named(several)] for several in (on_new, on_old))
+        rows.append({"alpha": float(alpha), "new": float(np.mean(new)), "old": float(np.mean(old))})
     return pd.DataFrame(rows)
 
 
@@ -197,22 +154,25 @@ def _loaded(model: Any) -> Any:
     return SentenceTransformer(model) if isinstance(model, str | Path) else model
 
 
-def _by_name(argument: str, evaluators: Evaluators) -> dict[str, Evaluator]:
-    """Return evaluators by a dictionary's names, their own names, or those of their classes."""
-    named: dict[str, Evaluator] = dict(evaluators) if isinstance(evaluators, Mapping) else {}
-    several = [] if named else evaluators if isinstance(evaluators, list | tuple) else [evaluators]
-    for place, evaluator in enumerate(several):
-        name = getattr(evaluator, "name", "") or type(evaluator).__name__
-        named[f"{name} {place}" if name in named else name] = evaluator
-    if not named or not all(callable(evaluator) and not isinstance(evaluator, type) for evaluator in named.values()):
-        raise ValueError(
-            f"{argument} must be an evaluator, a list of them or a dictionary by name, got {evaluators!r:.80}"
-        )
-    return named
+def _named(evaluators: Evaluators) -> list[tuple[str, Callable[..., Any]]]:
+    """Return one evaluator, a list of them, or a dictionary by name as (name, evaluator)."""
+    if isinstance(evaluators, Mapping):
+        return list(evaluators.items())
+    several = [evaluators] if callable(evaluators) else evaluators
+    return [(getattr(one, "name", "") or type(one).__name__, one) for one in several]
 
 
-def _example_values(evaluator: Evaluator) -> np.ndarray:
-    """Return the primary metric of each example in the last call, `(n,)`; `(0,)` if examples have none of their own.
+def _facts(model: SentenceTransformer) -> dict[str, Any]:
+    """Return, by name, what must be equal for the weights of two models to mean the same."""
+    facts: dict[str, Any] = {f"weight {name}": (one.shape, one.dtype) for name, one in model.state_dict().items()}
+    for name, block in model.named_modules():
+        if isinstance(block, Module):
+            facts[f"block {name}"] = {key: value for key, value in block.config().items() if key not in FREE}
+    return facts
+
+
+def _example_values(evaluator: Any) -> pd.Series:
+    """Return the primary metric of each example in the last call; empty if examples have none of their own.
 
     Of a metric that is the maximum over several similarities, these are the values of the best similarity.
     """
@@ -220,19 +180,4 @@ def _example_values(evaluator: Evaluator) -> np.ndarray:
     metric = str(getattr(evaluator, "primary_metric", "")).removeprefix(f"{getattr(evaluator, 'name', '')}_")
     ending = metric.removeprefix("max")
     columns = [str(name) for name in table if name == metric or (ending != metric and str(name).endswith(ending))]
-    return table[max(columns, key=lambda name: table[name].mean())].to_numpy() if columns else np.empty(0)
-
-
-def _facts(model: SentenceTransformer) -> dict[str, Any]:
-    """Return, by name, what must be equal for the weights of two models to mean the same."""
-    facts: dict[str, Any] = {}
-    for name, block in model.named_modules():
-        if isinstance(block, Module):
-            where = f"block {name} ({type(block).__name__})"
-            facts[f"block {name}"] = type(block).__name__
-            facts |= {f"{key} of {where}": value for key, value in block.config().items() if key not in HARMLESS}
-            body = getattr(getattr(block, "auto_model", None), "config", None)
-            facts |= {f"{key} of {where}": getattr(body, key, None) for key in NOT_IN_WEIGHTS}
-            if isinstance(block, TokenizerModule):
-                facts[f"the vocabulary of {where}"] = block.tokenizer.get_vocab()
-    return facts | {f"weight {name}": (weight.dtype, *weight.shape) for name, weight in model.state_dict().items()}
+    return table[max(columns, key=lambda name: table[name].mean())] if columns else pd.Series(dtype=float)

@@ -6,13 +6,12 @@ order of the data and the dropout of a step do not depend on what happened befor
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from accelerate.tracking import GeneralTracker
@@ -20,20 +19,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from sbertlab.checks import check_choice, checked_number
+from sbertlab.checks import check_choice, check_sizes, checked_number
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.models import TokenizerModule
+from sbertlab.models import Module, TokenizerModule
 from sbertlab.models.fast_cpu import has_native_bfloat16
 from sbertlab.training.batches import make_objectives
-from sbertlab.training.best_model import BestModel
-from sbertlab.training.callbacks import Event, Functions, Interrupt, Run, Trackers, tracker_settings
-from sbertlab.training.checkpoint import Checkpoints
+from sbertlab.training.callbacks import Event, Functions, IdleSteps, Interrupt, Run, Trackers, tracker_settings
+from sbertlab.training.checkpoint import BestModel, Checkpoints
 from sbertlab.training.optimizer import frozen, make_optimizer, make_schedule
 from sbertlab.training.probe import METRICS, make_probe
 from sbertlab.training.processes import any_process, isolated_accelerator
 from sbertlab.training.step import OBJECTIVE_COLUMNS, NonFiniteLossError, Step
-
-logger = logging.getLogger(__name__)
 
 HISTORY_COLUMNS = ["step", "epoch", "objective", *OBJECTIVE_COLUMNS, "metric", *METRICS]
 
@@ -69,7 +65,6 @@ def fit(
     mask_known_positives: bool = True,
     probe_steps: int | None = None,
     on_collapse: str = "warn",
-    early_stopping_patience: int | None = None,
     callbacks: Sequence[Callable[[Event], Any]] = (),
     log_with: str | GeneralTracker | Sequence[str | GeneralTracker] | None = None,
     log_dir: str | Path | None = None,
@@ -112,15 +107,14 @@ def fit(
         learning_rates: rates by pattern over the names of parameters, e.g. `{"*embeddings*": 0}`; 0 freezes.
         mask_known_positives: keep equal texts, and rows of one `InputExample.group`, out of the negatives.
         probe_steps: steps between measurements of the space (`probe.space_metrics`); 0: none; None: ten per run or so.
-        on_collapse: "warn", with the likely cause, when the embeddings become one point or line; "stop"; or "ignore".
-        early_stopping_patience: stop after so many evaluations in a row without a better score.
+        on_collapse: "warn", with likely causes, when the embeddings become one point or line; "stop"; or "ignore".
         callbacks: functions called with an `Event`; one that returns True at a step or evaluation ends the run.
         log_with: trackers by name ("tensorboard", "wandb", ...) or as `accelerate.tracking.GeneralTracker` objects.
         log_dir: where they write files; `runs` when None.
 
     Returns:
         A table of `HISTORY_COLUMNS`; metric is the score after the row. `history.attrs` holds interrupted,
-        interrupt_requested (perhaps during the last step), stopped_early, collapsed, space_before and mixed_precision.
+        interrupt_requested (perhaps during the last step), stopped_early, collapsed and mixed_precision.
 
     Raises:
         TypeError, ValueError: a wrong argument, or data that do not fit the loss, found before a step learns from them.
@@ -129,46 +123,49 @@ def fit(
         OSError, ProcessLostError: a folder cannot be written (found before the first step); another process died.
     """
     checked_number("epochs", epochs, above=True)
-    checked_number("checkpoint_save_steps", checkpoint_save_steps, 1, whole=True)
-    whole = {"seed": seed, "steps_per_epoch": steps_per_epoch or 0, "evaluation_steps": evaluation_steps}
-    for name, number in whole.items():
-        checked_number(name, number, whole=True)
+    checked_number("seed", seed, whole=True)
+    checked_number("evaluation_steps", evaluation_steps, whole=True)
+    budget = 1 if token_budget is None else token_budget
+    check_sizes(steps_per_epoch=steps_per_epoch or 1, checkpoint_save_steps=checkpoint_save_steps, token_budget=budget)
     if resume and checkpoint_path is None:
         raise ValueError("resume=True needs checkpoint_path, the folder with the checkpoints")
-    if getattr(callback, "takes_events", False):
-        callbacks, callback = [*callbacks, callback], None  # type: ignore[list-item]
     precision = choose_precision(mixed_precision, use_amp, model.device)
     settings = tracker_settings(log_with, log_dir)
+    for block in model.modules():
+        if isinstance(block, TokenizerModule):
+            block.match_vocabulary()
     with isolated_accelerator(precision, model.device, **settings) as accelerator, frozen(model, learning_rates):
         main = accelerator.is_main_process
         if accelerator.num_processes > 1 and model.device.type != "cpu":
             model.to(accelerator.device)
         objectives = make_objectives(model, train_objectives, int(seed), mask_known_positives)
-        steps_per_epoch = int(steps_per_epoch or min(map(len, objectives)))
+        steps_per_epoch = int(steps_per_epoch or max(1, min(len(objective.loader) for objective in objectives)))
         total = max(1, round(steps_per_epoch * epochs))
-        for block in model.modules():
-            if isinstance(block, TokenizerModule):
-                block.match_vocabulary()
         losses = [objective.loss for objective in objectives]
         optimizer = make_optimizer(model, losses, optimizer_class, optimizer_params, weight_decay, learning_rates)
         schedule = make_schedule(scheduler, optimizer, warmup_steps, total)
         prepared = accelerator.prepare(optimizer)
-        step = Step(model, objectives, prepared, schedule, accelerator, seed, token_budget, cached, max_grad_norm)
+        step = Step(model, objectives, prepared, schedule, accelerator, token_budget, cached, max_grad_norm)
 
         configuration = {
+            "seed": int(seed),
             "steps": f"{total}, {steps_per_epoch} per epoch",
             "schedule": f"{scheduler}, {warmup_steps} warm-up steps",
-            "optimizer": f"{type(optimizer).__name__}, {settings_of(optimizer_params)}, weight decay {weight_decay}",
-            "learning_rates": str({name: float(rate) for name, rate in (learning_rates or {}).items()}),
-        }
-        if checkpoint_path is not None or settings:
-            configuration |= step.configuration()
+            "optimizer": f"{type(optimizer).__name__}, {optimizer_params}, weight decay {weight_decay}",
+            "learning_rates": str(learning_rates),
+            "max_grad_norm": step.max_grad_norm,
+            "mixed_precision": precision,
+            "chunks": f"token_budget={token_budget}, cached={cached}",
+            "mask_known_positives": mask_known_positives,
+            "model": architecture(model),
+        } | {f"objective {one.index}": one.described() for one in objectives}
         interrupt, checkpoints = Interrupt(), None
         probe = make_probe(objectives[0], probe_steps, total, seed, on_collapse) if main else None
-        best = BestModel(evaluator, output_path if main else None, save_best_model, callback, early_stopping_patience)
+        best = BestModel(evaluator, output_path if main else None, save_best_model, callback)
         if checkpoint_path is not None:
             checkpoints = Checkpoints(checkpoint_path, configuration, checkpoint_save_total_limit)
-        used = (interrupt, probe, best, checkpoints, Functions(callbacks), Trackers(accelerator, configuration))
+        trackers = Trackers(accelerator, configuration)
+        used = (interrupt, probe, best, checkpoints, Functions(callbacks), IdleSteps(), trackers)
         run = Run(step, total, steps_per_epoch, evaluation_steps, [one for one in used if one is not None])
         if checkpoints is not None and resume:
             checkpoints.resume(run)
@@ -177,34 +174,38 @@ def fit(
     history.attrs |= {
         "interrupted": run.interrupted,
         "interrupt_requested": interrupt.requested,
-        "stopped_early": run.stopped,
+        "stopped_early": run.stopped and not run.interrupted,
         "collapsed": probe is not None and probe.collapsed,
-        "space_before": {} if probe is None else probe.first,
         "mixed_precision": precision,
     }
     return history
 
 
 def train(run: Run, interrupt: Interrupt, checkpoint_save_steps: int, show_progress_bar: bool) -> None:
-    """Take the steps that are left."""
+    """Take the steps that are left, until a callback stops the run or Ctrl-C interrupts it."""
     step, accelerator = run.step, run.step.accelerator
     show = show_progress_bar and run.is_main_process
     bar = tqdm(total=run.total, initial=step.number, desc="Training", unit="step", disable=not show)
     try:
         run.tell("on_begin")
-        [run.stopped] = any_process(accelerator, run.stops)  # a resumed run may have ended already
-        while step.number < run.total and not (run.interrupted or run.stopped):
+        while step.number < run.total:
+            stops = any(callback.stops for callback in run.callbacks)
+            run.interrupted, run.stopped = any_process(accelerator, interrupt.requested, stops)
+            if run.interrupted or run.stopped:
+                break
             step.take(epoch=step.number // run.steps_per_epoch)
             run.tell("on_step")
-            if run.evaluates:
+            within = run.within_epoch
+            if within == -1 or (run.evaluation_steps and within % run.evaluation_steps == 0):
                 run.tell("on_evaluation")
             run.tell("on_step_end")
-            run.interrupted, run.stopped = any_process(accelerator, interrupt.requested, run.stops)
-            if run.interrupted or step.number % checkpoint_save_steps == 0:
+            if step.number % checkpoint_save_steps == 0:
                 run.tell("on_checkpoint")
             shown = {key: step.rows[-1][key] for key in ("loss", "metric") if not math.isnan(step.rows[-1][key])}
             bar.set_postfix(shown, refresh=False)
             bar.update()
+        if run.interrupted and run.saved < step.number:
+            run.tell("on_checkpoint")
         [interrupt.requested] = any_process(accelerator, interrupt.requested)
     except NonFiniteLossError as error:
         error.history = pd.DataFrame(step.rows, columns=HISTORY_COLUMNS)
@@ -214,28 +215,27 @@ def train(run: Run, interrupt: Interrupt, checkpoint_save_steps: int, show_progr
         step.optimizer.zero_grad()
         step.model.eval()
         run.tell("close")
-    left = step.number < run.total
-    run.interrupted, run.stopped = run.interrupted and left, run.stopped and left and not run.interrupted
     run.tell("on_end")
 
 
-def settings_of(optimizer_params: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return an optimizer's arguments as plain values, sorted by name."""
-    given = {"lr": 2e-5} if optimizer_params is None else optimizer_params
-    return {key: np.asarray(given[key]).tolist() for key in sorted(given)}
+def architecture(model: SentenceTransformer) -> str:
+    """Return the blocks of a model, and a digest of their settings, dropouts and trained parameters."""
+    blocks = [(type(block).__name__, block.config()) for block in model.modules() if isinstance(block, Module)]
+    dropouts = [part.p for part in model.modules() if isinstance(part, nn.Dropout)]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    digest = sha256(repr((blocks, dropouts, trained)).encode()).hexdigest()[:16]
+    return f"{', '.join(name for name, _ in blocks)}, {digest}"
 
 
 def choose_precision(mixed_precision: str | None, use_amp: bool, device: torch.device) -> str:
     """Return "no", "bf16" or "fp16"; for "auto" and `use_amp` the device decides."""
-    if mixed_precision is None:
-        if not use_amp:
-            return "no"
-        return "fp16" if device.type == "cuda" and not torch.cuda.is_bf16_supported() else "bf16"
-    check_choice("mixed_precision", mixed_precision, ("no", "bf16", "fp16", "auto"))
-    if mixed_precision == "auto":
-        native = has_native_bfloat16() if device.type == "cpu" else torch.cuda.is_bf16_supported(False)
-        logger.info("mixed_precision auto: %s on this %s", "bf16" if native else "no", device.type)
-        return "bf16" if native else "no"
-    if mixed_precision == "fp16" and device.type == "cpu":
+    on_cpu = device.type == "cpu"
+    if mixed_precision is None and use_amp:
+        return "bf16" if on_cpu or torch.cuda.is_bf16_supported() else "fp16"
+    check_choice("mixed_precision", mixed_precision or "no", ("no", "bf16", "fp16", "auto"))
+    if mixed_precision == "fp16" and on_cpu:
         raise ValueError('mixed_precision="fp16" needs an accelerator; on a CPU use "bf16" or "no"')
-    return mixed_precision
+    if mixed_precision == "auto":
+        native = has_native_bfloat16() if on_cpu else torch.cuda.is_bf16_supported(False)
+        return "bf16" if native else "no"
+    return mixed_precision or "no"

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from typing import Any
 
 import pandas as pd
@@ -29,28 +27,24 @@ from sbertlab.checks import checked_number
 from sbertlab.encoder.batching import Chunk, PaddingMeter
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.losses.base import Loss
-from sbertlab.models import Module
-from sbertlab.training.batches import Batch, Objective, likely_mistake, set_seed
+from sbertlab.training.batches import Batch, Objective, set_seed
 from sbertlab.training.processes import add_gradients, sum_over_processes
 from sbertlab.util import batch_to_device
 
 OBJECTIVE_COLUMNS = ("loss", "lr", "gradient_norm", "tokens_per_second", "padding_share", "known_positives")
 """Columns of the history that `Step.learn` fills, once per objective."""
 
-SeedAt = Callable[[int | str], None]
-"""Sets the random state of a place in the step: the number of a chunk, or "loss"."""
-
-Share = list[tuple[int, Chunk, Tensor | None]]
-"""The chunks of one process: number, texts, and the embeddings with their graph (None when it is not kept)."""
+SeedAt = Callable[[int | str], None]  # sets the random state of a place in the step: a chunk's number, or "loss"
+Share = list[
+    tuple[int, Chunk, Tensor]
+]  # one process's chunks: number, texts and embeddings, with a graph if not cached
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or its gradient became NaN or infinite; the model keeps the weights from before.
-
-    `fit` adds the `history` up to there.
-    """
+    """The loss or its gradient became NaN or infinite; the model keeps the weights from before."""
 
     history: pd.DataFrame
+    """Up to there, added by `fit`."""
 
 
 class Step:
@@ -69,23 +63,17 @@ class Step:
         optimizer: Any,
         schedule: Any,
         accelerator: Accelerator,
-        seed: int = 0,
         token_budget: int | None = None,
         cached: bool = False,
         max_grad_norm: float = 1.0,
     ) -> None:
-        checked_number("token_budget", 1 if token_budget is None else token_budget, 1, whole=True)
         if max_grad_norm != math.inf:
             checked_number("max_grad_norm, unless math.inf,", max_grad_norm, above=True)
-        foreign = [type(one.loss).__name__ for one in objectives if not isinstance(one.loss, Loss)]
-        if cached and foreign:
-            raise ValueError(
-                f"cached=True needs losses of sbertlab.losses, which see embeddings only; {', '.join(foreign)} embeds "
-                "its texts itself"
-            )
+        if cached and not all(isinstance(objective.loss, Loss) for objective in objectives):
+            raise ValueError("cached=True needs losses of sbertlab.losses, as others embed their texts themselves")
         self.model, self.objectives, self.accelerator = model, objectives, accelerator
         self.optimizer, self.schedule = optimizer, schedule
-        self.seed, self.token_budget, self.cached = int(seed), token_budget, cached
+        self.token_budget, self.cached = token_budget, cached
         self.max_grad_norm = float(max_grad_norm)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.number = self.examples = 0
@@ -99,9 +87,6 @@ class Step:
         batches = [objective.next_batch(number) for objective in self.objectives]
         self.examples = sum(len(batch.columns[0]) for batch in batches)
         for objective, batch in zip(self.objectives, batches, strict=True):
-            mistake = likely_mistake(objective.loss, batch) if number == 1 else None
-            if mistake is not None:
-                warnings.warn(f"objective {objective.name}: {mistake}", stacklevel=4)
             try:
                 row = self.learn(objective, batch, number)
             except (NonFiniteLossError, TypeError) as error:
@@ -114,7 +99,7 @@ class Step:
     def learn(self, objective: Objective, batch: Batch, number: int) -> dict[str, Any]:
         """Learn from one batch in step `number`; return its row of the history."""
         start, meter, loss = time.perf_counter(), PaddingMeter(), objective.loss
-        seed_at = partial(set_seed, self.model.device, self.seed, "step", number, objective.index)
+        seed_at = partial(set_seed, self.model.device, objective.seed, "step", number, objective.index)
         self.optimizer.zero_grad()
         labels = None if batch.labels is None else batch.labels.to(self.model.device)
         if isinstance(loss, Loss):
@@ -124,7 +109,7 @@ class Step:
             value = self.loss(loss, batch, labels, embeddings, seed_at)
             self.backward(embeddings, share, seed_at)
         else:
-            value = self.foreign_loss(loss, batch, labels, seed_at, meter)
+            value = self.foreign_loss(loss, batch, labels, seed_at)
         norm = self.update()
         seconds = time.perf_counter() - start
         return {
@@ -144,22 +129,16 @@ class Step:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         chunks = self.model.training_chunks(texts, self.token_budget, meter=meter, fewest=processes)
         share: Share = []
-        parts: list[tuple[list[int], Tensor]] = []
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), torch.set_grad_enabled(not self.cached):
             for number, chunk in list(enumerate(chunks))[rank::processes]:
                 seed_at(number)
-                with torch.set_grad_enabled(not self.cached):
-                    vectors = self.model.forward_chunk(chunk)
-                parts.append((chunk.positions, vectors.detach()))
-                share.append((number, chunk, None if self.cached else vectors))
-            if not share:  # fewer chunks than processes: only the size of an embedding matters
-                with torch.no_grad():
-                    parts.append(([], self.model.forward_chunk(chunks[0])[:0]))
-        example = parts[0][1]
+                share.append((number, chunk, self.model.forward_chunk(chunk)))
+            # With fewer chunks than processes, the size of an embedding is still needed.
+            example = share[0][2] if share else self.model.forward_chunk(chunks[0])
         dtype = torch.promote_types(example.dtype, torch.float32)
         embeddings = torch.zeros(len(texts), example.shape[1], dtype=dtype, device=example.device)
-        for positions, part in parts:
-            embeddings[positions] = part.to(dtype)
+        for _, chunk, vectors in share:
+            embeddings[chunk.positions] = vectors.detach().to(dtype)
         return sum_over_processes(self.accelerator, embeddings).requires_grad_(), share
 
     def loss(self, loss: Loss, batch: Batch, labels: Tensor | None, embeddings: Tensor, seed_at: SeedAt) -> float:
@@ -175,7 +154,7 @@ class Step:
         gradient = embeddings.grad
         while share and gradient is not None:  # None: the loss does not depend on the embeddings
             number, chunk, vectors = share.pop(0)  # so that its graph is freed before the next chunk
-            if vectors is None:
+            if self.cached:
                 seed_at(number)
                 with self.accelerator.autocast():
                     vectors = self.model.forward_chunk(chunk)
@@ -185,41 +164,29 @@ class Step:
         """Clip the gradient, summed over the processes, and update the weights; return its norm before clipping."""
         if self.accelerator.num_processes > 1:
             add_gradients(self.accelerator, self.parameters)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        norm = math.nan if norm is None else float(norm)
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             raise NonFiniteLossError(
-                "the gradient is not finite; the model keeps the weights before it. Lower the learning rate or look at "
-                "the texts of the batch"
+                f"the norm of the gradient is {norm}; lower the learning rate, or look at the batch"
             )
         self.optimizer.step()
         return norm
 
-    def foreign_loss(
-        self, loss: nn.Module, batch: Batch, labels: Tensor | None, seed_at: SeedAt, meter: PaddingMeter
-    ) -> float:
+    def foreign_loss(self, loss: nn.Module, batch: Batch, labels: Tensor | None, seed_at: SeedAt) -> float:
         """Return the loss of a module with `forward(features, labels)`, which embeds its columns itself; go back."""
         seed_at("loss")
-        features = [self.model.tokenize(column) for column in batch.columns]
-        for mask in (column["attention_mask"] for column in features if "attention_mask" in column):
-            meter.add(mask.sum(dim=1).tolist())
+        features = [batch_to_device(self.model.tokenize(column), self.model.device) for column in batch.columns]
         with self.accelerator.autocast():
-            result = loss([batch_to_device(column, self.model.device) for column in features], labels)
+            result = loss(features, labels)
         return self._differentiate(result)
 
     def _differentiate(self, result: Any) -> float:
         """Check what a loss returned, differentiate it as far as its graph goes, and return its value."""
         if not isinstance(result, Tensor) or result.numel() != 1 or not result.requires_grad:
-            found = type(result).__name__
-            if isinstance(result, Tensor):
-                found += f" of shape {tuple(result.shape)}, requires_grad={result.requires_grad}"
-            raise TypeError(f"the loss must be a tensor of one number that depends on what is trained, got {found}")
+            raise TypeError(f"the loss must be a tensor of one number that depends on what is trained, got {result!r}")
         value = result.item()
         if not math.isfinite(value):
-            raise NonFiniteLossError(
-                f"the loss is {value}; the model keeps the weights before it. Look at the labels of the batch, lower "
-                "the learning rate, or use bf16 instead of fp16"
-            )
+            raise NonFiniteLossError(f"the loss is {value}; lower the learning rate, or look at the batch")
         self.accelerator.backward(result)
         processes = self.accelerator.num_processes
         if processes > 1:  # each has this whole part of the gradient, and `update` adds them up
@@ -228,59 +195,22 @@ class Step:
                     parameter.grad /= processes
         return value
 
-    def configuration(self) -> dict[str, Any]:
-        """Return what must not change when a run is resumed: the model, the data and how a step is taken."""
-        blocks = [(type(block).__name__, block.config()) for block in self.model.modules() if isinstance(block, Module)]
-        dropouts = [part.p for part in self.model.modules() if isinstance(part, nn.Dropout)]
-        trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        digest = sha256(repr((blocks, dropouts, trained)).encode()).hexdigest()[:16]
-        found = {
-            "seed": self.seed,
-            "model": f"{', '.join(name for name, _ in blocks)}, {digest}",
-            "max_grad_norm": self.max_grad_norm,
-            "mixed_precision": self.accelerator.mixed_precision,
-            "chunks": f"token_budget={self.token_budget}, cached={self.cached}",
-        }
-        for objective in self.objectives:
-            found |= objective.configuration()
-        return found
-
     def state(self) -> dict[str, Any]:
         """Return all that `restore` needs, as tensors and plain values."""
-        scaler = self.accelerator.scaler
-        return {
-            "number": self.number,
-            "rows": self.rows,
-            "tensors": self._tensors(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "objectives": [objective.state() for objective in self.objectives],
-        }
+        states = {name: part.state_dict() for name, part in self._parts().items()}
+        return {"number": self.number, "rows": self.rows, "places": [one.place for one in self.objectives], **states}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Return to a state; a ValueError if it belongs to another model, optimizer or other data."""
-        tensors, saved = self._tensors(), state["tensors"]
-        shapes = [{name: tuple(tensor.shape) for name, tensor in found.items()} for found in (saved, tensors)]
-        if shapes[0] != shapes[1]:
-            name = min(shapes[0].items() ^ shapes[1].items())[0]
-            found = " and is ".join(str(of.get(name, "missing")) for of in shapes)
-            raise ValueError(f"the model or a loss is another one: the shape of {name} was {found} now")
-        for objective, place in zip(self.objectives, state["objectives"], strict=True):
+        """Return to a state; a KeyError, RuntimeError or ValueError if it has another model or other data."""
+        for objective, place in zip(self.objectives, state["places"], strict=True):
             objective.restore(place)
-        self.optimizer.load_state_dict(state["optimizer"])
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                tensor.copy_(saved[name])
-        self.schedule.load_state_dict(state["schedule"])
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         self.number, self.rows = state["number"], list(state["rows"])
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return the parameters and buffers of the model, and what the losses add, each once."""
-        found: dict[int, tuple[str, Tensor]] = {}
-        for name, module in (("model", self.model), *((one.name, one.loss) for one in self.objectives)):
-            for part, tensor in (*module.named_parameters(), *module.named_buffers()):
-                found.setdefault(id(tensor), (f"{name}.{part}", tensor.detach()))
-        return dict(found.values())
+    def _parts(self) -> dict[str, Any]:
+        """Return what has a state of its own; a loss that holds the model names its weights once more."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+        if self.accelerator.scaler is not None:
+            parts["scaler"] = self.accelerator.scaler
+        return parts | {objective.name: objective.loss for objective in self.objectives}

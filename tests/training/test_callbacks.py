@@ -1,112 +1,47 @@
-"""What happens beside a run: Ctrl-C, the users' functions, patience; and in which order they are called."""
+"""What happens beside a run: Ctrl-C, the users' functions, idle steps; and in which order they are called."""
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import torch
-from torch.utils.data import DataLoader
 
 from sbertlab import InputExample, SentenceTransformer, losses
 from sbertlab.training.checkpoint import verify
-
-Tiny = Callable[..., SentenceTransformer]
-
-WORDS = "cat dog bird fish man woman child house garden street city river sea sun rain snow music guitar".split()
-PAIRS = [InputExample(texts=[f"the {word} sleeps", f"a {word} is there"]) for word in WORDS]
-STEPS = 8
-
-
-def press() -> None:
-    """Press Ctrl-C."""
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def press_at(step: int, times: int = 1, kind: str = "step") -> Callable[[Any], None]:
-    def callback(event: Any) -> None:
-        if (event.kind, event.step) == (kind, step):
-            for _ in range(times):
-                press()
-
-    return callback
-
-
-def run(model: SentenceTransformer, folder: Path | None = None, **how: Any) -> pd.DataFrame:
-    objectives = [(DataLoader(PAIRS, batch_size=4, shuffle=True), losses.MultipleNegativesRankingLoss(model))]
-    settings = {
-        "epochs": 2,
-        "steps_per_epoch": 4,
-        "warmup_steps": 2,
-        "optimizer_params": {"lr": 1e-3},
-        "show_progress_bar": False,
-        "checkpoint_path": folder,
-        "checkpoint_save_steps": 3,
-    }
-    return model.fit(objectives, **{**settings, **how})
-
-
-def assert_equal(a: SentenceTransformer, b: SentenceTransformer) -> None:
-    names = a.state_dict().keys()
-    assert [name for name in names if not torch.equal(a.state_dict()[name], b.state_dict()[name])] == []
-
-
-class Scores:
-    """An evaluator whose score depends on the step alone."""
-
-    def __init__(self, *scores: float) -> None:
-        self.scores = scores
-
-    def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> float:
-        return self.scores[epoch * 4 + (steps if steps > 0 else 4) - 1]
-
+from tests.training.runs import PAIRS, STEPS, Tiny, assert_equal, press_at, ranking, run
 
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_finishes_its_step_writes_a_checkpoint_and_goes_on_to_the_same_weights(
-    tiny: Tiny, tmp_path: Path
+@pytest.mark.parametrize(
+    ("kind", "step", "last"), [("step", 5, 5), ("evaluation", 4, 4), ("checkpoint", 3, 3)], ids=["step", "eval", "save"]
+)
+def test_an_interrupted_run_finishes_its_step_writes_a_checkpoint_and_resumes_to_the_same_weights(
+    tiny: Tiny, tmp_path: Path, kind: str, step: int, last: int
 ) -> None:
     whole, stopped, again = (tiny(dropout=0.1) for _ in range(3))
+    how: Any = {"evaluator": lambda *_, **__: 0.5}
     before = signal.getsignal(signal.SIGINT)
-    expected = run(whole)
-    history = run(stopped, tmp_path, callbacks=[press_at(5)])
+    expected = run(whole, **how)
+    history = run(stopped, None, tmp_path, callbacks=[press_at(step, kind=kind)], **how)
     assert history.attrs["interrupted"]
     assert history.attrs["interrupt_requested"]
     assert not history.attrs["stopped_early"]
-    assert history["step"].tolist() == [1, 2, 3, 4, 5]
+    assert history["step"].tolist() == list(range(1, last + 1))
     assert signal.getsignal(signal.SIGINT) is before
     assert not stopped.training
     assert all(parameter.grad is None for parameter in stopped.parameters())
-    assert stopped.encode("the cat").shape == (32,)
-    verify(tmp_path / "5")
-    resumed = run(again, tmp_path, resume=True)
+    verify(tmp_path / str(last))
+    resumed = run(again, None, tmp_path, resume=True, **how)
     assert not resumed.attrs["interrupted"]
     assert not resumed.attrs["interrupt_requested"]
     assert resumed["loss"].tolist() == expected["loss"].tolist()
     assert_equal(again, whole)
-
-
-def test_a_run_interrupted_while_it_evaluates_or_writes_a_checkpoint_goes_on_to_the_same_weights(
-    tiny: Tiny, tmp_path: Path
-) -> None:
-    whole = tiny(dropout=0.1)
-    run(whole, evaluator=Scores(*[0.5] * STEPS))
-    for kind, step, last in (("evaluation", 4, 4), ("checkpoint", 3, 4)):
-        folder = tmp_path / kind
-        stopped, again = tiny(dropout=0.1), tiny(dropout=0.1)
-        history = run(stopped, folder, evaluator=Scores(*[0.5] * STEPS), callbacks=[press_at(step, kind=kind)])
-        assert history.attrs["interrupted"]
-        assert history["step"].iloc[-1] == last
-        verify(folder / str(last))
-        run(again, folder, evaluator=Scores(*[0.5] * STEPS), resume=True)
-        assert_equal(again, whole)
 
 
 def test_a_second_signal_stops_at_once_and_leaves_the_checkpoint_before_it_whole(tiny: Tiny, tmp_path: Path) -> None:
@@ -114,13 +49,13 @@ def test_a_second_signal_stops_at_once_and_leaves_the_checkpoint_before_it_whole
     before = signal.getsignal(signal.SIGINT)
     run(whole)
     with pytest.raises(KeyboardInterrupt):
-        run(stopped, tmp_path, callbacks=[press_at(5, times=2)])
+        run(stopped, None, tmp_path, callbacks=[press_at(5, times=2)])
     assert signal.getsignal(signal.SIGINT) is before
     assert not stopped.training
     assert all(parameter.grad is None for parameter in stopped.parameters())
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
     verify(tmp_path / "3")
-    run(again, tmp_path, resume=True)
+    run(again, None, tmp_path, resume=True)
     assert_equal(again, whole)
 
 
@@ -137,8 +72,7 @@ def test_the_handler_is_put_back_after_an_error_in_a_callback(tiny: Tiny) -> Non
     def fails(event: Any) -> None:
         raise ZeroDivisionError
 
-    before = signal.getsignal(signal.SIGINT)
-    model = tiny()
+    before, model = signal.getsignal(signal.SIGINT), tiny()
     with pytest.raises(ZeroDivisionError):
         run(model, callbacks=[fails])
     assert signal.getsignal(signal.SIGINT) is before
@@ -146,24 +80,22 @@ def test_the_handler_is_put_back_after_an_error_in_a_callback(tiny: Tiny) -> Non
 
 
 def test_in_a_thread_no_handler_is_set_and_the_run_is_whole(tiny: Tiny) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    model = tiny()
+    before, model = signal.getsignal(signal.SIGINT), tiny()
     handlers: list[Any] = []
     histories: list[pd.DataFrame] = []
     note = [lambda event: handlers.append(signal.getsignal(signal.SIGINT))]
     thread = threading.Thread(target=lambda: histories.append(run(model, callbacks=note)))
     thread.start()
     thread.join()
-    assert len(histories) == 1
-    assert len(histories[0]) == STEPS
+    assert [len(history) for history in histories] == [STEPS]
     assert all(handler is before for handler in handlers)
 
 
-# -- Callbacks ---------------------------------------------------------------------------------------------------------
+# -- The users' functions ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["step", "evaluation"])
-def test_a_callback_that_returns_true_ends_the_run_after_the_step(tiny: Tiny, tmp_path: Path, kind: str) -> None:
+def test_a_function_that_returns_true_ends_the_run_after_the_step(tiny: Tiny, tmp_path: Path, kind: str) -> None:
     model = tiny()
     told: list[str] = []
 
@@ -184,68 +116,18 @@ def test_only_true_ends_a_run(tiny: Tiny, answer: object) -> None:
     assert len(run(tiny(), callbacks=[lambda event: answer])) == STEPS
 
 
-# -- Patience ----------------------------------------------------------------------------------------------------------
-
-
-def test_patience_counts_evaluations_in_a_row_without_a_better_score(tiny: Tiny) -> None:
-    scores = Scores(0.1, 0.2, 0.15, 0.3, 0.3, 0.25, 0.9, 0.9)
-    model = tiny()
-    history = run(model, evaluator=scores, evaluation_steps=1, early_stopping_patience=2)
-    assert history["metric"].tolist() == [0.1, 0.2, 0.15, 0.3, 0.3, 0.25], "an equal score is no better one"
-    assert history.attrs["stopped_early"]
-    patient = run(model, evaluator=scores, evaluation_steps=1, early_stopping_patience=3)
-    assert len(patient) == STEPS
-    assert not patient.attrs["stopped_early"]
-
-
-def test_a_score_that_is_not_a_number_is_no_better_one(tiny: Tiny) -> None:
-    history = run(tiny(), evaluator=Scores(*[float("nan")] * STEPS), evaluation_steps=1, early_stopping_patience=3)
-    assert len(history) == 3
-
-
-def test_patience_goes_on_where_it_was_when_the_run_was_interrupted(tiny: Tiny, tmp_path: Path) -> None:
-    how = {
-        "evaluator": Scores(0.5, 0.4, 0.3, 0.2, 0.1, 0.9, 0.9, 0.9),
-        "evaluation_steps": 1,
-        "early_stopping_patience": 4,
-    }
-    whole, stopped, again = (tiny(dropout=0.1) for _ in range(3))
-    expected = run(whole, **how)
-    assert len(expected) == 5
-    assert run(stopped, tmp_path, callbacks=[press_at(4)], **how).attrs["interrupted"]
-    history = run(again, tmp_path, resume=True, **how)
-    assert history["metric"].tolist() == expected["metric"].tolist()
-    assert history.attrs["stopped_early"]
-    assert_equal(again, whole)
-
-
-def test_a_run_that_patience_has_ended_is_at_its_end_when_it_is_continued(tiny: Tiny, tmp_path: Path) -> None:
-    how = {"evaluator": Scores(*[0.5] * STEPS), "evaluation_steps": 1, "early_stopping_patience": 2}
-    stopped, again = tiny(dropout=0.1), tiny(dropout=0.1)
-    assert len(run(stopped, tmp_path, **how)) == 3  # the step of a checkpoint
-    history = run(again, tmp_path, resume=True, **how)
-    assert len(history) == 3
-    assert history.attrs["stopped_early"]
-    assert_equal(again, stopped)
-
-
-# -- Events ------------------------------------------------------------------------------------------------------------
-
-
 def test_functions_are_told_steps_evaluations_checkpoints_and_the_end_in_order(tiny: Tiny, tmp_path: Path) -> None:
     told: list[str] = []
     run(
         tiny(),
+        None,
         tmp_path,
-        evaluator=Scores(*[0.5] * STEPS),
+        evaluator=lambda *_, **__: 0.5,
         evaluation_steps=2,
         callback=lambda score, epoch, steps: told.append(f"score {epoch} {steps}"),
-        callbacks=[
-            lambda event: told.append(f"{event.kind} {event.step}"),
-            lambda event: told.append("the second"),
-        ],
+        callbacks=[lambda event: told.append(f"{event.kind} {event.step}"), lambda event: told.append("second")],
     )
-    assert [entry for entry in told if entry != "the second"] == [
+    assert [entry for entry in told if entry != "second"] == [
         "step 1",
         *("step 2", "score 0 2", "evaluation 2"),
         *("step 3", "checkpoint 3"),
@@ -257,7 +139,7 @@ def test_functions_are_told_steps_evaluations_checkpoints_and_the_end_in_order(t
         "end 8",
     ]
     events = [entry for entry in told if not entry.startswith("score")]
-    assert events[1::2] == ["the second"] * (len(events) // 2), "each event is told to all before the next"
+    assert events[1::2] == ["second"] * (len(events) // 2), "each event is told to all before the next"
 
 
 def test_an_event_holds_the_newest_row_and_the_model(tiny: Tiny) -> None:
@@ -266,20 +148,10 @@ def test_an_event_holds_the_newest_row_and_the_model(tiny: Tiny) -> None:
 
     def note(event: Any) -> None:
         assert event.model is model
-        assert (event.steps, event.examples, len(event.rows)) == (STEPS, len(event.rows) * 4, 1)
+        assert (event.steps, event.examples, len(event.rows)) == (STEPS, 2 if event.step == 5 else 4, 1)
         events.append((event.kind, event.step, event.epoch, event.row))
 
-    pairs = PAIRS[:16]
-    loader: Any = DataLoader(pairs, batch_size=4, shuffle=True)
-    history = model.fit(
-        [(loader, losses.MultipleNegativesRankingLoss(model))],
-        evaluator=lambda *_, **__: 0.25,
-        epochs=2,
-        warmup_steps=2,
-        probe_steps=2,
-        callbacks=[note],
-        show_progress_bar=False,
-    )
+    history = run(model, evaluator=lambda *_, **__: 0.25, probe_steps=2, callbacks=[note])
     steps = [event for event in events if event[0] == "step"]
     assert [(step, epoch) for _, step, epoch, _ in steps] == [(step + 1, step // 4) for step in range(STEPS)]
     assert [row["loss"] for *_, row in steps] == history["loss"].tolist()
@@ -287,7 +159,17 @@ def test_an_event_holds_the_newest_row_and_the_model(tiny: Tiny) -> None:
     assert [row["metric"] for kind, *_, row in events if kind == "evaluation"] == [0.25, 0.25]
 
 
-def test_callbacks_that_are_not_a_list_of_functions_are_refused(tiny: Tiny) -> None:
-    for callbacks in (print, [3]):
-        with pytest.raises(TypeError, match="callbacks must be a list of functions of an Event"):
-            run(tiny(), callbacks=callbacks)
+# -- Steps from which nothing is learnt --------------------------------------------------------------------------------
+
+
+def test_steps_with_a_gradient_of_0_are_counted_in_one_warning(tiny: Tiny) -> None:
+    model = tiny()
+    equal = [InputExample(texts=row.texts, label=0.5) for row in PAIRS]
+    objective = (ranking(model, equal)[0][0], losses.CoSENTLoss(model))
+    with pytest.warns(UserWarning, match="had a gradient of 0") as told:
+        run(model, [objective], epochs=3)
+    messages = [str(one.message) for one in told if "gradient of 0" in str(one.message)]
+    assert [message.partition(" had")[0] for message in messages] == ["10 of 10 steps", "12 of 12 steps"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +22,7 @@ from sbertlab.evaluation import (
     RerankingEvaluator,
     TripletEvaluator,
 )
-
-Tiny = Callable[..., SentenceTransformer]
+from tests.training.runs import Tiny, assert_equal, weights
 
 NEW = [
     ("the parcel is late", "when is my delivery", "a refund of the money"),
@@ -61,9 +59,8 @@ def old_of_epoch(rows: Any, epoch: int) -> list[str]:
 def train(
     model: SentenceTransformer, rows: Any, loss: Any = losses.MultipleNegativesRankingLoss, **arguments: Any
 ) -> SentenceTransformer:
-    loader = DataLoader(rows, batch_size=4, shuffle=True)
-    settings = {"epochs": 10, "optimizer_params": {"lr": 2e-3}, **QUIET, **arguments}
-    model.fit([(loader, loss(model))], **settings)
+    loader: Any = DataLoader(rows, batch_size=4, shuffle=True)
+    model.fit([(loader, loss(model))], **{"epochs": 10, "optimizer_params": {"lr": 2e-3}, **QUIET, **arguments})
     return model
 
 
@@ -76,11 +73,6 @@ def letters(*counted: str) -> Any:
     return SimpleNamespace(
         encode=lambda texts, **_: [[text.count(letter) + 0.0 for letter in counted] for text in texts]
     )
-
-
-def equal_weights(a: SentenceTransformer, b: SentenceTransformer) -> bool:
-    first, second = a.state_dict(), b.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 # -- Replay ------------------------------------------------------------------------------------------------------------
@@ -101,62 +93,40 @@ def test_old_rows_lie_evenly_so_that_batches_in_order_hold_their_share_too() -> 
         assert sum(text.startswith("old") for text in texts[start : start + 8]) == 2
 
 
-def test_every_epoch_draws_another_part_until_all_old_rows_were_there() -> None:
-    rows = replay(numbered("new", 8), numbered("old", 10), share=0.2)
-    epochs = [old_of_epoch(rows, epoch) for epoch in range(10)]
+def test_an_epoch_follows_from_the_seed_and_its_number_and_no_old_row_returns_before_the_others() -> None:
+    new, old = numbered("new", 8), numbered("old", 10)
+    walked, jumped, other = replay(new, old), replay(new, old), replay(new, old, seed=1)
+    epochs = [old_of_epoch(walked, epoch) for epoch in range(10)]
     assert len(set().union(*epochs[:5])) == len(set().union(*epochs[5:])) == 10
     assert epochs[:5] != epochs[5:], "the second walk has an order of its own"
-
-
-def test_an_epoch_follows_from_the_seed_and_its_number_alone() -> None:
-    new, old = numbered("new", 8), numbered("old", 30)
-    walked, jumped, other = replay(new, old, 0.5), replay(new, old, 0.5), replay(new, old, 0.5, seed=1)
-    there = [old_of_epoch(walked, epoch) for epoch in range(6)]
-    assert [old_of_epoch(jumped, epoch) for epoch in (5, 0, 3)] == [there[5], there[0], there[3]]
-    assert old_of_epoch(other, 0) != there[0]
+    assert [old_of_epoch(jumped, epoch) for epoch in (5, 0, 3)] == [epochs[5], epochs[0], epochs[3]]
+    assert [old_of_epoch(other, epoch) for epoch in range(5)] != epochs[:5]
 
 
 def test_too_few_old_rows_are_all_taken_once_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match=r"share=0\.5 .* 6 new ones needs 6, but there are 2.* a share of 0\.25"):
+    with pytest.warns(UserWarning, match=r"share=0\.5 needs 6 old rows for 6 new ones, but there are 2"):
         rows = replay(numbered("new", 6), numbered("old", 2), share=0.5)
     for epoch in range(3):
         assert sorted(old_of_epoch(rows, epoch)) == ["old 0", "old 1"]
 
 
-def test_rows_that_do_not_fit_together_are_refused() -> None:
-    pairs = [InputExample(texts=["a", "b"], label=None)] * 3
-    with pytest.raises(ValueError, match=r"old begins at example 4: example 4 has 2 texts and .*, example 0 has 3"):
-        replay(rows_of(NEW), pairs)
+def test_a_wrong_share_and_rows_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="share must be a number"):
+        replay(rows_of(NEW), rows_of(OLD), 1)
+    with pytest.raises(ValueError, match=r"example 4 has 2 texts and .*, example 0 has 3"):
+        replay(rows_of(NEW), [InputExample(texts=["a", "b"], label=None)] * 3)
     with pytest.raises(ValueError, match=r"example 4 has 3 texts and the label 1.0, example 0 has 3 and None"):
         replay(rows_of(NEW), [InputExample(texts=["a", "b", "c"], label=1.0)])
 
 
-def test_wrong_arguments_of_replay_are_refused() -> None:
-    new, old = numbered("new", 3), numbered("old", 3)
-    for share in (-0.1, 1, float("nan"), "half"):
-        with pytest.raises(ValueError, match="share must be a number"):
-            replay(new, old, share)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="new has 0 rows and old 3"):
-        replay([], old)
-    with pytest.raises(ValueError, match=r"new has 3 rows and old 0; .* or share=0"):
-        replay(new, [])
-    assert len(replay(new, [], share=0)) == 3
-    with pytest.raises(ValueError, match="epoch must be a whole number"):
-        replay(new, old).set_epoch(-1)
-
-
 def test_fit_sets_the_epoch_so_that_its_passes_see_different_old_rows(tiny: Tiny) -> None:
-    model = tiny()
-    loss = losses.MultipleNegativesRankingLoss(model)
     seen: list[set[str]] = []
     dataset = replay(rows_of(NEW), rows_of(OLD), share=1 / 3)
 
-    def batch_seen(score: float, epoch: int, steps: int) -> None:
+    def pass_seen(score: float, epoch: int, steps: int) -> None:
         seen.append({text for text in first_texts(dataset) if text in {triple[0] for triple in OLD}})
 
-    loader = DataLoader(dataset, batch_size=3, shuffle=True)
-    history = model.fit([(loader, loss)], epochs=2, evaluator=lambda *_, **__: 0.0, callback=batch_seen, **QUIET)
-    assert len(history) == 4
+    train(tiny(), dataset, epochs=2, evaluator=lambda *_, **__: 0.0, callback=pass_seen)
     assert [len(part) for part in seen] == [2, 2]
     assert not seen[0] & seen[1]
 
@@ -183,23 +153,20 @@ def test_the_table_has_a_row_for_every_evaluator_and_counts_examples_that_rose_a
     new = evaluator_of([won, won, kept, lost], name="dev")
     graded = EmbeddingSimilarityEvaluator(["a", "a", "a"], ["a", "ab", "b"], [1, 0.5, 0], main_similarity="cosine")
     table = gained_and_lost(letters("a", "b"), letters("c", "d"), new, [graded, evaluator_of([lost])], False)
-    assert table.columns.tolist() == [
-        "side", "evaluator", "metric", "before", "after", "difference", "better", "worse",
-    ]  # fmt: skip
-    assert table["side"].tolist() == ["new", "old", "old"]
-    assert table["evaluator"].tolist() == ["dev", "EmbeddingSimilarityEvaluator", "TripletEvaluator"]
-    assert table["metric"].tolist() == ["dev_max_accuracy", "spearman_cosine", "max_accuracy"]
-    assert table["before"].tolist() == pytest.approx([0.5, 1.0, 1.0])
-    assert table["after"].tolist() == pytest.approx([0.75, 0.0, 0.0])
-    assert table["difference"].tolist() == pytest.approx([0.25, -1.0, -1.0])
-    assert table["better"].tolist() == pytest.approx([0.5, np.nan, 0.0], nan_ok=True)
-    assert table["worse"].tolist() == pytest.approx([0.25, np.nan, 1.0], nan_ok=True)
+    expected = pd.DataFrame(
+        [
+            ("new", "dev", "dev_max_accuracy", 0.5, 0.75, 0.25, 0.5, 0.25),
+            ("old", "EmbeddingSimilarityEvaluator", "spearman_cosine", 1.0, 0.0, -1.0, np.nan, np.nan),
+            ("old", "TripletEvaluator", "max_accuracy", 1.0, 0.0, -1.0, 0.0, 1.0),
+        ],
+        columns=["side", "evaluator", "metric", "before", "after", "difference", "better", "worse"],
+    )
+    pd.testing.assert_frame_equal(table, expected)
 
 
 def test_examples_of_rankings_are_counted_by_their_own_value() -> None:
     queries, corpus = {"q1": "c", "q2": "a"}, {"d1": "d", "d2": "c", "d3": "a", "d4": "b"}
-    relevant = {"q1": {"d2"}, "q2": {"d3"}}
-    search = InformationRetrievalEvaluator(queries, corpus, relevant, name="search")
+    search = InformationRetrievalEvaluator(queries, corpus, {"q1": {"d2"}, "q2": {"d3"}}, name="search")
     ranked = RerankingEvaluator([{"query": "c", "positive": ["c"], "negative": ["d"]}])
     table = gained_and_lost(letters("a", "b"), letters("a", "c"), search, ranked, False)
     assert table["better"].tolist() == [0.5, 1.0]
@@ -207,26 +174,18 @@ def test_examples_of_rankings_are_counted_by_their_own_value() -> None:
     assert (table["difference"] > 0).all()
 
 
-def test_evaluators_may_be_named_by_a_dictionary_be_plain_functions_or_share_a_name() -> None:
-    table = gained_and_lost(
-        letters("a"),
-        letters("b"),
-        {"mean": lambda model: float(np.mean(model.encode(["aab", "bb"])))},
-        [evaluator_of(OLD), evaluator_of(NEW)],
-        False,
-    )
-    assert table["evaluator"].tolist() == ["mean", "TripletEvaluator", "TripletEvaluator 1"]
+def test_evaluators_may_be_named_by_a_dictionary_and_plain_functions() -> None:
+    mean = {"mean": lambda model: float(np.mean(model.encode(["aab", "bb"])))}
+    table = gained_and_lost(letters("a"), letters("b"), mean, evaluator_of(OLD), False)
+    assert table["evaluator"].tolist() == ["mean", "TripletEvaluator"]
     assert table.loc[0, ["before", "after"]].tolist() == [1.0, 1.5]
     assert pd.isna(table.loc[0, "better"])
 
 
-def test_the_same_model_twice_and_what_is_no_evaluator_are_refused(tiny: Tiny) -> None:
+def test_the_same_model_twice_is_refused() -> None:
     model, evaluator = letters("a"), evaluator_of(NEW)
-    with pytest.raises(ValueError, match=r"same object.*copy\.deepcopy\(model\)"):
+    with pytest.raises(ValueError, match=r"one object.*copy\.deepcopy"):
         gained_and_lost(model, model, evaluator, evaluator)
-    for wrong in (None, [], {}, TripletEvaluator, [evaluator, "dev"]):
-        with pytest.raises(ValueError, match="on_old must be an evaluator, a list of them"):
-            gained_and_lost(model, letters("b"), evaluator, wrong)  # type: ignore[arg-type]
 
 
 # -- Interpolation -----------------------------------------------------------------------------------------------------
@@ -234,26 +193,25 @@ def test_the_same_model_twice_and_what_is_no_evaluator_are_refused(tiny: Tiny) -
 
 def test_a_model_between_two_has_the_mean_weights_and_leaves_both_as_they_are(tiny: Tiny) -> None:
     base, tuned = tiny(seed=0), tiny(seed=1)
-    before, after = ({name: weight.clone() for name, weight in m.state_dict().items()} for m in (base, tuned))
+    for model, steps in ((base, 3), (tuned, 8)):
+        model[1].register_buffer("steps", torch.tensor(steps))
+    tuned.prompts, tuned.max_seq_length = {"query": "query: "}, 16
+    before, after = weights(base), weights(tuned)
     mixed = interpolate(base, tuned, 0.25)
-    for name, weight in mixed.state_dict().items():
-        assert torch.allclose(weight, 0.75 * before[name] + 0.25 * after[name], atol=1e-7), name
-    assert not equal_weights(mixed, base)
-    for model, kept in ((base, before), (tuned, after)):
-        assert all(torch.equal(weight, kept[name]) for name, weight in model.state_dict().items())
+    for name, weight in weights(mixed).items():
+        if weight.is_floating_point():
+            assert torch.allclose(weight, 0.75 * before[name] + 0.25 * after[name], atol=1e-7), name
+    assert (mixed[1].steps.item(), mixed.prompts, mixed.max_seq_length) == (8, {"query": "query: "}, 16)
     train(mixed, rows_of(NEW), epochs=1)
-    assert all(torch.equal(weight, after[name]) for name, weight in tuned.state_dict().items()), "no shared memory"
+    assert_equal(weights(base), before)
+    assert_equal(weights(tuned), after)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_ends_are_the_two_models_to_the_bit(tiny: Tiny, dtype: torch.dtype) -> None:
     base, tuned = tiny(seed=0).to(dtype), tiny(seed=1).to(dtype)
-    assert not equal_weights(base, tuned)
-    assert equal_weights(interpolate(base, tuned, 0), base)
-    assert equal_weights(interpolate(base, tuned, 1), tuned)
-    if dtype == torch.float32:
-        texts = [texts[0] for texts in NEW]
-        assert np.array_equal(interpolate(base, tuned, 1).encode(texts), tuned.encode(texts))
+    assert_equal(interpolate(base, tuned, 0), base)
+    assert_equal(interpolate(base, tuned, 1), tuned)
 
 
 def test_half_precision_weights_are_mixed_in_float32_and_rounded_once(tiny: Tiny) -> None:
@@ -274,66 +232,23 @@ def test_weights_that_are_equal_in_both_models_stay_so_to_the_bit(tiny: Tiny) ->
     shared[0, 0] = -torch.inf
     tuned.state_dict()[frozen].copy_(shared)
     assert not torch.equal((1 - 0.3) * shared + 0.3 * shared, shared), "the formula alone would round"
-    assert torch.equal(interpolate(base, tuned, 0.3).state_dict()[frozen], shared)
-    assert torch.equal(interpolate(base, tuned, 0).state_dict()[frozen], shared)
-
-
-def test_whole_numbers_and_settings_are_those_of_the_tuned_model(tiny: Tiny) -> None:
-    base, tuned = tiny(seed=0), tiny(seed=1)
-    for model, steps in ((base, 3), (tuned, 8)):
-        model[1].register_buffer("steps", torch.tensor(steps))
-    tuned.prompts = {"query": "query: "}
-    tuned.max_seq_length = 16
-    mixed = interpolate(base, tuned, 0.25)
-    assert mixed.state_dict()["1.steps"].item() == 8
-    assert mixed.prompts == {"query": "query: "}
-    assert mixed.max_seq_length == 16
-
-
-def added_token(model: SentenceTransformer) -> SentenceTransformer:
-    model.tokenizer.add_tokens(["unheard"])
-    return model
-
-
-def renamed_head(model: SentenceTransformer) -> SentenceTransformer:
-    model[0].auto_model.config.num_attention_heads = 8
-    return model
+    for alpha in (0.3, 0):
+        assert torch.equal(interpolate(base, tuned, alpha).state_dict()[frozen], shared)
 
 
 def test_models_that_do_not_belong_together_are_refused_by_their_first_difference(tiny: Tiny) -> None:
-    dense = models.Dense(32, 8)
-    for base, tuned, difference in [
-        (
-            tiny(),
-            tiny(pooling="cls"),
-            r"pooling_mode_cls_token of block 1 \(Pooling\) is False in base and True in tuned",
-        ),
-        (tiny(), tiny(modules=[dense]), "block 2 is 'missing' in base and 'Dense' in tuned"),
-        (tiny(modules=[dense]), tiny(modules=[models.Normalize()]), "block 2 is 'Dense' in base and 'Normalize' in"),
-        (
-            tiny(),
-            added_token(tiny()),
-            "the vocabulary of block 0 .* in base and .* in tuned",
-        ),
-        (tiny(), renamed_head(tiny()), r"num_attention_heads of block 0 \(Transformer\) is 4 in base and 8 in tuned"),
-        (tiny(), tiny().bfloat16(), r"weight 0\..* is \(torch\.float32.* in base and \(torch\.bfloat16.* in tuned"),
-    ]:
-        with pytest.raises(ValueError, match=difference):
-            interpolate(base, tuned, 0.5)
     wide = tiny()
     wide[0].auto_model.pooler = nn.Linear(32, 8)
-    with pytest.raises(ValueError, match=r"weight 0\.auto_model\.pooler\.dense\.weight is .* 'missing' in tuned"):
-        interpolate(tiny(), wide, 0.5)
-
-
-def test_an_alpha_out_of_range_is_refused(tiny: Tiny) -> None:
-    for alpha in (-0.1, 1.5, float("nan"), "1"):
-        with pytest.raises(ValueError, match="alpha must be a number of at least 0 and at most 1"):
-            interpolate(tiny(), tiny(), alpha)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="alphas must be a number of at least 0 and at most 1"):
-            interpolation_curve(tiny(), tiny(), evaluator_of(NEW), evaluator_of(OLD), [0, alpha])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="alphas is empty"):
-        interpolation_curve(tiny(), tiny(), evaluator_of(NEW), evaluator_of(OLD), [])
+    for tuned, difference in [
+        (tiny(pooling="cls"), "block 1 differs"),
+        (tiny(modules=[models.Dense(32, 8)]), r"weight 2\.linear\.weight differs"),
+        (tiny().bfloat16(), r"weight 0\..* differs"),
+        (wide, r"weight 0\.auto_model\.pooler\.dense\.weight differs"),
+    ]:
+        with pytest.raises(ValueError, match=difference):
+            interpolate(tiny(), tuned, 0.5)
+    with pytest.raises(ValueError, match="alpha must be a number of at least 0 and at most 1"):
+        interpolate(tiny(), tiny(), 1.5)
 
 
 def test_the_curve_joins_the_scores_of_the_two_models(tiny: Tiny, tmp_path: Path) -> None:
@@ -346,11 +261,6 @@ def test_the_curve_joins_the_scores_of_the_two_models(tiny: Tiny, tmp_path: Path
     tuned.save(tmp_path)
     ends = gained_and_lost(base, tmp_path, on_new, on_old, False)
     for place, column in ((0, "before"), (-1, "after")):
-        row = curve.iloc[place]
-        assert row["new"] == ends.loc[0, column]
-        assert row["old"] == pytest.approx(ends.loc[1:, column].mean()), "the mean of the evaluators"
-    between = interpolate(base, tuned, 0.5)
-    assert curve["new"][2] == on_new(between)[on_new.primary_metric]
-
-
-# -- The real model ----------------------------------------------------------------------------------------------------
+        assert curve["new"].iloc[place] == ends.loc[0, column]
+        assert curve["old"].iloc[place] == pytest.approx(ends.loc[1:, column].mean()), "the mean of the evaluators"
+    assert curve["new"][2] == on_new(interpolate(base, tuned, 0.5))[on_new.primary_metric]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import random
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,15 +17,14 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from sbertlab import InputExample, SentenceTransformer, losses, models
+from sbertlab import InputExample, SentenceTransformer, losses
 from sbertlab.data import DenoisingAutoEncoderDataset
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
 from sbertlab.training.fit import HISTORY_COLUMNS
 from sbertlab.training.step import NonFiniteLossError
+from tests.training.runs import Tiny, assert_equal, weights
 
-Tiny = Callable[..., SentenceTransformer]
-
-PAIRS = [
+TEXTS = [
     ("the cat sits in the garden", "a cat is in the garden", 0.9),
     ("the man plays guitar", "a man is playing music", 0.7),
     ("my parcel is late", "the dog runs", 0.1),
@@ -36,36 +34,24 @@ PAIRS = [
     ("the invoice is wrong", "the river is cold", 0.2),
     ("open the window", "close the door", 0.4),
 ]
-SCORED = [InputExample(texts=[a, b], label=score) for a, b, score in PAIRS]
-RANKED = [InputExample(texts=[a, b]) for a, b, _ in PAIRS]
-
-
-def loader(examples: list[InputExample], batch_size: int = 4, shuffle: bool = True) -> DataLoader:
-    return DataLoader(examples, batch_size=batch_size, shuffle=shuffle)
-
-
-def weights_of(model: SentenceTransformer) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def equal_weights(a: SentenceTransformer, b: SentenceTransformer) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
+SCORED = [InputExample(texts=[a, b], label=score) for a, b, score in TEXTS]
+RANKED = [InputExample(texts=[a, b]) for a, b, _ in TEXTS]
 QUIET = {"show_progress_bar": False, "warmup_steps": 0}
+
+
+def ranked(model: SentenceTransformer, rows: Any = RANKED, batch_size: int = 4, shuffle: bool = True) -> Any:
+    loader: Any = DataLoader(rows, batch_size=batch_size, shuffle=shuffle)
+    return loader, losses.MultipleNegativesRankingLoss(model)
+
+
+def scored(model: SentenceTransformer, kind: type = losses.CosineSimilarityLoss, shuffle: bool = True) -> Any:
+    return DataLoader(SCORED, batch_size=4, shuffle=shuffle), kind(model)  # type: ignore[arg-type]
 
 
 def test_the_loop_equals_a_loop_written_by_hand(tiny: Tiny) -> None:
     by_fit, by_hand = tiny(), tiny()
-    history = by_fit.fit(
-        [(loader(SCORED, shuffle=False), losses.CosineSimilarityLoss(by_fit))],
-        epochs=2,
-        scheduler="ConstantLR",
-        optimizer_params={"lr": 1e-3},
-        weight_decay=0.1,
-        max_grad_norm=0.1,
-        **QUIET,
-    )
+    how = {"epochs": 2, "scheduler": "ConstantLR", "optimizer_params": {"lr": 1e-3}, "weight_decay": 0.1}
+    history = by_fit.fit([scored(by_fit, shuffle=False)], max_grad_norm=0.1, **how, **QUIET)
     loss = losses.CosineSimilarityLoss(by_hand)
     plain = ("bias", "LayerNorm.weight")
     groups = [
@@ -75,15 +61,14 @@ def test_the_loop_equals_a_loop_written_by_hand(tiny: Tiny) -> None:
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
     expected, norms = [], []
     by_hand.train()
-    for _ in range(2):
-        for start in (0, 4):
-            features, labels = by_hand.smart_batching_collate(SCORED[start : start + 4])
-            value = loss(features, labels)
-            optimizer.zero_grad()
-            value.backward()
-            norms.append(nn.utils.clip_grad_norm_(by_hand.parameters(), 0.1).item())
-            optimizer.step()
-            expected.append(value.item())
+    for start in (0, 4, 0, 4):
+        features, labels = by_hand.smart_batching_collate(SCORED[start : start + 4])
+        value = loss(features, labels)
+        optimizer.zero_grad()
+        value.backward()
+        norms.append(nn.utils.clip_grad_norm_(by_hand.parameters(), 0.1).item())
+        optimizer.step()
+        expected.append(value.item())
     assert np.allclose(history["loss"], expected, atol=1e-5)
     assert np.allclose(history["gradient_norm"], norms, rtol=1e-4), "the norm before clipping"
     assert min(norms) > 0.1
@@ -95,33 +80,28 @@ def test_the_same_seed_gives_the_same_weights_with_dropout_on_and_another_seed_o
     for seed in (3, 3, 4):
         model = tiny(dropout=0.2)
         torch.manual_seed(len(trained))  # what happened before must not matter
-        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], seed=seed, **QUIET)
+        model.fit([ranked(model)], seed=seed, **QUIET)
         trained.append(model)
-    assert equal_weights(trained[0], trained[1])
-    assert not equal_weights(trained[0], trained[2])
+    assert_equal(trained[0], trained[1])
+    with pytest.raises(AssertionError):
+        assert_equal(trained[0], trained[2])
 
 
 def test_the_history_has_a_row_for_every_step_and_objective(tiny: Tiny) -> None:
     model = tiny()
-    objectives = [
-        (loader(SCORED), losses.CosineSimilarityLoss(model)),
-        (loader(RANKED, batch_size=2), losses.MultipleNegativesRankingLoss(model)),
-    ]
-    history = model.fit(objectives, epochs=2, **QUIET)
+    history = model.fit([scored(model), ranked(model, batch_size=2)], epochs=2, **QUIET)
     assert list(history.columns) == HISTORY_COLUMNS
     assert history["step"].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
     assert history["epoch"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert history["objective"].tolist()[:2] == ["0:CosineSimilarityLoss", "1:MultipleNegativesRankingLoss"]
-    assert (history["gradient_norm"] > 0).all()
-    assert (history["tokens_per_second"] > 0).all()
-    assert history["padding_share"].between(0, 1).all()
+    assert (history[["gradient_norm", "tokens_per_second"]] > 0).all(axis=None)
     assert history["metric"].isna().all()
 
 
 def test_the_history_holds_the_rate_of_each_step_and_the_padding_counted_by_hand(tiny: Tiny) -> None:
     model = tiny()
-    objective = (loader(RANKED, shuffle=False), losses.MultipleNegativesRankingLoss(model))
-    history = model.fit([objective], epochs=2, warmup_steps=2, optimizer_params={"lr": 1.0}, show_progress_bar=False)
+    how = {"epochs": 2, "warmup_steps": 2, "optimizer_params": {"lr": 1.0}, "show_progress_bar": False}
+    history = model.fit([ranked(model, shuffle=False)], **how)
     assert history["lr"].tolist() == [0.0, 0.5, 1.0, 0.5]
     for start, share in zip((0, 4), history["padding_share"], strict=False):
         batch = [text for example in RANKED[start : start + 4] for text in example.texts]
@@ -130,94 +110,72 @@ def test_the_history_holds_the_rate_of_each_step_and_the_padding_counted_by_hand
 
 
 def test_a_loader_that_runs_dry_is_started_again_in_another_order(tiny: Tiny) -> None:
-    model = tiny()
-    seen: list[str] = []
+    model, seen = tiny(), []
 
     class Recorder(losses.MultipleNegativesRankingLoss):
         def check_batch(self, columns, labels):  # type: ignore[no-untyped-def]
             seen.extend(columns[0])
             return super().check_batch(columns, labels)
 
-    model.fit([(loader(RANKED), Recorder(model))], steps_per_epoch=5, **QUIET)
+    model.fit([(ranked(model)[0], Recorder(model))], steps_per_epoch=5, **QUIET)
     assert len(seen) == 20
-    first, second = seen[:8], seen[8:16]
-    assert sorted(first) == sorted(second) == sorted(example.texts[0] for example in RANKED)
-    assert first != second
+    assert sorted(seen[:8]) == sorted(seen[8:16]) == sorted(example.texts[0] for example in RANKED)
+    assert seen[:8] != seen[8:16]
+
+
+# -- The best model ----------------------------------------------------------------------------------------------------
 
 
 def test_the_best_model_is_kept_and_its_score_is_the_best_of_the_history(tiny: Tiny, tmp_path) -> None:
     model = tiny()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("kept")
     evaluator = EmbeddingSimilarityEvaluator.from_input_examples(SCORED, name="dev")
     calls: list[tuple[float, int, int]] = []
-    history = model.fit(
-        [(loader(SCORED), losses.CosineSimilarityLoss(model))],
-        evaluator=evaluator,
-        evaluation_steps=1,
-        epochs=4,
-        optimizer_params={"lr": 5e-3},
-        output_path=tmp_path / "out",
-        callback=lambda score, epoch, steps: calls.append((score, epoch, steps)),
-        **QUIET,
-    )
+    how = {"evaluation_steps": 1, "epochs": 4, "optimizer_params": {"lr": 5e-3}, "output_path": tmp_path / "out"}
+    history = model.fit([scored(model)], evaluator, callback=lambda *call: calls.append(call), **how, **QUIET)
     scores = history["metric"].dropna()
     assert [call[0] for call in calls] == scores.tolist()
     assert [call[1:] for call in calls[:2]] == [(0, 1), (0, -1)]
     kept = SentenceTransformer(tmp_path / "out", device="cpu")
     assert evaluator(kept)[evaluator.primary_metric] == pytest.approx(scores.max(), abs=1e-6)
     assert list((tmp_path / "out" / "eval").glob("*.csv"))
+    assert (tmp_path / "out" / "notes.txt").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_without_an_evaluator_the_last_model_is_written(tiny: Tiny, tmp_path) -> None:
     model = tiny()
-    model.fit([(loader(SCORED), losses.CosineSimilarityLoss(model))], output_path=tmp_path / "out", **QUIET)
-    kept = SentenceTransformer(tmp_path / "out", device="cpu")
-    assert np.abs(kept.encode(["the cat"]) - model.encode(["the cat"])).max() < 1e-6
+    model.fit([scored(model)], output_path=tmp_path / "out", **QUIET)
+    assert_equal(SentenceTransformer(tmp_path / "out", device="cpu"), model)
 
 
-def test_other_files_in_the_output_folder_stay(tiny: Tiny, tmp_path) -> None:
-    (tmp_path / "out" / "logs").mkdir(parents=True)
-    (tmp_path / "out" / "logs" / "notes.txt").write_text("kept")
+def test_without_a_score_that_is_a_number_the_last_model_is_kept_and_this_is_said(tiny: Tiny, tmp_path) -> None:
     model = tiny()
-    model.fit([(loader(SCORED), losses.CosineSimilarityLoss(model))], output_path=tmp_path / "out", **QUIET)
-    assert (tmp_path / "out" / "logs" / "notes.txt").read_text() == "kept"
-    assert (tmp_path / "out" / "modules.json").is_file()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with pytest.warns(UserWarning, match="the last model is kept"):
+        model.fit([scored(model)], evaluator=lambda *_, **__: math.nan, output_path=tmp_path / "out", **QUIET)
+    assert_equal(SentenceTransformer(tmp_path / "out", device="cpu"), model)
 
 
 @pytest.mark.parametrize("argument", ["output_path", "checkpoint_path"])
 def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tiny: Tiny, tmp_path, argument: str) -> None:
     model = tiny()
-    before = weights_of(model)
+    before = weights(model)
     (tmp_path / "file").write_text("no folder")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OSError, match=f"{argument}.*file"):
-            model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **{argument: folder}, **QUIET)
-    with pytest.raises(TypeError, match=argument):
-        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **{argument: 3}, **QUIET)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_without_a_score_that_is_a_number_the_last_model_is_kept_and_this_is_said(tiny: Tiny, tmp_path) -> None:
-    model = tiny()
-    objective = (loader(SCORED), losses.CosineSimilarityLoss(model))
-    with pytest.warns(UserWarning, match="the last model is kept"):
-        model.fit([objective], evaluator=lambda *_, **__: math.nan, output_path=tmp_path / "out", **QUIET)
-    assert equal_weights(model, SentenceTransformer(tmp_path / "out", device="cpu"))
+            model.fit([ranked(model)], **{argument: folder}, **QUIET)
+    assert_equal(weights(model), before)
 
 
 def test_a_part_of_an_epoch_ends_with_an_evaluation_too(tiny: Tiny) -> None:
-    model = tiny()
-    calls: list[tuple[float, int, int]] = []
-    history = model.fit(
-        [(loader(SCORED), losses.CosineSimilarityLoss(model))],
-        evaluator=lambda *_, **__: 0.5,
-        epochs=1.5,
-        evaluation_steps=100,
-        callback=lambda *call: calls.append(call),
-        **QUIET,
-    )
-    assert len(history) == 3
+    model, calls = tiny(), []
+    how = {"epochs": 1.5, "evaluation_steps": 100, "callback": lambda *call: calls.append(call)}
+    assert len(model.fit([scored(model)], lambda *_, **__: 0.5, **how, **QUIET)) == 3
     assert calls == [(0.5, 0, -1), (0.5, 1, -1)]
+
+
+# -- Losses that go wrong ----------------------------------------------------------------------------------------------
 
 
 class NaNAfter(losses.CosineSimilarityLoss):
@@ -230,76 +188,51 @@ class NaNAfter(losses.CosineSimilarityLoss):
         return super().compute(embeddings, labels) * (math.nan if self.calls == 3 else 1.0)
 
 
+class BadGradient(losses.Loss):
+    def compute(self, embeddings, labels=None):  # type: ignore[no-untyped-def]
+        return embeddings[0].sum() * 0 + torch.sqrt((embeddings[0] * 0).sum())
+
+
 def test_a_loss_that_becomes_nan_stops_the_run_names_the_step_and_keeps_the_last_good_weights(tiny: Tiny) -> None:
     model, twin = tiny(), tiny()
-    with pytest.raises(NonFiniteLossError, match="step 3"):
-        model.fit([(loader(SCORED, shuffle=False), NaNAfter(model))], epochs=4, scheduler="ConstantLR", **QUIET)
-    twin.fit([(loader(SCORED, shuffle=False), losses.CosineSimilarityLoss(twin))], scheduler="ConstantLR", **QUIET)
-    assert equal_weights(model, twin)
+    with pytest.raises(NonFiniteLossError, match=r"step 3, objective 0:NaNAfter.*nan") as raised:
+        model.fit([scored(model, NaNAfter, shuffle=False)], epochs=4, scheduler="ConstantLR", **QUIET)
+    assert len(raised.value.history) == 2
+    twin.fit([scored(twin, shuffle=False)], scheduler="ConstantLR", **QUIET)
+    assert_equal(model, twin)
     assert not model.training
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(tiny: Tiny) -> None:
     model = tiny()
-
-    class BadGradient(losses.Loss):
-        def compute(self, embeddings, labels=None):  # type: ignore[no-untyped-def]
-            return embeddings[0].sum() * 0 + torch.sqrt((embeddings[0] * 0).sum())
-
-    before = weights_of(model)
+    before = weights(model)
     with pytest.raises(NonFiniteLossError, match="gradient"):
-        model.fit([(loader(RANKED), BadGradient(model))], **QUIET)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_a_run_leaves_no_trace_in_the_process(tiny: Tiny) -> None:
-    model = tiny()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    theirs = Accelerator(mixed_precision="bf16", cpu=True)
-    drawn = []
-    for trained in (False, True):
-        random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
-        if trained:
-            model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], mixed_precision="no", **QUIET)
-        drawn.append((random.random(), np.random.random(), torch.rand(1).item()))  # noqa: NPY002
-    assert drawn[0] == drawn[1]
-    assert theirs.mixed_precision == "bf16"
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def test_training_lowers_the_loss(tiny: Tiny) -> None:
-    model = tiny()
-    objective = (loader(RANKED, batch_size=8), losses.MultipleNegativesRankingLoss(model))
-    history = model.fit([objective], epochs=15, optimizer_params={"lr": 2e-3}, **QUIET)
-    assert history["loss"].iloc[-1] < 0.5 * history["loss"].iloc[0]
+        model.fit([(ranked(model)[0], BadGradient(model))], **QUIET)
+    assert_equal(weights(model), before)
 
 
 def test_losses_of_sentence_transformers_train_here_with_the_same_values(tiny: Tiny) -> None:
     for name, examples in (("MultipleNegativesRankingLoss", RANKED), ("CosineSimilarityLoss", SCORED)):
         ours, theirs = tiny(), tiny()
-        one = ours.fit([(loader(examples), getattr(losses, name)(ours))], **QUIET)
-        two = theirs.fit([(loader(examples), getattr(peer_losses, name)(theirs))], **QUIET)
+        one = ours.fit([(ranked(ours, examples)[0], getattr(losses, name)(ours))], **QUIET)
+        two = theirs.fit([(ranked(theirs, examples)[0], getattr(peer_losses, name)(theirs))], **QUIET)
         assert np.allclose(one["loss"], two["loss"], atol=1e-5)
         assert np.allclose(one["gradient_norm"], two["gradient_norm"], rtol=1e-4)
 
 
-def test_a_loss_that_is_no_number_with_a_gradient_is_named(tiny: Tiny) -> None:
+@pytest.mark.parametrize("end", [lambda x: x.sum(dim=1), lambda x: {"loss": x.sum()}, lambda x: x.sum().detach()])
+def test_a_loss_that_is_not_a_number_with_a_gradient_is_named(tiny: Tiny, end: Callable) -> None:
     class Homemade(nn.Module):
-        def __init__(self, model: SentenceTransformer, end: Callable[[torch.Tensor], object]) -> None:
+        def __init__(self, model: SentenceTransformer) -> None:
             super().__init__()
-            self.model, self.end = model, end
+            self.model = model
 
         def forward(self, features, labels):  # type: ignore[no-untyped-def]
-            return self.end(self.model(features[0])["sentence_embedding"])
+            return end(self.model(features[0])["sentence_embedding"])
 
-    for end, message in (
-        (lambda x: x.sum(dim=1), r"shape \(4,\)"),
-        (lambda x: {"loss": x.sum()}, "dict"),
-        (lambda x: x.sum().detach(), "requires_grad=False"),
-    ):
-        model = tiny()
-        with pytest.raises(TypeError, match=f"0:Homemade: .* must be a tensor.*{message}"):
-            model.fit([(loader(RANKED), Homemade(model, end))], **QUIET)
+    model = tiny()
+    with pytest.raises(TypeError, match="0:Homemade: the loss must be a tensor of one number"):
+        model.fit([(ranked(model)[0], Homemade(model))], **QUIET)
 
 
 def test_the_losses_own_modules_are_in_training_mode(tiny: Tiny) -> None:
@@ -307,20 +240,19 @@ def test_the_losses_own_modules_are_in_training_mode(tiny: Tiny) -> None:
     loss = losses.DenoisingAutoEncoderLoss(model).eval()
     modes: list[bool] = []
     loss.decoder.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    model.fit(
-        [(loader([InputExample(texts=[a[:-4], a]) for a, _, _ in PAIRS]), loss)],
-        evaluator=lambda *_, **__: 0,
-        evaluation_steps=1,
-        **QUIET,
-    )
+    how = {"evaluator": lambda *_, **__: 0, "evaluation_steps": 1}
+    model.fit([(ranked(model)[0], loss)], **how, **QUIET)
     assert modes == [True, True]
+
+
+# -- Data --------------------------------------------------------------------------------------------------------------
 
 
 def test_two_workers_give_the_same_losses_as_none_and_persistent_ones_see_every_epoch(tiny: Tiny) -> None:
     histories = []
     for settings in ({}, {"num_workers": 2}, {"num_workers": 1, "persistent_workers": True}):
         model = tiny("cls")
-        noisy = DenoisingAutoEncoderDataset([a for a, _, _ in PAIRS])
+        noisy = DenoisingAutoEncoderDataset([a for a, _, _ in TEXTS])
         batches = DataLoader(noisy, batch_size=4, shuffle=True, **settings)
         histories.append(model.fit([(batches, losses.DenoisingAutoEncoderLoss(model))], epochs=2, **QUIET)["loss"])
     assert np.array_equal(histories[0], histories[1])
@@ -336,23 +268,7 @@ class Stream(IterableDataset):
 
 def test_a_stream_without_a_length_trains_when_the_steps_are_given(tiny: Tiny) -> None:
     model = tiny()
-    objective = (loader(Stream(), shuffle=False), losses.MultipleNegativesRankingLoss(model))
-    assert len(model.fit([objective], steps_per_epoch=3, **QUIET)) == 3
-    with pytest.raises(TypeError, match="give steps_per_epoch"):
-        model.fit([objective], **QUIET)
-
-
-def test_a_collate_function_that_is_not_used_is_named(tiny: Tiny) -> None:
-    def augment(batch: list[InputExample]) -> list[InputExample]:
-        return batch[:1]
-
-    model = tiny()
-    batches = DataLoader(RANKED, batch_size=4, collate_fn=augment)
-    with pytest.warns(UserWarning, match="augment, is not used"):
-        model.fit([(batches, losses.MultipleNegativesRankingLoss(model))], **QUIET)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # now it is the loop's own
-        model.fit([(batches, losses.MultipleNegativesRankingLoss(model))], **QUIET)
+    assert len(model.fit([ranked(model, Stream(), shuffle=False)], steps_per_epoch=3, **QUIET)) == 3
 
 
 def test_samplers_and_random_data_sets_follow_from_the_seed_and_the_step(tiny: Tiny) -> None:
@@ -384,78 +300,65 @@ def test_samplers_and_random_data_sets_follow_from_the_seed_and_the_step(tiny: T
     assert len(set(draws[0])) == 16
 
 
-def test_tokens_added_to_a_model_without_a_transformer_are_trained(tiny: Tiny) -> None:
-    static = models.StaticEmbedding.from_transformer(tiny()[0])
-    model = SentenceTransformer(modules=[static], device="cpu")
-    model.tokenizer.add_tokens(["[URGENT]"])
-    examples = [InputExample(texts=["[URGENT] " + a, b]) for a, b, _ in PAIRS]
-    with pytest.warns(UserWarning, match="tokens were added"):
-        history = model.fit([(loader(examples), losses.MultipleNegativesRankingLoss(model))], **QUIET)
-    assert (history["gradient_norm"] > 0).all()
-
-
-def test_other_optimizers_and_choices_of_their_kernel_are_taken(tiny: Tiny) -> None:
-    for arguments in (
-        {"optimizer_class": torch.optim.SGD, "optimizer_params": {"lr": 0.1, "momentum": 0.9}},
-        {"optimizer_params": {"lr": 1e-3, "foreach": True}},
-        {"optimizer_params": {"lr": torch.tensor(1e-3), "amsgrad": True}},
-        {"epochs": np.int64(1), "warmup_steps": np.int64(0), "max_grad_norm": math.inf},
-    ):
-        model = tiny()
-        before = weights_of(model)
-        objective = (loader(RANKED), losses.MultipleNegativesRankingLoss(model))
-        model.fit([objective], **{**QUIET, **arguments})
-        assert any(not torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_a_warm_up_longer_than_the_run_is_said(tiny: Tiny) -> None:
-    model = tiny()
-    with pytest.warns(UserWarning, match="warmup_steps=10000 is not reached in 2 steps"):
-        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], show_progress_bar=False)
-
-
-@pytest.mark.parametrize(
-    ("make", "examples", "words"),
-    [
-        (losses.MultipleNegativesRankingLoss, SCORED, "ignores labels and takes every row .* the 50% with low labels"),
-        (losses.CosineSimilarityLoss, RANKED, "all of the first batch are 0; were they forgotten"),
-        (losses.MultipleNegativesRankingLoss, RANKED[:1], "no negatives in a batch of one row"),
-    ],
-)
-def test_data_that_a_loss_can_take_and_should_not_bring_one_warning(tiny: Tiny, make, examples, words) -> None:  # type: ignore[no-untyped-def]
-    model = tiny()
-    with pytest.warns(UserWarning, match=words) as caught:
-        model.fit([(loader(examples, batch_size=8), make(model))], epochs=3, **QUIET)
-    assert len([one for one in caught if "objective 0" in str(one.message)]) == 1
-
-
-def test_auto_takes_bfloat16_where_the_processor_multiplies_it_and_says_so(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    for native, precision in ((True, "bf16"), (False, "no")):
-        monkeypatch.setattr("sbertlab.training.fit.has_native_bfloat16", lambda native=native: native)
-        model = tiny()
-        with caplog.at_level("INFO", logger="sbertlab.training.fit"):
-            history = model.fit(
-                [(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], mixed_precision="auto", **QUIET
-            )
-        assert history.attrs["mixed_precision"] == precision
-        assert f"mixed_precision auto: {precision}" in caplog.text
-
-
 def test_known_positives_are_counted_and_left_out_unless_told_otherwise(tiny: Tiny) -> None:
     rows = [*RANKED[:3], InputExample(texts=[RANKED[0].texts[0].upper(), "another cat"])]
     values = []
     for mask in (True, False):
         model = tiny()
-        history = model.fit(
-            [(loader(rows, shuffle=False), losses.MultipleNegativesRankingLoss(model))],
-            mask_known_positives=mask,
-            **QUIET,
-        )
+        history = model.fit([ranked(model, rows, shuffle=False)], mask_known_positives=mask, **QUIET)
         assert history["known_positives"].tolist() == [2 if mask else 0]
         values.append(history["loss"][0])
     assert values[0] < values[1]
+
+
+# -- The process and its settings --------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_no_trace_in_the_process(tiny: Tiny) -> None:
+    model = tiny()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    theirs = Accelerator(mixed_precision="bf16", cpu=True)
+    drawn = []
+    for trained in (False, True):
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+        if trained:
+            model.fit([ranked(model)], mixed_precision="no", **QUIET)
+        drawn.append((random.random(), np.random.random(), torch.rand(1).item()))  # noqa: NPY002
+    assert drawn[0] == drawn[1]
+    assert theirs.mixed_precision == "bf16"
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"optimizer_class": torch.optim.SGD, "optimizer_params": {"lr": 0.1, "momentum": 0.9}},
+        {"optimizer_params": {"lr": 1e-3, "foreach": True}},
+        {"optimizer_params": {"lr": torch.tensor(1e-3), "amsgrad": True}},
+        {"epochs": np.int64(1), "warmup_steps": np.int64(0), "seed": np.int64(3), "max_grad_norm": math.inf},
+        {"optimizer_params": {"lr": np.float64(1e-3)}},
+    ],
+)
+def test_other_optimizers_and_kinds_of_numbers_are_taken(tiny: Tiny, tmp_path, arguments: dict) -> None:
+    model = tiny()
+    before = weights(model)
+    model.fit([ranked(model)], checkpoint_path=tmp_path, checkpoint_save_steps=1, **{**QUIET, **arguments})
+    after = weights(model)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_warm_up_longer_than_the_run_is_said(tiny: Tiny) -> None:
+    model = tiny()
+    with pytest.warns(UserWarning, match="warmup_steps=10000 is not reached in 2 steps"):
+        model.fit([ranked(model)], show_progress_bar=False)
+
+
+def test_auto_takes_bfloat16_where_the_processor_multiplies_it(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    for native, precision in ((True, "bf16"), (False, "no")):
+        monkeypatch.setattr("sbertlab.training.fit.has_native_bfloat16", lambda native=native: native)
+        model = tiny()
+        history = model.fit([ranked(model)], mixed_precision="auto", **QUIET)
+        assert history.attrs["mixed_precision"] == precision
 
 
 # -- Mistakes ----------------------------------------------------------------------------------------------------------
@@ -470,49 +373,42 @@ def test_known_positives_are_counted_and_left_out_unless_told_otherwise(tiny: Ti
         ({"warmup_steps": 0.1}, ValueError, "warmup_steps must be a whole number"),
         ({"evaluation_steps": -1}, ValueError, "evaluation_steps must be a whole number"),
         ({"probe_steps": -1}, ValueError, "probe_steps must be a whole number"),
+        ({"on_collapse": "raise"}, ValueError, r"on_collapse must be one of .*got 'raise'"),
         ({"seed": None}, ValueError, "seed"),
         ({"token_budget": 0}, ValueError, "token_budget must be a whole number of at least 1"),
         ({"checkpoint_save_steps": 0}, ValueError, "checkpoint_save_steps"),
         ({"max_grad_norm": 0}, ValueError, "max_grad_norm"),
         ({"weight_decay": math.nan}, ValueError, "weight_decay"),
-        ({"early_stopping_patience": 2}, ValueError, "early_stopping_patience needs an evaluator"),
         ({"resume": True}, ValueError, "resume=True needs checkpoint_path"),
         ({"mixed_precision": "fp8"}, ValueError, "mixed_precision"),
         ({"mixed_precision": "fp16"}, ValueError, "needs an accelerator"),
-        ({"optimizer_params": {"learning_rate": 2e-5}}, ValueError, r"AdamW.*does not take.*learning_rate"),
-        ({"optimizer_params": {"lr": math.inf}}, ValueError, r"lr.*inf"),
-        ({"optimizer_class": torch.optim.LBFGS}, ValueError, r"LBFGS.*does not take"),
-        ({"optimizer_class": "AdamW"}, TypeError, "optimizer_class must be a class"),
-        ({"optimizer_params": [2e-5]}, TypeError, "optimizer_params a dictionary"),
-        ({"callback": "log"}, TypeError, "callback must be a function"),
+        ({"optimizer_params": {"learning_rate": 2e-5}}, TypeError, "learning_rate"),
         ({"evaluator": EmbeddingSimilarityEvaluator}, TypeError, "one evaluator"),
-        ({"evaluator": lambda *_, **__: {"accuracy": 0.5}}, TypeError, "must return a number.*primary_metric"),
     ],
     ids=lambda case: next(iter(case)) if isinstance(case, dict) else "",
 )
 def test_wrong_arguments_are_named(tiny: Tiny, arguments: dict, error: type[Exception], message: str) -> None:
     model = tiny()
     with pytest.raises(error, match=message):
-        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **{**QUIET, **arguments})
+        model.fit([ranked(model)], **{**QUIET, **arguments})
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda model, loss: None, ValueError, "list of"),
-        (lambda model, loss: [loader(RANKED)], ValueError, "list of"),
-        (lambda model, loss: [(loss, loader(RANKED))], TypeError, "order"),
-        (lambda model, loss: [(loader(RANKED), type(loss)(copy.deepcopy(model)))], ValueError, "another model"),
-        (lambda model, loss: [(RANKED, loss)], TypeError, "write DataLoader"),
-        (lambda model, loss: [(DataLoader(RANKED, batch_size=None), loss)], TypeError, "makes batches"),
-        (lambda model, loss: [(DataLoader([], batch_size=4), loss)], ValueError, "is empty"),
-        (lambda model, loss: [(DataLoader([{"a": "b"}] * 4, batch_size=4), loss)], ValueError, "an InputExample"),
+        (lambda loader, loss: [], ValueError, "train_objectives has no"),
+        (lambda loader, loss: [loader], TypeError, r"train_objectives\[0\] must be a pair .* got DataLoader"),
+        (lambda loader, loss: [(loss, loader)], TypeError, "must be a pair .* got MultipleNegatives.* and DataLoader"),
+        (lambda loader, loss: [(RANKED, loss)], TypeError, "must be a pair .* got list"),
+        (lambda loader, loss: [(loader, type(loss)(copy.deepcopy(loss.model)))], ValueError, "another model"),
+        (lambda loader, loss: [(DataLoader([], batch_size=4), loss)], ValueError, "yields no batch"),
+        (lambda loader, loss: [(DataLoader([{"a": "b"}] * 4, batch_size=4), loss)], ValueError, "an InputExample"),
     ],
 )
 def test_wrong_objectives_are_named(tiny: Tiny, make: Any, error: type[Exception], message: str) -> None:
     model = tiny()
     with pytest.raises(error, match=message):
-        model.fit(make(model, losses.MultipleNegativesRankingLoss(model)), **QUIET)
+        model.fit(make(*ranked(model)), probe_steps=0, **QUIET)
 
 
 @pytest.mark.parametrize(
@@ -526,17 +422,16 @@ def test_wrong_objectives_are_named(tiny: Tiny, make: Any, error: type[Exception
 )
 def test_all_data_are_checked_before_one_objective_is_learnt_from(tiny: Tiny, examples, make, message) -> None:  # type: ignore[no-untyped-def]
     model = tiny()
-    before = weights_of(model)
-    objectives = [(loader(RANKED), losses.MultipleNegativesRankingLoss(model)), (loader(examples), make(model))]
+    before = weights(model)
     with pytest.raises(ValueError, match=f"step 1, objective 1.*{message}"):
-        model.fit(objectives, **QUIET)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+        model.fit([ranked(model), (ranked(model, examples)[0], make(model))], **QUIET)
+    assert_equal(weights(model), before)
 
 
 def test_weights_and_losses_that_cannot_be_trained_are_named(tiny: Tiny) -> None:
     model = tiny()
-    with pytest.raises(ValueError, match=r"cached=True needs losses of sbertlab.*CosineSimilarityLoss embeds"):
-        model.fit([(loader(SCORED), peer_losses.CosineSimilarityLoss(model))], cached=True, **QUIET)
+    with pytest.raises(ValueError, match=r"cached=True needs losses of sbertlab"):
+        model.fit([scored(model, peer_losses.CosineSimilarityLoss)], cached=True, **QUIET)
     model.half()
     with pytest.raises(ValueError, match=r"model\.float\(\)"):
-        model.fit([(loader(RANKED), losses.MultipleNegativesRankingLoss(model))], **QUIET)
+        model.fit([ranked(model)], **QUIET)

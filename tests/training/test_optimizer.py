@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from sbertlab import InputExample, SentenceTransformer, losses, models
+from sbertlab import losses, models
 from sbertlab.training.optimizer import frozen, make_optimizer, make_schedule
+from tests.training.runs import Tiny, run, weights
 
-Tiny = Callable[..., SentenceTransformer]
-PAIRS = [InputExample(texts=["the cat sits", "a cat is on the chair"]), InputExample(texts=["red car", "a fast bike"])]
 EMBEDDINGS = "0.auto_model.embeddings.*"
 
 
@@ -26,18 +23,6 @@ def rates_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, fl
     """The rate of every parameter that the optimizer has, by name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
-
-
-def train(model: SentenceTransformer, rates: dict[str, float]) -> None:
-    """Two optimizer steps by hand, with the rates."""
-    loss = losses.MultipleNegativesRankingLoss(model)
-    with frozen(model, rates):
-        optimizer = optimizer_of(model, rates, loss)
-        for _ in range(2):
-            optimizer.zero_grad()
-            embeddings = model.embed([text for example in PAIRS for text in example.texts])
-            loss.compute([embeddings[0::2], embeddings[1::2]]).backward()
-            optimizer.step()
 
 
 # Rates by pattern
@@ -82,49 +67,20 @@ def test_the_schedule_multiplies_each_groups_own_rate(tiny: Tiny) -> None:
 # Freezing
 
 
-def test_frozen_layers_stay_equal_get_no_gradient_and_are_not_in_the_optimizer(tiny: Tiny) -> None:
-    model = tiny(modules=[models.Dense(32, 16)])
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    rates = {"*.layer.0.*": 0, EMBEDDINGS: 0.0}
-    train(model, rates)
-    still = {name for name in before if ".layer.0." in name or "embeddings" in name}
-    unused = {name for name in before if "pooler" in name}
-    assert still
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, before[name]) == (name in still | unused), name
-        assert (parameter.grad is None) == (name in still | unused), name
-        assert parameter.requires_grad
-    assert not still & rates_of(model, optimizer_of(model, rates)).keys()
-
-
 def test_frozen_puts_back_what_was_there_also_after_an_error(tiny: Tiny) -> None:
     model = tiny()
     model[0].auto_model.pooler.requires_grad_(False)
     before = [parameter.requires_grad for parameter in model.parameters()]
     assert len(set(before)) == 2
-    during = []
 
     def interrupted() -> None:
         with frozen(model, {"*": 0}):
-            during.extend(parameter.requires_grad for parameter in model.parameters())
+            assert not any(parameter.requires_grad for parameter in model.parameters())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert not any(during)
-    assert len(during) == len(before)
     assert [parameter.requires_grad for parameter in model.parameters()] == before
-
-
-def test_a_table_that_grows_while_it_is_frozen_is_frozen_and_is_let_go_as_well(tiny: Tiny) -> None:
-    model = tiny()
-    model.tokenizer.add_tokens(["parcelwise"])
-    with frozen(model, {EMBEDDINGS: 0}):
-        with pytest.warns(UserWarning, match="1 tokens were added"):
-            model[0].match_vocabulary()
-        assert not model[0].token_matrix().requires_grad
-        assert "0.auto_model.embeddings.word_embeddings.weight" not in rates_of(model, optimizer_of(model, None))
-    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_rate_of_0_keeps_a_parameter_out_even_where_a_loss_names_it_again(tiny: Tiny) -> None:
@@ -150,46 +106,33 @@ def test_what_the_user_froze_stays_out_whatever_rate_a_pattern_gives_it(tiny: Ti
 
 
 @pytest.mark.parametrize(
-    ("rates", "error", "message"),
+    ("rates", "message"),
     [
-        (
-            {"0.auto_model.embedings": 0.0},
-            ValueError,
-            r"no parameter .* matches '0.auto_model.embedings'.*embeddings\.",
-        ),
-        ({"*embeddings": 0.0}, ValueError, r"as \*part\* does"),
-        ({"*": 1e-5, "*embeddings*": 0.0}, ValueError, r"'\*embeddings\*' matches only parameters that"),
-        ({"*": -1e-5}, ValueError, r"learning_rates\['\*'\] must be a number of at least 0, got -1e-05"),
-        ({"*": float("nan")}, ValueError, "got nan"),
-        ({"*": "fast"}, ValueError, "got 'fast'"),
-        ({3: 1e-5}, TypeError, "dictionary of rates by pattern"),
-        ([("*", 1e-5)], TypeError, "dictionary of rates by pattern"),
-        ({"*": 0}, ValueError, "nothing to train"),
+        ({"0.auto_model.embedings": 0.0}, "'0.auto_model.embedings' decides no rate"),
+        ({"*": 1e-5, "*embeddings*": 0.0}, r"'\*embeddings\*' decides no rate"),
+        ({"*": -1e-5}, r"learning_rates\['\*'\] must be a number of at least 0, got -1e-05"),
+        ({"*": "fast"}, "got 'fast'"),
+        ({"*": 0}, "nothing to train"),
     ],
 )
-def test_mistakes_in_the_rates_are_named(rates: Any, error: type[Exception], message: str, tiny: Tiny) -> None:
-    with pytest.raises(error, match=message):
+def test_mistakes_in_the_rates_are_named(rates: Any, message: str, tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match=message):
         optimizer_of(tiny(), rates)
 
 
 def test_fit_takes_the_rates_and_leaves_the_frozen_as_they_are(tiny: Tiny) -> None:
     model = tiny()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    loader: Any = DataLoader(PAIRS, batch_size=2)  # type: ignore[arg-type]
-    history = model.fit(
-        [(loader, losses.MultipleNegativesRankingLoss(model))],
-        warmup_steps=0,
-        epochs=2,
-        scheduler="ConstantLR",
-        optimizer_params={"lr": 1e-3},
-        learning_rates={EMBEDDINGS: 0, "*.layer.0.*": 1e-5},
-        show_progress_bar=False,
-    )
-    moves = {name: float((value - before[name]).abs().max()) for name, value in model.state_dict().items()}
+    model.tokenizer.add_tokens(["parcelwise"])  # the table grows before it is frozen
+    with pytest.warns(UserWarning, match="1 tokens were added"):
+        model[0].match_vocabulary()
+    before = weights(model)
+    rates = {EMBEDDINGS: 0, "*.layer.0.*": 1e-5}
+    history = run(model, learning_rates=rates, scheduler="ConstantLR", mask_known_positives=False)
+    moves = {name: float((value - before[name]).abs().max()) for name, value in weights(model).items()}
     assert max(moves[name] for name in moves if "embeddings" in name) == 0
-    assert 0 < max(moves[name] for name in moves if ".layer.0." in name) < 5e-5
+    assert 0 < max(moves[name] for name in moves if ".layer.0." in name) < 2e-4
     assert max(moves[name] for name in moves if ".layer.1." in name) > 5e-4
-    assert history["lr"].tolist() == [1e-3, 1e-3]
+    assert set(history["lr"]) == {1e-3}
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import combinations, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sbertlab.helpdesk import graded_pairs, load_helpdesk, triplets
@@ -21,16 +20,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from sbertlab import InputExample, SentenceTransformer, losses, models
 from sbertlab.data import collate
 from sbertlab.losses.base import Loss
-from sbertlab.training.probe import (
-    METRICS,
-    MOST_TEXTS,
-    CollapseWarning,
-    Probe,
-    collapse_reason,
-    space_metrics,
-)
-
-Tiny = Callable[..., SentenceTransformer]
+from sbertlab.training.probe import METRICS, MOST_TEXTS, CollapseWarning, Probe, collapse_reason, space_metrics
+from tests.training.runs import PAIRS, Objectives, Tiny, assert_equal, ranking, run
 
 BEFORE = {"alignment": 0.8, "uniformity": -3.0, "effective_rank": 100.0, "mean_cosine": 0.2, "margin": 0.3}
 
@@ -66,10 +57,10 @@ def slow_metrics(anchors: np.ndarray, positives: np.ndarray, negatives: np.ndarr
 
 
 def metrics_of(*columns: Tensor) -> dict[str, float]:
-    """The metrics of anchors, positives and negatives, measured by a probe on texts that stand for them."""
-    vectors = {f"{place} {row}": vector for place, column in enumerate(columns) for row, vector in enumerate(column)}
-    texts = [[f"{place} {row}" for row in range(len(column))] for place, column in enumerate(columns)]
-    return Probe(texts).measure(lambda asked: torch.stack([vectors[text] for text in asked]))
+    """The metrics of anchors, positives and negatives, by the pairs of a probe on texts that stand for them."""
+    probe = Probe([[f"{place} {row}" for row in range(len(column))] for place, column in enumerate(columns)])
+    places = [list(map(int, text.split())) for text in probe.texts]
+    return space_metrics(torch.stack([columns[place][row] for place, row in places]), probe.positive, probe.negative)
 
 
 @pytest.mark.parametrize("with_negatives", [False, True])
@@ -116,91 +107,49 @@ def test_what_cannot_be_computed_is_nan_and_no_collapse() -> None:
         assert collapse_reason(BEFORE, metrics) is collapse_reason(metrics, BEFORE) is None
 
 
-def pairs_of(probe: Probe) -> tuple[set[tuple], set[tuple]]:
-    """Positive and negative pairs, as texts."""
-    found = [
-        {(probe.texts[i], probe.texts[j]) for i, j in mask.nonzero().tolist()}
-        for mask in (probe.positive, probe.negative)
-    ]
-    return found[0], found[1]
-
-
-def test_of_plain_pairs_the_other_rows_are_negatives() -> None:
-    positive, negative = pairs_of(Probe([["a", "b"], ["A", "B"]]))
-    assert positive == {("a", "A"), ("b", "B")}
-    assert negative == {("a", "B"), ("b", "A")}
-    assert pairs_of(Probe([["a", "b"], ["A", "B"]], labels=[0, 0])) == (positive, negative)
-    assert pairs_of(Probe([["a", "b"], ["A", "B"]], labels=draw(2, 5))) == (positive, negative)
-
-
-def test_what_is_positive_in_one_row_is_not_negative_through_another() -> None:
-    positive, negative = pairs_of(Probe([["a", "a", "b"], ["A", "A2", "A"]]))
-    assert positive == {("a", "A"), ("a", "A2"), ("b", "A")}
-    assert negative == {("b", "A2")}
-
-
-def test_of_triplets_the_given_negatives_count_all_of_them() -> None:
-    positive, negative = pairs_of(Probe([["a", "b"], ["A", "B"], ["x", "y"], ["z", "A"]]))
-    assert positive == {("a", "A"), ("b", "B")}
-    assert negative == {("a", "x"), ("a", "z"), ("b", "y"), ("b", "A")}
+ROWS, CROSSED = {("a", "A"), ("b", "B")}, {("a", "B"), ("b", "A")}
+THREE = [["a", "b", "c"], ["A", "B", "C"]]
 
 
 @pytest.mark.parametrize(
-    "labels", [[5.0, 2.4, 2.5], [1, 0, 1], [True, False, True], [0.5, -1.0, 0.1], [[0.9], [0.1], [0.5]]]
+    ("columns", "labels", "positive", "negative"),
+    [
+        ([["a", "b"], ["A", "B"]], None, ROWS, CROSSED),  # the positives of other rows
+        ([["a", "b"], ["A", "B"]], [0, 0], ROWS, CROSSED),
+        ([["a", "b"], ["A", "B"]], draw(2, 5), ROWS, CROSSED),
+        ([["a", "b"], ["A", "B"]], [1.0, 0.9], ROWS, CROSSED),  # no label is low
+        ([["a", "a", "b"], ["A", "A2", "A"]], None, {("a", "A"), ("a", "A2"), ("b", "A")}, {("b", "A2")}),
+        (
+            [["a", "b"], ["A", "B"], ["x", "y"], ["z", "A"]],
+            None,
+            ROWS,
+            {("a", "x"), ("a", "z"), ("b", "y"), ("b", "A")},
+        ),
+        (THREE, [5.0, 2.4, 2.5], {("a", "A"), ("c", "C")}, {("b", "B")}),  # the upper half of the scale
+        (THREE, [1, 0, 1], {("a", "A"), ("c", "C")}, {("b", "B")}),
+        (THREE, [True, False, True], {("a", "A"), ("c", "C")}, {("b", "B")}),
+        (THREE, [0.5, -1.0, 0.1], {("a", "A"), ("c", "C")}, {("b", "B")}),
+        (THREE, [[0.9], [0.1], [0.5]], {("a", "A"), ("c", "C")}, {("b", "B")}),
+        (THREE, [0, 2, 1], set(), set()),  # classes of pairs
+        ([["a", "b", "c"]], np.array([3, 7, 3]), {("a", "c"), ("c", "a")}, {*map(tuple, ("ab", "ba", "bc", "cb"))}),
+        ([["a", "b"]], None, set(), set()),
+        ([["a", "b"]], [0.5, 1.0], set(), set()),
+    ],
 )
-def test_of_graded_pairs_the_upper_half_of_the_scale_is_positive(labels: list) -> None:
-    positive, negative = pairs_of(Probe([["a", "b", "c"], ["A", "B", "C"]], labels))
-    assert positive == {("a", "A"), ("c", "C")}
-    assert negative == {("b", "B")}
-
-
-def test_where_no_label_is_low_the_other_rows_are_negatives() -> None:
-    columns = [["a", "b"], ["A", "B"]]
-    assert pairs_of(Probe(columns, labels=[1.0, 0.9])) == pairs_of(Probe(columns))
-
-
-def test_classes_of_pairs_say_nothing_of_their_likeness() -> None:
-    assert pairs_of(Probe([["a", "b", "c"], ["A", "B", "C"]], labels=[0, 2, 1])) == (set(), set())
-
-
-def test_texts_of_one_class_belong_together() -> None:
-    positive, negative = pairs_of(Probe([["a", "b", "c"]], labels=np.array([3, 7, 3])))
-    assert positive == {("a", "c"), ("c", "a")}
-    assert negative == {("a", "b"), ("b", "a"), ("b", "c"), ("c", "b")}
-    assert pairs_of(Probe([["a", "b"]])) == (set(), set())
-    assert pairs_of(Probe([["a", "b"]], labels=[0.5, 1.0])) == (set(), set())
+def test_which_pairs_are_positive_and_negative(columns: list, labels: Any, positive: set, negative: set) -> None:
+    probe = Probe(columns, labels)
+    for mask, expected in ((probe.positive, positive), (probe.negative, negative)):
+        assert {(probe.texts[i], probe.texts[j]) for i, j in mask.nonzero().tolist()} == expected
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4, 9])
 def test_a_probe_keeps_so_many_texts_chosen_by_the_seed(columns: int) -> None:
     table = [[f"{row} {column}" for row in range(1000)] for column in range(columns)]
     probe = Probe(table)
-    assert MOST_TEXTS - 4 < len(probe.texts) <= MOST_TEXTS
+    assert MOST_TEXTS - 9 < len(probe.texts) <= MOST_TEXTS
     assert probe.texts == Probe(table).texts
     assert probe.texts != Probe(table, seed=1).texts
     assert len(probe.texts) == len(set(probe.texts))
-
-
-def test_all_texts_are_embedded_in_one_call_without_gradient() -> None:
-    probe = Probe([["a", "b", "a"], ["c", "d", "e"]])
-    weight = nn.Parameter(torch.ones(()))
-    calls = []
-
-    def embed(texts: list) -> Tensor:
-        calls.append((texts, (weight * 1).requires_grad))
-        return weight * draw(len(texts), 6, dtype=torch.float32)
-
-    metrics = probe.measure(embed)
-    assert calls == [(probe.texts, False)]
-    assert metrics == space_metrics(draw(5, 6, dtype=torch.float32), probe.positive, probe.negative)
-
-
-@pytest.mark.parametrize(
-    ("columns", "labels"), [([], None), ([[]], None), ([["a"], ["b", "c"]], None), ([["a", "b"]], [1, 2, 3])]
-)
-def test_columns_that_do_not_fit_together_are_refused(columns: list, labels: list | None) -> None:
-    with pytest.raises(ValueError, match=r"at least one|lengths must be equal"):
-        Probe(columns, labels)
 
 
 def test_collapse_is_a_matter_of_comparison() -> None:
@@ -229,24 +178,6 @@ def test_a_space_that_was_one_point_from_the_start_gives_no_verdict() -> None:
     assert collapse_reason(point, point | {"mean_cosine": 1.0 + 1e-12}) is None
 
 
-@pytest.mark.parametrize(
-    ("columns", "labels", "cause"),
-    [
-        ([["a"] * 40, ["b"] * 40], [1.0] * 40, "all 40 labels are 1"),
-        ([["a"] * 40], [3] * 40, "all 40 rows are of class 3"),
-        ([["a"] * 40, ["b"] * 40], torch.ones(40, 3), "all 40 labels are the same"),
-        ([["a"] * 40, ["b"] * 40], [0.1] + [1.0] * 39, "only 2.5% of 40 labels are low"),
-        ([["a"] * 40, ["b"] * 40], [0.1, 1.0] * 20, "too little contrast"),
-        ([["a"] * 40, ["b"] * 40], None, "sees no negatives"),
-    ],
-)
-def test_the_reason_names_the_likely_cause(columns: list, labels: object, cause: str) -> None:
-    reason = collapse_reason(BEFORE, BEFORE | {"mean_cosine": 0.97, "margin": 0.01}, Probe(columns, labels))
-    assert reason is not None
-    assert cause in reason
-    assert "nearly one point: mean cosine 0.970 (0.200 before training)" in reason
-
-
 Rows = list[list[str]]
 
 
@@ -256,7 +187,7 @@ def reasons(
     """Train by a loop of our own, at batch 16, and yield what is said of the space every third step."""
     probe = Probe([column[:40] for column in columns], None if labels is None else labels[:40])
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    first = probe.measure(model.embed)
+    first = probe.measure(model)
     for step in range(1, steps + 1):
         batch = torch.randperm(len(columns[0]), generator=torch.Generator().manual_seed(step))[:16].tolist()
         texts = [column[row] for column in columns for row in batch]
@@ -265,7 +196,7 @@ def reasons(
         optimizer.step()
         optimizer.zero_grad()
         if step % 3 == 0:
-            yield step, collapse_reason(first, probe.measure(model.embed), probe)
+            yield step, collapse_reason(first, probe.measure(model))
 
 
 def helpdesk_rows(columns: int) -> Rows:
@@ -309,21 +240,11 @@ def test_the_real_model_collapses_on_labels_all_one_and_not_by_ranking(minilm_fo
     assert not any(reason for _, reason in reasons(model, ranking, helpdesk_rows(3), None, 1e-4, steps=15))
 
 
-WORDS = "cat dog bird fish man woman child house garden street city river sea sun rain snow music guitar".split()
-PAIRS = [InputExample(texts=[f"the {word} sleeps", f"a {word} is there"], label=1.0) for word in WORDS]
+POSITIVE = [InputExample(texts=row.texts, label=1.0) for row in PAIRS]
 
 
-def ranking(model: SentenceTransformer) -> list[Any]:
-    return [(DataLoader(PAIRS, batch_size=6, shuffle=True), losses.MultipleNegativesRankingLoss(model))]
-
-
-def only_positives(model: SentenceTransformer) -> list[Any]:
-    return [(DataLoader(PAIRS, batch_size=6, shuffle=True), losses.CosineSimilarityLoss(model))]
-
-
-def run(model: SentenceTransformer, objectives: list[Any], **how: Any) -> pd.DataFrame:
-    settings = {"epochs": 2, "warmup_steps": 0, "optimizer_params": {"lr": 1e-3}, "show_progress_bar": False}
-    return model.fit(objectives, **{**settings, **how})
+def only_positives(model: SentenceTransformer) -> Objectives:
+    return [(DataLoader(POSITIVE, batch_size=6, shuffle=True), losses.CosineSimilarityLoss(model))]
 
 
 def run_of(model: SentenceTransformer, number: int = 0) -> Any:
@@ -331,20 +252,13 @@ def run_of(model: SentenceTransformer, number: int = 0) -> Any:
     return SimpleNamespace(step=SimpleNamespace(model=model, number=number, rows=[{}]))
 
 
-def collapse_(model: SentenceTransformer) -> None:
-    """Let every text have the embedding of the others: the last layer norm gives its bias alone."""
-    with torch.no_grad():
-        norm = model[0].auto_model.encoder.layer[-1].output.LayerNorm
-        norm.weight.zero_()
-        norm.bias.fill_(1.0)
-
-
 @pytest.mark.parametrize("on_collapse", ["warn", "stop", "ignore"])
 def test_positives_alone_collapse_the_space_which_is_reported_once(tiny: Tiny, on_collapse: str) -> None:
     model = tiny()
+    how = {"epochs": 12, "steps_per_epoch": 3, "warmup_steps": 0, "probe_steps": 3}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        history = run(model, only_positives(model), epochs=12, probe_steps=3, on_collapse=on_collapse)
+        history = run(model, only_positives(model), on_collapse=on_collapse, **how)
     told = [one for one in caught if issubclass(one.category, CollapseWarning)]
     last = history["step"].iloc[-1]
     assert len(told) == (on_collapse != "ignore")
@@ -352,56 +266,47 @@ def test_positives_alone_collapse_the_space_which_is_reported_once(tiny: Tiny, o
     assert history.attrs["stopped_early"] == (on_collapse == "stop")
     assert (last < 36) == (on_collapse == "stop")
     assert history["mean_cosine"].iloc[-1] > 0.8
-    if told:
-        assert "all 18 labels are 1" in str(told[0].message)
-        assert told[0].filename == __file__, "it points at the call of fit"
     if on_collapse == "stop":
-        assert f"step {last}:" in str(told[0].message)
+        assert f"step {last}: the embeddings have become nearly one point" in str(told[0].message)
 
 
 def test_the_space_is_in_the_history_at_every_so_many_steps_and_only_there(tiny: Tiny) -> None:
     model = tiny()
     history = run(model, ranking(model) + only_positives(model), probe_steps=2)
-    assert len(history) == 12, "two objectives, six steps"
+    assert len(history) == 16, "two objectives, eight steps"
     measured = history[history["alignment"].notna()]
-    assert measured["step"].tolist() == [2, 4, 6]
+    assert measured["step"].tolist() == [2, 4, 6, 8]
     assert (measured["objective"] == "1:CosineSimilarityLoss").all(), "in the last row of the step"
     assert measured[list(METRICS)].notna().all(axis=None)
-    assert (history[list(METRICS)].dtypes == "float64").all()
 
 
-def test_the_figures_are_those_of_the_model_without_dropout(tiny: Tiny) -> None:
-    model = tiny(dropout=0.3)
-    history = run(model, ranking(model), probe_steps=6)
+def test_the_figures_are_those_of_the_model_without_dropout_and_watching_does_not_change_the_run(tiny: Tiny) -> None:
+    watched, alone = tiny(dropout=0.3), tiny(dropout=0.3)
+    history = run(watched, probe_steps=1)
+    run(alone, probe_steps=0)
+    assert_equal(watched, alone)
     probe = Probe(*collate(PAIRS), seed=0)
-    expected = probe.measure(lambda texts: model.encode(texts, convert_to_tensor=True))
-    for name in METRICS:
-        assert history[name].iloc[-1] == pytest.approx(expected[name], abs=1e-5), name
+    embeddings = watched.encode(probe.texts, convert_to_tensor=True)
+    expected = space_metrics(embeddings, probe.positive, probe.negative)
+    assert history[list(METRICS)].iloc[-1].to_dict() == pytest.approx(expected, abs=1e-5)
 
 
-def test_watching_does_not_change_the_run(tiny: Tiny) -> None:
-    watched, alone = tiny(dropout=0.2), tiny(dropout=0.2)
-    run(watched, ranking(watched), probe_steps=1)
-    run(alone, ranking(alone), probe_steps=0)
-    for a, b in zip(watched.state_dict().values(), alone.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
+class Stream(IterableDataset[InputExample]):
+    def __iter__(self) -> Iterator[InputExample]:
+        return iter(PAIRS)
 
 
 def test_a_short_run_no_steps_and_a_stream_leave_the_probe_out(tiny: Tiny) -> None:
-    class Stream(IterableDataset[InputExample]):
-        def __iter__(self) -> Iterator[InputExample]:
-            return iter(PAIRS)
-
     model = tiny()
-    stream = [(DataLoader(Stream(), batch_size=6), losses.MultipleNegativesRankingLoss(model))]
+    stream = ranking(model, Stream(), shuffle=False)
     for objectives, how in (
-        (ranking(model), {}),
-        (ranking(model), {"probe_steps": 0}),
-        (ranking(model), {"probe_steps": 7}),
-        (stream, {"probe_steps": 1, "steps_per_epoch": 3}),
+        (None, {}),
+        (None, {"probe_steps": 0}),
+        (None, {"probe_steps": 9}),
+        (stream, {"probe_steps": 1}),
     ):
         history = run(model, objectives, **how)
-        assert len(history) == 6
+        assert len(history) == 8
         assert history[list(METRICS)].isna().all(axis=None)
 
 
@@ -410,8 +315,7 @@ def test_routes_are_measured_as_they_are_trained(tiny: Tiny) -> None:
     router = models.Router({"query": list(parts[0]), "document": list(parts[1])})
     model = SentenceTransformer(modules=[router], device="cpu")
     rows = [InputExample(texts=[{"query": row.texts[0]}, {"document": row.texts[1]}]) for row in PAIRS]
-    history = run(model, [(DataLoader(rows, batch_size=6), losses.MultipleNegativesRankingLoss(model))], probe_steps=3)
-    assert history["margin"].notna().sum() == 2
+    assert run(model, ranking(model, rows), probe_steps=4)["margin"].notna().sum() == 2
 
 
 def test_the_model_is_left_in_the_mode_it_was_in(tiny: Tiny) -> None:
@@ -424,7 +328,10 @@ def test_a_resumed_probe_compares_with_the_space_before_the_first_step(tiny: Tin
     model = tiny()
     before, later, resumed = (Probe(*collate(PAIRS), on_collapse="stop") for _ in range(3))
     before.on_begin(run_of(model))
-    collapse_(model)
+    with torch.no_grad():  # every text gets the embedding of the others: the last layer norm gives its bias alone
+        norm = model[0].auto_model.encoder.layer[-1].output.LayerNorm
+        norm.weight.zero_()
+        norm.bias.fill_(1.0)
     later.restore(before.state())
     later.on_begin(run_of(model))
     assert later.state() == before.state(), "what was measured first is not measured again"
@@ -433,9 +340,3 @@ def test_a_resumed_probe_compares_with_the_space_before_the_first_step(tiny: Tin
     assert later.stops
     resumed.restore(later.state())
     assert resumed.stops
-
-
-def test_another_answer_to_a_collapse_is_refused(tiny: Tiny) -> None:
-    model = tiny()
-    with pytest.raises(ValueError, match=r"on_collapse must be one of .*got 'raise'"):
-        run(model, ranking(model), on_collapse="raise")

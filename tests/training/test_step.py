@@ -99,7 +99,7 @@ def learn(model: SentenceTransformer, loss: nn.Module, batch: Batch, precision: 
     parameters = {id(part): part for module in (model, loss) for part in module.parameters()}
     optimizer = torch.optim.SGD(list(parameters.values()), lr=0.0)
     objective = Objective([], loss, 0, 7, model.device)
-    how = {"seed": 7, "token_budget": 24, "max_grad_norm": math.inf, **how}
+    how = {"token_budget": 24, "max_grad_norm": math.inf, **how}
     step = Step(model, [objective], optimizer, None, accelerator, **how)
     return step.learn(objective, batch, 1)["loss"]
 
