@@ -24,7 +24,6 @@ from transformers import AutoModel
 
 from sbertlab.benchmark.published import BASE_MODELS
 from sbertlab.data import helpdesk
-from sbertlab.encoder.fingerprint import fingerprint
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.models import Normalize, Pooling, StaticEmbedding, Transformer
 from sbertlab.storage.files import sha256_of
@@ -74,11 +73,6 @@ class Candidate:
                 return path.parts[path.parts.index("snapshots") + 1]
         weights = [path for name, path in files.items() if name.endswith((".safetensors", ".bin"))]
         return digest_of(weights if self.base else files.values())
-
-    def content(self) -> dict[str, Any]:
-        """Return everything but the seed that determines its models; a TypeError says `make` has no fingerprint."""
-        files = {name: digest_of([path]) for name, path in self.source_files().items()}
-        return {"make": fingerprint(self.make), "files": files}
 
 
 def digest_of(files: Iterable[Path]) -> str:

@@ -25,7 +25,7 @@ from sbertlab.benchmark.cells import FACTS, Cell, CellStore
 from sbertlab.benchmark.comparisons import Scores
 from sbertlab.benchmark.encoders import LOCAL_ENCODERS, OFFLINE_ENCODERS, Candidate, select_encoders
 from sbertlab.benchmark.local_tasks import DATA_VARIABLE, LOCAL_SETS, data_folder, local_task, sets_in
-from sbertlab.benchmark.published import BASE_MODELS, DATA, PUBLISHED, check_published, published_task
+from sbertlab.benchmark.published import BASE_MODELS, DATA, PUBLISHED, published_task
 from sbertlab.benchmark.recipes import NLI_LOCAL, OFFLINE, TRAINING_NLI_V2, Recipe
 from sbertlab.benchmark.results import COLUMNS, earlier, read, rows_of, save
 from sbertlab.benchmark.runner import Engine, attempt, jobs_of, run_jobs
@@ -123,13 +123,9 @@ def run(
 
 
 def check_available(candidates: Sequence[Candidate], tasks: Sequence[Task], recipe: Recipe) -> None:
-    """Download the models, and raise a FileNotFoundError that lists all models, texts and training data missing."""
-    checks: dict[str, Callable[[], Any]] = {}
-    for candidate in candidates:
-        if candidate.base is not None:
-            checks[f"model {candidate.name}"] = partial(find_model, candidate.base)
-    for task in tasks:
-        checks[f"task {task.name}"] = partial(check_published, task.pins) if task.pins else task.load
+    """Download the models; a FileNotFoundError lists all that is missing: models, local texts, training data."""
+    checks: dict[str, Callable[[], Any]] = {f"task {task.name}": task.load for task in tasks if not task.pins}
+    checks |= {f"model {one.name}": partial(find_model, one.base) for one in candidates if one.base}
     if any(candidate.trainable for candidate in candidates):
         checks[f"recipe {recipe.name}"] = recipe.data
     found = {what: attempt(check) for what, check in checks.items()}

@@ -65,17 +65,6 @@ def published_cells() -> pd.DataFrame:
     return figures().assign(preset="published", tag="published", error="", **unknown)
 
 
-def check_published(pins: Sequence[Pin]) -> None:
-    """Raise an error if a data set is neither in the Hub's cache nor on the Hub."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    for _, path, revision in pins:
-        try:
-            snapshot_download(path, repo_type="dataset", revision=revision, local_files_only=True)
-        except OSError:
-            HfApi().dataset_info(path, revision=revision, timeout=5)
-
-
 def load_published(pins: Sequence[Pin]) -> SentenceEvaluator:
     """Load texts through mteb (of the pinned revisions) and return their evaluator; several sets give their mean."""
     import mteb

@@ -146,8 +146,7 @@ class Recipe:
 
     def describe(self) -> dict[str, Any]:
         """Return name, settings and data, without any path of this machine."""
-        settings = {name: value for name, value in asdict(self).items() if name not in ("pairs", "dev")}
-        return settings | {"data": self.data()}
+        return asdict(self) | {"data": self.data()}
 
     def objective(self, model: SentenceTransformer, seed: int) -> tuple[Any, MultipleNegativesRankingLoss, dict]:
         """Return the loader of the triplets, the loss, and arguments of `fit` that select the best model, if any."""

@@ -106,7 +106,8 @@ def key_of(job: Job, task: Task | None = None) -> str:
         "candidate": [job.candidate.name, job.seed],
     }
     try:
-        described["content"] = job.candidate.content()
+        files = {name: digest_of([path]) for name, path in job.candidate.source_files().items()}
+        described["content"] = [fingerprint(job.candidate.make), files]
         if recipe is not None:
             rate = job.candidate.learning_rates.get(recipe.name)
             described["recipe"] = [recipe.describe(), fingerprint(type(recipe)), rate]
@@ -200,17 +201,21 @@ def computed(waiting: Sequence[tuple[Any, ...]], workers: int, engine: Engine) -
         for work in waiting:
             yield from measure(*work)
         return
+
+    def measured(*work: Any) -> list[tuple[str, Cell]]:
+        return list(measure(*work))
+
     if engine == "ray":
         import ray
 
         ray.init(ignore_reinit_error=True, log_to_driver=False)
         share: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-        remote = ray.remote(**share)(measure_all)
+        remote = ray.remote(**share)(measured)
         futures = {remote.remote(*work).future(): work for work in waiting}
     else:
         threads = max(1, (os.cpu_count() or 1) // workers)
         pool = get_reusable_executor(workers, env={"OMP_NUM_THREADS": str(threads)})
-        futures = {pool.submit(measure_all, *work): work for work in waiting}
+        futures = {pool.submit(measured, *work): work for work in waiting}
     for future in as_completed(futures):
         job, tasks, cells = futures[future]
         try:
@@ -221,11 +226,6 @@ def computed(waiting: Sequence[tuple[Any, ...]], workers: int, engine: Engine) -
             if engine == "ray" and not cell.failed:
                 cells.put(key, cell)  # the machine that computed it may have another disk
             yield key, cell
-
-
-def measure_all(*work: Any) -> list[tuple[str, Cell]]:
-    """Return what `measure` yields, for another process."""
-    return list(measure(*work))
 
 
 def environment() -> dict[str, Any]:

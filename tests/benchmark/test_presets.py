@@ -220,7 +220,7 @@ def test_everything_that_is_missing_is_listed_before_anything_is_measured(
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.csv.gz").write_bytes(gzip.compress(text.encode()))
     everything = (
-        r"(?s)\n- model nobody/none: .*\n- task biosses: .* is empty.*\n- recipe nli-local: .*snli_devtest/data.csv.gz"
+        r"(?s)\n- task biosses: .* is empty.*\n- model nobody/none: .*\n- recipe nli-local: .*snli_devtest/data.csv.gz"
     )
     with pytest.raises(FileNotFoundError, match=everything):
         run([replace(NEVER, trainable=True), "nobody/none"], ["biosses"], output=tmp_path / "out", preset="local")
