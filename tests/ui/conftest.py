@@ -24,6 +24,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
 PATIENCE = 300
 """Seconds to wait for the server, a page or a cell: a busy machine of two cores starts them slowly."""
 
@@ -33,15 +35,8 @@ HARMLESS = (
 )
 """What other programs write into the console though nothing is wrong."""
 
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+QUIET += " --disable-component-update --disable-sync"
 
 EXECUTE = """async code => {
   const session = window.jupyterapp.shell.currentWidget.sessionContext.session;
@@ -63,20 +58,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ui)
 
 
-def missing(what: str) -> None:
-    """Skip a test whose tools are not installed; in CI they must be."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what}; the browser tests must run in CI")
-    pytest.skip(what)
-
-
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Address and folder of a JupyterLab with its own settings, which sees nothing of the user's."""
-    try:
-        import jupyterlab  # noqa: F401
-    except ImportError:
-        missing("JupyterLab is not installed: pip install 'sbertlab[lab]'")
+    if os.environ.get("CI") != "true":  # there the browser tests must run
+        for needed in ("jupyterlab", "playwright"):
+            pytest.importorskip(needed)
+        if CHROMIUM is None:
+            pytest.skip("no chromium on the PATH: apt-get install chromium")
     home = tmp_path_factory.mktemp("lab")
     folder = home / "notebooks"
     settings = home / "config" / "labconfig" / "default_setting_overrides.json"
@@ -121,17 +110,12 @@ def answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def browser(lab: tuple[str, Path]) -> Iterator[Any]:
     """A headless Chromium."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing("Playwright is not installed: pip install playwright")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        missing("no chromium on the PATH: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=QUIET, timeout=1000 * PATIENCE)
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET.split(), timeout=1000 * PATIENCE)
         yield started
         started.close()
 
@@ -156,17 +140,12 @@ class Notebook:
 
     def open(self, path: Path) -> None:
         """Open a notebook in the server's folder and wait for its kernel."""
-        self.page.goto(f"{self.url}/lab/tree/{path.relative_to(self.folder).as_posix()}?reset")
+        self.page.goto(f"{self.url}/lab/tree/{path.name}?reset")
         # the page shows "idle" before a kernel is connected, and cells run then only raise a dialog
         self.page.wait_for_function(
             "() => { const context = window.jupyterapp?.shell.currentWidget?.sessionContext;"
             " return context?.isReady && context.kernelDisplayStatus === 'idle'; }"
         )
-
-    def run_all(self) -> None:
-        """Run all cells, and wait until none is running."""
-        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        self.wait_until_idle()
 
     def restart_and_run_all(self, patience: int = PATIENCE) -> None:
         """Take all outputs away, restart the kernel, confirm that, run all cells and wait so many seconds for them."""
@@ -212,18 +191,14 @@ class Notebook:
             assert time.monotonic() < end, f"{expression} is {got}, expected {wanted}"
             self.page.wait_for_timeout(200)
 
-    def shot(self, name: str) -> Path:
+    def shot(self, name: str) -> None:
         """Save a screenshot to look at."""
-        self.shots.mkdir(parents=True, exist_ok=True)
-        path = self.shots / f"{name}.png"
-        self.page.screenshot(path=path)
-        return path
+        self.page.screenshot(path=self.shots / f"{name}.png")
 
     def outside(self) -> list[str]:
         """Addresses beyond loopback that the page asked for."""
-        known = ("127.0.0.1", "localhost", None)
-        asked = [address for address in self.requests if not address.startswith("chrome-extension:")]
-        return [address for address in asked if urlsplit(address).hostname not in known]
+        asked = [address for address in self.requests if address.startswith(("http", "ws"))]
+        return [address for address in asked if urlsplit(address).hostname not in ("127.0.0.1", "localhost")]
 
 
 @pytest.fixture
@@ -237,6 +212,7 @@ def notebook(
     url, folder = lab
     named = os.environ.get("SBERTLAB_SHOTS")
     shots = Path(named) if named else tmp_path_factory.mktemp("shots")
+    shots.mkdir(parents=True, exist_ok=True)
     opened: list[Notebook] = []
 
     def make(*cells: str | Path, run: bool = True) -> Notebook:
@@ -251,7 +227,8 @@ def notebook(
         opened.append(book)
         book.open(path)
         if run:
-            book.run_all()
+            book.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+            book.wait_until_idle()
         return book
 
     yield make
