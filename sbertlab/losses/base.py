@@ -104,20 +104,16 @@ class Loss(nn.Module):
             fitting = ", ".join(fitting_losses(len(columns), labels)) or "none"
             raise ValueError(f"{type(self).__name__} {problem}. Losses for such rows: {fitting}")
 
-    def embed(self, sentence_features: Iterable[dict[str, Tensor]]) -> list[Tensor]:
-        """Return the embeddings `(batch, dim)` of the tokenised columns that this loss embeds."""
-        model: Any = self.model
-        features = list(sentence_features)[self.embedded] * self.views
-        return [model(dict(column))["sentence_embedding"] for column in features]
-
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Any:
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """Embed tokenised columns and return their loss, for hand-written loops; known positives are not masked."""
+        model: Any = self.model
         features = list(sentence_features)
-        embeddings = self.embed(features)
+        embeddings = [model(dict(column))["sentence_embedding"] for column in features[self.embedded] * self.views]
         if self.needs_texts:
-            tokenizer: Any = self.model.tokenizer  # type: ignore[union-attr]
-            texts = [tokenizer.batch_decode(column["input_ids"], skip_special_tokens=True) for column in features]
-            labels = self.prepare(texts, labels)
+            decode = model.tokenizer.batch_decode
+            labels = self.prepare(
+                [decode(column["input_ids"], skip_special_tokens=True) for column in features], labels
+            )
         return self.compute(embeddings, labels)
 
     def _check(self, embeddings: Columns, labels: Tensor | None) -> None:
