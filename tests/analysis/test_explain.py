@@ -48,12 +48,6 @@ def test_under_mean_pooling_a_pair_has_the_product_of_its_token_vectors(tiny: Ti
     np.testing.assert_allclose(explain(model, *PAIR).pairs.to_numpy(), expected, atol=1e-6)
 
 
-def test_under_cls_pooling_only_the_first_tokens_count(tiny: Tiny) -> None:
-    shares = explain(tiny(pooling="cls"), *PAIR).pairs.to_numpy()
-    assert shares[0, 0] == pytest.approx(shares.sum())
-    assert np.abs(shares[1:]).max() == 0
-
-
 def test_a_linear_map_without_a_bias_keeps_the_explanation_exact(tiny: Tiny) -> None:
     dense = models.Dense(32, 8, bias=False, activation_function=nn.Identity())
     model = tiny(modules=[dense, models.Normalize()])
@@ -85,14 +79,6 @@ def test_static_embeddings_are_explained_word_by_word(tiny: Tiny) -> None:
     assert found.pairs.index.tolist() == ["the", "cat"]
     assert found.pairs.at["the", "the"] == found.strongest(1)["share"].item()
     assert found.score == pytest.approx(cosine(model, "the cat", "the dog"), abs=1e-6)
-
-
-def test_on_the_real_model_shared_words_carry_the_similarity(minilm: SentenceTransformer) -> None:
-    found = explain(minilm, "My parcel is late.", "The parcel has not arrived.")
-    assert found.score == pytest.approx(cosine(minilm, "My parcel is late.", "The parcel has not arrived."), abs=1e-6)
-    assert found.pairs.to_numpy().sum() == pytest.approx(found.score, abs=1e-6)
-    words = found.pairs.drop(index=["[CLS]", "[SEP]", "."], columns=["[CLS]", "[SEP]", "."])
-    assert words.stack().idxmax() == ("parcel", "parcel")
 
 
 def test_texts_are_cut_and_prompts_added_as_encode_does(tiny: Tiny) -> None:

@@ -9,7 +9,6 @@ from string import ascii_letters
 import numpy as np
 import pytest
 from scipy.stats import norm, t, ttest_ind, ttest_rel
-from sklearn.metrics import v_measure_score
 
 from sbertlab.analysis.intervals import (
     Difference,
@@ -316,14 +315,3 @@ def test_equal_models_of_three_seeds_are_seldom_called_different_unless_seeds_bl
         wrong.append((holm(p) < 0.05).any())
     print(f"\nseeds {share}: different in {100 * np.mean(wrong):.1f} % of tables")
     assert least <= np.mean(wrong) <= most
-
-
-@pytest.mark.slow
-def test_a_plain_bootstrap_would_not_do_for_clusterings() -> None:
-    random, found = np.random.default_rng(0), []
-    for _ in range(60):
-        clusters, classes = (lambda one: (one.predictions[0], one.target))(many_clusters(random, 576, 1)[0])
-        rows = random.integers(576, size=(60, 576))
-        found.append(np.std([v_measure_score(classes[row], clusters[row]) for row in rows], ddof=1))
-    truth = np.std([many_clusters(random, 576, 1)[0].value() for _ in range(1000)])
-    assert np.mean(found) < 0.85 * truth, "texts drawn twice hide a part of the spread"

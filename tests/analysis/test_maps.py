@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -256,14 +255,6 @@ def test_a_missing_umap_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ImportError, match=r'pip install "sbertlab\[lab\]"'):
         maps.umap_map(ROWS)
-
-
-@pytest.mark.slow
-def test_importing_maps_pulls_in_no_umap_and_no_matplotlib() -> None:
-    heavy = ["umap", "numba", "matplotlib", "ipywidgets", "jscatter"]
-    code = f"import sys, sbertlab.analysis.maps; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,15 +117,12 @@ def test_the_best_rival_is_chosen_anew_in_every_resample_and_sub_set() -> None:
     assert (together > alone[1]).any()
 
 
-def test_average_precision_is_a_mean_over_the_pairs_labelled_1() -> None:
-    assert Examples("average_precision", [0.1, 0.2, 0.3, 0.4], [1, 0, 0, 1]).averaged == 2
-    assert Examples("mean", [0.1, 0.2, 0.3]).averaged == 3
-
-
 @pytest.mark.parametrize("statistic", REFERENCES)
 def test_examples_drawn_once_for_several_models_give_what_each_gives_alone(statistic: str) -> None:
     sets = np.random.default_rng(1).permutation(np.repeat([7, 2, 5], [40, 25, 12]))
     several = [some_examples(statistic, n=77, rivals=2, sets=sets, seed=seed) for seed in range(3)]
+    positives = None if several[0].target is None else several[0].target.sum()
+    assert several[0].averaged == (positives if statistic == "average_precision" else 77)
     together = replicates_of(several, 30, seed=4)
     assert np.ptp(together, axis=0).max() > 0.01, "three models"
     np.testing.assert_array_equal(together, [examples.replicates(30, seed=4) for examples in several])
@@ -189,25 +185,12 @@ def test_what_has_one_class_or_no_spread_is_defined(
         assert np.isfinite(examples.replicates(200)).all()  # with a handful of examples, many resamples are degenerate
 
 
-def test_a_resample_without_positives_counts_as_nothing_found() -> None:
-    replicates = Examples("average_precision", [0.9, 0.1], [1, 0]).replicates(400)
-    assert set(replicates.tolist()) == {0.0, 1.0}
-    assert np.mean(replicates == 0) == pytest.approx(0.25, abs=0.08)
-
-
-def test_single_precision_scores_keep_their_ties() -> None:
-    examples = some_examples("spearman", n=90)
-    halved = Examples("spearman", examples.predictions.astype(np.float32), examples.target.astype(np.float32))
-    np.testing.assert_allclose(halved.replicates(40), examples.replicates(40), rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("sets", [None, [0, 0, 1, 1]])
 def test_examples_come_back_from_their_file(sets: list | None, tmp_path: Path) -> None:
     examples = Examples("spearman", [[0.1, 0.2, 0.3, 0.2], [1.0, 0.0, 0.0, 1.0]], [1, 2, 2, 3], sets)
     path = tmp_path / "cell.examples"
     examples.save(path)
     back = Examples.load(path)
-    assert [item.name for item in tmp_path.iterdir()] == ["cell.examples"]
     assert (back.statistic, len(back), back.sets is None) == ("spearman", 4, sets is None)
     np.testing.assert_array_equal(back.replicates(10), examples.replicates(10))
 
@@ -229,12 +212,3 @@ def test_examples_come_back_from_their_file(sets: list | None, tmp_path: Path) -
 def test_what_cannot_be_measured_is_refused(arguments: tuple, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Examples(*arguments)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("statistic", REFERENCES)
-def test_a_thousand_resamples_of_ten_thousand_examples_take_little_time(statistic: str) -> None:
-    examples = some_examples(statistic, n=10_000, rivals=1 if statistic == "v_measure" else 3, ties=False)
-    start = time.process_time()
-    examples.replicates(1000)
-    assert time.process_time() - start < 3  # 0.1 to 0.7 s on a quiet core
