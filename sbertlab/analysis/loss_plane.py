@@ -193,15 +193,9 @@ def on_circle(degrees: Any) -> np.ndarray:
 PAIRS = Points(on_circle([[105, 150], [35, 84], [255, 320]]))
 """Three (anchor, positive); the first anchor is nearer to the second positive than to its own."""
 
-TRIPLETS = Points(
-    np.array(
-        [
-            [[-1.2, 0.55], [-0.55, 0.95], [-1.55, 0.1]],
-            [[0.95, 0.75], [1.4, 0.35], [0.15, 0.2]],
-            [[-0.1, -0.9], [0.3, -1.25], [-1.75, -1.0]],
-        ]
-    )
-)
+_X = [[-1.2, -0.55, -1.55], [0.95, 1.4, 0.15], [-0.1, 0.3, -1.75]]
+_Y = [[0.55, 0.95, 0.1], [0.75, 0.35, 0.2], [-0.9, -1.25, -1.0]]
+TRIPLETS = Points(np.stack([_X, _Y], axis=-1))
 """Three (anchor, positive, negative): the negative nearer than the positive, a little farther, and far away."""
 
 LABELLED = Points(on_circle([[95, 140], [20, 62], [200, 222], [285, 345]]), np.array([1, 1, 0, 0]))

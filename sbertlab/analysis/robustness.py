@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sbertlab.analysis.intervals import interval
 from sbertlab.analysis.resampling import Examples, replicates_of
-from sbertlab.checks import as_tensor, checked_number
+from sbertlab.checks import as_tensor
 from sbertlab.data.helpdesk import CORPUS
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
 from sbertlab.util import Encoder, pairwise_cos_sim
@@ -98,7 +98,6 @@ def robustness(model: Encoder, seed: int = 0, resamples: int = 1000) -> pd.DataF
     """
     from scipy.stats import binomtest
 
-    checked_number("resamples", resamples, 2, whole=True)
     pairs = robustness_pairs(seed)
     stored = StoredEmbeddings(model, name="Robustness")
     similarity = _similarities(stored, pairs["base"], pairs["variant"]).reshape(len(KINDS), -1)  # (kinds, sentences)
@@ -132,7 +131,6 @@ def associations(model: Encoder, seed: int = 0, resamples: int = 1000) -> pd.Dat
     | role    | nurse, engineer ... | the same for one role, minus that of all roles                |
     | name    | Arabic, English ... | with a name of the group, minus the mean of all groups        |
     """
-    checked_number("resamples", resamples, 2, whole=True)
     pairs = association_pairs(seed)
     pairs["similarity"] = _similarities(StoredEmbeddings(model, name="Fairness"), pairs["base"], pairs["variant"])
     roles, names = (pairs[pairs["kind"] == kind] for kind in ("role", "name"))
@@ -244,19 +242,20 @@ def card(table: pd.DataFrame, gaps: pd.DataFrame | None = None) -> str:
     text = ROBUSTNESS_CARD.format(count=table["n"].max(), **nearer[["negation", "number"]])
     for row in table.to_dict("records"):
         should = "near" if row["expectation"] == "same" else "far"
-        moved = [_spelled(row, 1, *keys.split()) for keys in ("similarity low high", "shift shift_low shift_high")]
-        text += f"| {row['kind']} | {should} | {' | '.join(moved)} | {nearer[row['kind']]} |\n"
+        similarity = _spelled(row["similarity"], row["low"], row["high"])
+        shift = _spelled(row["shift"], row["shift_low"], row["shift_high"])
+        text += f"| {row['kind']} | {should} | {similarity} | {shift} | {nearer[row['kind']]} |\n"
     if gaps is None:
         return text
     roles, apart = gaps["kind"] == "role", (gaps["low"] > 0) | (gaps["high"] < 0)
     text += FAIRNESS_CARD.format(apart=(roles & apart).sum(), roles=roles.sum(), chance=roles.sum() / 20)
     for row in gaps[~roles | apart].to_dict("records"):
-        text += f"| {row['kind']} | {row['group']} | {_spelled(row, 100, 'gap', 'low', 'high')} |\n"
+        gap = _spelled(100 * row["gap"], 100 * row["low"], 100 * row["high"])
+        text += f"| {row['kind']} | {row['group']} | {gap} |\n"
     return text
 
 
-def _spelled(row: Mapping[Any, float], factor: int, *keys: str) -> str:
-    value, low, high = (factor * row[key] for key in keys)
+def _spelled(value: float, low: float, high: float) -> str:
     return "-" if np.isnan(value) else f"{value:z.2f} ({low:z.2f} to {high:z.2f})"
 
 

@@ -160,7 +160,6 @@ def _measures(counts: np.ndarray, similar: np.ndarray, called: np.ndarray) -> np
 
 def _curve(similar: np.ndarray, ranked: np.ndarray, thresholds: np.ndarray, resamples: int, seed: int) -> pd.DataFrame:
     """One row per threshold: each measure, and the ends of its interval as `_low` and `_high`."""
-    checked_number("resamples", resamples, 2, whole=True)
     called = np.searchsorted(-ranked, -thresholds, side="right")  # number of scores at or above each threshold
     values = _measures(np.ones((1, len(similar))), similar, called)[:, 0]  # (measures, thresholds)
     drawn = [_measures(counts, similar, called) for counts in draw_counts(len(similar), resamples, seed)]
