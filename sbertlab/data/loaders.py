@@ -126,8 +126,7 @@ class SentenceLabelDataset(IterableDataset[InputExample]):
                 f"{rare} of {classes.ngroups} classes have fewer than {samples_per_label} examples and are left out",
                 stacklevel=2,
             )
-        drawable = sum(map(len, self._classes))
-        evenly = max(1, drawable // (samples_per_label * len(self._classes)))
+        evenly = max(1, sum(map(len, self._classes)) // (samples_per_label * len(self._classes)))
         self._counts = [evenly if with_replacement else len(rows) // samples_per_label for rows in self._classes]
 
     def set_epoch(self, epoch: int) -> None:

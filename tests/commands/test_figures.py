@@ -75,10 +75,6 @@ def test_a_card_is_measured_written_and_drawn_again(tmp_path: Path, monkeypatch:
     assert (tmp_path / "card" / "robustness.md").read_text() == page
 
 
-def test_a_folder_without_tables_has_no_card(tmp_path: Path) -> None:
-    assert draw_card(tmp_path) == []
-
-
 def test_an_unknown_model_is_told_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["robustness", "no/such-model", "--output", str(tmp_path)]) == 1
