@@ -41,17 +41,8 @@ MACHINE_PATH = re.compile(r"(?<![\w.:/~])/(?:home|root|tmp|work|usr|opt|mnt|var|
 
 
 def notebook_paths(names: Sequence[str] = (), folder: Path = FOLDER) -> list[Path]:
-    """Return the notebooks whose file names begin with one of `names`, all when none is given, in order.
-
-    Raises:
-        ValueError: a name that no notebook begins with.
-    """
-    found = sorted(folder.glob("*.ipynb"))
-    for name in names:
-        if not any(path.name.startswith(name) for path in found):
-            there = ", ".join(path.stem for path in found) or "none"
-            raise ValueError(f"no notebook's name begins with {name!r}; there are: {there}")
-    return [path for path in found if not names or path.name.startswith(tuple(names))]
+    """Return the notebooks whose file names begin with one of `names`, all when none is given, in order."""
+    return [path for path in sorted(folder.glob("*.ipynb")) if path.name.startswith(tuple(names) or "")]
 
 
 def code_sha256(notebook: NotebookNode) -> str:
@@ -61,27 +52,15 @@ def code_sha256(notebook: NotebookNode) -> str:
 
 
 def execute(path: Path, *, fast: bool, timeout: float = 900) -> NotebookNode:
-    """Run a notebook from top to bottom in a kernel of its own and return it with its outputs.
+    """Run a notebook in a kernel of its own, in its folder, with the quick or the full parameters, and return it.
 
-    Args:
-        path: the notebook; its folder is the working directory.
-        fast: whether its `parameters` cell should choose the quick pass.
-        timeout: seconds that one cell may take.
-
-    Raises:
-        nbclient.exceptions.CellExecutionError: a cell raised an error.
+    A cell that raises an error, or takes more than `timeout` seconds, raises one here.
     """
     notebook = nbformat.read(path, as_version=4)
     environment = {**os.environ, "SBERTLAB_FAST": "1" if fast else "0", "PYTHONWARNINGS": "ignore::DeprecationWarning"}
-    client = NotebookClient(
-        notebook,
-        timeout=timeout,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-        record_timing=False,
-        coalesce_streams=True,
-        store_widget_state=False,
-    )
+    place = {"metadata": {"path": str(path.parent)}}
+    how = {"record_timing": False, "coalesce_streams": True, "store_widget_state": False}
+    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=place, **how)
     return client.execute(env=environment)
 
 
@@ -92,12 +71,8 @@ def normalise(notebook: NotebookNode) -> list[str]:
     and the metadata are reduced to the kernel and the cells' tags.
     """
     said: list[str] = []
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-    )
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({key: value for key, value in cell.metadata.items() if key == "tags"})
         if cell.cell_type == "code":
@@ -143,11 +118,6 @@ def without_machine(text: str) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", shorter)
 
 
-def stamp(notebook: NotebookNode) -> None:
-    """Write into the metadata which code the outputs belong to."""
-    notebook.metadata["sbertlab"] = {"code_sha256": code_sha256(notebook)}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Execute the notebooks that are named, one after the other."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -155,17 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--timeout", type=float, default=900, help="seconds a cell may take (default: %(default)s)")
     given = parser.parse_args(arguments)
     fast = os.environ.get("SBERTLAB_FAST") == "1"
-    try:
-        paths = notebook_paths(given.names)
-    except ValueError as error:
-        parser.error(str(error))
-    for path in paths:
+    for path in notebook_paths(given.names):
         start = time.perf_counter()
         notebook = execute(path, fast=fast, timeout=given.timeout)
         for line in normalise(notebook):
             print(f"{path.stem}: stderr: {line}", file=sys.stderr)
         if not fast:
-            stamp(notebook)
+            notebook.metadata["sbertlab"] = {"code_sha256": code_sha256(notebook)}
             nbformat.write(notebook, path)
         size = len(nbformat.writes(notebook).encode()) / 1e6
         kept = "nothing written" if fast else f"{size:.2f} MB written"

@@ -35,7 +35,6 @@ from tqdm.auto import tqdm
 import sbertlab
 from sbertlab import InputExample, SentenceTransformer, losses
 from sbertlab.benchmark.runner import processor_name
-from sbertlab.models import fast_cpu as kernels
 from sbertlab.storage.find import find_model
 
 MODEL = "all-MiniLM-L6-v2"
@@ -61,19 +60,6 @@ def alternate(a: Callable[[], float], b: Callable[[], float], repeats: int, name
     rounds = [(a(), b()) for _ in tqdm(range(repeats + 1), desc=name, unit="round", leave=False)]
     first, second = zip(*rounds[1:], strict=True)
     return statistics.median(first), statistics.median(second)
-
-
-def gemm_rate(dtype: torch.dtype) -> float:
-    """Return the best GFLOP/s of this machine on the largest matrix product of the encoder."""
-    if dtype == torch.bfloat16 and not kernels.has_native_bfloat16():
-        dtype = torch.float32  # the encoder multiplies in float32 there
-    rows, inputs, outputs = 1024, 384, 1536
-    x, weight = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
-    ways: list[Callable[[], object]] = [lambda: torch.nn.functional.linear(x, weight)]
-    if dtype == torch.float32:
-        ways.append(lambda: kernels.onednn_linear(x, weight, None))
-    best = min(statistics.median(seconds_of(way) for _ in range(15)) for way in ways)
-    return 2 * rows * inputs * outputs / best / 1e9
 
 
 def text_sets(folder: Path | None, count: int) -> dict[str, list[str]]:
@@ -123,43 +109,25 @@ def encode_rows(path: Path, folder: Path | None, count: int, repeats: int) -> li
     rows = []
     for name, texts in text_sets(folder, count).items():
         theirs = partial(peer.encode, texts, show_progress_bar=False)
-        expected = theirs()
-        tokens = sum(ours[0].token_ids(texts).lengths)
+        expected, work = theirs(), f"encode {name}"
         for precision, model in (("float32", ours), ("bfloat16", half)):
             mine = partial(model.encode, texts)
-            work = f"encode {name}"
-            peer_s, our_s = alternate(partial(seconds_of, theirs), partial(seconds_of, mine), repeats, work)
-            rows.append(
-                {
-                    **comparison(work, precision, "float32", "texts/s", len(texts), peer_s, our_s),
-                    "difference": float(np.abs(mine() - expected).max()),
-                    "stsb_points": lost if precision == "bfloat16" else 0.0,
-                    "gemm_share": tokens * flops_per_token(ours) / our_s / 1e9 / gemm_rate(getattr(torch, precision)),
-                }
-            )
-            print_row(rows[-1])
+            seconds = alternate(partial(seconds_of, theirs), partial(seconds_of, mine), repeats, work)
+            difference = float(np.abs(mine() - expected).max())
+            rows.append(comparison(work, precision, "texts/s", len(texts), seconds, difference))
+            rows[-1]["stsb_points"] = lost if precision == "bfloat16" else 0.0
     return rows
 
 
 def comparison(
-    work: str, precision: str, peer_precision: str, unit: str, count: int, peer_s: float, our_s: float
+    work: str, precision: str, unit: str, count: int, seconds: tuple[float, float], difference: float
 ) -> dict[str, object]:
-    """Return the columns that every row of the table has."""
-    return {
-        "work": work,
-        "precision": precision,
-        "peer_precision": peer_precision,
-        "unit": unit,
-        "peer": count / peer_s,
-        "sbertlab": count / our_s,
-        "ratio": peer_s / our_s,
-    }
-
-
-def flops_per_token(model: SentenceTransformer) -> float:
-    """Return the floating-point operations of the encoder's linear layers for one token."""
-    encoder = model[0].auto_model.encoder
-    return float(sum(2 * module.weight.numel() for module in encoder.modules() if isinstance(module, torch.nn.Linear)))
+    """Print one comparison with the peer in float32 and return it as a row of the table."""
+    peer, ours = (count / each for each in seconds)
+    speeds = f"peer {peer:8.1f}  sbertlab {ours:8.1f} {unit:8s} {ours / peer:5.2f}x"
+    print(f"{work:44s} {precision:9s} {speeds}  difference {difference:.1e}", flush=True)
+    row: dict[str, object] = {"work": work, "precision": precision, "peer_precision": "float32", "unit": unit}
+    return row | {"peer": peer, "sbertlab": ours, "ratio": ours / peer, "difference": difference}
 
 
 def training_rows(path: Path, folder: Path | None, steps: int, repeats: int) -> list[dict[str, object]]:
@@ -176,19 +144,11 @@ def training_rows(path: Path, folder: Path | None, steps: int, repeats: int) -> 
     for source, texts, batch, precision, cached in plans:
         results: dict[str, list[float]] = {}
         work = f"train {source}, batch {batch}{', cached' if cached else ''}"
-        peer_s, our_s = alternate(
-            partial(train_peer, path, texts, batch, cached, results),
-            partial(train_ours, path, texts, batch, precision, cached, results),
-            repeats,
-            work,
-        )
-        rows.append(
-            {
-                **comparison(work, precision, "float32", "rows/s", len(texts), peer_s, our_s),
-                "difference": float(np.abs(np.subtract(results["peer"], results["ours"])).max()),
-            }
-        )
-        print_row(rows[-1])
+        theirs = partial(train_peer, path, texts, batch, cached, results)
+        mine = partial(train_ours, path, texts, batch, precision, cached, results)
+        seconds = alternate(theirs, mine, repeats, work)
+        difference = float(np.abs(np.subtract(results["peer"], results["ours"])).max())
+        rows.append(comparison(work, precision, "rows/s", len(texts), seconds, difference))
     return rows
 
 
@@ -244,17 +204,6 @@ def no_dropout(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def print_row(row: dict[str, object]) -> None:
-    """Print one comparison."""
-    extra = f", GEMM share {row['gemm_share']:.0%}" if "gemm_share" in row else ""
-    print(
-        f"{row['work']:44s} {row['precision']:9s} peer {row['peer_precision']:9s}{row['peer']:8.1f}  "
-        f"sbertlab {row['sbertlab']:8.1f} {row['unit']:8s} {row['ratio']:5.2f}x  difference {row['difference']:.1e}"
-        + extra,
-        flush=True,
-    )
-
-
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -267,9 +216,7 @@ def main() -> None:
     folder = Path(os.environ["SBERTLAB_DATA"]) if os.environ.get("SBERTLAB_DATA") else None
     path = find_model(MODEL)
     versions = {"torch": torch.__version__, "peer_version": sentence_transformers.__version__}
-    rates = [f"{gemm_rate(getattr(torch, name)):.0f} GFLOP/s {name}" for name in ("float32", "bfloat16")]
     print(f"{machine_name()}\nsbertlab {sbertlab.__version__}, {versions}")
-    print(f"GEMM {', '.join(rates)}; oneDNN linear: {kernels.onednn_is_faster()}")
     rows = encode_rows(path, folder, arguments.texts, arguments.repeats)
     rows += training_rows(path, folder, arguments.steps, arguments.repeats)
     table = pd.DataFrame(rows).assign(machine=machine_name(), **versions)

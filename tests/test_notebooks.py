@@ -37,11 +37,6 @@ def outputs_of(notebook: NotebookNode) -> list[NotebookNode]:
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
-def test_there_are_notebooks_numbered_and_named() -> None:
-    assert PATHS
-    assert all(re.fullmatch(r"\d\d_[a-z_]+", path.stem) for path in PATHS)
-
-
 @every_notebook
 def test_committed_outputs_belong_to_the_code(path: Path) -> None:
     notebook = read(path)
@@ -62,12 +57,8 @@ def test_committed_outputs_show_pictures_and_tables_and_no_errors(path: Path) ->
     assert "widgets" not in notebook.metadata
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1)), "run it from top to bottom in a fresh kernel"
-
-
-@every_notebook
-def test_a_notebook_is_at_most_one_megabyte_and_names_the_kernel_python3(path: Path) -> None:
     assert path.stat().st_size <= 1_000_000
-    assert read(path).metadata.kernelspec.name == "python3"
+    assert notebook.metadata.kernelspec.name == "python3"
 
 
 @every_notebook
@@ -84,31 +75,23 @@ def test_a_notebook_begins_with_title_question_what_you_will_see_and_time(path: 
 
 
 @every_notebook
-def test_a_notebook_has_one_parameters_cell_that_knows_the_quick_pass(path: Path) -> None:
-    tagged = [cell for cell in read(path).cells if "parameters" in cell.metadata.get("tags", [])]
-    assert len(tagged) == 1
-    assert "SBERTLAB_FAST" in tagged[0].source
-
-
-@every_notebook
-def test_a_notebook_ends_with_what_we_saw_and_a_cell_of_asserts(path: Path) -> None:
-    *_, summary, last = read(path).cells
-    assert summary.cell_type == "markdown"
+def test_a_notebook_has_one_parameters_cell_and_ends_with_what_we_saw_and_asserts(path: Path) -> None:
+    cells = read(path).cells
+    (parameters,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert "SBERTLAB_FAST" in parameters.source
+    *_, summary, last = cells
     assert summary.source.startswith("## What we saw")
-    assert last.cell_type == "code"
     statements = ast.parse(last.source).body
     assert len(statements) >= 4
-    assert all(isinstance(statement, ast.Assert) for statement in statements)
-    assert not any(
-        isinstance(statement.test, ast.Constant) for statement in statements if isinstance(statement, ast.Assert)
-    )
+    for statement in statements:
+        assert isinstance(statement, ast.Assert)
+        assert not isinstance(statement.test, ast.Constant)
 
 
 @every_notebook
 def test_code_cells_are_short_and_import_nothing_by_star_and_install_nothing(path: Path) -> None:
     sources = code_of(read(path))
-    *story, claims = sources
-    lengths = sorted(len(source.splitlines()) for source in story)
+    lengths = sorted(len(source.splitlines()) for source in sources[:-1])
     assert lengths[-1] <= 14
     assert lengths[len(lengths) // 2] <= 6, "cells of about four lines"
     for source in sources:
@@ -116,7 +99,6 @@ def test_code_cells_are_short_and_import_nothing_by_star_and_install_nothing(pat
         imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
         assert all(alias.name != "*" for node in imports for alias in node.names)
     assert any("sbertlab" in source for source in sources)
-    assert claims
 
 
 @every_notebook
@@ -129,13 +111,6 @@ def test_no_path_or_address_of_a_machine_is_in_a_notebook(path: Path) -> None:
     for text in [*code_of(notebook), text_of(notebook), *shown]:
         assert tool.without_machine(text) == text
         assert not re.search(r"[A-Z]:\\|file://", text)
-
-
-@every_notebook
-def test_umap_is_called_only_where_maps_are_the_subject(path: Path) -> None:
-    if "maps" in path.stem or "film" in path.stem:
-        return
-    assert not re.search(r"\bumap\w*\(|import umap|umap_map", "\n".join(code_of(read(path))))
 
 
 @every_notebook
@@ -192,12 +167,8 @@ def test_the_hash_follows_the_code_and_nothing_else() -> None:
     assert tool.code_sha256(notebook) == before
     notebook.cells[1].source = "1 + 2"
     assert tool.code_sha256(notebook) != before
-
-
-def test_the_hash_knows_where_cells_end() -> None:
-    joined = new_notebook(cells=[new_code_cell("a\nb")])
-    parted = new_notebook(cells=[new_code_cell("a"), new_code_cell("b")])
-    assert tool.code_sha256(joined) != tool.code_sha256(parted)
+    parted = new_notebook(cells=[new_code_cell("1"), new_code_cell("2")])
+    assert tool.code_sha256(new_notebook(cells=[new_code_cell("1\n2")])) != tool.code_sha256(parted)
 
 
 def test_paths_go_and_what_only_looks_like_one_stays() -> None:
@@ -206,11 +177,9 @@ def test_paths_go_and_what_only_looks_like_one_stays() -> None:
         assert tool.without_machine(harmless) == harmless
 
 
-def test_an_unknown_name_is_answered_with_the_names_that_exist(tmp_path: Path) -> None:
-    (tmp_path / "01_architecture.ipynb").write_text("{}")
-    assert [path.stem for path in tool.notebook_paths(["01"], tmp_path)] == ["01_architecture"]
-    with pytest.raises(ValueError, match=r"begins with '99'.*01_architecture"):
-        tool.notebook_paths(["99"], tmp_path)
+def test_notebooks_are_chosen_by_the_beginnings_of_their_names() -> None:
+    assert [path.name[:2] for path in tool.notebook_paths(["01", "07_m"])] == ["01", "07"]
+    assert tool.notebook_paths(["99"]) == []
 
 
 @pytest.mark.slow

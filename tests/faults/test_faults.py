@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,10 +50,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for about three checkpoints of the tiny model."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True
-    )
-    if not mounted or mounted.returncode:
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
         yield folder
@@ -64,23 +63,16 @@ def test_a_full_disk_is_said_leaves_earlier_checkpoints_whole_and_the_run_goes_o
     words = "cat dog bird fish man woman child house garden street".split()
     rows = [InputExample(texts=[f"the {word} sleeps", f"a {word} is there"]) for word in words]
 
-    def fit(model: SentenceTransformer, folder: Path | None, **how: object) -> object:
+    def fit(model: SentenceTransformer, folder: Path | None, **how: Any) -> Any:
         objective = (DataLoader(rows, batch_size=2, shuffle=True), losses.MultipleNegativesRankingLoss(model))
-        return model.fit(
-            [objective],
-            epochs=3,
-            warmup_steps=0,
-            show_progress_bar=False,
-            checkpoint_path=folder,
-            checkpoint_save_steps=1,
-            **how,  # type: ignore[arg-type]
-        )
+        how |= {"epochs": 3, "warmup_steps": 0, "show_progress_bar": False}
+        return model.fit([objective], checkpoint_path=folder, checkpoint_save_steps=1, **how)
 
     whole, full, again = (tiny(dropout=0.1) for _ in range(3))
     fit(whole, None)
     with pytest.warns(CheckpointWarning, match="could not be written.*free space"):
         history = fit(full, small_disk)
-    assert len(history) == 15  # type: ignore[arg-type]
+    assert len(history) == 15
     kept = sorted(small_disk.iterdir(), key=lambda path: int(path.name))
     assert 1 <= len(kept) < 15, "and nothing half-written"
     for folder in kept:
@@ -89,6 +81,5 @@ def test_a_full_disk_is_said_leaves_earlier_checkpoints_whole_and_the_run_goes_o
         shutil.rmtree(folder)
     fit(again, small_disk, resume=True, checkpoint_save_total_limit=1)
     for model in (full, again):
-        assert all(
-            torch.equal(a, b) for a, b in zip(whole.state_dict().values(), model.state_dict().values(), strict=True)
-        )
+        pairs = zip(whole.state_dict().values(), model.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
