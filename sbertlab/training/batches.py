@@ -69,9 +69,8 @@ class Objective:
             self.loss.check_batch(columns, labels)
             return Batch(columns, labels, self.loss.known_positives(columns, groups_of(rows)) if self.mask else None)
         except ValueError as error:
-            raise ValueError(
-                f"step {step}, objective {self.name}: {error}. The first row: {rows[:1]!r:.300}"
-            ) from error
+            where = f"step {step}, objective {self.name}"
+            raise ValueError(f"{where}: {error}. The first row: {rows[:1]!r:.300}") from error
 
     def restore(self, place: Mapping[str, Any]) -> None:
         """Return to a `place`: start its pass again and draw its batches again, which must be the same."""
@@ -83,10 +82,8 @@ class Objective:
             set_seed(self.device, self.seed, "batch", self.index, step)
             digest = digest_of(next(self._batches, []), digest)
         if digest != place["digest"]:
-            raise ValueError(
-                f"objective {self.name}: the first {place['taken']} batches of this pass are not those that the "
-                "checkpoint has seen; give the same data in the same order, and loaders whose order follows from a seed"
-            )
+            seen = f"the {place['taken']} batches of this pass are not those that the checkpoint has seen"
+            raise ValueError(f"objective {self.name}: {seen}; give the same data in an order that follows from a seed")
 
     def sample(self, most: int) -> list[InputExample]:
         """Return up to `most` rows of the data, spread evenly; none of a stream."""
@@ -145,10 +142,8 @@ def make_objectives(
         where = f"train_objectives[{index}]"
         loader, loss = pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else (pair, None)
         if not hasattr(loader, "collate_fn") or not isinstance(loss, nn.Module):
-            raise TypeError(
-                f"{where} must be a pair such as (DataLoader(examples, shuffle=True, batch_size=16), loss), got "
-                f"{type(loader).__name__} and {type(loss).__name__}"
-            )
+            got = f"{type(loader).__name__} and {type(loss).__name__}"
+            raise TypeError(f"{where} must be a pair (DataLoader(examples, batch_size=16), loss), got {got}")
         if getattr(loss, "model", None) not in (None, model):
             raise ValueError(f"{where}: {type(loss).__name__} was made with another model than the one to train")
         objectives.append(Objective(loader, loss.to(model.device), index, seed, model.device, mask))

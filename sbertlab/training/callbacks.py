@@ -1,7 +1,4 @@
-"""What happens beside the mathematics of a run: `Callback`, the small callbacks, and the `Event` of users' functions.
-
-The larger callbacks have files of their own: `checkpoint` and `probe`.
-"""
+"""What happens beside the mathematics of a run: `Callback`, the small callbacks, and what users' functions are told."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partialmethod
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -29,10 +27,9 @@ from sbertlab.training.step import OBJECTIVE_COLUMNS, Step
 
 @dataclass
 class Run:
-    """A run as its callbacks see it; `step` has the model, the steps taken and the history, of `total` steps.
+    """A run of `total` steps as its callbacks see it; `step` has the model, the steps taken and the history.
 
-    It ended before its last step if it was `interrupted` by Ctrl-C or `stopped` by a callback. `saved` is the step of
-    the newest checkpoint.
+    It was `interrupted` by Ctrl-C or `stopped` by a callback; `saved` is the step of the newest checkpoint.
     """
 
     step: Step
@@ -115,26 +112,19 @@ class Functions(Callback):
     def __init__(self, functions: Sequence[Callable[[Event], Any]]) -> None:
         self.functions = list(functions)
 
-    def on_step(self, run: Run) -> None:
-        self._tell("step", run)
-
-    def on_evaluation(self, run: Run) -> None:
-        self._tell("evaluation", run)
-
-    def on_checkpoint(self, run: Run) -> None:
-        if run.saved == run.step.number:  # it could be written
-            self._tell("checkpoint", run)
-
-    def on_end(self, run: Run) -> None:
-        self._tell("end", run)
-
-    def _tell(self, kind: str, run: Run) -> None:
-        if run.step.rows and run.is_main_process:
+    def _tell(self, run: Run, kind: str) -> None:
+        written = kind != "checkpoint" or run.saved == run.step.number
+        if run.step.rows and run.is_main_process and written:
             rows = [dict(row) for row in run.newest_rows]
             step, epoch = rows[-1]["step"], rows[-1]["epoch"]
             event = Event(kind, step, epoch, rows[-1], run.step.model, rows, run.total, run.step.examples)
             answers = [function(event) for function in self.functions]
             self.stops |= any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
+
+    on_step = partialmethod(_tell, kind="step")
+    on_evaluation = partialmethod(_tell, kind="evaluation")
+    on_checkpoint = partialmethod(_tell, kind="checkpoint")
+    on_end = partialmethod(_tell, kind="end")
 
 
 class IdleSteps(Callback):
@@ -151,10 +141,9 @@ class IdleSteps(Callback):
 
 
 class Interrupt(Callback):
-    """Graceful Ctrl-C: the first SIGINT (also a notebook's stop button) only sets `requested`.
+    """Graceful Ctrl-C: the first SIGINT (also a notebook's stop button) only sets `requested`; the second raises.
 
-    So the running step is finished first. The second SIGINT raises KeyboardInterrupt. Outside the main thread, where
-    Python allows no signal handlers, nothing changes.
+    Outside the main thread, where Python allows no signal handlers, nothing changes.
     """
 
     def __init__(self) -> None:

@@ -30,8 +30,7 @@ from sbertlab.training.processes import any_process
 FORMAT = 3
 MANIFEST = "checkpoint.json"
 STATE = "training_state.pt"
-LEFT_OVER = re.compile(r"\.+(\d+)\.")
-"""Names of the folders that a process left behind which was killed while it wrote a checkpoint."""
+LEFT_OVER = re.compile(r"\.+(\d+)\.")  # folders of a process that was killed while it wrote a checkpoint
 
 
 class CheckpointWarning(UserWarning):
@@ -58,10 +57,7 @@ class Checkpoints(Callback):
             clear_interrupted(self.folder / step)
 
     def on_checkpoint(self, run: Run) -> None:
-        """Write the checkpoint of this step; once it is found complete, remove the oldest beyond the limit.
-
-        A failure, such as a full disk, is a CheckpointWarning: the earlier ones stay, and the run continues.
-        """
+        """Write a checkpoint, and remove the oldest beyond the limit; after a failure the run continues."""
         if not run.is_main_process:
             return
         folder = self.folder / str(run.step.number)
@@ -77,7 +73,7 @@ class Checkpoints(Callback):
             if not self.written or self.limit:
                 verify(folder)
         except (OSError, RuntimeError, SafetensorError, CheckpointError) as error:
-            problem = f"the checkpoint of step {run.step.number} could not be written to {str(folder)!r}: {error}"
+            problem = f"the checkpoint of step {run.step.number} could not be written: {error}"
             remedy = "Earlier ones are kept, and training continues; free space before the next one"
             warnings.warn(f"{problem}. {remedy}", CheckpointWarning, stacklevel=5)
             return
@@ -87,10 +83,7 @@ class Checkpoints(Callback):
         run.saved = run.step.number
 
     def resume(self, run: Run) -> None:
-        """Restore the run from the newest complete checkpoint; without one, it starts from the beginning.
-
-        A CheckpointError lists what differs if the checkpoint has another configuration or other data.
-        """
+        """Restore the run from the newest complete checkpoint, if there is one; an error if it does not fit."""
         state = self.newest()
         [missing] = any_process(run.step.accelerator, not state)
         if state and missing:
@@ -121,13 +114,11 @@ class Checkpoints(Callback):
             return {}
         manifest = found[ordered[-1]]
         then, now = manifest["configuration"], self.configuration
-        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+        changed = [f"  {key}: then {then.get(key)}, now {now.get(key)}" for key in now if then.get(key) != now.get(key)]
         if changed:
-            listed = "\n".join(f"  {key}: then {then.get(key)}, now {now.get(key)}" for key in changed)
-            raise CheckpointError(
-                f"{ordered[-1]} cannot be resumed, because this run differs from the one that wrote it:\n{listed}\n"
-                "Give the same data and arguments, or another checkpoint_path, or resume=False"
-            )
+            problem = f"{ordered[-1]} cannot be resumed, because this run differs from the one that wrote it:"
+            remedy = "Give the same data and arguments, or another checkpoint_path, or resume=False"
+            raise CheckpointError("\n".join([problem, *changed, remedy]))
         self.run_id = manifest["run"]
         self.written = [folder for folder in ordered if found[folder]["run"] == self.run_id]
         return state

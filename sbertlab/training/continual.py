@@ -1,21 +1,18 @@
 """Keeping a model current: train it on new data with some of the old, and see what was gained and lost.
 
-A model may be given by its name or folder; evaluators as one, a list, or a dictionary by name. They share no text with
-the training data.
+`before` is a copy of the model as it was. The evaluators, one or a list, share no text with the training data.
 
     loader = DataLoader(replay(new, old, share=0.2), batch_size=64, shuffle=True)
     model.fit([(loader, losses.MultipleNegativesRankingLoss(model))])
-    gained_and_lost(folder, model, on_new, on_old)  # folder holds the model as it was
-    interpolation_curve(folder, model, on_new, on_old)  # does a model between the two cost less?
-    interpolate(folder, model, alpha=0.5).save(new_folder)
+    gained_and_lost(before, model, on_new, on_old)
+    interpolation_curve(before, model, on_new, on_old)  # does a model between the two cost less?
+    interpolate(before, model, alpha=0.5).save(folder)
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,19 +28,14 @@ from sbertlab.models import Module
 from sbertlab.training.checkpoint import score_of
 from sbertlab.util import Encoder
 
-Model = Encoder | str | Path
-Evaluators = Callable[..., Any] | Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]]
-
-FREE = {"max_seq_length", "dropout"}
-"""Settings of a building block in which models may differ and still be mixed."""
+Evaluators = Callable[..., Any] | Sequence[Callable[..., Any]]
 
 
 class ReplayDataset(Dataset[InputExample]):
     """All `new` rows in their order and evenly among them old ones, a `share` of the rows, others in every epoch.
 
-    No old row returns before all others had their turn; an epoch is a function of (seed, epoch). Old and new rows need
-    as many texts and labels of one kind. Source: Robins, 1995, Catastrophic forgetting, rehearsal and pseudorehearsal
-    (Connection Science 7).
+    Where there are too few, every epoch takes all. No old row returns before all others had their turn; an epoch is a
+    function of (seed, epoch). Source: Robins, 1995, Catastrophic forgetting, rehearsal and pseudorehearsal.
 
     >>> new, old = ([InputExample(texts=[text]) for text in texts] for texts in ("abc", "xy"))
     >>> [row.texts[0] for row in replay(new, old, share=0.25)]
@@ -56,9 +48,6 @@ class ReplayDataset(Dataset[InputExample]):
         checked_number("share", share, 0, 0.99)
         collate([*new, *old])  # which refuses rows that fit no common loss
         wanted = max(1, round(len(new) * share / (1 - share))) if share else 0
-        if wanted > len(old):
-            given = f"share={share:g} needs {wanted} old rows for {len(new)} new ones, but there are {len(old)}"
-            warnings.warn(f"{given}: every epoch takes all", stacklevel=2)
         self.new, self.old, self.count, self.seed = list(new), list(old), min(wanted, len(old)), seed
         self.set_epoch(0)
 
@@ -84,7 +73,7 @@ replay = ReplayDataset
 
 
 def gained_and_lost(
-    before: Model, after: Model, on_new: Evaluators, on_old: Evaluators, show_progress_bar: bool = True
+    before: Encoder, after: Encoder, on_new: Evaluators, on_old: Evaluators, show_progress_bar: bool = True
 ) -> pd.DataFrame:
     """Return the scores of two models on new and old data, one row per evaluator.
 
@@ -93,12 +82,13 @@ def gained_and_lost(
     """
     if before is after:
         raise ValueError("before and after are one object, as fit trains in place; give a copy.deepcopy made before it")
-    models, rows = [_loaded(before), _loaded(after)], []
-    asked = [("new", *one) for one in _named(on_new)] + [("old", *one) for one in _named(on_old)]
-    for side, name, evaluator in tqdm(asked, desc="Evaluating", unit="evaluator", disable=not show_progress_bar):
+    asked = [("new", one) for one in _listed(on_new)] + [("old", one) for one in _listed(on_old)]
+    rows = []
+    for side, evaluator in tqdm(asked, desc="Evaluating", unit="evaluator", disable=not show_progress_bar):
+        name = getattr(evaluator, "name", "") or type(evaluator).__name__
         row = {"side": side, "evaluator": name, "metric": getattr(evaluator, "primary_metric", None)}
         scores, values = [], []
-        for model in models:
+        for model in (before, after):
             scores.append(score_of(evaluator, evaluator(model)))
             values.append(_example_values(evaluator))
         row |= {"before": scores[0], "after": scores[1], "difference": scores[1] - scores[0]}
@@ -107,7 +97,7 @@ def gained_and_lost(
     return pd.DataFrame(rows)
 
 
-def interpolate(base: Model, tuned: Model, alpha: float) -> SentenceTransformer:
+def interpolate(base: SentenceTransformer, tuned: SentenceTransformer, alpha: float) -> SentenceTransformer:
     """Return a new model with the weights `(1 - alpha) * base + alpha * tuned`; `tuned` must be trained from `base`.
 
     Computed in float32 at least and kept in the models' dtype; alpha 0 and 1 give exactly the two models' weights. What
@@ -115,12 +105,11 @@ def interpolate(base: Model, tuned: Model, alpha: float) -> SentenceTransformer:
     fine-tuning of zero-shot models (arXiv:2109.01903), WiSE-FT.
     """
     checked_number("alpha", alpha, 0, 1)
-    first, last = _loaded(base), _loaded(tuned)
-    facts = _facts(first), _facts(last)
+    facts = _facts(base), _facts(tuned)
     if odd := [name for name in facts[0] | facts[1] if facts[0].get(name) != facts[1].get(name)]:
         raise ValueError(f"{odd[0]} differs: a model can be mixed only with one that was trained from it")
-    before, after = first.state_dict(), last.state_dict()
-    mixed = copy.deepcopy(last).eval()
+    before, after = base.state_dict(), tuned.state_dict()
+    mixed = copy.deepcopy(tuned).eval()
     mixed.zero_grad()
     for name, weight in mixed.state_dict().items():
         if weight.is_floating_point():
@@ -131,8 +120,8 @@ def interpolate(base: Model, tuned: Model, alpha: float) -> SentenceTransformer:
 
 
 def interpolation_curve(
-    base: Model,
-    tuned: Model,
+    base: SentenceTransformer,
+    tuned: SentenceTransformer,
     on_new: Evaluators,
     on_old: Evaluators,
     alphas: Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
@@ -142,24 +131,16 @@ def interpolation_curve(
 
     The best alpha is chosen with the help of these evaluators, so report the chosen model on others.
     """
-    base, tuned, rows = _loaded(base), _loaded(tuned), []
+    rows = []
     for alpha in tqdm(alphas, desc="Interpolating", unit="model", disable=not show_progress_bar):
         model = interpolate(base, tuned, alpha)
-        new, old = ([score_of(one, one(model)) for _, one in _named(several)] for several in (on_new, on_old))
+        new, old = ([score_of(one, one(model)) for one in _listed(several)] for several in (on_new, on_old))
         rows.append({"alpha": float(alpha), "new": float(np.mean(new)), "old": float(np.mean(old))})
     return pd.DataFrame(rows)
 
 
-def _loaded(model: Any) -> Any:
-    return SentenceTransformer(model) if isinstance(model, str | Path) else model
-
-
-def _named(evaluators: Evaluators) -> list[tuple[str, Callable[..., Any]]]:
-    """Return one evaluator, a list of them, or a dictionary by name as (name, evaluator)."""
-    if isinstance(evaluators, Mapping):
-        return list(evaluators.items())
-    several = [evaluators] if callable(evaluators) else evaluators
-    return [(getattr(one, "name", "") or type(one).__name__, one) for one in several]
+def _listed(evaluators: Evaluators) -> Sequence[Callable[..., Any]]:
+    return [evaluators] if callable(evaluators) else evaluators
 
 
 def _facts(model: SentenceTransformer) -> dict[str, Any]:
@@ -167,7 +148,7 @@ def _facts(model: SentenceTransformer) -> dict[str, Any]:
     facts: dict[str, Any] = {f"weight {name}": (one.shape, one.dtype) for name, one in model.state_dict().items()}
     for name, block in model.named_modules():
         if isinstance(block, Module):
-            facts[f"block {name}"] = {key: value for key, value in block.config().items() if key not in FREE}
+            facts[f"block {name}"] = block.config() | {"max_seq_length": None, "dropout": None}  # which may differ
     return facts
 
 

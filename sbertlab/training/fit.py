@@ -29,7 +29,7 @@ from sbertlab.training.checkpoint import BestModel, Checkpoints
 from sbertlab.training.optimizer import frozen, make_optimizer, make_schedule
 from sbertlab.training.probe import METRICS, make_probe
 from sbertlab.training.processes import any_process, isolated_accelerator
-from sbertlab.training.step import OBJECTIVE_COLUMNS, NonFiniteLossError, Step
+from sbertlab.training.step import OBJECTIVE_COLUMNS, Step
 
 HISTORY_COLUMNS = ["step", "epoch", "objective", *OBJECTIVE_COLUMNS, "metric", *METRICS]
 
@@ -71,12 +71,10 @@ def fit(
 ) -> pd.DataFrame:
     """Train the model in place and return the history, one row per step and objective.
 
-    Each step takes one batch from every objective in turn, with an update of the weights after each. All objectives
-    share one optimizer, so that shared weights have one momentum; the schedule advances once per step.
-
-    In several processes (`accelerate launch`, `torchrun`) each calls fit with the same arguments and embeds its share
-    of every batch; the loss sees the whole batch. The first Ctrl-C (a notebook's stop button) finishes the step, writes
-    a checkpoint and returns; the same call with `resume=True` continues.
+    Each step takes one batch from every objective in turn, with an update of the weights after each, by one optimizer;
+    the schedule advances once per step. In several processes (`accelerate launch`, `torchrun`) each calls fit with the
+    same arguments and embeds its share of every batch; the loss sees the whole batch. The first Ctrl-C (a notebook's
+    stop button) finishes the step, writes a checkpoint and returns; the same call with `resume=True` continues.
 
     Args:
         model: the encoder.
@@ -119,7 +117,7 @@ def fit(
     Raises:
         TypeError, ValueError: a wrong argument, or data that do not fit the loss, found before a step learns from them.
         CheckpointError: `resume` with other data or arguments than the checkpoint's; what differs is listed.
-        NonFiniteLossError: the loss became NaN or infinite; the weights are those before it. It has the `history`.
+        NonFiniteLossError: the loss became NaN or infinite; the weights are those before it.
         OSError, ProcessLostError: a folder cannot be written (found before the first step); another process died.
     """
     checked_number("epochs", epochs, above=True)
@@ -151,9 +149,8 @@ def fit(
             "seed": int(seed),
             "steps": f"{total}, {steps_per_epoch} per epoch",
             "schedule": f"{scheduler}, {warmup_steps} warm-up steps",
-            "optimizer": f"{type(optimizer).__name__}, {optimizer_params}, weight decay {weight_decay}",
+            "optimizer": f"{type(optimizer).__name__}, {optimizer_params}, decay {weight_decay}, norm {max_grad_norm}",
             "learning_rates": str(learning_rates),
-            "max_grad_norm": step.max_grad_norm,
             "mixed_precision": precision,
             "chunks": f"token_budget={token_budget}, cached={cached}",
             "mask_known_positives": mask_known_positives,
@@ -207,9 +204,6 @@ def train(run: Run, interrupt: Interrupt, checkpoint_save_steps: int, show_progr
         if run.interrupted and run.saved < step.number:
             run.tell("on_checkpoint")
         [interrupt.requested] = any_process(accelerator, interrupt.requested)
-    except NonFiniteLossError as error:
-        error.history = pd.DataFrame(step.rows, columns=HISTORY_COLUMNS)
-        raise
     finally:
         bar.close()
         step.optimizer.zero_grad()
@@ -229,13 +223,12 @@ def architecture(model: SentenceTransformer) -> str:
 
 def choose_precision(mixed_precision: str | None, use_amp: bool, device: torch.device) -> str:
     """Return "no", "bf16" or "fp16"; for "auto" and `use_amp` the device decides."""
-    on_cpu = device.type == "cpu"
-    if mixed_precision is None and use_amp:
+    on_cpu, asked = device.type == "cpu", mixed_precision or "no"
+    check_choice("mixed_precision", asked, ("no", "bf16", "fp16", "auto"))
+    if use_amp and mixed_precision is None:
         return "bf16" if on_cpu or torch.cuda.is_bf16_supported() else "fp16"
-    check_choice("mixed_precision", mixed_precision or "no", ("no", "bf16", "fp16", "auto"))
-    if mixed_precision == "fp16" and on_cpu:
+    if asked == "fp16" and on_cpu:
         raise ValueError('mixed_precision="fp16" needs an accelerator; on a CPU use "bf16" or "no"')
-    if mixed_precision == "auto":
-        native = has_native_bfloat16() if on_cpu else torch.cuda.is_bf16_supported(False)
-        return "bf16" if native else "no"
-    return mixed_precision or "no"
+    if asked == "auto":
+        return "bf16" if (has_native_bfloat16() if on_cpu else torch.cuda.is_bf16_supported(False)) else "no"
+    return asked

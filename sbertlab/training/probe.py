@@ -103,9 +103,8 @@ class Probe(Callback):
         self.texts, index = distinct_texts([column[row] for row in chosen for column in columns], prompt="")
         numbers = None if labels is None else torch.as_tensor(labels)[chosen].reshape(count, -1)
         self.positive, self.negative = _pairs(torch.tensor(index).reshape(count, len(columns)), numbers)
-        self.every, self.on_collapse = every, on_collapse
+        self.every, self.on_collapse, self.collapsed = every, on_collapse, False
         self.first: dict[str, float] = {}
-        self.collapsed = False
 
     def measure(self, model: SentenceTransformer) -> dict[str, float]:
         """Return the metrics of the texts under a model, without dropout."""
@@ -121,8 +120,8 @@ class Probe(Callback):
             return
         metrics = self.measure(run.step.model)
         run.step.rows[-1] |= metrics
-        reason = None if self.on_collapse == "ignore" else collapse_reason(self.first, metrics)
-        if reason is not None and not self.collapsed:
+        reason = collapse_reason(self.first, metrics)
+        if reason is not None and not self.collapsed and self.on_collapse != "ignore":
             self.collapsed, self.stops = True, self.on_collapse == "stop"
             warnings.warn(f"step {run.step.number}: {reason}", CollapseWarning, stacklevel=5)
 
@@ -173,11 +172,9 @@ def _pairs(rows: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def collapse_reason(first: Mapping[str, float], newest: Mapping[str, float]) -> str | None:
-    """Return why the space counts as collapsed since `first`, and likely causes; None if it did not collapse.
+    """Return why the space counts as collapsed into a point or line since `first`; None if it did not collapse.
 
-    It did if the texts became one point (`LEAST_SPREAD`) or one line (`LEAST_RANK`), unless the margin shows that
-    positives stand out more than before (`SOUND_MARGIN`). An untrained transformer has a mean cosine above 0.95 and
-    trains well, so only the comparison counts.
+    Only the comparison counts: an untrained transformer has a mean cosine above 0.95 and trains well.
     """
     margins = [metrics.get("margin", math.nan) for metrics in (first, newest)]
     if margins[1] > SOUND_MARGIN and not margins[1] <= margins[0]:

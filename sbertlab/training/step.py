@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -43,17 +42,11 @@ Share = list[
 class NonFiniteLossError(FloatingPointError):
     """The loss or its gradient became NaN or infinite; the model keeps the weights from before."""
 
-    history: pd.DataFrame
-    """Up to there, added by `fit`."""
-
 
 class Step:
     """Takes the steps of a run; the arguments are those of `fit`, the optimizer is prepared by the accelerator.
 
-    Attributes:
-        number: steps taken.
-        rows: the history, one dictionary per step and objective.
-        examples: rows of data in the newest step.
+    `number` counts the steps taken, `examples` the rows of data in the newest; `rows` is the history.
     """
 
     def __init__(
