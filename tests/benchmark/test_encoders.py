@@ -131,21 +131,18 @@ def test_the_revision_of_a_model_in_the_cache_of_the_hub_is_its_commit(
     assert named("roberta-base").revision() == commit
 
 
-def test_the_revision_of_another_model_is_the_sha256_of_its_weights(
-    own_cache: Path, tiny: Callable[..., SentenceTransformer]
-) -> None:
-    folder = own_cache / "mine"
-    write_plain_folder(folder, tiny().tokenizer)
-    weights = folder / "model.safetensors"
-    encoder = named(str(folder))
-    first = encoder.revision()
-    assert first == hashlib.sha256(weights.read_bytes()).hexdigest()
-    weights.write_bytes(weights.read_bytes() + b" ")
-    assert encoder.revision() == hashlib.sha256(weights.read_bytes()).hexdigest() != first
-    (folder / "1_Dense").mkdir()
-    (folder / "1_Dense" / "model.safetensors").write_bytes(b"more")
+def test_the_revision_of_another_model_is_the_sha256_of_its_weights(tmp_path: Path) -> None:
+    weights, encoder = tmp_path / "model.safetensors", named(str(tmp_path))
+    (tmp_path / "config.json").write_bytes(b"{}")
+    seen = []
+    for content in (b"one", b"other"):
+        weights.write_bytes(content)
+        seen.append(encoder.revision())
+        assert seen[-1] == hashlib.sha256(content).hexdigest()
+    (tmp_path / "1_Dense").mkdir()
+    (tmp_path / "1_Dense" / "model.safetensors").write_bytes(b"more")
     assert len(encoder.revision()) == 64
-    assert encoder.revision() not in (first, hashlib.sha256(weights.read_bytes()).hexdigest())
+    assert encoder.revision() not in seen
 
 
 def test_other_revisions_are_checksums_of_the_packaged_files_or_empty(own_cache: Path) -> None:

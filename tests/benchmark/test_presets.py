@@ -21,14 +21,14 @@ from sklearn.pipeline import make_pipeline
 from sbertlab import SentenceTransformer, helpdesk
 from sbertlab.benchmark import presets, runner
 from sbertlab.benchmark.cells import CellStore
-from sbertlab.benchmark.comparisons import MEAN, Scores
-from sbertlab.benchmark.encoders import ENCODERS, Candidate
+from sbertlab.benchmark.comparisons import MEAN
+from sbertlab.benchmark.encoders import Candidate
 from sbertlab.benchmark.presets import check, run
 from sbertlab.benchmark.published import published_cells
-from sbertlab.benchmark.recipes import OFFLINE, Recipe
+from sbertlab.benchmark.recipes import Recipe
 from sbertlab.benchmark.results import COLUMNS, read
 from sbertlab.benchmark.runner import environment, jobs_of, run_jobs
-from sbertlab.benchmark.tasks import Task, helpdesk_tasks
+from sbertlab.benchmark.tasks import helpdesk_tasks
 from sbertlab.storage.files import sha256_of
 
 ROOT = Path(__file__).parents[2]
@@ -125,27 +125,6 @@ def test_a_run_overwrites_the_rows_of_its_preset_and_names_the_machines_that_mea
     assert rows == [["offline", tasks[0]], ["offline", tasks[1]], ["local", tasks[0]]]
     machines = manifest["presets"]["offline"]["measured"]
     assert {machine["processor"] for machine in machines} == {"another", here["processor"]}
-
-
-@pytest.mark.slow
-def test_a_failed_cell_is_recorded_and_the_run_continues(tmp_path: Path) -> None:
-    broken = Task("broken", "STS", "no_such_metric", "", helpdesk_tasks()[0].load)
-    models = [Candidate("cannot be built", lambda seed: 1 / 0), ENCODERS["TF-IDF+SVD"]]
-    table = run(models, [broken, "helpdesk-clustering"], seeds=1, output=tmp_path)
-    assert table["tag"].tolist() == ["failed"] * 3 + ["proxy"]
-    assert table["value"].isna().tolist() == [True] * 3 + [False]
-    every, *_ = read(tmp_path)
-    pd.testing.assert_frame_equal(every[every["preset"] == "offline"], table, check_dtype=False)
-
-
-@pytest.mark.slow
-def test_fine_tuning_helps_on_intents_never_trained_on(tmp_path: Path) -> None:
-    jobs = jobs_of([ENCODERS["MiniLM-tokens"]], 1, OFFLINE)
-    cells = run_jobs(jobs, helpdesk_tasks(), CellStore(tmp_path / "cells"))
-    pairs = Scores([cell for cell in cells if cell.examples is not None], 300).comparisons()
-    (mean,) = pairs[pairs["task"] == MEAN].to_dict("records")
-    assert (mean["variant_a"], mean["variant_b"], mean["different"]) == ("untuned", "fine-tuned", True)
-    assert mean["difference"] < -1
 
 
 @pytest.mark.slow

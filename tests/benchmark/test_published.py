@@ -31,6 +31,10 @@ from sbertlab.benchmark.tasks import METRICS, Task
 SLOW = pytest.mark.slow  # mteb takes many seconds to import
 
 
+def dataset(**columns: Any) -> Any:
+    return pytest.importorskip("datasets").Dataset.from_dict(columns)
+
+
 def test_the_fourteen_tasks_are_those_of_the_average_with_their_metrics() -> None:
     metrics = {"STS": "spearman_max", "duplicates": "max_ap", "reranking": "map", "retrieval": "max_map@100"}
     metrics["clustering"] = "v_measure"
@@ -123,36 +127,32 @@ def test_a_local_set_replaces_the_hub_and_the_note_names_its_edition(tmp_path: P
     assert best.value > cosine.value, "the distances rank these pairs better"
 
 
-SUBJECTS = ["the cat", "a dog", "the old woman", "one child", "a bird", "the man", "people", "my fish"]
-VERBS = ["sits", "runs", "plays", "sleeps", "eats", "reads", "walks"]
-PLACES = ["in the garden", "at the table", "by the sea", "on a chair", "for a week", "with the lamp"]
-TEXTS = [f"{subject} {verb} {place}" for subject in SUBJECTS for verb in VERBS for place in PLACES]
+TEXTS = [
+    f"{subject} {verb} {place}"
+    for subject in ("the cat", "a dog", "the old woman", "one child", "a bird", "the man", "people", "my fish")
+    for verb in ("sits", "runs", "plays", "sleeps", "eats", "reads", "walks")
+    for place in ("in the garden", "at the table", "by the sea", "on a chair", "for a week", "with the lamp")
+]
 
 
 def drawn(n: int, seed: int) -> list[str]:
     """So many different texts."""
-    return [TEXTS[place] for place in np.random.default_rng(seed).permutation(len(TEXTS))[:n]]
+    return np.random.default_rng(seed).permutation(TEXTS)[:n].tolist()
 
 
 def sts_data(seed: int = 0) -> Any:
-    from datasets import Dataset
-
     scores = np.random.default_rng(seed).uniform(0, 5, 60).tolist()
-    return {"test": Dataset.from_dict({"sentence1": drawn(60, 1), "sentence2": drawn(60, 2), "score": scores})}
+    return {"test": dataset(sentence1=drawn(60, 1), sentence2=drawn(60, 2), score=scores)}
 
 
 def pair_data(one_row: bool = False) -> Any:
-    from datasets import Dataset
-
     labels = np.random.default_rng(3).integers(0, 2, 60).tolist()
     columns: dict[str, Any] = {"sentence1": drawn(60, 3), "sentence2": drawn(60, 4), "labels": labels}
-    return {"test": Dataset.from_dict({name: [rows] for name, rows in columns.items()} if one_row else columns)}
+    return {"test": dataset(**{name: [rows] if one_row else rows for name, rows in columns.items()})}
 
 
 def search_data(seed: int = 5, reranking: bool = False, own: bool = False) -> Any:
     """Forty documents, some with a title; with `own`, every query lies in the corpus under its own id."""
-    from datasets import Dataset
-
     random = np.random.default_rng(seed)
     texts = drawn(52, seed)
     documents = [f"d{number}" for number in range(40)]
@@ -169,8 +169,8 @@ def search_data(seed: int = 5, reranking: bool = False, own: bool = False) -> An
         for query, judged in relevant.items()
     }
     split = {
-        "corpus": Dataset.from_dict(corpus),
-        "queries": Dataset.from_dict({"id": queries, "text": texts[40:]}),
+        "corpus": dataset(**corpus),
+        "queries": dataset(id=queries, text=texts[40:]),
         "relevant_docs": relevant,
         "top_ranked": ranked if reranking else None,
     }
@@ -178,11 +178,9 @@ def search_data(seed: int = 5, reranking: bool = False, own: bool = False) -> An
 
 
 def cluster_data() -> Any:
-    from datasets import Dataset
-
     sets = [drawn(80, seed) for seed in (6, 7, 8)]
     labels = [[text.split()[-1] for text in texts] for texts in sets]
-    return {"test": Dataset.from_dict({"sentences": sets, "labels": labels})}
+    return {"test": dataset(sentences=sets, labels=labels)}
 
 
 def loaded(name: str, data: Any) -> Any:

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.metrics import average_precision_score, v_measure_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -69,9 +67,7 @@ def test_an_oracle_of_intents_gets_full_marks_one_of_topics_does_not_and_each_te
 def test_a_scikit_learn_pipeline_is_measured_as_it_is(corpus: pd.DataFrame) -> None:
     (task,) = select_tasks(["helpdesk-duplicates"])
     pipeline = make_pipeline(TfidfVectorizer(), FunctionTransformer(lambda rows: rows.toarray())).fit(corpus["text"])
-    value = task.evaluate(pipeline).value
-    assert 30 < value < 90
-    assert task.evaluate(StoredEmbeddings(pipeline)).value == value
+    assert 30 < task.evaluate(pipeline).value < 90
 
 
 @pytest.mark.slow
@@ -96,7 +92,9 @@ class Random:
 
 FIRST, SECOND = [f"a{number}" for number in range(40)], [f"b{number}" for number in range(40)]
 GRADES = np.random.default_rng(0).integers(0, 6, 40).tolist()
+GRADED = (FIRST, SECOND, GRADES)
 LABELS = [int(grade > 2) for grade in GRADES]
+THREE = ["cosine", "euclidean", "manhattan"]
 CLASSES = [f"class {grade}" for grade in GRADES]
 
 
@@ -115,23 +113,11 @@ def clusterings() -> SentenceEvaluator:
     return SequentialEvaluator(parts, lambda values: sum(values) / len(values))
 
 
-def pairs() -> dict[str, np.ndarray]:
-    """Similarities of the pairs, computed without torch."""
-    first, second = Random().encode(FIRST), Random().encode(SECOND)
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    dot, difference = (first * second).sum(axis=1), first - second
-    return {
-        "cosine": dot / norms,
-        "dot": dot,
-        "euclidean": -np.linalg.norm(difference, axis=1),
-        "manhattan": -np.abs(difference).sum(axis=1),
-    }
-
-
 @pytest.mark.parametrize(
     ("metric", "load", "key"),
     [
-        ("spearman_cosine", partial(EmbeddingSimilarityEvaluator, FIRST, SECOND, GRADES), "spearman_cosine"),
+        ("spearman_cosine", partial(EmbeddingSimilarityEvaluator, *GRADED), "spearman_cosine"),
+        ("spearman_max", partial(EmbeddingSimilarityEvaluator, *GRADED, similarity_fn_names=THREE), "spearman_max"),
         ("cosine_ap", partial(BinaryClassificationEvaluator, FIRST, SECOND, LABELS), "cosine_ap"),
         ("max_ap", partial(BinaryClassificationEvaluator, FIRST, SECOND, LABELS), "max_ap"),
         ("max_map@100", partial(search, 0), "max_map@100"),
@@ -149,28 +135,6 @@ def test_a_metric_computed_from_the_examples_is_that_of_the_evaluator(
     assert score.value == pytest.approx(100 * expected, abs=1e-6)
     assert score.value == 100 * score.examples.value()
     assert abs(expected) > 0.01
-
-
-def test_metrics_are_those_of_scipy_and_scikit_learn() -> None:
-    similarities = pairs()
-    spearman = {name: spearmanr(values, GRADES).statistic for name, values in similarities.items()}
-    precision = {name: average_precision_score(LABELS, values) for name, values in similarities.items()}
-    assert len({round(value, 6) for value in precision.values()}) > 2, "the similarities must differ"
-    published = ("cosine", "euclidean", "manhattan")
-    expected = {
-        "spearman_cosine": (EmbeddingSimilarityEvaluator, GRADES, spearman["cosine"]),
-        "spearman_max": (EmbeddingSimilarityEvaluator, GRADES, max(spearman[name] for name in published)),
-        "cosine_ap": (BinaryClassificationEvaluator, LABELS, precision["cosine"]),
-        "max_ap": (BinaryClassificationEvaluator, LABELS, max(precision.values())),
-    }
-    for metric, (make, target, value) in expected.items():
-        score = Task("any", "STS", metric, "", partial(make, FIRST, SECOND, target)).evaluate(Random())
-        assert score.value == pytest.approx(100 * value, abs=1e-4), metric  # similarities are float32
-    clustered = Task("any", "clustering", "v_measure", "", clusterings).evaluate(Random())
-    parts = [part for _, part in clustered.per_example.groupby("evaluator")]
-    by_hand = np.mean([v_measure_score(part["label"], part["cluster"]) for part in parts])
-    assert clustered.value == pytest.approx(100 * by_hand, abs=1e-6)
-    assert len(clustered.examples) == 70
 
 
 def test_the_best_similarity_counts_within_each_set_and_sets_count_equally() -> None:
