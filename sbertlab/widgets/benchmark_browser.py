@@ -103,10 +103,11 @@ class BenchmarkBrowser(Panel):
         if found["difference"] < 0:
             a, b, found = b, a, self.verdict(b, a)
         tasks = self._tasks.value
+        p = "p < 0.001" if found["p"] < 0.001 else f"p = {found['p']:.3f}"
         where = tasks[0] if len(tasks) == 1 else f"the mean of {len(tasks)} tasks"
         verdict = (
             f"In {where}, {', '.join(a)} is {found['difference']:.1f} points ahead of {', '.join(b)} (95 % interval: "
-            f"{found['low']:.1f} to {found['high']:.1f}, p = {found['p']:.3f}). "
+            f"{found['low']:.1f} to {found['high']:.1f}, {p}). "
             f"The difference is {'' if found['different'] else 'not '}significant."
         )
         self._verdict.value = escaped(verdict, "p")

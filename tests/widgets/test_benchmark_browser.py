@@ -92,9 +92,3 @@ def test_empty_choices_and_missing_tables_are_told_in_words(folder: Path, tmp_pa
         BenchmarkBrowser(tmp_path / "nothing")
     with pytest.raises(ValueError, match="preset must be one of 'offline'"):
         BenchmarkBrowser(folder, "local")
-
-
-def test_the_browser_opens_the_committed_table() -> None:
-    panel = BenchmarkBrowser(Path(__file__).parents[2] / "figures")
-    assert panel.cells["model"].nunique() >= 5
-    assert len(panel._image.value) > 10_000

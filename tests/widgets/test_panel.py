@@ -1,4 +1,4 @@
-"""What all panels share: messages for errors, escaped tables, labelled controls, the keyboard, a static picture."""
+"""What all panels share: messages for errors, escaped tables, the keyboard, a static picture."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import importlib
 import sys
 from typing import Any
 
-import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
 
 from sbertlab.plots.style import canvas
-from sbertlab.widgets.panel import Panel, control, table
+from sbertlab.widgets.panel import Panel, table
 
 
 def test_a_table_escapes_texts_and_leaves_missing_values_empty() -> None:
@@ -22,13 +21,6 @@ def test_a_table_escapes_texts_and_leaves_missing_values_empty() -> None:
     assert "<script>" not in html
     assert html.count('em"></td>') == 2
     assert "0.123</td>" in html
-
-
-@pytest.mark.parametrize("kind", [ipywidgets.Text, ipywidgets.Dropdown, ipywidgets.IntSlider, ipywidgets.Button])
-def test_a_control_has_a_whole_label_and_a_tooltip(kind: type) -> None:
-    made = control(kind, "A label of some length")
-    assert made.description == made.tooltip == "A label of some length"
-    assert getattr(made.style, "description_width", "initial") == "initial"
 
 
 def test_a_callback_shows_its_error_until_the_next_one_works() -> None:

@@ -164,13 +164,6 @@ def test_the_map_stays_on_the_plane_of_the_first_step_and_states_its_share_of_th
     assert first.get_xlim() == last.get_xlim() == last.get_ylim()
 
 
-def test_a_long_probe_is_thinned_evenly() -> None:
-    places = ProbeMap([f"text {number}" for number in range(1100)], range(1100))
-    assert len(places.texts) == 367
-    assert places.labels[:3] == ["0", "3", "6"]
-    assert [f"text {label}" for label in places.labels] == places.texts
-
-
 def test_a_collapse_is_reported(tiny: Tiny) -> None:
     monitor = watching()
     with pytest.warns(UserWarning, match="nearly one"):
