@@ -105,12 +105,7 @@ class ChunkedEncoder(nn.Sequential):
         return features
 
     def chunks(
-        self,
-        texts: Sequence[Text],
-        token_budget: int | None = None,
-        task: str | None = None,
-        prompt: str = "",
-        fewest: int = 1,
+        self, texts: Sequence[Text], token_budget: int | None, task: str | None, prompt: str, fewest: int = 1
     ) -> Iterator[Chunk]:
         """Tokenise the texts together and yield them in token-budget chunks, longest first.
 
@@ -138,14 +133,10 @@ class ChunkedEncoder(nn.Sequential):
                 )
 
     def training_chunks(
-        self,
-        texts: Sequence[Text],
-        token_budget: int | None = None,
-        meter: PaddingMeter | None = None,
-        fewest: int = 1,
+        self, texts: Sequence[Text], token_budget: int | None = None, meter: PaddingMeter | None = None, fewest: int = 1
     ) -> list[Chunk]:
         """Return the chunks of a training batch, as `chunks` does; `meter` counts tokens and padding."""
-        chunks = list(self.chunks(as_texts(texts)[0], token_budget, fewest=fewest))
+        chunks = list(self.chunks(as_texts(texts)[0], token_budget, None, "", fewest))
         if meter is not None:
             for chunk in chunks:
                 meter.add(chunk.lengths)
@@ -199,11 +190,7 @@ class ChunkedEncoder(nn.Sequential):
     def _text_block(self, route: str | None) -> TokenizerModule:
         """Return the block that tokenises the texts of a route."""
         block = self[0]
-        if isinstance(block, Router):
-            block = next(iter(block.route(route)), block)
-        if not isinstance(block, TokenizerModule):
-            raise TypeError(f"the first module must read texts, such as Transformer, got {type(block).__name__}")
-        return block
+        return cast(TokenizerModule, next(iter(block.route(route)), block) if isinstance(block, Router) else block)
 
     @property
     def max_seq_length(self) -> int | None:

@@ -62,7 +62,7 @@ def source_digest(parts: tuple[str, ...] = ENCODING, root: Path = Path(__file__)
 
 
 IGNORED: dict[str, Collection[str]] = {
-    "module": {*vars(nn.Module()), "model_name", "_similarity"},  # hooks, mode, and the tensors, hashed by name
+    "module": {*vars(nn.Module()), "model_name", "similarity_fn_name"},  # hooks, mode, and the tensors, hashed by name
     "config": ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
     "estimator": ("_stop_words_id",),  # an address in memory
 }

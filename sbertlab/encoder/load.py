@@ -80,7 +80,7 @@ class _Reader:
             pooling = models.Pooling(encoder.get_word_embedding_dimension(), "mean")
             return OrderedDict([("0", encoder), ("1", pooling)])
         modules: OrderedDict[str, nn.Module] = OrderedDict()
-        for position, entry in enumerate(read_json(file, list)):
+        for position, entry in enumerate(read_json(file)):
             path = _inside(root, entry["path"], file)
             modules[entry.get("name", str(position))] = self.module(entry["type"], path, file)
         parts = [part for module in modules.values() for part in module.modules()]
@@ -115,7 +115,7 @@ class _Reader:
     def transformer(self, folder: Path) -> models.Transformer:
         files = sorted(folder.glob("sentence_*_config.json"), key=lambda file: file.stem != "sentence_bert_config")
         known = models.Transformer.config_keys
-        config = _known_keys(read_json(files[0], dict), "Transformer", known, files[0]) if files else {}
+        config = _known_keys(read_json(files[0]), "Transformer", known, files[0]) if files else {}
         length = config.pop("max_seq_length", None)
         arguments: dict[str, Any] = {"model_args": self.model_args, "tokenizer_args": self.tokenizer_args, **config}
         block = models.Transformer(folder, **arguments)
@@ -126,7 +126,7 @@ class _Reader:
     def router(self, folder: Path) -> models.Router:
         file = folder / "router_config.json"
         file = file if file.is_file() else folder / "config.json"
-        config = read_json(file, dict)
+        config = read_json(file)
         blocks = {}
         for name, dotted in config["types"].items():
             blocks[name] = self.module(dotted, _inside(folder, name, file), file)
@@ -135,15 +135,12 @@ class _Reader:
         return models.Router(routes, **_known_keys(config["parameters"], "Router", known, file))
 
 
-def read_json(file: Path, kind: type) -> Any:
-    """Read a JSON file whose top level is of type `kind`; an error names the file."""
+def read_json(file: Path) -> Any:
+    """Read a JSON file; an error names it."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(found, kind):
-        raise ValueError(f"{file} holds a JSON {type(found).__name__}, expected a {kind.__name__}")
-    return found
 
 
 def _inside(folder: Path, relative: object, file: Path) -> Path:
@@ -157,7 +154,7 @@ def _inside(folder: Path, relative: object, file: Path) -> Path:
 
 def _read_settings(root: Path) -> dict[str, Any]:
     file = root / "config_sentence_transformers.json"
-    found = read_json(file, dict) if file.is_file() else {}
+    found = read_json(file) if file.is_file() else {}
     kind = found.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise ValueError(f"{file}: model_type is {kind!r}; only SentenceTransformer returns one vector per text")
@@ -178,7 +175,7 @@ def _known_keys(stated: dict[str, Any], name: str, known: Collection[str], file:
 
 def _read_block(block: type[models.Module], file: Path) -> models.Module:
     """Make a block from its configuration, and give it its weights."""
-    config = {} if block is models.Normalize and not file.is_file() else read_json(file, dict)
+    config = {} if block is models.Normalize and not file.is_file() else read_json(file)
     if block in BLOCKS.values():
         config = _known_keys(config, block.__name__, inspect.signature(block.__init__).parameters, file)
     made = block(**config)

@@ -26,16 +26,12 @@ def add_lora(
 ) -> SentenceTransformer:
     """Add adapters to the model's transformers, in place, and freeze their other weights; embeddings stay the same.
 
-    The arguments are those of `peft.LoraConfig`; a pooler is not adapted. `seed` determines the matrices A. `save`
-    writes merged weights and leaves the adapters as they are.
+    The arguments are those of `peft.LoraConfig`; `seed` determines the matrices A. `save` writes merged weights.
     """
     from peft import LoraConfig, get_peft_model
 
-    blocks = [block for block in model.modules() if isinstance(block, Transformer)]
-    if not blocks:
-        raise ValueError("add_lora needs a model with a Transformer")
     settings: dict[str, Any] = {"target_modules": target_modules, "exclude_modules": r"(.*\.)?pooler\..*"}
-    for block in blocks:
+    for block in [block for block in model.modules() if isinstance(block, Transformer)]:
         config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, **settings)
         with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
             torch.default_generator.manual_seed(seed)

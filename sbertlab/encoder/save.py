@@ -32,7 +32,7 @@ def save_modules(
     """
     entries = []
     file = folder / "modules.json"
-    earlier = {entry["path"] for entry in read_json(file, list)} | LEFT_OVERS if file.is_file() else set()
+    earlier = {entry["path"] for entry in read_json(file)} | LEFT_OVERS if file.is_file() else set()
     with staged_folder(folder, keep=lambda entry: entry not in earlier) as staging:
         for index, (name, module) in enumerate(modules.items()):
             dotted, path = _type_and_folder(module)
@@ -101,7 +101,7 @@ def _write_transformer(module: models.Transformer, folder: Path) -> None:
     module.tokenizer.save_pretrained(folder)
     if module.max_seq_length is not None:
         file = folder / "tokenizer_config.json"
-        write_json(file, {**read_json(file, dict), "model_max_length": module.max_seq_length})
+        write_json(file, {**read_json(file), "model_max_length": module.max_seq_length})
     write_json(folder / "sentence_bert_config.json", module.config())
 
 
@@ -142,12 +142,6 @@ datasets: {datasets}
 # {title}
 
 Maps texts of {length} to vectors of {dimension} dimensions; compare them by {similarity} similarity.
-
-```python
-from sbertlab import SentenceTransformer  # or: from sentence_transformers import SentenceTransformer
-
-embeddings = SentenceTransformer("path/to/this/folder").encode(["A sentence", "Another sentence"])
-```
 
 ```
 {blocks}

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -19,14 +20,12 @@ from tqdm.auto import tqdm
 from sbertlab.checks import check_choice, checked_number
 from sbertlab.data.texts import Text, as_texts, distinct_texts, warn_of_truncation
 from sbertlab.encoder.batching import ChunkedEncoder, default_token_budget
+from sbertlab.encoder.fingerprint import fingerprint
 from sbertlab.encoder.load import load_modules
 from sbertlab.encoder.save import model_card, save_modules
 from sbertlab.models import Features, Router, TokenizerModule, output_dimension
 from sbertlab.storage.find import find_model
 from sbertlab.util import SimilarityFunction, quantize_embeddings
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 WINDOW = 65_536  # texts tokenised and sorted at a time, so that memory stays bounded
@@ -87,8 +86,9 @@ class SentenceTransformer(ChunkedEncoder):
         self.prompts: dict[str, str] = {**(settings.get("prompts") or {}), **(prompts or {})}
         self.default_prompt_name: str | None = default_prompt_name or settings.get("default_prompt_name")
         self._prompt(None, None)  # is there a default prompt of this name
-        self.similarity_fn_name = similarity_fn_name or settings.get("similarity_fn_name") or "cosine"
-        self.truncate_dim = _checked_dim(settings.get("truncate_dim") if truncate_dim is None else truncate_dim)
+        similarity = similarity_fn_name or settings.get("similarity_fn_name") or "cosine"
+        self.similarity_fn_name: str = SimilarityFunction(similarity).value
+        self.truncate_dim = settings.get("truncate_dim") if truncate_dim is None else truncate_dim
         self.model_name = str(model_name_or_path) if model_name_or_path is not None else None
         first = next(self[0].parameters(), None)
         if first is not None and first.is_floating_point():
@@ -96,8 +96,6 @@ class SentenceTransformer(ChunkedEncoder):
                 block.to(first.dtype)  # everything behind a bfloat16 encoder is bfloat16
         self.to(torch.device(device) if device is not None else best_device())
         self.eval()
-
-    # -- Encoding ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode(
@@ -147,7 +145,8 @@ class SentenceTransformer(ChunkedEncoder):
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings", None))
         check_choice("precision", precision, ("float32", "int8", "uint8", "binary", "ubinary"))
         checked_number("batch_size", batch_size, 1, whole=True)
-        dim = self.truncate_dim if truncate_dim is None else _checked_dim(truncate_dim)
+        dim = self.truncate_dim if truncate_dim is None else truncate_dim
+        checked_number("truncate_dim", 1 if dim is None else dim, 1, whole=True)
         if device is not None:
             self.to(device)
         if show_progress_bar is None:
@@ -217,29 +216,16 @@ class SentenceTransformer(ChunkedEncoder):
         check_choice("prompt_name", name, self.prompts)
         return self.prompts[name]
 
-    # -- Comparing -----------------------------------------------------------------------------------------------------
-
-    @property
-    def similarity_fn_name(self) -> str:
-        """Name of the similarity that `similarity` computes."""
-        return self._similarity.value
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, name: str) -> None:
-        self._similarity = SimilarityFunction(name)
-
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Return the similarity of every row of one with every row of the other, `(n, m)`."""
-        return SimilarityFunction.to_similarity_fn(self._similarity)(embeddings1, embeddings2)
+        return SimilarityFunction.to_similarity_fn(self.similarity_fn_name)(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Return the similarity of row i of one with row i of the other, `(n,)`."""
-        return SimilarityFunction.to_similarity_pairwise_fn(self._similarity)(embeddings1, embeddings2)
+        return SimilarityFunction.to_similarity_pairwise_fn(self.similarity_fn_name)(embeddings1, embeddings2)
 
     def evaluate(self, evaluator: Any, output_path: str | Path | None = None) -> dict[str, float]:
         """Run an evaluator on this model and return its metrics."""
-        if output_path is not None:
-            Path(output_path).mkdir(parents=True, exist_ok=True)
         return evaluator(self, output_path=output_path)
 
     @property
@@ -247,13 +233,9 @@ class SentenceTransformer(ChunkedEncoder):
         """The key of mteb's cache: the model's name, with its fingerprint as the revision."""
         from mteb.models.model_meta import ModelMeta
 
-        from sbertlab.encoder.fingerprint import fingerprint
-
         facts = {"name": f"sbertlab/{Path(self.model_name or 'unnamed').name}", "revision": fingerprint(self)[:16]}
         sizes = {"max_tokens": self.max_seq_length, "embed_dim": self.get_sentence_embedding_dimension()}
         return ModelMeta.create_empty({**facts, **sizes})
-
-    # -- Parts ---------------------------------------------------------------------------------------------------------
 
     def smart_batching_collate(self, examples: Sequence[Any]) -> tuple[list[Features], Tensor | None]:
         """Collate InputExamples for a hand-written loop: one features dictionary per column, and the labels."""
@@ -288,18 +270,12 @@ class SentenceTransformer(ChunkedEncoder):
     def _last_module(self) -> nn.Module:
         return self[-1]
 
-    # -- Saving --------------------------------------------------------------------------------------------------------
-
     def save(
-        self,
-        path: str | Path,
-        model_name: str | None = None,
-        create_model_card: bool = True,
-        train_datasets: Sequence[str] = (),
+        self, path: str | Path, model_name: str | None = None, create_model_card: bool = True, train_datasets: Any = ()
     ) -> None:
         """Write the model folder, atomically; sentence-transformers 2.2 to 6.2 reads it with the same embeddings.
 
-        An earlier model in `path` is replaced. `model_name` is the title of the model card.
+        An earlier model in `path` is replaced. `model_name` and `train_datasets` are named in the model card.
         """
         for block in self.modules():
             if isinstance(block, TokenizerModule):
@@ -332,14 +308,10 @@ def best_device() -> torch.device:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a module and all its parts into evaluation mode; afterwards each returns to its previous mode."""
-    modes = [(part, part.training) for part in module.modules()]
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
         yield
     finally:
-        for part, training in modes:
+        for part, training in modes.items():
             part.training = training
-
-
-def _checked_dim(dim: int | None) -> int | None:
-    return None if dim is None else checked_number("truncate_dim", dim, 1, whole=True)

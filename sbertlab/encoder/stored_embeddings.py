@@ -45,14 +45,6 @@ class EmbeddingStore:
     computed again, and what cannot be written is not kept; a damaged file is removed. The folder must be on a local
     disk, because network file systems do not support SQLite's locks; None is "embeddings" in sbertlab's cache. A file
     of more than `most_bytes` loses the older half of its embeddings at the next write.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     store = EmbeddingStore(folder)
-    ...     store.write([b"one", b"two"], np.array([[1.0, 0.0], [0.0, 2.0]]))
-    ...     found = EmbeddingStore(folder).read([b"two", b"three"])
-    >>> {key: vector.tolist() for key, vector in found.items()}
-    {b'two': [0.0, 2.0]}
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, most_bytes: int = 10 * 2**30) -> None:
@@ -109,13 +101,8 @@ class StoredEmbeddings:
     depend on the device and on the texts that it was encoded with (about 1e-6); memory and store return the exact bits
     of the first computation, without warning of truncated texts again.
 
-    Args:
-        model: anything with `encode(list of texts) -> (texts, dim)`, or a scikit-learn pipeline with `transform`.
-        store: keeps embeddings between runs; memory then holds those of the last call only. None keeps all in memory.
-        name: for the progress bar.
-
-    Attributes:
-        computed: number of texts that the model has encoded so far.
+    The model is anything with `encode(list of texts) -> (texts, dim)`, or a scikit-learn pipeline with `transform`.
+    With a store, memory holds the embeddings of the last call only. `computed` counts the texts that were encoded.
 
     >>> class Length:
     ...     def encode(self, texts):

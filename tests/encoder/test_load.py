@@ -223,7 +223,7 @@ def test_unknown_keys_are_left_out_with_a_warning(file: str, key: str, folder: P
     ("file", "content", "said"),
     [
         ("modules.json", "[{", "modules.json is not valid JSON"),
-        ("modules.json", "{}", "modules.json holds a JSON dict, expected a list"),
+        ("modules.json", '{"path": 1}', "model is damaged: TypeError"),
         ("modules.json", "[{}]", "model is damaged: KeyError"),
         ("modules.json", "[" * 100_000, "modules.json is not valid JSON"),
         ("1_Pooling/config.json", "\xff\xfe", "1_Pooling/config.json is not valid JSON"),
