@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,30 +30,23 @@ NEGLIGIBLE = 1e-5
 """A rest up to this share of the embedding's length is rounding."""
 
 
-class TextParts(NamedTuple):
-    """An embedding, not yet normalised, as the sum of `parts` `(tokens, dim)`; `exact` if there is no `REST`."""
-
-    tokens: list[str]
-    parts: Tensor
-    exact: bool
-
-
 @dataclass(frozen=True)
 class Explanation:
-    """A cosine similarity `score` as the sum of `pairs` `(tokens of a, tokens of b)`.
-
-    A negative share pushes the texts apart; `exact` says that the pairs of tokens add up to the score without `REST`.
-    """
+    """A cosine similarity `score` as the sum of `pairs` `(tokens of a, tokens of b)`; a negative share pushes apart."""
 
     pairs: pd.DataFrame
     score: float
-    exact: bool
+
+    @property
+    def exact(self) -> bool:
+        """Whether the pairs of tokens add up to the score without `REST`."""
+        return REST not in {*self.pairs.index, *self.pairs.columns}
 
     def strongest(self, count: int = 10) -> pd.DataFrame:
         """Return the pairs with the largest shares: columns a, b and share, best first.
 
         >>> shares = pd.DataFrame([[0.1, 0.0], [0.0, 0.5]], index=["[CLS]", "cat"], columns=["[CLS]", "kitten"])
-        >>> Explanation(shares, 0.6, True).strongest(1).values.tolist()
+        >>> Explanation(shares, 0.6).strongest(1).values.tolist()
         [['cat', 'kitten', 0.5]]
         """
         shares = self.pairs.to_numpy()
@@ -69,18 +61,18 @@ def explain(model: SentenceTransformer, a: str, b: str) -> Explanation:
 
     A ValueError says that the model does not pool token vectors, or that a text has the zero vector.
     """
-    first, second = token_parts(model, a), token_parts(model, b)
-    one, other = first.parts.sum(dim=0), second.parts.sum(dim=0)
+    (tokens_a, parts_a), (tokens_b, parts_b) = token_parts(model, a), token_parts(model, b)
+    one, other = parts_a.sum(dim=0), parts_b.sum(dim=0)
     lengths = one.norm() * other.norm()
     if not lengths > 0:
         raise ValueError(f"the embedding of {a!r:.60} or {b!r:.60} is the zero vector, which has no cosine")
-    shares = first.parts @ second.parts.T / lengths  # (tokens of a, tokens of b)
-    pairs = pd.DataFrame(shares.numpy(), index=first.tokens, columns=second.tokens)
-    return Explanation(pairs, float(torch.dot(one, other) / lengths), first.exact and second.exact)
+    shares = parts_a @ parts_b.T / lengths  # (tokens of a, tokens of b)
+    pairs = pd.DataFrame(shares.numpy(), index=tokens_a, columns=tokens_b)
+    return Explanation(pairs, float(torch.dot(one, other) / lengths))
 
 
-def token_parts(model: SentenceTransformer, text: str) -> TextParts:
-    """Return the part of each token in the embedding of a text, in float64 so that sums add up."""
+def token_parts(model: SentenceTransformer, text: str) -> tuple[list[str], Tensor]:
+    """Return the tokens of a text and their parts of its embedding, `(tokens, dim)` in float64 so that sums add up."""
     was_training = model.training
     model.eval()
     try:
@@ -97,8 +89,8 @@ def token_parts(model: SentenceTransformer, text: str) -> TextParts:
     tokens = model.tokenizer.convert_ids_to_tokens(features["input_ids"][0].tolist())
     rest = whole - parts.sum(dim=0)
     if rest.norm() <= NEGLIGIBLE * whole.norm():
-        return TextParts(list(tokens), parts.cpu(), True)
-    return TextParts([*tokens, REST], torch.cat([parts, rest.unsqueeze(0)]).cpu(), False)
+        return list(tokens), parts.cpu()
+    return [*tokens, REST], torch.cat([parts, rest.unsqueeze(0)]).cpu()
 
 
 def _split(model: SentenceTransformer, features: Features) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

@@ -1,8 +1,7 @@
 """What a loss pushes where: its gradient on points of a plane, and the path of points under gradient descent.
 
-Two-dimensional embeddings show a loss completely: every point is a text, and the arrow at it is the negative gradient,
-the direction in which training would move the text. `SCENES` has the losses for which a plane is instructive; losses
-that need a second model, texts, weights of their own or a teacher are left out.
+Every point is a text, and the arrow at it is the negative gradient, the direction in which training would move it.
+`SCENES` leaves out losses that need a second model, texts, weights of their own or a teacher.
 """
 
 from __future__ import annotations

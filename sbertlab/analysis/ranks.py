@@ -45,12 +45,7 @@ def measured_cells(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def seed_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model, variant and seed: the mean over all tasks, then each task, in the table's order.
-
-    >>> table = pd.DataFrame({"task": ["b", "a"], "family": ["STS", "x"], "value": [60.0, 70.0]})
-    >>> seed_scores(table.assign(model="m", variant="untuned", seed=0)).iloc[0].to_dict()
-    {'mean': 65.0, 'b': 60.0, 'a': 70.0}
-    """
+    """Return one row per model, variant and seed: the mean over all tasks, then each task, in the table's order."""
     rows = measured_cells(table)
     place = [*KEY, "seed"]
     wide: Any = rows.set_index([*place, "task"])["value"].unstack("task")  # noqa: PD010 (nothing to aggregate)

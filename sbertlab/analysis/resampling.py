@@ -103,7 +103,7 @@ class Examples:
         return cls(str(columns.pop("statistic")), **columns)
 
     def sizes(self) -> tuple[int, ...]:
-        """Return the number of examples of each subset, which determines the draws."""
+        """Return the number of examples of each subset."""
         return tuple(map(len, self._rows()))
 
     def _rows(self) -> list[NDArray[np.intp]]:
@@ -206,10 +206,8 @@ def _v_measure(clusters: NDArray, classes: NDArray) -> Statistic:
     """`V = 2 I / (H(classes) + H(clusters))`, with the mutual information I and entropies H.
 
     Of a sample, the linear part within 0 and 1: V plus `(mean of V without one text - V without this text) (n - 1) / n`
-    for each draw of a text. V without a text follows from the sizes of its class, its cluster and their overlap.
-
-    Sources: Rosenberg and Hirschberg, 2007, V-Measure (EMNLP-CoNLL), with beta = 1; Efron, 1982, The Jackknife, the
-    Bootstrap and Other Resampling Plans, chapter 6.
+    for each draw of a text. Sources: Rosenberg and Hirschberg, 2007, V-Measure (EMNLP-CoNLL), with beta = 1; Efron,
+    1982, The Jackknife, the Bootstrap and Other Resampling Plans, chapter 6.
     """
     n = len(classes)
     x_log_x = np.arange(n + 1) * np.log(np.maximum(np.arange(n + 1), 1))
@@ -254,11 +252,7 @@ def _ends_of_sums(counts: Counts, order: NDArray, ends: NDArray) -> NDArray[np.i
 
 
 def _twice_centred_ranks(counts: Counts, order: NDArray, ends: NDArray) -> tuple[NDArray, NDArray]:
-    """Return `2 (average rank - mean rank)` of each group, whole and hence exact, and how many of it were drawn.
-
-    With `before` drawn below a group and `upto` up to its end, its average rank is `(before + 1 + upto) / 2`; the mean
-    of all ranks is `(n + 1) / 2`.
-    """
+    """Return `2 (average rank - mean rank)` of each group, whole and hence exact, and how many of it were drawn."""
     upto = _ends_of_sums(counts, order, ends)
-    drawn = np.diff(upto, axis=1, prepend=0)
+    drawn = np.diff(upto, axis=1, prepend=0)  # the average rank is (upto - drawn + 1 + upto) / 2, the mean (n + 1) / 2
     return (2 * upto - drawn - len(order)).astype(float), drawn

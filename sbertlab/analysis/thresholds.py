@@ -22,7 +22,7 @@ from sbertlab.checks import check_choice, checked_number, checked_numbers
 MEASURES = ("precision", "recall", "f1")
 ENDS = (2.5, 97.5)  # percentiles of the replicates
 
-Goal = Literal["f1", "precision", "recall"]
+Goal = Literal["f1", "precision"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def choose_threshold(
     """Return the best threshold for a goal, halfway between two scores; a ValueError if none reaches it.
 
     "f1" has the highest F1, as in `BinaryClassificationEvaluator`; "precision" is the lowest threshold with a precision
-    of `at_least`, "recall" the highest with such a recall.
+    of `at_least`.
 
     >>> found = choose_threshold([1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], resamples=50)
     >>> found.threshold, found.f1
@@ -115,20 +115,19 @@ def choose_threshold(
     >>> choose_threshold([1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], "precision", at_least=0.9, resamples=50).threshold
     0.7
     """
-    check_choice("goal", goal, ("f1", "precision", "recall"))
-    if goal != "f1":
-        checked_number("at_least", at_least, 0, 1, above=True)
+    check_choice("goal", goal, ("f1", "precision"))
+    least = None if goal == "f1" else checked_number("at_least", at_least, 0, 1, above=True)
     similar, ranked = _sorted_pairs(labels, scores)
     last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # last of each run of equal scores
     cuts = (ranked[last] + ranked[np.minimum(last + 1, len(ranked) - 1)]) / 2
-    best = _best(_measures(np.ones((1, len(similar))), similar, last + 1), goal, at_least)[0]
+    best = _best(_measures(np.ones((1, len(similar))), similar, last + 1), least)[0]
     if best < 0:
-        raise ValueError(f"no threshold has a {goal} of at least {at_least}; ask for less, or improve the model")
+        raise ValueError(f"no threshold has a precision of at least {least}; ask for less, or improve the model")
     drawn = [_measures(counts, similar, last + 1) for counts in draw_counts(len(similar), resamples, seed)]
-    places = np.concatenate([_best(measures, goal, at_least) for measures in drawn])
+    places = np.concatenate([_best(measures, least) for measures in drawn])
     others = cuts[places[places >= 0]]
     low, high = np.percentile(others, ENDS).tolist() if len(others) else [float(cuts[best])] * 2
-    wanted = "greatest F1" if goal == "f1" else f"{goal} of at least {at_least:g}"
+    wanted = "greatest F1" if goal == "f1" else f"precision of at least {least:g}"
     found = threshold_at(labels, scores, float(cuts[best]), resamples, seed)
     return replace(found, threshold_low=low, threshold_high=high, goal=wanted)
 
@@ -170,12 +169,9 @@ def _curve(similar: np.ndarray, ranked: np.ndarray, thresholds: np.ndarray, resa
     return curve
 
 
-def _best(measures: np.ndarray, goal: str, at_least: float | None) -> np.ndarray:
-    """Place of the best threshold in each draw, `(draws,)`; -1 where none reaches the goal."""
-    precision, recall, f1 = measures
-    if goal == "f1":
+def _best(measures: np.ndarray, least: float | None) -> np.ndarray:
+    """Place of the best threshold in each draw, `(draws,)`; -1 where none has the least precision."""
+    precision, _, f1 = measures
+    if least is None:
         return f1.argmax(axis=1)
-    if goal == "precision":  # the lowest threshold, which comes last
-        return np.where(precision >= at_least, np.arange(precision.shape[1]), -1).max(axis=1)
-    reached = recall >= at_least
-    return np.where(reached.any(axis=1), reached.argmax(axis=1), -1)
+    return np.where(precision >= least, np.arange(precision.shape[1]), -1).max(axis=1)  # the lowest comes last

@@ -67,7 +67,7 @@ def test_what_no_token_gives_is_shown_as_the_rest_and_everything_still_adds_up(
     assert found.pairs.to_numpy().sum() == pytest.approx(found.score, abs=1e-9)
     assert found.score == pytest.approx(cosine(model, *PAIR), abs=1e-6)
     if isinstance(activation, nn.Identity):
-        rest = token_parts(model, PAIR[0]).parts[-1]
+        rest = token_parts(model, PAIR[0])[1][-1]
         torch.testing.assert_close(rest.float(), model[2].linear.bias.detach(), atol=1e-5, rtol=0)
 
 
