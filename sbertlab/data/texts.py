@@ -44,15 +44,15 @@ def checked_text(text: Any, name: str) -> str:
 
 def checked_texts(**columns: Iterable[str]) -> list[list[str]]:
     """Return columns of texts as lists, at least one text long and all of the same length."""
-    lists = {name: column if isinstance(column, str) else list(column) for name, column in columns.items()}
+    lists = {name: [] if isinstance(column, str) else list(column) for name, column in columns.items()}
     for name, column in lists.items():
-        if isinstance(column, str) or not column:
-            raise ValueError(f"{name} must be a list of at least one text, got {column!r:.80}")
-        wrong = next((place for place, text in enumerate(column) if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise ValueError(f"{name}[{wrong}] must be a text, got {column[wrong]!r:.80}")
+        if not column:
+            raise ValueError(f"{name} must be a list of at least one text, got {columns[name]!r:.80}")
+        for place, text in enumerate(column):
+            if not isinstance(text, str):
+                raise ValueError(f"{name}[{place}] must be a text, got {text!r:.80}")
     check_same_length(**lists)
-    return [list(column) for column in lists.values()]
+    return list(lists.values())
 
 
 def as_texts(sentences: Any) -> tuple[list[Text], bool]:

@@ -15,10 +15,6 @@ def pair(label: object, **arguments) -> InputExample:
     return InputExample(texts=["a", "b"], label=label, **arguments)
 
 
-def content(examples):
-    return [(row.texts, row.label) for row in examples]
-
-
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
@@ -90,7 +86,8 @@ FRAME = pd.DataFrame({"q": ["How?", "Where?"], "a": ["So.", "Here."], "s": [0.5,
 
 def test_a_frame_gives_examples_in_the_order_of_the_named_columns():
     examples = examples_from_frame(FRAME, texts=["a", "q"], label="s")
-    assert content(examples) == [(["So.", "How?"], 0.5), (["Here.", "Where?"], 1.0)]
+    assert [row.texts for row in examples] == [["So.", "How?"], ["Here.", "Where?"]]
+    assert [row.label for row in examples] == [0.5, 1.0]
     assert [row.label for row in examples_from_frame(FRAME, texts=["a"])] == [0, 0]
 
 

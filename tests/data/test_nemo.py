@@ -17,15 +17,12 @@ ROWS = [
 ]
 
 
-def old_row(row: dict) -> dict:
-    return {"question": row["query"], "pos_doc": [row["pos_doc"]], "neg_doc": row["neg_doc"]}
-
-
+OLD_ROWS = [{"question": row["query"], "pos_doc": [row["pos_doc"]], "neg_doc": row["neg_doc"]} for row in ROWS]
 SPELLINGS = {
-    "json list": json.dumps([old_row(row) for row in ROWS], indent=2),
+    "json list": json.dumps(OLD_ROWS, indent=2),
     "jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
     "the manual's list": json.dumps(ROWS, ensure_ascii=False),
-    "jsonl of the old keys, with blank lines": "\n".join(["", *(json.dumps(old_row(row)) for row in ROWS), ""]),
+    "jsonl of the old keys, with blank lines": "\n".join(["", *map(json.dumps, OLD_ROWS), ""]),
 }
 
 
@@ -79,10 +76,8 @@ BAD_LINES = {
     "no object": ('"q"', ":3: not an object with query, pos_doc and neg_doc"),
     "no query": ('{"pos_doc": "p"}', ":3: .* neg_doc .*'question'"),
     "no negatives": ('{"query": "q", "pos_doc": "p", "neg_doc": []}', ":3: .*neg_doc must be .* at least one text"),
-    "negatives as text": ('{"query": "q", "pos_doc": "p", "neg_doc": "n"}', ":3: .*neg_doc must be a list"),
     "null": ('{"query": "q", "pos_doc": "p", "neg_doc": ["n", null]}', r":3: .*neg_doc\[1\] must be a text, got None"),
     "empty positive": ('{"query": "q", "pos_doc": [" "], "neg_doc": ["n"]}', r":3: .*empty text in pos_doc\[0\]"),
-    "half a character": ('{"query": "\\ud83d", "pos_doc": "p", "neg_doc": ["n"]}', ":3: .*wrong encoding: query"),
     "Latin-1": ('{"query": "Ä", "pos_doc": "p", "neg_doc": ["n"]}'.encode("latin-1"), ":3: .*wrong encoding"),
 }
 
@@ -119,17 +114,10 @@ def test_written_files_are_nemos_jsonl_and_read_back(tmp_path, name):
     assert [sorted(row) for row in texts(reader.get_examples(name))] == [sorted(row) for row in texts(examples)]
 
 
-@pytest.mark.parametrize(
-    ("examples", "message"),
-    [
-        ([InputExample(texts=["q", "p"]), InputExample(texts=["q"])], "example 1 must have a query and a positive"),
-        ([InputExample(texts=["q", 3])], "a text of example 0 must be a text, got 3"),
-    ],
-)
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path, examples, message):
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     target = write(tmp_path / "out.jsonl", "old")
-    with pytest.raises(ValueError, match=message):
-        write_nemo(examples, target)
+    with pytest.raises(ValueError, match="example 1 must have a query and a positive"):
+        write_nemo([InputExample(texts=["q", "p"]), InputExample(texts=["q"])], target)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
     with pytest.raises(ValueError, match="hard_negatives_to_train must be"):
