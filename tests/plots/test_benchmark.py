@@ -180,17 +180,6 @@ def test_the_best_cells_are_strongest_and_all_numbers_can_be_read(theme: str) ->
         assert (bright + 0.05) / (dark + 0.05) >= 4.5
 
 
-@pytest.mark.slow
-def test_thirteen_models_on_fourteen_tasks_fit_a_page_without_letters_on_letters() -> None:
-    table = simulated(13, 14).replace({"model-9": "nreimers/MiniLMv2-L6-H768-distilled-from-BERT-Large"})
-    figure = score_heatmap(table)
-    figure.draw_without_rendering()
-    assert figure.get_size_inches()[0] < 14
-    axes = figure.axes[0]
-    letters = [*cells_of(axes).values(), *axes.get_yticklabels()]
-    assert not overlapping([text.get_window_extent() for text in letters])
-
-
 def test_the_front_is_what_no_other_beats_in_both() -> None:
     random = np.random.default_rng(0)
     costs, scores = pd.Series(random.integers(1, 9, 40)), pd.Series(random.integers(1, 9, 40))

@@ -18,7 +18,6 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from sbertlab import models, plots
-from sbertlab.plots.maps import write_labels
 from sbertlab.plots.style import drawable
 
 Read = Callable[[Figure], list[str]]
@@ -59,41 +58,18 @@ def test_every_figure_is_drawn_on_its_page(name: str, theme: str, on_its_page: C
     on_its_page(FIGURES[name], theme)
 
 
-def linear(color: str) -> np.ndarray:
-    values = np.array(to_rgb(color))
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-
-
-def lab(rgb: np.ndarray) -> np.ndarray:
-    """CIELAB of linear sRGB."""
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-    xyz = to_xyz @ rgb.clip(0, 1) / [0.9505, 1, 1.089]
-    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-# Machado, Oliveira, Fernandes, 2009, A physiologically-based model for simulation of color vision deficiency, table 1
-SIGHT = {
-    "all colours": np.eye(3),
-    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
-}
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_colours_differ_for_colour_blind_eyes_and_letters_have_contrast(theme: str) -> None:
+def test_letters_have_contrast_on_every_page(theme: str) -> None:
     colors = plots.THEMES[theme]
-    assert len(colors.palette) == 8
-    for sight in SIGHT.values():
-        seen = [lab(np.array(sight) @ linear(color)) for color in colors.palette]
-        assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 12, "2.3 is just noticeable"
+
+    def light(color: str) -> float:
+        values = np.array(to_rgb(color))
+        linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
     for color in [colors.ink, colors.soft, *map(colors.readable, colors.palette)]:
-        dark, light = sorted(float(linear(one) @ [0.2126, 0.7152, 0.0722]) for one in (color, colors.background))
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, color
-
-
-# -- Maps --------------------------------------------------------------------------------------------------------------
+        dark, bright = sorted(map(light, (color, colors.background)))
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, color
 
 
 def test_a_map_names_its_groups_near_their_points_and_prints_its_quality(written: Read) -> None:
@@ -144,15 +120,6 @@ def test_few_points_carry_their_texts_and_a_key_to_their_groups(written: Read) -
     assert not set(TEXTS) & set(written(many))
 
 
-def test_names_are_written_without_overlap_beside_their_points() -> None:
-    axes = plots.embedding_map(RANDOM.normal(size=(300, 2))).axes[0]
-    anchors = RANDOM.normal(size=(12, 2)) / 2
-    write_labels(axes, anchors, [f"name {i}" for i in range(12)], ["red"] * 12, anchors)
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-    assert not any(box.contains(*spot) for box in boxes for spot in axes.transData.transform(anchors))
-
-
 @pytest.mark.parametrize(
     "label", ["<script>alert(1)</script>", "$x^2$ and $", "\\frac{", "a\nb\tc", "", "_hidden", "x" * 500]
 )
@@ -165,9 +132,6 @@ def test_labels_are_drawn_as_they_are_written_whatever_they_hold(label: str, wri
     shown = drawable(label)
     assert len(shown) <= 60
     assert not shown or any(text.startswith(shown[:20]) for text in written(figure))
-
-
-# -- Texts and runs ----------------------------------------------------------------------------------------------------
 
 
 def test_similarities_are_written_into_their_cells_and_zero_has_no_sign(written: Read) -> None:
