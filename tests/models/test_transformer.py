@@ -25,21 +25,16 @@ from sbertlab.models import POOLING_MODES, Pooling
 TEXTS = ["the cat sits on the garden", "dog", "", "how can i change my e mail address , please ? xylophone", "🐈"]
 LONG = "the cat sits on the garden and reads a book " * 20
 
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 66,
-}
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SHORT = {**SIZES, "max_position_embeddings": 40}
 T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any], int]] = {
-    "BERT": ("Bert", {**SMALL, "max_position_embeddings": 40}, 40),
-    "RoBERTa": ("Roberta", {**SMALL, "max_position_embeddings": 40, "pad_token_id": 1}, 38),
-    "RoBERTa padded by 0": ("Roberta", {**SMALL, "max_position_embeddings": 40, "pad_token_id": 0}, 39),
-    "MPNet": ("MPNet", {**SMALL, "max_position_embeddings": 40}, 38),
-    "MPNet padded by 0": ("MPNet", {**SMALL, "max_position_embeddings": 40, "pad_token_id": 0}, 38),
-    "DeBERTa": ("DebertaV2", {**SMALL, "relative_attention": True, "position_biased_input": False}, 64),
+    "BERT": ("Bert", SHORT, 40),
+    "RoBERTa": ("Roberta", {**SHORT, "pad_token_id": 1}, 38),
+    "RoBERTa padded by 0": ("Roberta", {**SHORT, "pad_token_id": 0}, 39),
+    "MPNet": ("MPNet", SHORT, 38),
+    "MPNet padded by 0": ("MPNet", {**SHORT, "pad_token_id": 0}, 38),
+    "DeBERTa": ("DebertaV2", {**SIZES, "relative_attention": True, "position_biased_input": False}, 64),
     "T5": ("T5", T5, 64),
 }
 """Names of classes, their small configurations, and the longest input with a tokenizer that allows 64 tokens."""
