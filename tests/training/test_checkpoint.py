@@ -132,13 +132,6 @@ def test_a_checkpoint_is_a_model_folder(tiny: Tiny, tmp_path: Path) -> None:
     assert_equal(SentenceTransformer(tmp_path / "3", device="cpu"), model)
 
 
-def test_without_a_checkpoint_a_resumed_run_begins(tiny: Tiny, tmp_path: Path) -> None:
-    model, other = tiny(), tiny()
-    run(model, None, tmp_path, resume=True)
-    run(other)
-    assert_equal(model, other)
-
-
 # -- What must not be continued ----------------------------------------------------------------------------------------
 
 

@@ -22,20 +22,10 @@ from sbertlab.data import DenoisingAutoEncoderDataset
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
 from sbertlab.training.fit import HISTORY_COLUMNS
 from sbertlab.training.step import NonFiniteLossError
-from tests.training.runs import Tiny, assert_equal, weights
+from tests.training.runs import PAIRS, Tiny, assert_equal, weights
 
-TEXTS = [
-    ("the cat sits in the garden", "a cat is in the garden", 0.9),
-    ("the man plays guitar", "a man is playing music", 0.7),
-    ("my parcel is late", "the dog runs", 0.1),
-    ("how do i change my password", "where can i reset the password", 0.8),
-    ("the train is slow", "bread and cheese", 0.0),
-    ("a child reads a book", "the child is reading", 0.9),
-    ("the invoice is wrong", "the river is cold", 0.2),
-    ("open the window", "close the door", 0.4),
-]
-SCORED = [InputExample(texts=[a, b], label=score) for a, b, score in TEXTS]
-RANKED = [InputExample(texts=[a, b]) for a, b, _ in TEXTS]
+SCORED = PAIRS[:8]
+RANKED = [InputExample(texts=row.texts) for row in SCORED]
 QUIET = {"show_progress_bar": False, "warmup_steps": 0}
 
 
@@ -144,12 +134,6 @@ def test_the_best_model_is_kept_and_its_score_is_the_best_of_the_history(tiny: T
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_without_an_evaluator_the_last_model_is_written(tiny: Tiny, tmp_path) -> None:
-    model = tiny()
-    model.fit([scored(model)], output_path=tmp_path / "out", **QUIET)
-    assert_equal(SentenceTransformer(tmp_path / "out", device="cpu"), model)
-
-
 def test_without_a_score_that_is_a_number_the_last_model_is_kept_and_this_is_said(tiny: Tiny, tmp_path) -> None:
     model = tiny()
     with pytest.warns(UserWarning, match="the last model is kept"):
@@ -251,7 +235,7 @@ def test_two_workers_give_the_same_losses_as_none_and_persistent_ones_see_every_
     histories = []
     for settings in ({}, {"num_workers": 2}, {"num_workers": 1, "persistent_workers": True}):
         model = tiny("cls")
-        noisy = DenoisingAutoEncoderDataset([a for a, _, _ in TEXTS])
+        noisy = DenoisingAutoEncoderDataset([row.texts[0] for row in RANKED])
         batches = DataLoader(noisy, batch_size=4, shuffle=True, **settings)
         histories.append(model.fit([(batches, losses.DenoisingAutoEncoderLoss(model))], epochs=2, **QUIET)["loss"])
     assert np.array_equal(histories[0], histories[1])

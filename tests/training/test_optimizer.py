@@ -52,18 +52,6 @@ def test_each_rate_has_a_decayed_and_an_undecayed_group_and_the_main_rate_comes_
         assert undecayed == {group["weight_decay"] == 0.0}
 
 
-def test_the_schedule_multiplies_each_groups_own_rate(tiny: Tiny) -> None:
-    model = tiny()
-    optimizer = optimizer_of(model, {"*embeddings*": 1e-5})
-    schedule = make_schedule("WarmupLinear", optimizer, 2, 4)
-    seen = []
-    for _ in range(4):
-        seen.append({group["lr"] for group in optimizer.param_groups})
-        optimizer.step()
-        schedule.step()
-    assert [sorted(rates) for rates in seen] == [[0.0], [5e-6, 5e-4], [1e-5, 1e-3], [5e-6, 5e-4]]
-
-
 # Freezing
 
 
@@ -93,13 +81,6 @@ def test_a_rate_of_0_keeps_a_parameter_out_even_where_a_loss_names_it_again(tiny
 
     optimizer = optimizer_of(model, {EMBEDDINGS: 0}, Holder())
     assert not any("embeddings" in name for name in rates_of(model, optimizer))
-
-
-def test_what_the_user_froze_stays_out_whatever_rate_a_pattern_gives_it(tiny: Tiny) -> None:
-    model = tiny()
-    model[0].auto_model.embeddings.requires_grad_(False)
-    with frozen(model, {"*": 1e-4}):
-        assert not any("embeddings" in name for name in rates_of(model, optimizer_of(model, {"*": 1e-4})))
 
 
 # Mistakes

@@ -16,7 +16,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader
 
 from sbertlab import InputExample, SentenceTransformer, losses
-from sbertlab.training.callbacks import tracker_settings
 from tests.training.runs import Tiny, assert_equal, weights
 
 ROWS = [
@@ -177,13 +176,6 @@ def test_a_tracker_that_is_not_available_is_named_before_anything_is_done(
     with pytest.raises(ValueError, match=f"log_with.* must be one of .*{words}"):
         train(tiny(), log_with=log_with)
     assert os.listdir() == []
-
-
-def test_a_folder_named_like_a_tracker_is_not_taken_for_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("mlflow").mkdir()
-    monkeypatch.syspath_prepend(os.getcwd())
-    with pytest.raises(ValueError, match="got 'mlflow'"):
-        tracker_settings("mlflow", None)
 
 
 def test_a_log_dir_that_is_a_file_is_an_error_before_the_first_step(tiny: Tiny, tmp_path: Path) -> None:
