@@ -39,6 +39,8 @@ from sbertlab.benchmark.published import BASE_MODELS
 from sbertlab.benchmark.recipes import RECIPES
 from sbertlab.storage.find import PACKAGED, full_name
 
+Tiny = Callable[..., SentenceTransformer]
+
 TEXTS = ["Where is my parcel?", "I want my money back for the broken lamp."]
 
 
@@ -81,7 +83,7 @@ def write_plain_folder(folder: Path, tokenizer: Any, kind: str = "") -> Any:
 
 @pytest.mark.parametrize("name", BASE_MODELS)
 def test_a_base_model_by_its_hub_name_gets_mean_pooling_and_no_normalize(
-    name: str, own_cache: Path, tiny: Callable[..., SentenceTransformer]
+    name: str, own_cache: Path, tiny: Tiny
 ) -> None:
     kind = next(key for key in BODIES if key in name.lower())
     body = write_plain_folder(own_cache / "models" / full_name(name).replace("/", "--"), tiny().tokenizer, kind)
@@ -120,9 +122,7 @@ def test_each_name_must_be_given_once_and_any_other_is_a_model_to_load() -> None
             select_encoders(wrong)
 
 
-def test_the_revision_of_a_model_in_the_cache_of_the_hub_is_its_commit(
-    own_cache: Path, tiny: Callable[..., SentenceTransformer]
-) -> None:
+def test_the_revision_of_a_model_in_the_cache_of_the_hub_is_its_commit(own_cache: Path, tiny: Tiny) -> None:
     repository = own_cache / "hub" / "models--roberta-base"
     commit = "e2da8e2f811d1448a5b465c236feacd80ffbac7b"
     write_plain_folder(repository / "snapshots" / commit, tiny().tokenizer)
@@ -204,7 +204,7 @@ def test_tfidf_has_seen_the_training_texts_only(monkeypatch: pytest.MonkeyPatch)
     assert parameter_count(pipeline) == len(pipeline[0].vocabulary_) * 257, "a weight and 256 coordinates each"
 
 
-def test_parameters_are_counted_by_hand(tiny: Callable[..., SentenceTransformer]) -> None:
+def test_parameters_are_counted_by_hand(tiny: Tiny) -> None:
     words, size, inner, layers, positions = len(tiny().tokenizer), 32, 64, 2, 64
     embeddings = (words + positions + 2) * size + 2 * size
     layer = 4 * (size * size + size) + 2 * (size * inner) + inner + size + 2 * 2 * size

@@ -28,6 +28,8 @@ from sbertlab.benchmark.published import (
 from sbertlab.benchmark.results import COLUMNS
 from sbertlab.benchmark.tasks import METRICS, Task
 
+Tiny = Callable[..., SentenceTransformer]
+
 SLOW = pytest.mark.slow  # mteb takes many seconds to import
 
 
@@ -216,7 +218,7 @@ def ours(model: Any, name: str, task: Any) -> float:
     ],
 )
 def test_tasks_of_mteb_are_scored_as_mteb_does(
-    name: str, make: Callable[[], Any], keys: list[str], tolerance: float, tiny: Callable[..., SentenceTransformer]
+    name: str, make: Callable[[], Any], keys: list[str], tolerance: float, tiny: Tiny
 ) -> None:
     task, model = loaded(name, make()), tiny()
     scores = by_mteb(model, task)
@@ -227,7 +229,7 @@ def test_tasks_of_mteb_are_scored_as_mteb_does(
 @SLOW
 @pytest.mark.parametrize(("name", "own"), [("CQADupstackGisRetrieval", False), ("QuoraRetrieval", True)])
 def test_retrieval_is_scored_as_mteb_does_by_the_better_of_cosine_and_dot_product(
-    name: str, own: bool, tiny: Callable[..., SentenceTransformer]
+    name: str, own: bool, tiny: Tiny
 ) -> None:
     model, found = tiny(), {}
     for similarity in ("cosine", "dot"):
@@ -239,9 +241,7 @@ def test_retrieval_is_scored_as_mteb_does_by_the_better_of_cosine_and_dot_produc
 
 
 @SLOW
-def test_a_published_task_of_several_sets_is_the_mean_over_them(
-    tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_published_task_of_several_sets_is_the_mean_over_them(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     mteb = pytest.importorskip("mteb")
     made = mteb.get_task
     pins = PUBLISHED["CQADupstackRetrieval"].pins
@@ -272,9 +272,7 @@ def test_another_revision_in_mteb_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @SLOW
-def test_mteb_takes_our_model_and_gives_it_the_scores_of_sentence_transformers(
-    tiny: Callable[..., SentenceTransformer], tmp_path: Path
-) -> None:
+def test_mteb_takes_our_model_and_gives_it_the_scores_of_sentence_transformers(tiny: Tiny, tmp_path: Path) -> None:
     reference = pytest.importorskip("sentence_transformers")
     model = tiny()
     model.save(tmp_path / "model")
@@ -287,7 +285,7 @@ def test_mteb_takes_our_model_and_gives_it_the_scores_of_sentence_transformers(
 
 
 @SLOW
-def test_mteb_uses_our_models_prompts(tiny: Callable[..., SentenceTransformer]) -> None:
+def test_mteb_uses_our_models_prompts(tiny: Tiny) -> None:
     types = pytest.importorskip("mteb.types")
     model = tiny()
     model.prompts = {"query": "the question: ", "passage": "an answer: "}
@@ -302,9 +300,7 @@ def test_mteb_uses_our_models_prompts(tiny: Callable[..., SentenceTransformer]) 
 
 
 @SLOW
-def test_mteb_sees_another_revision_when_the_weights_change(
-    tiny: Callable[..., SentenceTransformer],
-) -> None:
+def test_mteb_sees_another_revision_when_the_weights_change(tiny: Tiny) -> None:
     pytest.importorskip("mteb")
     model = tiny()
     before = model.mteb_model_meta

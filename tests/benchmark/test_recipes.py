@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,10 @@ from sbertlab.storage.files import sha256_of
 from sbertlab.training.checkpoint import Checkpoints
 from sbertlab.util import cos_sim
 
+Tiny = Callable[..., SentenceTransformer]
+
 COLUMNS = ["sentence1", "sentence2", "label"]
+LABELS = ["entailment", "contradiction", "neutral", "-"]
 SHORT = {"batch_size": 16, "rows": 160, "learning_rate": 1e-3}
 
 
@@ -45,34 +49,23 @@ def candidate(**rates: float) -> Candidate:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of data sets, with made-up pairs: who does what where."""
     monkeypatch.setenv("SBERTLAB_DATA", str(tmp_path))
-    who = ["cat", "dog", "bird", "man", "woman", "child"]
-    does = ["sits", "runs", "plays", "sleeps", "eats", "reads"]
-    where = ["in the garden", "by the river", "at the table", "on the train", "in the street", "by the sea"]
+    who, does = ("cat", "dog", "bird", "man", "woman", "child"), ("sits", "runs", "plays", "sleeps", "eats", "reads")
+    where = ("in the garden", "by the river", "at the table", "on the train", "in the street", "by the sea")
     rows = []
-    for i, a in enumerate(who):
-        for j, b in enumerate(does):
-            for k, c in enumerate(where):
-                premise = f"the {a} {b} {c}"
-                rows += [
-                    (premise, f"a {a} {b}", "entailment"),
-                    (premise, f"the {a} {does[(j + 1 + k) % 6]} {c}", "contradiction"),
-                    (premise, f"a red {a}", "neutral"),
-                    (premise, f"a blue {who[(i + 1) % 6]}", "-"),
-                ]
+    for (i, a), (j, b), (k, c) in product(enumerate(who), enumerate(does), enumerate(where)):
+        others = [f"a {a} {b}", f"the {a} {does[(j + 1 + k) % 6]} {c}", f"a red {a}", f"a blue {who[(i + 1) % 6]}"]
+        rows += [(f"the {a} {b} {c}", *other) for other in zip(others, LABELS, strict=True)]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table.insert(0, "split", ["dev", "test"] * (len(table) // 2))
-    (tmp_path / "snli_devtest").mkdir()
-    table.to_csv(tmp_path / "snli_devtest" / "data.csv.gz", index=False)
     draw = random.Random(0)
-    pairs = []
+    pairs = [("test", "not", "this", "1"), ("train", "nor", "that", "0")]
     for _ in range(120):
-        a, b, c, x, y, z = (draw.choice(part) for part in (who, does, where, who, does, where))
-        score = (2 * (a == x) + 2 * (b == y) + (c == z)) / 5
-        pairs.append(("dev", f"a {a} {b} {c}", f"the {x} {y} {z}", score))
-    pairs += [("test", "not", "this", "1"), ("train", "nor", "that", "0")]
-    (tmp_path / "stsb").mkdir()
+        (a, b, c), (x, y, z) = ([draw.choice(part) for part in (who, does, where)] for _ in range(2))
+        pairs.append(("dev", f"a {a} {b} {c}", f"the {x} {y} {z}", (2 * (a == x) + 2 * (b == y) + (c == z)) / 5))
     stsb = pd.DataFrame(pairs, columns=["split", "sentence1", "sentence2", "score"])
-    stsb.to_csv(tmp_path / "stsb" / "data.csv.gz", index=False)
+    for name, frame in {"snli_devtest": table, "stsb": stsb}.items():
+        (tmp_path / name).mkdir()
+        frame.to_csv(tmp_path / name / "data.csv.gz", index=False)
     return tmp_path
 
 
@@ -83,7 +76,7 @@ def local(folder: Path) -> NLIRecipe:
 
 def test_triplets_are_as_many_as_the_plain_formula_allows_and_among_them() -> None:
     draw = random.Random(1)
-    words, labels = [f"s{number}" for number in range(60)], ["entailment", "contradiction", "neutral", "-"]
+    words, labels = [f"s{number}" for number in range(60)], LABELS
     for seed in range(5):
         table = [(draw.choice(words) + " " * draw.randrange(2), *map(draw.choice, (words, labels))) for _ in range(150)]
         partners: dict[str, dict[str, set[str]]] = {}
@@ -110,16 +103,12 @@ def test_partners_are_drawn_evenly_among_distinct_texts_and_independently() -> N
     first: Counter[tuple[str, str]] = Counter()
     both: Counter[tuple[str, str]] = Counter()
     for seed in range(300):
-        drawn = {
-            anchor == "p": (positive, anchor, negative)
-            for anchor, positive, negative in nli_triplets(pairs, seed).values
-        }
-        first[drawn[True][0], drawn[True][2]] += 1
-        both[drawn[True][0], drawn[False][1]] += 1
-    assert len(first) == 6
-    assert all(abs(count - 50) < 32 for count in first.values()), first  # 50 +- 6.5 each
-    assert len(both) == 9
-    assert all(abs(count - 300 / 9) < 27 for count in both.values()), both
+        drawn = {row[0] == "p": row for row in nli_triplets(pairs, seed).to_numpy().tolist()}
+        first[drawn[True][1], drawn[True][2]] += 1
+        both[drawn[True][1], drawn[False][0]] += 1
+    for counts, kinds in ((first, 6), (both, 9)):
+        assert len(counts) == kinds
+        assert all(abs(count - 300 / kinds) < 30 for count in counts.values()), counts
 
 
 def test_recipes_describe_settings_and_data_without_a_path_of_this_machine(local: NLIRecipe, folder: Path) -> None:
@@ -194,20 +183,18 @@ def test_a_local_all_nli_is_read_as_the_field_writes_it(folder: Path) -> None:
     assert len(recipe.evaluator().scores) == 120
 
 
-class CapturedError(Exception):
-    pass
-
-
-def capture(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Let `fit` only note what it is given."""
+def capture(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, model: SentenceTransformer, **rates: float) -> Any:
+    """Return what the recipe gives to `fit`."""
     found: dict[str, Any] = {}
 
-    def remember(model: Any, objectives: Any, **settings: Any) -> pd.DataFrame:
+    def remember(model: Any, objectives: Any, **settings: Any) -> Any:
         ((loader, loss),) = objectives
-        found.update(settings, loader=loader, loss=loss, model=model, length=model.max_seq_length)
-        raise CapturedError
+        found.update(settings, loader=loader, loss=loss, length=model.max_seq_length)
+        raise InterruptedError
 
     monkeypatch.setattr(recipes, "fit", remember)
+    with pytest.raises(InterruptedError):
+        recipe.fine_tune(model, candidate(**rates), 3, Path("unused"))
     return found
 
 
@@ -222,14 +209,12 @@ class Longest:
 
 
 def test_the_recipe_of_the_table_has_the_settings_of_the_published_runs(
-    folder: Path, tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
+    folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = capture(monkeypatch)
     monkeypatch.setattr(recipes, "NoDuplicatesDataLoader", Longest)
     assert TRAINING_NLI_V2.max_seq_length == 75
     recipe = replace(TRAINING_NLI_V2, pairs=NLI_LOCAL.pairs, max_seq_length=30)
-    with pytest.raises(CapturedError):
-        recipe.fine_tune(tiny(), candidate(), 3, folder)
+    found = capture(monkeypatch, recipe, tiny())
     assert found["length"] == 30
     assert (found["warmup_steps"], found["evaluation_steps"]) == (881, 880)
     assert found["optimizer_params"] == {"lr": 2e-5}
@@ -246,14 +231,9 @@ def test_the_recipe_of_the_table_has_the_settings_of_the_published_runs(
     )
 
 
-def test_an_encoder_may_bring_its_own_rate_for_a_recipe(
-    local: NLIRecipe, tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    found = capture(monkeypatch)
+def test_an_encoder_may_bring_its_own_rate_for_a_recipe(local: NLIRecipe, tiny: Tiny, monkeypatch: Any) -> None:
     for rates, expected in [({}, 1e-3), ({"nli_local": 0.25}, 0.25), ({"helpdesk_triplets": 0.5}, 1e-3)]:
-        with pytest.raises(CapturedError):
-            local.fine_tune(tiny(), candidate(**rates), 0, tmp_path)
-        assert found["optimizer_params"] == {"lr": expected}
+        assert capture(monkeypatch, local, tiny(), **rates)["optimizer_params"] == {"lr": expected}
 
 
 def static(transformer: Any) -> SentenceTransformer:
@@ -264,7 +244,7 @@ def static(transformer: Any) -> SentenceTransformer:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["bert", "static"])
 def test_the_recipe_trains_from_end_to_end_and_what_is_measured_is_the_best_checkpoint(
-    kind: str, local: NLIRecipe, tiny: Callable[..., SentenceTransformer], tmp_path: Path
+    kind: str, local: NLIRecipe, tiny: Tiny, tmp_path: Path
 ) -> None:
     model = tiny(dropout=0.1)
     model = static(model[0]) if kind == "static" else model
@@ -284,7 +264,7 @@ def test_the_recipe_trains_from_end_to_end_and_what_is_measured_is_the_best_chec
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_best_checkpoint_counts_even_in_the_middle_of_a_run(
-    local: NLIRecipe, tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    local: NLIRecipe, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: list[dict[str, torch.Tensor]] = []
 
@@ -306,7 +286,7 @@ def test_the_best_checkpoint_counts_even_in_the_middle_of_a_run(
 def test_a_killed_fine_tuning_resumes_and_ends_in_the_same_weights(
     name: str,
     local: NLIRecipe,
-    tiny: Callable[..., SentenceTransformer],
+    tiny: Tiny,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -335,9 +315,7 @@ def test_a_killed_fine_tuning_resumes_and_ends_in_the_same_weights(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_length_of_training_stays_or_goes_as_the_recipe_says(
-    local: NLIRecipe, tiny: Callable[..., SentenceTransformer], tmp_path: Path
-) -> None:
+def test_the_length_of_training_stays_or_goes_as_the_recipe_says(local: NLIRecipe, tiny: Tiny, tmp_path: Path) -> None:
     short = replace(local, rows=64, max_seq_length=6)
     for keeps, expected in [(True, 64), (False, 6)]:
         model = tiny()
@@ -345,47 +323,27 @@ def test_the_length_of_training_stays_or_goes_as_the_recipe_says(
         assert model.max_seq_length == expected
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", ["nli-local", "helpdesk-triplets"])
 @pytest.mark.parametrize("last", [False, True])
 def test_an_interrupted_run_is_not_measured_even_in_its_last_step(
-    name: str,
-    last: bool,
-    local: NLIRecipe,
-    tiny: Callable[..., SentenceTransformer],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    last: bool, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    recipe = local if name == "nli-local" else Recipe(rows=60)
-    real = recipes.fit
-
     def press(event: Any) -> None:
         if event.kind == "step" and event.step == (event.steps if last else 1):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(recipes, "fit", partial(real, callbacks=[press]))
+    monkeypatch.setattr(recipes, "fit", partial(recipes.fit, callbacks=[press]))
     with pytest.raises(KeyboardInterrupt):
-        recipe.fine_tune(tiny(), candidate(), 0, tmp_path)
+        Recipe(rows=60).fine_tune(tiny(), candidate(), 0, tmp_path)
 
 
-def test_the_helpdesk_recipe_trains_on_training_intents_only_in_batches_without_an_intent_twice(
-    tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    found = capture(monkeypatch)
-    with pytest.raises(CapturedError):
-        OFFLINE.fine_tune(tiny(), candidate(helpdesk_triplets=0.5), 2, tmp_path)
-    loader = found["loader"]
+def test_the_helpdesk_recipe_trains_on_training_intents_only_in_batches_without_an_intent_twice(tiny: Tiny) -> None:
+    loader, loss, selection = OFFLINE.objective(tiny(), 2)
+    assert (loss.scale, loss.hard_negatives, selection) == (20.0, "own", {})
     loader.collate_fn = list
     batches = [[example.texts for example in batch] for batch in loader]
-    assert (found["loss"].scale, found["loss"].hard_negatives) == (20.0, "own")
-    assert (found["seed"], found["warmup_steps"], found["weight_decay"]) == (2, 1, 0.01)
-    assert "evaluator" not in found
-    corpus = helpdesk.load_helpdesk()
-    train = corpus[corpus["split"] == "train"]
+    train = helpdesk.load_helpdesk("train")
     intent_of = dict(zip(train["text"], train["intent"], strict=True))
-    allowed = {*train["text"], *train["answer"]}
     assert len(batches) == OFFLINE.rows // OFFLINE.batch_size == 10
     for batch in batches:
-        assert {text for texts in batch for text in texts} <= allowed
-        intents = [intent_of[anchor] for anchor, _, _ in batch]
-        assert len(set(intents)) == len(intents) == OFFLINE.batch_size
+        assert {text for texts in batch for text in texts} <= {*train["text"], *train["answer"]}
+        assert len({intent_of[anchor] for anchor, _, _ in batch}) == len(batch) == OFFLINE.batch_size
