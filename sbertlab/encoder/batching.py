@@ -41,10 +41,9 @@ def default_token_budget(device: torch.device) -> int:
 
 
 def token_budget_chunks(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group texts into chunks of at most `budget` padded tokens, longest texts first, at the least total cost.
+    """Group texts, by index, into chunks of at most `budget` padded tokens, longest first, at the least total cost.
 
-    A chunk costs its padded tokens plus `budget / 16`. Texts of equal length keep their order; a text longer than the
-    budget gets a chunk of its own. Returns indices into `lengths`, chunk by chunk.
+    A chunk costs its padded tokens plus `budget / 16`. A text longer than the budget gets a chunk of its own.
 
     >>> token_budget_chunks([3, 9, 3, 1, 9], budget=20)  # the fourth alone costs 1 + 1, with the others 3
     [[1, 4], [0, 2], [3]]

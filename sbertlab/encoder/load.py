@@ -1,7 +1,4 @@
-"""Reads model folders of sentence-transformers, of every version, and of transformers.
-
-Versions differ in the `type` of a block (`sentence_transformers.models.X`, from 5.4 on a full class path), in its keys,
-and in where weights and the length limit are. A folder without modules.json is a transformer and gets mean pooling.
+"""Reads model folders of sentence-transformers, of every version, and of transformers, which get mean pooling.
 
 Reading a folder never runs code from it: weights come from safetensors or from `torch.load(weights_only=True)`, and
 classes from the table `BLOCKS`, unless the caller passes `trust_remote_code=True`.
@@ -34,11 +31,8 @@ BLOCKS: dict[str, type[models.Module]] = {
         *(models.CNN, models.Dense, models.LayerNorm, models.Dropout, models.Normalize, models.Router),
     )
 }
-TRANSFORMER = "sentence_transformers.models.Transformer"
 CONFIG_FILES = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json"}  # the others have config.json
 RENAMED = {"embedding_dimension": "word_embedding_dimension", "in_embedding_dimension": "in_word_embedding_dimension"}
-"""Keys of version 6, and ours."""
-
 ON_SENTENCES = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
 TEXT_ONLY = {"modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}}
 IMPLIED: dict[str, dict[str, Any]] = {
@@ -55,8 +49,8 @@ def load_modules(
 ) -> tuple[OrderedDict[str, nn.Module], dict[str, Any]]:
     """Read the building blocks of a model folder, by name and in order, and the settings of the model.
 
-    `model_args` and `tokenizer_args` go to every Transformer. `trust_remote_code` imports classes outside `BLOCKS`, and
-    runs code beside the weights. A missing file is a FileNotFoundError, a damaged or inconsistent one a ValueError.
+    `model_args` and `tokenizer_args` go to every Transformer. A missing file is a FileNotFoundError, a damaged or
+    inconsistent one a ValueError.
     """
     reader = _Reader({**model_args, "trust_remote_code": trust_remote_code}, tokenizer_args, trust_remote_code)
     try:
@@ -76,7 +70,7 @@ class _Reader:
     def modules(self, root: Path) -> OrderedDict[str, nn.Module]:
         file = root / "modules.json"
         if not file.is_file():
-            encoder: Any = self.module(TRANSFORMER, root, root / "config.json")
+            encoder: Any = self.module("sentence_transformers.models.Transformer", root, root / "config.json")
             pooling = models.Pooling(encoder.get_word_embedding_dimension(), "mean")
             return OrderedDict([("0", encoder), ("1", pooling)])
         modules: OrderedDict[str, nn.Module] = OrderedDict()

@@ -19,17 +19,13 @@ from sbertlab.encoder.load import BLOCKS, CONFIG_FILES, read_json
 from sbertlab.models.layers import activation_from_name
 from sbertlab.storage.files import staged_folder
 
-LEFT_OVERS = {"added_tokens.json", "special_tokens_map.json"}
-"""Files that a tokenizer reads, although the one that is saved may not write them."""
+LEFT_OVERS = {"added_tokens.json", "special_tokens_map.json"}  # read by a tokenizer that does not write them
 
 
 def save_modules(
     modules: Mapping[str, Any], folder: Path, settings: Mapping[str, Any], model_card: str | None = None
 ) -> None:
-    """Write the blocks in order, settings and README.md to a model folder, whole or not at all.
-
-    An earlier model in the folder is replaced; other files in it stay.
-    """
+    """Write blocks, settings and README.md to a model folder, whole or not at all; files that are no model's stay."""
     entries = []
     file = folder / "modules.json"
     earlier = {entry["path"] for entry in read_json(file)} | LEFT_OVERS if file.is_file() else set()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sbertlab.checks import check_choice, checked_number
+from sbertlab.data import collate
 from sbertlab.data.texts import Text, as_texts, distinct_texts, warn_of_truncation
 from sbertlab.encoder.batching import ChunkedEncoder, default_token_budget
 from sbertlab.encoder.fingerprint import fingerprint
@@ -39,8 +40,7 @@ class SentenceTransformer(ChunkedEncoder):
         modules: building blocks, run in order, instead of a name.
         device: "cuda", "mps" or "cpu"; None takes the best one available.
         cache_folder, token, revision, local_files_only: how to download; `use_auth_token` is an older name of `token`.
-        prompts: texts put in front, by name, e.g. `{"query": "query: "}`.
-        default_prompt_name: the prompt that `encode` uses when none is named.
+        prompts: texts put in front, by name, e.g. `{"query": "query: "}`; `default_prompt_name` is for unnamed ones.
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; used by `similarity`.
         truncate_dim: keep only this many dimensions (Matryoshka models).
         trust_remote_code: run code that comes with the model. Off: weights and known building blocks only.
@@ -74,13 +74,8 @@ class SentenceTransformer(ChunkedEncoder):
         if modules is not None:
             blocks = OrderedDict((str(index), module) for index, module in enumerate(modules))
         else:
-            folder = find_model(
-                cast(str, model_name_or_path),
-                revision=revision,
-                cache_folder=cache_folder,
-                token=use_auth_token if token is None else token,
-                local_files_only=local_files_only,
-            )
+            name, token = cast(str, model_name_or_path), use_auth_token if token is None else token
+            folder = find_model(name, revision, cache_folder, token, local_files_only)
             blocks, settings = load_modules(folder, model_kwargs or {}, tokenizer_kwargs or {}, trust_remote_code)
         super().__init__(blocks)
         self.prompts: dict[str, str] = {**(settings.get("prompts") or {}), **(prompts or {})}
@@ -119,10 +114,9 @@ class SentenceTransformer(ChunkedEncoder):
         hf_subset: str | None = None,
         prompt_type: Any = None,
     ) -> Any:
-        """Return the embeddings of the texts, in their order; equal texts are computed once.
+        """Return the embeddings `(texts, dim)`, or `(dim,)` for one text, in order; equal texts are computed once.
 
         Args:
-            sentences: one text, or a list, tuple, pandas Series or one-dimensional array of texts.
             batch_size: texts of 32 tokens (of 1,024 on an accelerator) per forward pass; does not affect the results.
             show_progress_bar: None shows it if the logger's level is INFO or finer.
             output_value: "sentence_embedding"; "token_embeddings" for one `(tokens, dim)` tensor per text, without
@@ -134,17 +128,12 @@ class SentenceTransformer(ChunkedEncoder):
             precision: "float32", or "int8", "uint8", "binary", "ubinary" for quantised embeddings.
             task: the route, for models with routes.
             task_metadata, hf_split, hf_subset, prompt_type: passed by `mteb.evaluate`, whose `sentences` are batches.
-
-        Returns:
-            `(texts, dim)`, or `(dim,)` for one text. One TruncationWarning counts truncated texts and tokens.
         """
         if task_metadata is not None:
             arguments = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, "device": device}
             arguments |= {"normalize_embeddings": normalize_embeddings, "truncate_dim": truncate_dim}
             return self._encode_for_mteb(sentences, task_metadata, prompt_type, precision=precision, **arguments)
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings", None))
-        check_choice("precision", precision, ("float32", "int8", "uint8", "binary", "ubinary"))
-        checked_number("batch_size", batch_size, 1, whole=True)
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
         checked_number("truncate_dim", 1 if dim is None else dim, 1, whole=True)
         if device is not None:
@@ -158,10 +147,8 @@ class SentenceTransformer(ChunkedEncoder):
         as_array = convert_to_numpy and not convert_to_tensor
         windows: list[Any] = []
         tokens = [np.zeros((2, 0), dtype=np.int64)]
-        with (
-            evaluating(self),
-            tqdm(total=len(distinct), desc="Encoding", unit="text", disable=not show_progress_bar) as bar,
-        ):
+        bar = tqdm(total=len(distinct), desc="Encoding", unit="text", disable=not show_progress_bar)
+        with evaluating(self), bar:
             for start in range(0, len(distinct), WINDOW):
                 window = distinct[start : start + WINDOW]
                 found, counts = self.outputs(window, budget, task, prompt, output_value, bar)
@@ -209,7 +196,6 @@ class SentenceTransformer(ChunkedEncoder):
         return encode([text for batch in batches for text in batch["text"]], prompt_name=prompt_name, **arguments)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
-        """Return the prompt, given, named or the default."""
         name = self.default_prompt_name if prompt_name is None else prompt_name
         if prompt is not None or name is None:
             return prompt or ""
@@ -233,14 +219,11 @@ class SentenceTransformer(ChunkedEncoder):
         """The key of mteb's cache: the model's name, with its fingerprint as the revision."""
         from mteb.models.model_meta import ModelMeta
 
-        facts = {"name": f"sbertlab/{Path(self.model_name or 'unnamed').name}", "revision": fingerprint(self)[:16]}
-        sizes = {"max_tokens": self.max_seq_length, "embed_dim": self.get_sentence_embedding_dimension()}
-        return ModelMeta.create_empty({**facts, **sizes})
+        name = f"sbertlab/{Path(self.model_name or 'unnamed').name}"
+        return ModelMeta.create_empty({"name": name, "revision": fingerprint(self)[:16]})
 
     def smart_batching_collate(self, examples: Sequence[Any]) -> tuple[list[Features], Tensor | None]:
         """Collate InputExamples for a hand-written loop: one features dictionary per column, and the labels."""
-        from sbertlab.data import collate
-
         columns, labels = collate(examples)
         return [self.tokenize(column) for column in columns], labels
 
@@ -254,7 +237,7 @@ class SentenceTransformer(ChunkedEncoder):
         self[0].tokenizer = tokenizer
 
     def get_max_seq_length(self) -> int | None:
-        """The field's other name for `max_seq_length`."""
+        """`max_seq_length`."""
         return self.max_seq_length
 
     def get_sentence_embedding_dimension(self) -> int | None:

@@ -30,8 +30,7 @@ PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB);
 """
-KEYS_PER_QUERY = 1000
-BLOCK = 512  # texts encoded and stored at a time
+KEYS_PER_QUERY, BLOCK = 1000, 512  # texts read, and encoded and stored, at a time
 
 
 class EmbeddingStoreWarning(UserWarning):
@@ -41,10 +40,9 @@ class EmbeddingStoreWarning(UserWarning):
 class EmbeddingStore:
     """Embeddings by key in an SQLite file, for many processes at once.
 
-    Problems with the file never stop a run: they are reported as `EmbeddingStoreWarning`, what cannot be read is
-    computed again, and what cannot be written is not kept; a damaged file is removed. The folder must be on a local
-    disk, because network file systems do not support SQLite's locks; None is "embeddings" in sbertlab's cache. A file
-    of more than `most_bytes` loses the older half of its embeddings at the next write.
+    Problems with the file never stop a run, they are an `EmbeddingStoreWarning`; a damaged file is removed. The folder
+    must be on a local disk, as network file systems lack SQLite's locks; None is "embeddings" in sbertlab's cache. A
+    file of more than `most_bytes` loses the older half of its embeddings at the next write.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, most_bytes: int = 10 * 2**30) -> None:

@@ -215,7 +215,6 @@ def test_what_is_no_text_is_refused_and_the_mode_comes_back(tiny, given, error, 
     ("arguments", "message"),
     [
         ({"prompt_name": "qury"}, "prompt_name must be one of"),
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"output_value": "cls"}, "output_value must be .* got 'cls'"),
         ({"precision": "float16"}, "precision must be one of .* got 'float16'"),
         ({"truncate_dim": 0}, "truncate_dim must be a whole number of at least 1, got 0"),
