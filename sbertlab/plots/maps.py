@@ -153,7 +153,7 @@ def _draw_groups(axes: Axes, xy: np.ndarray, labels: pd.Series, texts: Sequence[
         centres.append(members[_densest(xy[members])])
     rows, heads, weight = centres, names, "bold"
     if texts is not None and len(xy) <= 30:
-        rows, heads, weight = list(range(len(xy))), pd.Series(texts), "normal"
+        rows, heads, weight = list(range(len(xy))), pd.Series(list(texts)), "normal"
         key = [drawable(name, 24).lstrip("_") for name in shown]  # matplotlib hides names that begin with "_"
         axes.legend(clouds, key, loc="lower left", bbox_to_anchor=(0, 1), ncols=5, borderaxespad=0)
     if len(counts) > len(shown):

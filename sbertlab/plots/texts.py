@@ -44,8 +44,10 @@ def similarity_heatmap(
         ValueError: the matrix does not fit the texts, or is not finite.
     """
     matrix = checked_numbers("similarities", similarities, dimensions=2)
-    rows, top = [drawable(text, 48) for text in texts], [drawable(text, 30) for text in columns or ()]
-    if columns is None:
+    rows = [drawable(text, 48) for text in texts]
+    if columns is not None:
+        top = [drawable(text, 30) for text in columns]
+    else:
         top = [str(number) for number in range(1, len(texts) + 1)]
         rows = [f"{row}  {number}" for row, number in zip(rows, top, strict=True)]
     return color_table(theme, matrix, pd.DataFrame(matrix, rows, top).map("{:z.2f}".format), title)

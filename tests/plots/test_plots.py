@@ -114,7 +114,7 @@ def test_numbers_are_drawn_on_a_scale_that_carries_their_name(written: Read) -> 
 
 
 def test_few_points_carry_their_texts_and_a_key_to_their_groups(written: Read) -> None:
-    few = plots.embedding_map(BLOBS[::10], TOPICS[::10], TEXTS[:12])
+    few = plots.embedding_map(BLOBS[::10], TOPICS[::10], pd.Series(TEXTS[:12], range(5, 17)))
     assert {*TEXTS[:12], *TOPICS} <= set(written(few))
     many = plots.embedding_map(BLOBS, TOPICS, TEXTS)
     assert not set(TEXTS) & set(written(many))
@@ -141,7 +141,7 @@ def test_similarities_are_written_into_their_cells_and_zero_has_no_sign(written:
     assert cells == {(0.5, 0.5): "1.00", (1.5, 0.5): "0.00", (0.5, 1.5): "0.46", (1.5, 1.5): "-0.50"}
     assert axes.collections[0].get_clim() == (-1, 1), "one scale for all figures"
     assert {"first text  1", "second text  2", "1", "2"} <= set(written(figure))
-    named = plots.similarity_heatmap(np.zeros((1, 2)), ["query"], ["answer one", "answer two"])
+    named = plots.similarity_heatmap(np.zeros((1, 2)), ["query"], pd.Series(["answer one", "answer two"]))
     assert {"query", "answer one", "answer two"} <= set(written(named))
     assert not plots.similarity_heatmap(np.zeros((17, 17)), ["text"] * 17).axes[0].texts, "too many to read"
 
