@@ -77,17 +77,6 @@ def test_false_neighbours_lower_trustworthiness_and_torn_neighbours_lower_contin
     assert (perfect.trustworthiness, perfect.continuity, perfect.neighbor_recall) == (1, 1, 1)
 
 
-def test_lengths_do_not_matter_to_cosine_and_the_order_of_rows_to_nothing() -> None:
-    embeddings, xy = noise(), noise(dim=2, seed=1)
-    scaled = embeddings * np.linspace(0.1, 50, len(embeddings))[:, None]
-    order = np.random.default_rng(2).permutation(len(xy))
-    expected = maps.map_quality(embeddings, xy)
-    assert maps.map_quality(scaled, xy) == expected
-    shuffled = maps.map_quality(embeddings[order], xy[order])
-    assert shuffled.trustworthiness == pytest.approx(expected.trustworthiness)
-    assert shuffled.neighbor_recall == pytest.approx(expected.neighbor_recall)
-
-
 def test_equal_rows_do_not_count_as_their_own_neighbours() -> None:
     twins = np.repeat(noise(points=10), 3, axis=0)
     found = maps.nearest(twins, np.arange(30), 2)

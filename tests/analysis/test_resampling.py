@@ -136,17 +136,6 @@ def test_resamples_draw_every_example_equally_often_and_independently() -> None:
     assert np.corrcoef(counts[:, 0], counts[:, 1])[0, 1] == pytest.approx(-1 / 49, abs=0.035)
 
 
-def test_two_models_on_the_same_examples_see_the_same_draws() -> None:
-    values = np.random.default_rng(0).random(80)
-    sets = np.arange(80) % 3
-    one = Examples("mean", values, sets=sets).replicates(100)
-    other = Examples("mean", values + 0.25, sets=sets).replicates(100)
-    np.testing.assert_allclose(other - one, 0.25)
-    assert np.std(one) > 0.01
-    assert not np.array_equal(one, Examples("mean", values, sets=sets).replicates(100, seed=1))
-    assert not np.array_equal(*(next(draw_counts(80, 1, subset=part)) for part in (0, 1)))
-
-
 @pytest.mark.parametrize("statistic", REFERENCES)
 def test_neither_the_block_nor_the_number_of_resamples_changes_a_replicate(
     statistic: str, monkeypatch: pytest.MonkeyPatch

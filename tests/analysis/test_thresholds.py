@@ -100,10 +100,9 @@ def test_what_has_no_threshold_is_refused(call: Callable[[], object], message: s
         call()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_figure_shows_three_curves_and_both_kinds_of_pairs(theme: str) -> None:
+def test_the_figure_shows_three_curves_and_both_kinds_of_pairs() -> None:
     curve = threshold_curve(LABELS, SCORES, resamples=20)
-    figure = threshold_figure(curve, LABELS, SCORES, choose_threshold(LABELS, SCORES, resamples=20), theme=theme)
+    figure = threshold_figure(curve, LABELS, SCORES, choose_threshold(LABELS, SCORES, resamples=20))
     above, below = figure.axes
     drawn = {line.get_label(): line.get_ydata() for line in above.get_lines()}
     np.testing.assert_array_equal(drawn["precision"], curve["precision"])
