@@ -1,8 +1,7 @@
 """Evaluators: how good are the embeddings of a model on labelled texts?
 
-An evaluator holds the labelled texts. Called with a model it returns a dict of metrics, appends them to a CSV if given
-an `output_path`, and keeps `per_example`: a table with one row per example, from which the metrics, and intervals
-around them, can be computed again. It calls only the model's `encode` (or `encode_query` and `encode_document`).
+An evaluator holds labelled texts. Called with a model (anything with `encode`) it returns a dict of metrics, appends
+them to a CSV if given an `output_path`, and keeps `per_example`: a table from which metrics and intervals follow.
 
 | evaluator | examples | primary metric, higher is better |
 | --- | --- | --- |

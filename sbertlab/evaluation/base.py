@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 from torch import Tensor
@@ -21,6 +21,16 @@ logger = logging.getLogger(__name__)
 Measurement = tuple[dict[str, float], pd.DataFrame]
 
 
+class Settings(TypedDict, total=False):
+    """What every evaluator takes; see `SentenceEvaluator`."""
+
+    name: str
+    batch_size: int
+    show_progress_bar: bool
+    write_csv: bool
+    truncate_dim: int | None
+
+
 class SentenceEvaluator:
     """Base of all evaluators. Your own overrides `measure(model)`, or `__call__` as in sentence-transformers.
 
@@ -29,25 +39,14 @@ class SentenceEvaluator:
         primary_metric: key of the metric that selects the best model, without the name; higher is better.
         csv_file: name of the file that a call with `output_path` appends to; `{}` stands for the name.
         write_csv: False writes no file.
-        batch_size, show_progress_bar: for `encode`.
-        truncate_dim: number of dimensions of the embeddings to keep; None keeps all.
-
-    >>> class Length(SentenceEvaluator):
-    ...     def measure(self, model):
-    ...         lengths = pd.DataFrame({"length": [len(text) for text in ("a", "bcd")]})
-    ...         return {"length": lengths["length"].mean()}, lengths
-    >>> evaluator = Length(name="dev", primary_metric="length")
-    >>> evaluator(model=None)[evaluator.primary_metric]
-    2.0
+        batch_size, show_progress_bar, truncate_dim (dimensions to keep; None keeps all): for `encode`.
     """
-
-    greater_is_better = True
 
     def __init__(
         self,
-        name: str = "",
         primary_metric: str = "",
         csv_file: str = "evaluation{}_results.csv",
+        name: str = "",
         write_csv: bool = True,
         batch_size: int = 32,
         show_progress_bar: bool = False,
@@ -114,7 +113,7 @@ class SequentialEvaluator(SentenceEvaluator):
     ) -> None:
         super().__init__(primary_metric="sequential_score")
         self.evaluators = list(evaluators)
-        if not self.evaluators or not all(callable(evaluator) for evaluator in self.evaluators):
+        if not self.evaluators or not all(map(callable, self.evaluators)):
             raise ValueError(f"evaluators must be a list of at least one evaluator, got {self.evaluators!r:.80}")
         self.main_score_function = main_score_function
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import torch
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from sbertlab.checks import check_columns, check_same_length, checked_number
 from sbertlab.data import collate
 from sbertlab.data.texts import checked_texts
-from sbertlab.evaluation.base import Measurement, SentenceEvaluator
+from sbertlab.evaluation.base import Measurement, SentenceEvaluator, Settings
 from sbertlab.util import Encoder
 
 
@@ -26,7 +26,7 @@ class LabelAccuracyEvaluator(SentenceEvaluator):
     def __init__(
         self, dataloader: DataLoader, name: str = "", softmax_model: Any = None, write_csv: bool = True
     ) -> None:
-        super().__init__(name, "accuracy", "accuracy_evaluation{}_results.csv", write_csv)
+        super().__init__("accuracy", "accuracy_evaluation{}_results.csv", name, write_csv)
         if not callable(getattr(softmax_model, "logits", None)):
             raise ValueError(f"softmax_model must be the SoftmaxLoss with the trained head, got {softmax_model!r:.80}")
         self.dataloader = dataloader
@@ -58,14 +58,9 @@ class MSEEvaluator(SentenceEvaluator):
         source_sentences: Sequence[str],
         target_sentences: Sequence[str],
         teacher_model: Encoder | None = None,
-        show_progress_bar: bool = False,
-        batch_size: int = 32,
-        name: str = "",
-        write_csv: bool = True,
-        truncate_dim: int | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        csv_file = "mse_evaluation{}_results.csv"
-        super().__init__(name, "negative_mse", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        super().__init__("negative_mse", "mse_evaluation{}_results.csv", **settings)
         texts = checked_texts(source_sentences=source_sentences, target_sentences=target_sentences)
         self.source_sentences, self.target_sentences = texts
         if teacher_model is None:
@@ -89,10 +84,8 @@ class MSEEvaluatorFromDataFrame(SentenceEvaluator):
 
     `per_example`: the tables of all pairs, with a column "pair".
 
-    Args:
-        dataframe: parallel texts, one column per language; a DataFrame or a list of dicts. Rows in which either text
-            of a pair is missing or blank are left out for that pair.
-        combinations: pairs (language for the teacher, language for the model).
+    `dataframe` has one column of parallel texts per language, `combinations` are pairs (language for the teacher,
+    language for the model). Rows in which either text of a pair is missing or blank are left out for that pair.
     """
 
     def __init__(
@@ -100,23 +93,14 @@ class MSEEvaluatorFromDataFrame(SentenceEvaluator):
         dataframe: pd.DataFrame | Sequence[Mapping[str, str]],
         teacher_model: Encoder,
         combinations: Sequence[tuple[str, str]],
-        batch_size: int = 8,
-        name: str = "",
-        write_csv: bool = True,
-        truncate_dim: int | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        csv_file = "mse_evaluation{}_results.csv"
-        super().__init__(name, "negative_mse", csv_file, write_csv, batch_size, False, truncate_dim)
+        super().__init__("negative_mse", "mse_evaluation{}_results.csv", **settings)
         table = pd.DataFrame(dataframe).fillna("")
-        if not combinations:
-            raise ValueError('combinations is empty; name pairs of columns such as ("en", "de")')
         self.evaluators = {}
         for source, target in combinations:
             check_columns("dataframe", table, (source, target))
             rows = table[(table[source].str.strip() != "") & (table[target].str.strip() != "")]
-            if rows.empty:
-                raise ValueError(f"pair ({source!r}, {target!r}): no row has both texts")
-            settings: dict[str, Any] = {"batch_size": batch_size, "truncate_dim": truncate_dim}
             texts = rows[source].tolist(), rows[target].tolist()
             self.evaluators[f"{source}-{target}"] = MSEEvaluator(*texts, teacher_model, **settings)
 
@@ -139,27 +123,17 @@ class ClusteringEvaluator(SentenceEvaluator):
     Mini-batch k-means (batches of 2000 texts). Metrics: `v_measure` (primary), the harmonic mean of `homogeneity` (a
     cluster holds one label) and `completeness` (a label lies in one cluster); of the first of several `starts`.
     `per_example`: text, label, `cluster_columns`. Source: Rosenberg and Hirschberg, 2007 (aclanthology.org/D07-1043).
-
-    >>> from types import SimpleNamespace
-    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
-    >>> ClusteringEvaluator(["a", "b", "cccccc", "dddddd"], ["short", "short", "long", "long"])(toy)["v_measure"]
-    1.0
     """
 
     def __init__(
         self,
         texts: Sequence[str],
         labels: Sequence[Any],
-        name: str = "",
-        batch_size: int = 32,
-        show_progress_bar: bool = False,
-        write_csv: bool = True,
-        truncate_dim: int | None = None,
         seed: int = 42,
         starts: int = 1,
+        **settings: Unpack[Settings],
     ) -> None:
-        csv_file = "clustering_evaluation{}_results.csv"
-        super().__init__(name, "v_measure", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        super().__init__("v_measure", "clustering_evaluation{}_results.csv", **settings)
         (self.texts,) = checked_texts(texts=texts)
         self.labels = list(labels)
         check_same_length(texts=self.texts, labels=self.labels)

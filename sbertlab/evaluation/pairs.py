@@ -7,18 +7,17 @@ best of them, or the one named as main, is primary. Tables hold distances negate
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from sbertlab.checks import check_choice, checked_number, checked_numbers
+from sbertlab.checks import checked_number, checked_numbers
 from sbertlab.data import InputExample
 from sbertlab.data.texts import checked_texts
-from sbertlab.evaluation.base import Measurement, SentenceEvaluator
-from sbertlab.util import Encoder, SimilarityFunction, normalize_embeddings, quantize_embeddings, top_matches
+from sbertlab.evaluation.base import Measurement, SentenceEvaluator, Settings
+from sbertlab.util import Encoder, SimilarityFunction, top_matches
 
 SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
 
@@ -32,21 +31,18 @@ class _PairEvaluator(SentenceEvaluator):
     def from_input_examples(cls, examples: Sequence[InputExample], **kwargs: Any) -> Self:
         """Make one from examples with two texts and a score or label, or with three texts (triplets)."""
         rows = [example.texts or [] for example in examples]
-        for place, texts in enumerate(rows):
-            if len(texts) != cls.n_texts:
-                raise ValueError(f"examples[{place}] has {len(texts)} texts, expected {cls.n_texts}")
-        columns = [[texts[column] for texts in rows] for column in range(cls.n_texts)]
+        if {len(texts) for texts in rows} != {cls.n_texts}:
+            raise ValueError(f"examples must have {cls.n_texts} texts each, got {rows[:1]}")
         labels = [[example.label for example in examples]] if cls.n_texts == 2 else []
         make: Callable[..., Self] = cls
-        return make(*columns, *labels, **kwargs)
+        return make(*map(list, zip(*rows, strict=True)), *labels, **kwargs)
 
 
 class EmbeddingSimilarityEvaluator(_PairEvaluator):
     """Correlation of the similarity of two texts with the score that people gave the pair, on any scale.
 
-    Metrics: `pearson_*` and `spearman_*` for each similarity, `pearson_max` and `spearman_max` over them. If a model
-    gives all pairs the same similarity, the correlation is undefined, and 0 is returned. `per_example`: sentence1,
-    sentence2, score and the similarities. With a `precision`, embeddings are scaled to length 1 and quantised first.
+    Metrics: `pearson_*` and `spearman_*` for each similarity, `*_max` over them; 0 where undefined, because all pairs
+    have the same similarity. `per_example`: sentence1, sentence2, score and the similarities.
 
     >>> from types import SimpleNamespace
     >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
@@ -60,20 +56,12 @@ class EmbeddingSimilarityEvaluator(_PairEvaluator):
         sentences1: Sequence[str],
         sentences2: Sequence[str],
         scores: Sequence[float],
-        batch_size: int = 16,
         main_similarity: str | SimilarityFunction | None = None,
-        name: str = "",
-        show_progress_bar: bool = False,
-        write_csv: bool = True,
-        precision: str | None = None,
-        truncate_dim: int | None = None,
         similarity_fn_names: Sequence[SimilarityName] | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        check_choice("precision", precision, (None, "float32", "int8", "uint8", "binary", "ubinary"))
-        self.precision = precision
         self.similarity_fn_names, main = _similarities(similarity_fn_names, main_similarity)
-        csv_file = f"similarity_evaluation{{}}{f'_{precision}' if precision else ''}_results.csv"
-        super().__init__(name, f"spearman_{main}", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        super().__init__(f"spearman_{main}", "similarity_evaluation{}_results.csv", **settings)
         self.sentences1, self.sentences2 = checked_texts(sentences1=sentences1, sentences2=sentences2)
         self.scores = checked_numbers("scores", scores, length=len(self.sentences1))
         if np.ptp(self.scores) == 0:
@@ -84,18 +72,17 @@ class EmbeddingSimilarityEvaluator(_PairEvaluator):
         from scipy.stats import pearsonr, spearmanr
 
         first, second = self._embed(model, self.sentences1, self.sentences2)
-        if self.precision is not None:
-            first, second = _quantized(torch.cat([first, second]), self.precision).split(len(first))
         table = pd.DataFrame({"sentence1": self.sentences1, "sentence2": self.sentences2, "score": self.scores})
-        metrics = {}
         for name in self.similarity_fn_names:
-            table[name] = similarity = _pair_scores(name, first, second)
-            for metric, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):
-                constant = np.ptp(similarity) == 0
-                metrics[f"{metric}_{name}"] = 0.0 if constant else correlation(self.scores, similarity).statistic
-        if len(self.similarity_fn_names) > 1:
-            for metric in ("pearson", "spearman"):
-                metrics[f"{metric}_max"] = max(metrics[f"{metric}_{name}"] for name in self.similarity_fn_names)
+            table[name] = _pair_scores(name, first, second)
+        metrics: dict[str, float] = {}
+        for metric, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):
+            found = {
+                name: correlation(self.scores, table[name]).statistic if np.ptp(table[name]) else 0.0
+                for name in self.similarity_fn_names
+            }
+            found |= {"max": max(found.values())} if len(found) > 1 else {}
+            metrics |= {f"{metric}_{name}": value for name, value in found.items()}
         return metrics, table
 
 
@@ -106,13 +93,6 @@ class BinaryClassificationEvaluator(_PairEvaluator):
     (`*_accuracy_threshold`, `*_f1_threshold`), `*_precision`, `*_recall` and `*_mcc` (Matthews correlation) at the F1
     threshold; `max_*` over the similarities. Thresholds of euclidean and manhattan are distances: positive is below.
     `per_example`: sentence1, sentence2, label and the similarities.
-
-    >>> from types import SimpleNamespace
-    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[len(text), 1.0] for text in texts])
-    >>> evaluator = BinaryClassificationEvaluator(["a", "a", "a"], ["b", "bbb", "bbbbb"], [1, 1, 0])
-    >>> metrics = evaluator(toy)
-    >>> metrics["euclidean_accuracy"], metrics["euclidean_accuracy_threshold"], metrics[evaluator.primary_metric]
-    (1.0, 3.0, 1.0)
     """
 
     def __init__(
@@ -120,23 +100,16 @@ class BinaryClassificationEvaluator(_PairEvaluator):
         sentences1: Sequence[str],
         sentences2: Sequence[str],
         labels: Sequence[int],
-        name: str = "",
-        batch_size: int = 32,
-        show_progress_bar: bool = False,
-        write_csv: bool = True,
-        truncate_dim: int | None = None,
         similarity_fn_names: Sequence[SimilarityName] | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
         self.similarity_fn_names, main = _similarities(similarity_fn_names)
-        primary = "max_ap" if main == "max" else f"{main}_ap"
-        csv_file = "binary_classification_evaluation{}_results.csv"
-        super().__init__(name, primary, csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        super().__init__(f"{main}_ap", "binary_classification_evaluation{}_results.csv", **settings)
         self.sentences1, self.sentences2 = checked_texts(sentences1=sentences1, sentences2=sentences2)
-        numbers = checked_numbers("labels", labels, length=len(self.sentences1))
-        kinds = np.unique(numbers).tolist()
-        if kinds != [0, 1]:
-            raise ValueError(f"labels must be 0 and 1, and both must occur, got the values {kinds[:5]}")
-        self.labels = numbers.astype(int)
+        numbers = checked_numbers("labels", labels, length=len(self.sentences1)).tolist()
+        if set(numbers) != {0, 1}:
+            raise ValueError(f"labels must be 0 and 1, and both must occur, got the values {set(numbers)}")
+        self.labels = np.array(numbers, dtype=int)
 
     def measure(self, model: Encoder) -> Measurement:
         """Return the metrics of classification, and the table of pairs."""
@@ -162,9 +135,9 @@ class BinaryClassificationEvaluator(_PairEvaluator):
 class TripletEvaluator(_PairEvaluator):
     """Share of triplets whose anchor is more similar to the positive than to the negative, by more than `margin`.
 
-    Metrics: `*_accuracy` for each similarity, `max_accuracy` over them; a tie counts as wrong. `per_example`: anchor,
-    positive, negative, and for each similarity `*_positive`, `*_negative` and `*_accuracy` (0 or 1). `margin` is one
-    number or one per similarity; `main_distance_function` is an older name of `main_similarity_function`.
+    Metrics: `*_accuracy` for each similarity, `max_accuracy` over them; a tie counts as wrong. `per_example`: texts,
+    `*_positive`, `*_negative` and `*_accuracy` (0 or 1). `margin` is one number or one per similarity;
+    `main_distance_function` is an older name of `main_similarity_function`.
     """
 
     n_texts = 3
@@ -175,20 +148,15 @@ class TripletEvaluator(_PairEvaluator):
         positives: Sequence[str],
         negatives: Sequence[str],
         main_similarity_function: str | SimilarityFunction | None = None,
-        name: str = "",
-        batch_size: int = 16,
-        show_progress_bar: bool = False,
-        write_csv: bool = True,
         margin: float | Mapping[str, float] | None = None,
-        truncate_dim: int | None = None,
         similarity_fn_names: Sequence[SimilarityName] | None = None,
         main_distance_function: str | SimilarityFunction | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
         main_function = main_similarity_function or main_distance_function
         wanted = similarity_fn_names or ("cosine", "euclidean", "manhattan", main_function or "cosine")
         self.similarity_fn_names, main = _similarities(wanted, main_function)
-        csv_file = "triplet_evaluation{}_results.csv"
-        super().__init__(name, f"{main}_accuracy", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        super().__init__(f"{main}_accuracy", "triplet_evaluation{}_results.csv", **settings)
         texts = checked_texts(anchors=anchors, positives=positives, negatives=negatives)
         self.anchors, self.positives, self.negatives = texts
         margins = margin if isinstance(margin, Mapping) else dict.fromkeys(self.similarity_fn_names, margin or 0.0)
@@ -223,15 +191,10 @@ class TranslationEvaluator(SentenceEvaluator):
         self,
         source_sentences: Sequence[str],
         target_sentences: Sequence[str],
-        show_progress_bar: bool = False,
-        batch_size: int = 16,
-        name: str = "",
         print_wrong_matches: bool = False,
-        write_csv: bool = True,
-        truncate_dim: int | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        csv_file = "translation_evaluation{}_results.csv"
-        super().__init__(name, "mean_accuracy", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        super().__init__("mean_accuracy", "translation_evaluation{}_results.csv", **settings)
         texts = checked_texts(source_sentences=source_sentences, target_sentences=target_sentences)
         self.source_sentences, self.target_sentences = texts
         self.print_wrong_matches = print_wrong_matches
@@ -286,15 +249,6 @@ def best_thresholds(labels: np.ndarray, scores: np.ndarray, positives: int | Non
 
 def _pair_scores(name: str, first: Tensor, second: Tensor) -> np.ndarray:
     return SimilarityFunction.to_similarity_pairwise_fn(name)(first, second).cpu().numpy()
-
-
-def _quantized(embeddings: Tensor, precision: Any) -> Tensor:
-    """Return embeddings at unit length, quantised by the same ranges; bits are unpacked to numbers 0 and 1."""
-    values = quantize_embeddings(normalize_embeddings(embeddings), precision)
-    if precision in ("binary", "ubinary"):
-        shift = 128 if precision == "binary" else 0
-        values = np.unpackbits((values.astype(np.int16) + shift).astype(np.uint8), axis=1)
-    return torch.from_numpy(values.astype(np.float32))
 
 
 def _similarities(names: Sequence[Any] | None, main: str | SimilarityFunction | None = None) -> tuple[list[str], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -15,36 +15,26 @@ from tqdm.auto import tqdm
 from sbertlab import util
 from sbertlab.checks import check_choice, checked_number
 from sbertlab.data.texts import checked_texts
-from sbertlab.evaluation.base import Measurement, SentenceEvaluator
+from sbertlab.evaluation.base import Measurement, SentenceEvaluator, Settings
 from sbertlab.evaluation.pairs import best_thresholds
 from sbertlab.util import Encoder, Matches, ScoreFunction, SimilarityFunction, cos_sim
-
-RANKING_METRICS = ("accuracy", "precision", "recall", "ndcg", "mrr", "map")
 
 
 class InformationRetrievalEvaluator(SentenceEvaluator):
     """Search for each query in a corpus, and rank the relevant documents.
 
     The corpus is encoded in chunks, of which the best hits of each query are kept, so neither all its embeddings nor
-    all scores are in memory together. Documents with equal scores rank by their id.
-
-    Metrics for each score function are those of `ranking_metrics`, such as `cos_sim_ndcg@10`; primary is `max_map@k`,
-    the best of the functions. `per_example`: one row per query with query_id, query, relevant (how many), metrics.
+    all scores are in memory together. Documents with equal scores rank by their id. Metrics for each score function are
+    those of `ranking_metrics`, such as `cos_sim_ndcg@10`; primary is `max_map@k`, the best of the functions.
+    `per_example`: query_id, query, relevant (how many) and the metrics.
 
     Args:
         queries, corpus: texts by id.
         relevant_docs: ids of the relevant documents by query id; queries without any are left out.
-        corpus_chunk_size: number of documents encoded and scored at a time; affects memory only.
+        corpus_chunk_size: number of documents encoded and scored at a time.
         score_functions: `(q, dim), (c, dim) -> (q, c)` by name; None is cos_sim and dot_score.
         main_score_function: the one whose MAP is primary; None takes the greatest.
         query_prompt, query_prompt_name, corpus_prompt, corpus_prompt_name: passed to `encode`.
-
-    >>> from types import SimpleNamespace
-    >>> toy = SimpleNamespace(encode=lambda texts, **_: [[text.count("a"), text.count("b")] for text in texts])
-    >>> evaluator = InformationRetrievalEvaluator({"q": "a"}, {"d1": "a", "d2": "aab", "d3": "b"}, {"q": {"d2"}})
-    >>> metrics = evaluator(toy)
-    >>> metrics["cos_sim_mrr@10"], metrics["dot_score_mrr@10"], metrics[evaluator.primary_metric]
-    (0.5, 1.0, 1.0)
     """
 
     def __init__(
@@ -58,17 +48,13 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
         accuracy_at_k: Sequence[int] = (1, 3, 5, 10),
         precision_recall_at_k: Sequence[int] = (1, 3, 5, 10),
         map_at_k: Sequence[int] = (100,),
-        show_progress_bar: bool = False,
-        batch_size: int = 32,
-        name: str = "",
-        write_csv: bool = True,
         score_functions: Mapping[str, ScoreFunction] | None = None,
         main_score_function: str | SimilarityFunction | None = None,
-        truncate_dim: int | None = None,
         query_prompt: str | None = None,
         query_prompt_name: str | None = None,
         corpus_prompt: str | None = None,
         corpus_prompt_name: str | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
         self.score_functions = dict(score_functions or {"cos_sim": cos_sim, "dot_score": util.dot_score})
         main = main_score_function or (next(iter(self.score_functions)) if len(self.score_functions) == 1 else "max")
@@ -76,13 +62,13 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
             main = {"cosine": "cos_sim", "dot": "dot_score"}.get(main.value, main.value)
         check_choice("main_score_function", main, (*self.score_functions, "max"))
         cutoffs = (accuracy_at_k, precision_recall_at_k, precision_recall_at_k, ndcg_at_k, mrr_at_k, map_at_k)
-        self.cutoffs = dict(zip(RANKING_METRICS, map(list, cutoffs), strict=True))
+        kinds = ("accuracy", "precision", "recall", "ndcg", "mrr", "map")
+        self.cutoffs = dict(zip(kinds, map(list, cutoffs), strict=True))
         for metric, ks in self.cutoffs.items():
             checked_number(f"the least of {metric}_at_k", min(ks, default=0), 1, whole=True)
         self.corpus_chunk_size = checked_number("corpus_chunk_size", corpus_chunk_size, 1, whole=True)
         self.map_key = f"map@{max(map_at_k)}"
-        primary, csv_file = f"{main}_{self.map_key}", "Information-Retrieval_evaluation{}_results.csv"
-        super().__init__(name, primary, csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        super().__init__(f"{main}_{self.map_key}", "Information-Retrieval_evaluation{}_results.csv", **settings)
         self.relevant_docs = _relevant(queries, corpus, relevant_docs)
         self.queries_ids = list(self.relevant_docs)
         self.corpus_ids = sorted(corpus)  # equal scores keep the order of the corpus, hence rank by id
@@ -127,14 +113,12 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
 class RerankingEvaluator(SentenceEvaluator):
     """Order the documents of each query by similarity to it: do the positives come first?
 
-    Metrics: `map` (mean of scikit-learn's average precision; primary), `mrr@k`, `ndcg@k`. In the reciprocal rank a
-    negative that scores as high as a positive comes first. `per_example`: one row per query with query, positives and
-    negatives (how many) and the metrics.
+    Metrics: `map` (mean of scikit-learn's average precision; primary), `mrr@k`, `ndcg@k`. A negative that scores as
+    high as a positive comes first. `per_example`: query, positives and negatives (how many) and the metrics.
 
     Args:
-        samples: dicts with "query" (a text), "positive" and "negative" (lists of texts), or a dict of such dicts;
-            those without positives or without negatives are left out.
-        at_k: cut-off of `mrr` and `ndcg`; `mrr_at_k` is another name.
+        samples: dicts with "query", "positive" and "negative" (lists of texts); those without either are left out.
+        at_k, mrr_at_k: cut-off of `mrr` and `ndcg`.
         similarity_fct: `(1, dim), (c, dim) -> (1, c)`.
         use_batched_encoding: encode all samples together; False encodes sample by sample, in less memory.
     """
@@ -143,18 +127,13 @@ class RerankingEvaluator(SentenceEvaluator):
         self,
         samples: Sequence[Mapping[str, Any]] | Mapping[Any, Mapping[str, Any]],
         at_k: int = 10,
-        name: str = "",
-        write_csv: bool = True,
         similarity_fct: ScoreFunction = cos_sim,
-        batch_size: int = 64,
-        show_progress_bar: bool = False,
         use_batched_encoding: bool = True,
-        truncate_dim: int | None = None,
         mrr_at_k: int | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
         self.at_k = checked_number("at_k", at_k if mrr_at_k is None else mrr_at_k, 1, whole=True)
-        csv_file = f"RerankingEvaluator{{}}_results_@{self.at_k}.csv"
-        super().__init__(name, "map", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        super().__init__("map", f"RerankingEvaluator{{}}_results_@{self.at_k}.csv", **settings)
         self.samples: list[dict[str, Any]] = []
         for place, sample in enumerate(samples.values() if isinstance(samples, Mapping) else samples):
             if not isinstance(sample, Mapping) or not {"query", "positive", "negative"} <= set(sample):
@@ -177,8 +156,7 @@ class RerankingEvaluator(SentenceEvaluator):
         rows = []
         for sample, (query, documents) in zip(self.samples, self._embedded(model), strict=True):
             sizes = [len(sample["positive"]), len(sample["negative"])]
-            found = util.top_matches(query, documents, top_k=len(documents), score_function=self.similarity_fct)
-            scores, places = found
+            scores, places = util.top_matches(query, documents, 1, len(documents), len(documents), self.similarity_fct)
             ranked, positive = scores[0].cpu().numpy(), (places[0] >= sizes[1]).cpu().numpy()
             rank = int(positive.argmax()) + 1
             reciprocal = 1 / rank if rank <= self.at_k else 0.0
@@ -206,8 +184,7 @@ class ParaphraseMiningEvaluator(SentenceEvaluator):
 
     Args:
         sentences_map: texts by id.
-        duplicates_list: pairs of ids; pairs with an unknown id are left out with a warning.
-        duplicates_dict: the same as `{id: {id: True}}`; both may be given.
+        duplicates_list, duplicates_dict: pairs of ids, or `{id: {id: True}}`; those with an unknown id are left out.
         add_transitive_closure: if (a, b) and (b, c) are duplicates, so are (a, c).
         query_chunk_size, corpus_chunk_size, max_pairs, top_k: as in `util.paraphrase_mining`.
     """
@@ -222,14 +199,9 @@ class ParaphraseMiningEvaluator(SentenceEvaluator):
         corpus_chunk_size: int = 100_000,
         max_pairs: int = 500_000,
         top_k: int = 100,
-        show_progress_bar: bool = False,
-        batch_size: int = 16,
-        name: str = "",
-        write_csv: bool = True,
-        truncate_dim: int | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        csv_file = "paraphrase_mining_evaluation{}_results.csv"
-        super().__init__(name, "average_precision", csv_file, write_csv, batch_size, show_progress_bar, truncate_dim)
+        super().__init__("average_precision", "paraphrase_mining_evaluation{}_results.csv", **settings)
         self.ids = list(sentences_map)
         (self.sentences,) = checked_texts(sentences_map=list(sentences_map.values()))
         marked = ((a, b) for a, others in (duplicates_dict or {}).items() for b, alike in others.items() if alike)
@@ -293,14 +265,10 @@ def _relevant(
     queries: Mapping[Any, str], corpus: Mapping[Any, str], relevant_docs: Mapping[Any, Iterable[Any]]
 ) -> dict[Any, set[Any]]:
     """Return the relevant documents of each query that has any, in the order of the queries; all ids must be known."""
-    for name, texts in (("queries", queries), ("corpus", corpus)):
-        if not isinstance(texts, Mapping) or not texts:
-            raise ValueError(f"{name} must be a non-empty dict from id to text, got {texts!r:.80}")
     for query, documents in relevant_docs.items():
         if isinstance(documents, (str, Mapping)):
             raise ValueError(f"relevant_docs[{query!r}] must be a set of document ids, got {documents!r:.80}")
-        unknown = {query} - queries.keys() | set(documents) - corpus.keys()
-        if unknown:
+        if unknown := {query} - queries.keys() | set(documents) - corpus.keys():
             raise ValueError(f"relevant_docs[{query!r}] names unknown ids, such as {min(unknown, key=str)!r}")
     found = {query: set(relevant_docs[query]) for query in queries if relevant_docs.get(query)}
     if not found:

@@ -116,16 +116,6 @@ def reranking_model(samples: list[dict]) -> Vectors:
 # Against the peer
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
-@pytest.mark.filterwarnings("ignore:.*ranges are taken from only")
-def test_correlations_of_quantised_embeddings_equal_those_of_the_peer(precision):
-    model, arguments = vectors(FIRST, SECOND), {"precision": precision, "similarity_fn_names": SIMILARITIES}
-    evaluator = ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, **arguments)
-    theirs = peer.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, **arguments)
-    assert_equal_to_peer(evaluator(model), theirs(model))
-    assert evaluator.csv_file == theirs.csv_file
-
-
 def peer_cases() -> list:
     """Class, examples, options and model of each evaluator that the peer has too."""
     shuffled, models = SECOND[1:] + SECOND[:1], vectors(FIRST, SECOND, THIRD)
@@ -381,7 +371,7 @@ def test_examples_may_be_input_examples():
     assert ours.BinaryClassificationEvaluator.from_input_examples(twos).labels.tolist() == LABELS
     threes = [InputExample(texts=list(row)) for row in zip(FIRST, SECOND, THIRD, strict=True)]
     assert ours.TripletEvaluator.from_input_examples(threes).negatives == THIRD
-    with pytest.raises(ValueError, match=r"examples\[0\] has 3 texts, expected 2"):
+    with pytest.raises(ValueError, match="must have 2 texts each"):
         ours.EmbeddingSimilarityEvaluator.from_input_examples(threes)
 
 
@@ -555,12 +545,10 @@ SEARCH = ({"q": "a 0"}, {"d": "b 0"}, {"q": {"d"}})
         ("EmbeddingSimilarity", (*PAIR, [3, 3]), {}, "scores are all 3"),
         ("EmbeddingSimilarity", (["a", None], ["b", "c"], [1, 2]), {}, r"sentences1\[1\]"),
         ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"main_similarity": "cosin"}, "cosin"),
-        ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"precision": "int4"}, "int4"),
         ("EmbeddingSimilarity", (*PAIR, [1, 2]), {"similarity_fn_names": "cosine"}, "must be a list of names"),
         ("Triplet", (*PAIR, PAIR[0]), {"main_similarity_function": "dot", "similarity_fn_names": ["cosine"]}, "'dot'"),
-        ("BinaryClassification", (*PAIR, [0.2, 0.9]), {}, r"got the values \[0.2, 0.9\]"),
+        ("BinaryClassification", (*PAIR, [0.2, 0.9]), {}, r"got the values {0.2, 0.9}"),
         ("Triplet", (*PAIR, ["e", "f"]), {"margin": -1}, "margin of cosine must be"),
-        ("InformationRetrieval", ({}, *SEARCH[1:]), {}, "queries must be a non-empty dict"),
         ("InformationRetrieval", (*SEARCH[:2], {"q": {"d", "x"}}), {}, "unknown ids, such as 'x'"),
         ("InformationRetrieval", (*SEARCH[:2], {"q": {"d"}, "p": {"d"}}), {}, "unknown ids, such as 'p'"),
         ("InformationRetrieval", (*SEARCH[:2], {"q": "d"}), {}, r"relevant_docs\['q'\] must be a set"),
@@ -573,8 +561,7 @@ SEARCH = ({"q": "a 0"}, {"d": "b 0"}, {"q": {"d"}})
         ("ParaphraseMining", ({1: "a", 2: "b"}, [(1, 1)]), {}, "duplicate pair of two different ids"),
         ("LabelAccuracy", (None,), {}, "softmax_model must be the SoftmaxLoss"),
         ("MSE", PAIR, {}, "teacher_model is missing"),
-        ("MSEEvaluatorFromDataFrame", (*LANGUAGES, [("en", "de")]), {}, "no row has both"),
-        ("MSEEvaluatorFromDataFrame", (*LANGUAGES, []), {}, "combinations is empty"),
+        ("MSEEvaluatorFromDataFrame", (*LANGUAGES, [("en", "de")]), {}, "source_sentences"),
         ("Clustering", (["a", "b"], [1, 1]), {}, "at least two classes, got only 1"),
         ("Sequential", ([None],), {}, "at least one"),
     ],
