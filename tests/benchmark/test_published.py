@@ -13,6 +13,7 @@ import pytest
 
 from sbertlab import SentenceTransformer
 from sbertlab.analysis.ranks import FAMILIES
+from sbertlab.benchmark.encoders import Candidate
 from sbertlab.benchmark.presets import select_tasks
 from sbertlab.benchmark.published import (
     BASE_MODELS,
@@ -26,6 +27,7 @@ from sbertlab.benchmark.published import (
     published_cells,
 )
 from sbertlab.benchmark.results import COLUMNS
+from sbertlab.benchmark.runner import Job
 from sbertlab.benchmark.tasks import METRICS, Task
 
 Tiny = Callable[..., SentenceTransformer]
@@ -119,8 +121,8 @@ def test_a_local_set_replaces_the_hub_and_the_note_names_its_edition(tmp_path: P
             "local set twenty_newsgroups_subject, test rows; another edition: one set of subject lines"
         ),
     }
-    other = [name for name, task in found.items() if task.edition]
-    assert other == ["TwitterURLCorpus", "BIOSSES", "TwentyNewsgroupsClustering"]
+    tags = [Job(Candidate("any", len), 0).row(task)["tag"] for task in found.values()]
+    assert tags == ["edition", "edition", "measured", "measured", "edition"]
     assert [len(task.evaluate(Letters()).per_example) for task in found.values()] == [3, 5, 5, 4, 3]
     (plain,) = select_tasks(["stsb"], tmp_path)
     cosine, best = plain.evaluate(Letters()), found["STSBenchmark"].evaluate(Letters())

@@ -77,6 +77,7 @@ def test_each_job_gives_one_cell_per_task_in_order_and_a_second_run_computes_not
     expected += [("random letters", 0, name) for name in [FACTS, *names]]
     assert places == expected + [("random letters", 1, name) for name in names]
     assert cells[0].row["sentences_per_second"] > 0
+    assert cells[1].row["tag"] == "proxy"
     assert [cell.row["n"] for cell in cells if cell.row["task"] != FACTS] == [2000, 576] * 3
     Letters.asked.clear()
     again = run_jobs(jobs, TASKS, store)
@@ -153,15 +154,18 @@ def test_a_speed_from_another_machine_is_measured_again_and_a_score_is_not(
     assert score.environment == first[1].environment
 
 
-def test_what_cannot_be_fingerprinted_is_computed_in_every_run(store: CellStore) -> None:
-    closure = Candidate("closure", lambda seed: store and Letters())
-    unknown = Task("unknown", TASKS[0].family, TASKS[0].metric, "", lambda: TASKS[0].load())
-    for encoder, task in ((closure, TASKS[0]), (LETTERS, unknown)):
-        for _ in range(2):
-            Letters.asked.clear()
-            (cell,) = run_jobs([Job(encoder, 1)], [task], store)
-            assert not cell.failed
-            assert Letters.asked
+@pytest.mark.parametrize("unknown", ["candidate", "task"])
+def test_what_cannot_be_fingerprinted_is_computed_in_every_run(unknown: str, store: CellStore) -> None:
+    candidate, task = LETTERS, TASKS[0]
+    if unknown == "task":
+        task = Task("unknown", task.family, task.metric, "", lambda: TASKS[0].load())
+    else:
+        candidate = Candidate("closure", lambda seed: store and Letters())
+    for _ in range(2):
+        Letters.asked.clear()
+        (cell,) = run_jobs([Job(candidate, 1)], [task], store)
+        assert not cell.failed
+        assert Letters.asked
     assert not store.folder.exists()
 
 
@@ -189,12 +193,6 @@ def test_a_killed_fine_tuning_finds_its_folder_again_until_it_is_finished(store:
     assert [left for _, left in Stopped.given] == [False, True, False, True]
     assert len({folder for folder, _ in Stopped.given}) == 2, "one per job"
     assert list(store.folder.with_name("training").iterdir()) == []
-
-
-def test_the_tag_says_whether_the_texts_are_those_of_the_name() -> None:
-    job, load = Job(LETTERS, 0), TASKS[0].load
-    tasks = [TASKS[0], Task("BIOSSES", "STS", "m", "", load), Task("BIOSSES", "STS", "m", "", load, edition="fewer")]
-    assert [job.row(task)["tag"] for task in tasks] == ["proxy", "measured", "edition"]
 
 
 @pytest.mark.parametrize("damage", ["cell.json", "examples.npz", "missing"])
