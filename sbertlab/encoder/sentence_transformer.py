@@ -237,7 +237,7 @@ class SentenceTransformer(ChunkedEncoder):
         self[0].tokenizer = tokenizer
 
     def get_max_seq_length(self) -> int | None:
-        """`max_seq_length`."""
+        """The field's other name for `max_seq_length`."""
         return self.max_seq_length
 
     def get_sentence_embedding_dimension(self) -> int | None:
