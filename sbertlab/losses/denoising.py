@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +94,14 @@ class DenoisingAutoEncoderLoss(Loss):
         ).logits  # (batch, tokens - 1, vocabulary)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=pad)
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        """Return the loss of tokenised damaged and whole texts."""
+        features, model = list(sentence_features), cast(Any, self.model)
+        if self.tokenizer is not None:
+            return super().forward(features, labels)
+        embedding = model(dict(features[0]))["sentence_embedding"]
+        return self.compute([embedding], features[1]["input_ids"])  # decoding would lose unknown tokens
 
 
 def _decoder(config: Any, make: Callable[[Any], Any]) -> Any:
