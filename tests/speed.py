@@ -35,6 +35,7 @@ from tqdm.auto import tqdm
 import sbertlab
 from sbertlab import InputExample, SentenceTransformer, losses
 from sbertlab.benchmark.runner import processor_name
+from sbertlab.models import fast_cpu
 from sbertlab.storage.find import find_model
 
 MODEL = "all-MiniLM-L6-v2"
@@ -116,7 +117,29 @@ def encode_rows(path: Path, folder: Path | None, count: int, repeats: int) -> li
             difference = float(np.abs(mine() - expected).max())
             rows.append(comparison(work, precision, "texts/s", len(texts), seconds, difference))
             rows[-1]["stsb_points"] = lost if precision == "bfloat16" else 0.0
+            share = flops(ours, texts) / seconds[1] / gemm_rate(getattr(torch, precision))
+            rows[-1]["gemm_share"] = share
+            print(f"{'':54s} {share:.0%} of the GEMM rate", flush=True)
     return rows
+
+
+def gemm_rate(dtype: torch.dtype) -> float:
+    """Return the best operations per second of this machine on the largest matrix product of the encoder."""
+    if dtype == torch.bfloat16 and not fast_cpu.has_native_bfloat16():
+        dtype = torch.float32  # the encoder multiplies in float32 there
+    x, weight = torch.randn(1024, 384, dtype=dtype), torch.randn(1536, 384, dtype=dtype)
+    ways: list[Callable[[], object]] = [lambda: torch.nn.functional.linear(x, weight)]
+    if dtype == torch.float32:
+        ways.append(lambda: fast_cpu.onednn_linear(x, weight, None))
+    best = min(statistics.median(seconds_of(way) for _ in range(15)) for way in ways)
+    return 2 * len(x) * weight.numel() / best
+
+
+def flops(model: SentenceTransformer, texts: list[str]) -> float:
+    """Return the floating-point operations of the encoder's linear layers for these texts, without padding."""
+    linear = [module for module in model[0].auto_model.encoder.modules() if isinstance(module, torch.nn.Linear)]
+    tokens = sum(map(len, model[0].token_ids(texts).ids))
+    return 2.0 * tokens * sum(module.weight.numel() for module in linear)
 
 
 def comparison(
