@@ -1,7 +1,7 @@
 """What makes a transformer fast on a CPU: linear layers through oneDNN, plain attention for short texts.
 
 torch's float32 `F.linear` uses MKL, which on AMD processors takes its AVX2 path even with AVX-512; oneDNN is up to
-twice as fast.
+twice as fast. bfloat16 on a processor without instructions for it is emulated, ten times slower than float32.
 
 torch's fused attention works through texts and heads one by one: up to about 64 tokens the plain formula in a few
 batched products is up to three times as fast, forward and backward.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,28 +67,23 @@ def has_native_bfloat16() -> bool:
 
 @cache
 def onednn_is_faster(margin: float = 1.15) -> bool:
-    """Return whether oneDNN's float32 linear exists, is right and, on every shape, faster by `margin`.
+    """Return whether oneDNN's float32 linear exists, is right and, on every shape, faster by `margin`; probed once.
 
-    It is probed once per process, on AMD processors with AVX-512 only: elsewhere a choice by the clock alone would make
-    the last bits of a result depend on what else runs.
+    Only on AMD with AVX-512: elsewhere a choice by the clock would make last bits depend on what else runs.
     """
     if not (is_amd() and torch.backends.cpu.get_cpu_capability() == "AVX512"):
         return False
-    generator = torch.Generator().manual_seed(0)
-    for rows, inputs, outputs in PROBE_SHAPES:
-        shapes = (rows, inputs), (outputs, inputs), (outputs,)
-        x, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
-        try:
-            if _onednn_speed(x, weight, bias) < margin:
-                return False
-        except (AttributeError, RuntimeError):  # this torch has no such operator
-            return False
-    return True
+    with suppress(AttributeError, RuntimeError):  # this torch has no such operator
+        return all(_onednn_speed(*shape) >= margin for shape in PROBE_SHAPES)
+    return False
 
 
 @torch.no_grad()
-def _onednn_speed(x: Tensor, weight: Tensor, bias: Tensor, repeats: int = 9) -> float:
+def _onednn_speed(rows: int, inputs: int, outputs: int, repeats: int = 9) -> float:
     """Return how many times as fast as torch's product oneDNN's is, each at its best in turn; 0 if it is wrong."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (rows, inputs), (outputs, inputs), (outputs,)
+    x, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
     ways: Any = F.linear, onednn_linear
     plain, fast = (way(x, weight, bias) for way in ways)
     if not torch.allclose(fast, plain, rtol=1e-4, atol=1e-3):
@@ -102,14 +98,18 @@ def _onednn_speed(x: Tensor, weight: Tensor, bias: Tensor, repeats: int = 9) -> 
 
 
 class FastLinear(nn.Linear):
-    """`nn.Linear` through oneDNN where that is faster; same parameters, same names, differentiable only once."""
+    """`nn.Linear` through oneDNN where that is faster, bfloat16 in float32 where the processor would emulate it."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `input @ weight.T + bias`, `(..., in)` -> `(..., out)`."""
-        on_cpu = input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        single = input.dtype == self.weight.dtype == torch.float32
-        fits = input.dim() > 1 and input.shape[-1] == self.in_features and input.numel() > 0
-        if not (on_cpu and single and fits and onednn_is_faster()):
+        autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        if input.is_cpu and torch.bfloat16 in (autocast, self.weight.dtype) and not has_native_bfloat16():
+            bias = None if self.bias is None else self.bias.float()
+            with torch.autocast("cpu", enabled=False):
+                return F.linear(input.float(), self.weight.float(), bias).to(torch.bfloat16)
+        single = autocast is None and input.dtype == self.weight.dtype == torch.float32
+        fits = input.is_cpu and input.dim() > 1 and input.shape[-1] == self.in_features and input.numel() > 0
+        if not (single and fits and onednn_is_faster()):
             return super().forward(input)
         linear = _OneDnnLinear.apply if torch.is_grad_enabled() else onednn_linear
         return linear(input, self.weight, self.bias)

@@ -102,11 +102,26 @@ def test_other_types_than_float32_never_go_to_onednn(onednn, dtype):
     assert not onednn
 
 
-def test_under_autocast_the_layer_is_torchs(onednn):
-    layer, x = FastLinear(64, 16), torch.randn(6, 64)
+@pytest.mark.parametrize("native", [True, False])
+def test_under_autocast_the_product_is_bfloat16_and_gradients_are_float32(onednn, monkeypatch, native):
+    monkeypatch.setattr(kernels, "has_native_bfloat16", lambda: native)
+    layer, x = FastLinear(64, 16), torch.randn(6, 64, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert layer(x).equal(F.linear(x, layer.weight, layer.bias))
+        output = layer(x)
+    output.float().sum().backward()
+    assert output.dtype == torch.bfloat16
     assert not onednn
+    assert layer.weight.grad.dtype == x.grad.dtype == torch.float32
+    torch.testing.assert_close(output.float(), F.linear(x, layer.weight, layer.bias), atol=0.05, rtol=0.02)
+
+
+def test_without_native_bfloat16_the_product_is_exact_to_the_last_rounding(monkeypatch):
+    monkeypatch.setattr(kernels, "has_native_bfloat16", lambda: False)
+    layer, x = FastLinear(512, 16).bfloat16(), torch.randn(6, 512).bfloat16()
+    exact = F.linear(x.double(), layer.weight.double(), layer.bias.double())
+    output = layer(x)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.double(), exact, rtol=2**-8, atol=1e-6)
 
 
 def test_without_the_operator_the_layer_is_torchs(probed, monkeypatch):
@@ -121,7 +136,7 @@ def test_the_probe_takes_a_way_that_is_faster_and_right_on_amd_alone(probed, mon
     assert not kernels.onednn_is_faster(margin=1.3)
     monkeypatch.undo()
     monkeypatch.setattr(kernels, "onednn_linear", lambda x, weight, bias: F.linear(x, weight, bias) + 1)
-    assert kernels._onednn_speed(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)) == 0
+    assert kernels._onednn_speed(2, 3, 4) == 0
     kernels.onednn_is_faster.cache_clear()
     monkeypatch.setattr(kernels, "is_amd", lambda: False)
     monkeypatch.setattr(kernels, "_onednn_speed", lambda *arguments: pytest.fail("was probed"))
