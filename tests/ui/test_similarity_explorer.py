@@ -74,7 +74,9 @@ def test_typed_sentences_give_a_matrix_and_the_chosen_pair_its_tokens(notebook: 
 
 def explained(book: Any, a: str, b: str) -> None:
     """Wait until Python explains this pair, and check what the page says of it."""
-    book.wait_for_python("panel._pair", (a, b))
+    cosine = "panel.similarities[panel._first.value, panel._second.value]"  # set before the explanation
+    done = f"panel.explanation and abs(panel.explanation.score - {cosine}) < 1e-5"
+    book.wait_for_python(f"panel._pair if {done} else None", (a, b))
     panel = book.page.locator(".sbertlab-panel")
     score = book.python("print(f'{panel.explanation.score:.3f}')")
     panel.get_by_text(f"cosine {score}, the sum over all pairs of tokens.").wait_for()
