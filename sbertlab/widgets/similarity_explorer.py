@@ -33,7 +33,7 @@ class SimilarityExplorer(Panel):
         self.texts: list[str] = []
         self.similarities = np.zeros((0, 0))
         self.explanation: Explanation | None = None
-        size = {"layout": {"width": "98%", "height": "8em"}}
+        size = {"layout": {"width": "98%", "height": "8em"}, "continuous_update": False}
         self._typed = control(ipywidgets.Textarea, "Sentences, one per line", value="\n".join(texts), **size)
         self._first = control(ipywidgets.Dropdown, "Explain")
         self._second = control(ipywidgets.Dropdown, "with")
