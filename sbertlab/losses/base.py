@@ -222,7 +222,8 @@ def _problem(loss: Loss | type[Loss], texts: int, rows: int, labels: Tensor | No
         fits &= labels == labels.round()
     if fits.all():
         return None
-    return f"takes {LABELS[loss.label]} in [{low:g}, {high:g}], got the label {labels[~fits][0].item():g}"
+    remedy = "; divide scores by the top of their scale" if loss.label == "float" else ""
+    return f"takes {LABELS[loss.label]} in [{low:g}, {high:g}], got the label {labels[~fits][0].item():g}{remedy}"
 
 
 def _label_problem(loss: Loss | type[Loss], texts: int, rows: int, labels: Tensor | None) -> str | None:
