@@ -54,6 +54,15 @@ def checked_numbers(name: str, values: Any, *, length: int | None = None, dimens
     return array
 
 
+def checked_binary(name: str, labels: Any, *, length: int | None = None) -> np.ndarray:
+    """Return labels 0 and 1, both of which must occur, as integers of shape `(length,)`."""
+    numbers = checked_numbers(name, labels, length=length)
+    kinds = np.unique(numbers).tolist()
+    if kinds != [0, 1]:
+        raise ValueError(f"{name} must be 0 and 1, and both must occur, got the values {kinds[:5]}")
+    return numbers.astype(int)
+
+
 def check_columns(name: str, table: pd.DataFrame, needed: Sequence[str]) -> None:
     """Check that a table has the needed columns and at least one row."""
     if missing := [column for column in needed if column not in table]:

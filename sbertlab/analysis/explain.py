@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sbertlab.encoder.sentence_transformer import SentenceTransformer
+from sbertlab.encoder.sentence_transformer import SentenceTransformer, evaluating
 from sbertlab.models import Normalize, Pooling, StaticEmbedding
 from sbertlab.models.module import Features, masked_mean
 from sbertlab.util import batch_to_device
@@ -73,19 +73,14 @@ def explain(model: SentenceTransformer, a: str, b: str) -> Explanation:
 
 def token_parts(model: SentenceTransformer, text: str) -> tuple[list[str], Tensor]:
     """Return the tokens of a text and their parts of its embedding, `(tokens, dim)` in float64 so that sums add up."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            prompt = model._prompt(None, None)
-            (chunk,) = model.chunks([prompt + text], 1, None, prompt)
-            features = batch_to_device(dict(chunk.features), model.device)
-            vectors, embed = _split(model, features)
-            whole = embed(vectors)
-            each = torch.eye(len(vectors), dtype=vectors.dtype, device=vectors.device)[:, :, None]  # token by token
-            parts = torch.stack([torch.func.jvp(embed, (vectors,), (one * vectors,))[1] for one in each])
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        prompt = model._prompt(None, None)
+        (chunk,) = model.chunks([prompt + text], 1, None, prompt)
+        features = batch_to_device(dict(chunk.features), model.device)
+        vectors, embed = _split(model, features)
+        whole = embed(vectors)
+        each = torch.eye(len(vectors), dtype=vectors.dtype, device=vectors.device)[:, :, None]  # token by token
+        parts = torch.stack([torch.func.jvp(embed, (vectors,), (one * vectors,))[1] for one in each])
     tokens = model.tokenizer.convert_ids_to_tokens(features["input_ids"][0].tolist())
     rest = whole - parts.sum(dim=0)
     if rest.norm() <= NEGLIGIBLE * whole.norm():

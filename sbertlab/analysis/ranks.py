@@ -126,6 +126,11 @@ def distinguishable(comparisons: pd.DataFrame, ranked: pd.Index, task: str = "me
     return different.astype(bool)
 
 
+def last_variants(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the row of each model's last variant: fine-tuned, which sorts first, where it was measured."""
+    return rows.sort_index(level="variant", kind="stable").groupby(level="model").head(1)
+
+
 def task_scores(table: pd.DataFrame, variant: str = "last") -> tuple[pd.DataFrame, list[str]]:
     """Return one row per (model, variant), best mean first: the mean, then the tasks by family; and their families.
 
@@ -141,6 +146,5 @@ def task_scores(table: pd.DataFrame, variant: str = "last") -> tuple[pd.DataFram
     families = _by_family(table)
     scores = scores.loc[standings(table).index, ["mean", *(task for tasks in families.values() for task in tasks)]]
     if variant == "last":
-        last = scores.sort_index(level="variant", kind="stable").groupby(level="model").head(1)  # "fine-tuned" is first
-        scores = scores[scores.index.isin(last.index)]
+        scores = scores[scores.index.isin(last_variants(scores).index)]
     return scores, [family for family, tasks in families.items() for _ in tasks]

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from sbertlab.analysis.resampling import draw_counts
-from sbertlab.checks import check_choice, checked_number, checked_numbers
+from sbertlab.checks import check_choice, checked_binary, checked_number, checked_numbers
 
 MEASURES = ("precision", "recall", "f1")
 ENDS = (2.5, 97.5)  # percentiles of the replicates
@@ -134,12 +134,10 @@ def choose_threshold(
 
 def _sorted_pairs(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Labels as bool and scores `(n,)`, highest score first."""
-    kinds = np.asarray(labels)
-    ranked = checked_numbers("scores", scores, length=len(kinds))
-    if set(np.unique(kinds).tolist()) != {0, 1}:
-        raise ValueError(f"labels must be 0 and 1, and both must occur, got the values {np.unique(kinds)[:5].tolist()}")
+    similar = checked_binary("labels", labels).astype(bool)
+    ranked = checked_numbers("scores", scores, length=len(similar))
     order = np.argsort(-ranked, kind="stable")
-    return kinds[order].astype(bool), ranked[order]
+    return similar[order], ranked[order]
 
 
 def _measures(counts: np.ndarray, similar: np.ndarray, called: np.ndarray) -> np.ndarray:

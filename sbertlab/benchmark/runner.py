@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -42,6 +43,12 @@ Engine = Literal["processes", "ray"]
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn", "scipy", "pandas")
 """Their versions are part of the keys and of `environment`."""
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions of `PACKAGES`; reading them takes milliseconds, and every key needs them."""
+    return {name: version(name) for name in PACKAGES}
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def key_of(job: Job, task: Task | None = None) -> str:
     recipe = job.recipe
     described: dict[str, Any] = {
         "code": source_digest(MEASURING),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "candidate": [job.candidate.name, job.seed],
     }
     try:
@@ -174,10 +181,8 @@ def run_jobs(
     checked_number("workers", workers, 1, whole=True)
     check_choice("engine", engine, ("processes", "ray"))
     here = environment()
-    place = [here["processor"], here["device"], here["threads"], workers, engine]
-    speed = Task(
-        FACTS, "", "", f"measured on {place}", cast(Any, parameter_count)
-    )  # the only number that depends on the place
+    place = [here["processor"], here["device"], here["threads"], workers, engine]  # on which a model's speed depends
+    speed = Task(FACTS, "", "", f"measured on {place}", cast(Any, parameter_count))
     keys: list[str] = []
     found: dict[str, Cell] = {}
     waiting: list[tuple[Any, ...]] = []
@@ -233,7 +238,7 @@ def environment() -> dict[str, Any]:
     kind = best_device().type
     return {
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("sbertlab", *PACKAGES)},
+        "versions": {"sbertlab": version("sbertlab"), **versions()},
         "system": platform.platform(),
         "processor": processor_name(),
         "cores": os.cpu_count(),

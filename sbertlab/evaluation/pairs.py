@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from sbertlab.checks import checked_number, checked_numbers
+from sbertlab.checks import checked_binary, checked_number, checked_numbers
 from sbertlab.data import InputExample
 from sbertlab.data.texts import checked_texts
 from sbertlab.evaluation.base import Measurement, SentenceEvaluator, Settings
@@ -106,10 +106,7 @@ class BinaryClassificationEvaluator(_PairEvaluator):
         self.similarity_fn_names, main = _similarities(similarity_fn_names)
         super().__init__(f"{main}_ap", "binary_classification_evaluation{}_results.csv", **settings)
         self.sentences1, self.sentences2 = checked_texts(sentences1=sentences1, sentences2=sentences2)
-        numbers = checked_numbers("labels", labels, length=len(self.sentences1)).tolist()
-        if set(numbers) != {0, 1}:
-            raise ValueError(f"labels must be 0 and 1, and both must occur, got the values {set(numbers)}")
-        self.labels = np.array(numbers, dtype=int)
+        self.labels = checked_binary("labels", labels, length=len(self.sentences1))
 
     def measure(self, model: Encoder) -> Measurement:
         """Return the metrics of classification, and the table of pairs."""

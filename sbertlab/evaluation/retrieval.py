@@ -265,6 +265,8 @@ def _relevant(
     queries: Mapping[Any, str], corpus: Mapping[Any, str], relevant_docs: Mapping[Any, Iterable[Any]]
 ) -> dict[Any, set[Any]]:
     """Return the relevant documents of each query that has any, in the order of the queries; all ids must be known."""
+    if not (isinstance(queries, Mapping) and isinstance(corpus, Mapping)):
+        raise ValueError(f"queries and corpus must be dicts from id to text, got {type(queries)} and {type(corpus)}")
     for query, documents in relevant_docs.items():
         if isinstance(documents, (str, Mapping)):
             raise ValueError(f"relevant_docs[{query!r}] must be a set of document ids, got {documents!r:.80}")

@@ -22,6 +22,7 @@ from sbertlab.analysis.intervals import tied_groups
 from sbertlab.analysis.ranks import (
     VARIANTS,
     distinguishable,
+    last_variants,
     mean_of,
     measured_cells,
     seed_scores,
@@ -144,9 +145,7 @@ def quality_figure(
     logarithmic. `models` holds sentences_per_second and parameters by model, as the "models" of a preset in
     environment.json do; a property that no model has gets no panel.
     """
-    # "fine-tuned" sorts before "untuned", so the first row of a model is its last state
-    final = standings(table).sort_index(level="variant", kind="stable").groupby(level="model").head(1)
-    final = final.reset_index("variant").dropna(subset="mean")
+    final = last_variants(standings(table)).reset_index("variant").dropna(subset="mean")
     costs = pd.DataFrame(models).T.reindex(index=final.index, columns=list(COSTS)).astype(float)
     costs = costs.dropna(axis="columns", how="all")
     footer = f"{mean_of(measured_cells(table))}. Joined and coloured: no model is better in both."

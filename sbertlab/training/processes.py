@@ -61,6 +61,8 @@ def sum_over_processes(accelerator: Accelerator, tensor: Tensor) -> Tensor:
 
 def any_process(accelerator: Accelerator, *flags: bool) -> list[bool]:
     """Return for each flag whether any process raised it."""
+    if accelerator.num_processes == 1:
+        return list(flags)
     raised = torch.tensor(flags, dtype=torch.int32, device=accelerator.device)
     return (sum_over_processes(accelerator, raised) > 0).tolist()
 

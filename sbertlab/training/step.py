@@ -34,9 +34,7 @@ OBJECTIVE_COLUMNS = ("loss", "lr", "gradient_norm", "tokens_per_second", "paddin
 """Columns of the history that `Step.learn` fills, once per objective."""
 
 SeedAt = Callable[[int | str], None]  # sets the random state of a place in the step: a chunk's number, or "loss"
-Share = list[
-    tuple[int, Chunk, Tensor]
-]  # one process's chunks: number, texts and embeddings, with a graph if not cached
+Share = list[tuple[int, Chunk, Tensor]]  # a process's chunks: number, texts, embeddings (with a graph if not cached)
 
 
 class NonFiniteLossError(FloatingPointError):

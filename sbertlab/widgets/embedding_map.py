@@ -164,7 +164,8 @@ class EmbeddingMap(Panel):
 
     def show_neighbors(self, position: int) -> None:
         """Select a text and its neighbours, list them with their similarities, and draw lines to them."""
-        self._show(np.array([position, *self.neighbors(position)["position"]]), position)
+        found = self.neighbors(position)
+        self._show(np.array([position, *found["position"]]), position, found)
 
     def save_selection(self) -> Path:
         """Write the selected rows to the first of selection-1.csv, selection-2.csv, ... that is not in `folder`."""
@@ -254,7 +255,8 @@ class EmbeddingMap(Panel):
         """
         self._rows, self._lines = rows, []
         if start is not None and self.frame_name in self.spaces:
-            found, title = self.neighbors(start), f"Nearest to “{self.texts[start]}”"
+            found = self.neighbors(start) if found is None else found
+            title = f"Nearest to “{self.texts[start]}”"
             self._lines = [start, *found["position"]]
         self.scatter.selection(rows)
         self._annotate()

@@ -117,7 +117,7 @@ def test_a_key_depends_on_everything_that_the_number_depends_on(
     assert key_of(Job(minilm, 0, Recipe(rows=60)), task) == keys[0]
     assert key_of(Job(Candidate("one name", partial(make_letters, scale=2.0)), 0), task) in keys
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "version", lambda name: "another")
+        patch.setattr(runner, "versions", lambda: {"torch": "another"})
         assert key_of(jobs[0], task) not in keys
     for module in (runner, fingerprint):
         monkeypatch.setattr(module, "source_digest", lambda *parts: "changed")

@@ -336,14 +336,22 @@ def test_a_hub_that_never_answers_is_given_up(hub: Server, monkeypatch: pytest.M
 # Zips
 
 
+STATIC = {  # its first block has no config.json, so only modules.json marks the root
+    "modules.json": json.dumps([{"path": path, "type": "x.y"} for path in ("", "1_Dense")]),
+    "model.safetensors": "weights",
+    "1_Dense/config.json": "{}",
+}
+
+
+@pytest.mark.parametrize("model", [MODEL, STATIC], ids=["transformer", "static"])
 @pytest.mark.parametrize("prefix", ["", "my_model/"])
 def test_a_zip_by_url_is_unpacked_once_with_or_without_a_folder_around_it(
-    prefix: str, server: Server, cache: Path
+    prefix: str, model: dict[str, str], server: Server, cache: Path
 ) -> None:
-    files = {f"{prefix}{name}": text for name, text in MODEL.items()}
+    files = {f"{prefix}{name}": text for name, text in model.items()}
     server.pages["/path/my_model.zip"] = zipped({**files, "__MACOSX/._x": ""} if prefix else files)
     folder = find_model(f"{server.url}/path/my_model.zip?download=1")
-    assert contents(folder) == MODEL
+    assert contents(folder) == model
     assert cache in folder.parents
     server.pages.clear()
     assert find_model(f"{server.url}/path/my_model.zip?download=1", local_files_only=True) == folder

@@ -104,11 +104,14 @@ def test_scores_the_best_model_and_their_file_are_those_of_the_unbroken_run(tiny
     outcomes = []
     for name, kills in (("whole", []), ("broken", [2, 4, 7])):
         how = {"evaluator": evaluator, "evaluation_steps": 2, "output_path": tmp_path / name}
+        (tmp_path / name / "eval").mkdir(parents=True)
+        (tmp_path / name / "eval" / "notes.csv").write_text("of the user")
         for kill in kills:
             with pytest.raises(Killed):
                 run(tiny(dropout=0.1), None, tmp_path / "c", resume=True, callbacks=[kill_after(kill)], **how)
         history = run(tiny(dropout=0.1), None, tmp_path / "c" if kills else None, resume=bool(kills), **how)
         scores = (tmp_path / name / "eval" / evaluator.csv_file).read_text()
+        assert (tmp_path / name / "eval" / "notes.csv").read_text() == "of the user"
         outcomes.append((history["metric"], scores, SentenceTransformer(tmp_path / name, device="cpu")))
     (metrics, scores, best), (metrics_again, scores_again, best_again) = outcomes
     assert metrics.equals(metrics_again)
