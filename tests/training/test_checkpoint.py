@@ -256,18 +256,18 @@ def test_a_checkpoint_that_a_killed_writer_took_away_is_put_back(tiny: Tiny, tmp
 
 
 def test_what_killed_writers_left_is_cleared_away(tiny: Tiny, tmp_path: Path) -> None:
-    for name in (".500.0123abcd", ".hidden"):
+    for name in (".500.partial-abcd", ".hidden"):
         (tmp_path / "c" / name).mkdir(parents=True)
     output, model = tmp_path / "out", tiny()
     model.save(output)
     output.rename(tmp_path / ".out.old")
-    for name in (".out.0123abcd", "..out.0123abcd.89ef4567", ".outer.0123abcd"):
+    for name in (".out.partial-abcd", ".outer.partial-abcd"):
         (tmp_path / name).mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("error", CheckpointWarning)
         run(model, None, tmp_path / "c", output_path=output, epochs=0.25)
     assert [path.name for path in (tmp_path / "c").iterdir()] == [".hidden"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".outer.0123abcd", "c", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".outer.partial-abcd", "c", "out"]
     assert SentenceTransformer(output, device="cpu").encode("the cat").shape == (32,)
 
 
