@@ -14,18 +14,16 @@ A task uses the rows of split "test" if there are any, otherwise all. `LOCAL_SET
 
 from __future__ import annotations
 
-import csv
-import gzip
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from sbertlab.benchmark.tasks import Task, cluster_evaluator, pair_evaluator, reranking_evaluator, sts_evaluator
+from sbertlab.data.readers import read_table
 from sbertlab.evaluation import InformationRetrievalEvaluator, SentenceEvaluator
 
 DATA_VARIABLE = "SBERTLAB_DATA"
@@ -135,25 +133,9 @@ def _search(place: Path, use: LocalSet) -> SentenceEvaluator:
 
 def _texts(path: Path) -> dict[str, str]:
     """Return the texts of a file by id."""
-    table = read_table(path, ["id", "text"])
+    table = read_table(path, ["id", "text"])[["id", "text"]].astype(str)
     _check_filled(table, ["id", "text"], path)
     return dict(zip(table["id"], table["text"], strict=True))
-
-
-def read_table(path: Path, columns: Iterable[str] = (), rows: int | None = None) -> pd.DataFrame:
-    """Read a data file that has these columns, every cell as text (so "NA" and "null" stay texts)."""
-    try:
-        if path.name.endswith(".jsonl.gz"):
-            form: dict[str, Any] = {"dtype": str}
-            table = pd.read_json(path, lines=True, **form)
-        else:
-            form = {"sep": "\t", "quoting": csv.QUOTE_NONE} if path.name.endswith(".tsv.gz") else {}
-            table = pd.read_csv(path, nrows=rows, dtype=str, keep_default_na=False, **form)
-    except (gzip.BadGzipFile, EOFError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; it must be gzip and UTF-8") from error
-    if missing := set(columns) - set(table):
-        raise ValueError(f"{path} is missing {', '.join(sorted(missing))}; its columns are {', '.join(table)}")
-    return table
 
 
 def _check_filled(table: pd.DataFrame, columns: list[str], path: Path) -> None:

@@ -20,10 +20,11 @@ import pandas as pd
 from torch.utils.data import DataLoader
 
 from sbertlab.benchmark.encoders import Candidate, digest_of
-from sbertlab.benchmark.local_tasks import DATA_VARIABLE, LocalSet, data_folder, read_table
+from sbertlab.benchmark.local_tasks import DATA_VARIABLE, LocalSet, data_folder
 from sbertlab.benchmark.published import DATA
 from sbertlab.benchmark.tasks import sts_evaluator
 from sbertlab.data import InputExample, NoDuplicatesDataLoader, helpdesk
+from sbertlab.data.readers import read_table
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.evaluation import SentenceEvaluator
 from sbertlab.losses import MultipleNegativesRankingLoss

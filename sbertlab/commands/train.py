@@ -6,7 +6,6 @@ jsonargparse checks: `load_model` for `model`, `Data`, `fit`, and for `loss` and
 
 from __future__ import annotations
 
-import csv
 import inspect
 import json
 import os
@@ -26,7 +25,7 @@ from sbertlab import evaluation, losses
 from sbertlab.checks import check_choice, closest
 from sbertlab.data import NeMoReader, collate, examples_from_frame, helpdesk
 from sbertlab.data.loaders import DenoisingAutoEncoderDataset, NoDuplicatesDataLoader
-from sbertlab.data.readers import InputExample, lines
+from sbertlab.data.readers import InputExample, read_table
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.models import Normalize, Pooling
 from sbertlab.storage.files import write_whole
@@ -163,22 +162,6 @@ def load_model(
     return model
 
 
-def read_frame(path: str) -> pd.DataFrame:
-    """Return a table (.csv, .tsv, .jsonl, .parquet); of any other file, the non-empty lines in a column `text`.
-
-    The cells of .csv and .tsv are texts, empty ones too. All but Parquet may be compressed by gzip.
-    """
-    kind = Path(path.removesuffix(".gz")).suffix
-    if kind in (".csv", ".tsv"):
-        tabs: Any = {"sep": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {}
-        return pd.read_csv(path, dtype=str, keep_default_na=False, **tabs)
-    if kind == ".jsonl":
-        return pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
-    if kind == ".parquet":
-        return pd.read_parquet(path)
-    return pd.DataFrame({"text": [line.strip() for line in lines(path) if line.strip()]})
-
-
 def helpdesk_rows(kind: str, split: str) -> list[InputExample]:
     """Return rows of the packaged help desk corpus in random order; `Data` lists the kinds."""
     corpus = helpdesk.load_helpdesk(split)
@@ -236,7 +219,7 @@ class Data:
         if self.path is not None and self.hard_negatives_to_train is not None:
             examples = NeMoReader("", self.hard_negatives_to_train).get_examples(self.path)
         elif self.path is not None:
-            frame = read_frame(self.path)
+            frame = read_table(self.path)
             if self.label in frame:
                 numbers = pd.to_numeric(frame[self.label], errors="coerce")
                 classes = frame[self.label].astype("category").cat.codes
@@ -375,12 +358,12 @@ def evaluate(model: str, words: Sequence[str]) -> None:
 
 
 def embed_file(model: str, source: str, target: str, column: str, batch_size: int, normalize: bool) -> None:
-    """Write the embeddings of a column of a table (see `read_frame`) into a file that appears whole or not at all.
+    """Write the embeddings of a column of a table (see `read_table`) into a file that appears whole or not at all.
 
     The target is .npy, `(texts, dim)` float32, or .parquet together with the texts.
     """
     check_choice("the ending of the output", kind := Path(target).suffix, [".npy", ".parquet"])
-    [texts] = collate(examples_from_frame(read_frame(source), [column]))[0]
+    [texts] = collate(examples_from_frame(read_table(source), [column]))[0]
     vectors = SentenceTransformer(model).encode(texts, batch_size, True, normalize_embeddings=normalize)
     with write_whole(Path(target)) as path:
         if kind == ".npy":

@@ -24,6 +24,8 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from sbertlab.checks import check_choice, checked_number
 from sbertlab.data.examples import InputExample
 from sbertlab.data.texts import checked_text
@@ -51,6 +53,29 @@ def lines(path: PathLike) -> Iterator[str]:
     # utf-8-sig drops the mark that spreadsheets write first; newline="" leaves line ends inside quotes as they are
     with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         yield from text
+
+
+def read_table(path: PathLike, columns: Iterable[str] = (), rows: int | None = None) -> pd.DataFrame:
+    """Return a table (.csv, .tsv, .jsonl, .parquet), which must have `columns`; `rows` limits those of a .csv or .tsv.
+
+    Their cells are texts, even "NA". Of any other file, the lines that are not blank become the column `text`.
+    """
+    kind = Path(os.fspath(path).removesuffix(".gz")).suffix
+    try:
+        if kind in (".csv", ".tsv"):
+            form: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {}
+            table = pd.read_csv(path, nrows=rows, dtype=str, keep_default_na=False, **form)
+        elif kind == ".jsonl":
+            table = pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
+        elif kind == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.DataFrame({"text": [line.strip() for line in lines(path) if line.strip()]})
+    except (gzip.BadGzipFile, EOFError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; it must be gzip (if named .gz) and UTF-8") from error
+    if missing := set(columns) - set(table):
+        raise ValueError(f"{path} is missing {', '.join(sorted(missing))}; its columns are {', '.join(table)}")
+    return table
 
 
 def aligned_lines(paths: Sequence[Path]) -> Iterator[Row]:
