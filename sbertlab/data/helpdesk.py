@@ -141,9 +141,7 @@ def triplets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return triplet.sort_values(["round", "block"], kind="stable", ignore_index=True)[columns[2:]]
 
 
-def retrieval(
-    queries: pd.DataFrame, knowledge: pd.DataFrame
-) -> tuple[dict[str, str], dict[str, str], dict[str, set[str]]]:
+def retrieval(queries: pd.DataFrame, knowledge: pd.DataFrame) -> tuple[dict[str, str], dict[str, str], dict[str, set]]:
     """Return the search for a phrasing's answer: queries by id, answers by intent, right intents by query id.
 
     The phrasings of `queries` are searched in the answers of `knowledge`, which include those of the queries.
@@ -163,8 +161,7 @@ def reranking(table: pd.DataFrame) -> list[dict[str, Any]]:
     for _, topic in table.groupby("topic", sort=False):
         queries = topic.drop_duplicates(["intent", "style"])
         for query, intent in zip(queries["text"], queries["intent"], strict=True):
-            others = topic[topic["text"] != query]
-            same = others["intent"] == intent
-            positive, negative = others["text"][same].tolist(), others["text"][~same].tolist()
+            same, others = topic["intent"] == intent, topic["text"] != query
+            positive, negative = topic["text"][same & others].tolist(), topic["text"][~same & others].tolist()
             samples.append({"query": query, "positive": positive, "negative": negative})
     return samples

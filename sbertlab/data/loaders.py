@@ -19,8 +19,6 @@ from sbertlab.checks import checked_number
 from sbertlab.data.examples import InputExample
 from sbertlab.data.texts import checked_text, plain_text
 
-__all__ = ["DenoisingAutoEncoderDataset", "NoDuplicatesDataLoader", "SentenceLabelDataset"]
-
 LOOK_AHEAD = 32  # open batches that a row tries before it begins a new one
 
 
@@ -46,29 +44,24 @@ class NoDuplicatesDataLoader:
         self.batch_size = checked_number("batch_size", batch_size, 1, whole=True)
         self.seed = checked_number("seed", seed, whole=True)
         self.collate_fn: Callable[[list[InputExample]], Any] = list
-        self._texts = [
-            {(plain_text(text) or "").strip().lower() for text in example.texts or ()}
-            for example in self.train_examples
-        ]
+        rows = [example.texts or () for example in self.train_examples]
+        self._texts = [{(plain_text(text) or "").strip().lower() for text in row} for row in rows]
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields, from 0."""
         self.epoch = checked_number("epoch", epoch, whole=True)
-        batches: list[list[int]] = []
+        batches: dict[int, list[int]] = {}
         opened: dict[int, set[str]] = {}  # the texts of each batch that is not full
         for row in np.random.default_rng((self.seed, epoch)).permutation(len(self._texts)).tolist():
             texts = self._texts[row]
             fitting = (number for number, held in islice(opened.items(), LOOK_AHEAD) if held.isdisjoint(texts))
             number = next(fitting, len(batches))
-            if number == len(batches):
-                batches.append([])
-                opened[number] = set()
-            batches[number].append(row)
-            opened[number] |= texts
+            batches.setdefault(number, []).append(row)
+            opened.setdefault(number, set()).update(texts)
             if len(batches[number]) == self.batch_size:
                 del opened[number]
-        self._batches = [batch for batch in batches if len(batch) == self.batch_size]
+        self._batches = [batch for batch in batches.values() if len(batch) == self.batch_size]
         if not self._batches:
             raise ValueError(
                 f"{len(self.train_examples)} examples give no batch of {self.batch_size} in which no text is repeated; "
@@ -122,10 +115,8 @@ class SentenceLabelDataset(IterableDataset[InputExample]):
                 f"of {classes.ngroups} classes in {len(self.examples)} examples"
             )
         if rare := classes.ngroups - len(self._classes):
-            warnings.warn(
-                f"{rare} of {classes.ngroups} classes have fewer than {samples_per_label} examples and are left out",
-                stacklevel=2,
-            )
+            few = f"{rare} of {classes.ngroups} classes have fewer than {samples_per_label} examples"
+            warnings.warn(f"{few} and are left out", stacklevel=2)
         evenly = max(1, sum(map(len, self._classes)) // (samples_per_label * len(self._classes)))
         self._counts = [evenly if with_replacement else len(rows) // samples_per_label for rows in self._classes]
 

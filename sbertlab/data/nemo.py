@@ -51,11 +51,7 @@ class NeMoReader:
     seed: int = 42
 
     def get_examples(self, filename: PathLike, max_examples: int = 0) -> list[InputExample]:
-        """Return the first `max_examples` examples of a file in the folder, or all of them for 0.
-
-        Raises:
-            ValueError: a broken file or a bad row, named by file and line or, in a JSON list, row.
-        """
+        """Return the first `max_examples` examples, or all for 0; an error names file and line (or row of a list)."""
         checked_number("hard_negatives_to_train", self.hard_negatives_to_train, whole=True)
         path = Path(self.dataset_folder) / filename
         examples: list[InputExample] = []
@@ -73,9 +69,8 @@ class NeMoReader:
     def _parts(self, record: dict[str, Any], number: int) -> tuple[str, list[str], list[str]]:
         """Return the query, the positives and the negatives drawn from those of the row."""
         query = checked_text(record["query" if "query" in record else "question"], "query")
-        found = record["pos_doc"]
+        found, wanted = record["pos_doc"], self.hard_negatives_to_train
         positives = _texts([found] if isinstance(found, str) else found, "pos_doc")
-        wanted = self.hard_negatives_to_train
         if not wanted:
             return query, positives, []
         negatives = _texts(record["neg_doc"], "neg_doc")
@@ -121,12 +116,8 @@ def write_nemo(
         texts = [checked_text(text, f"a text of example {index}") for text in example.texts or []]
         if len(texts) < 2:
             raise ValueError(f"example {index} must have a query and a positive, got {len(texts)} texts")
-        query, positive, *negatives = texts
-        record = {
-            "query": query.removeprefix(query_prefix),
-            "pos_doc": positive.removeprefix(passage_prefix),
-            "neg_doc": [text.removeprefix(passage_prefix) for text in negatives],
-        }
+        positive, *negatives = [text.removeprefix(passage_prefix) for text in texts[1:]]
+        record = {"query": texts[0].removeprefix(query_prefix), "pos_doc": positive, "neg_doc": negatives}
         records.append(json.dumps(record, ensure_ascii=False) + "\n")
     data = "".join(records).encode()
     with write_whole(Path(path)) as partial:

@@ -10,7 +10,7 @@ also the `guid` of an example. Arguments that readers share:
 | delimiter, separator   | one character; tab by default                                                               |
 | quoting                | one of the csv module's `QUOTE_...`; by default quotes are text in a TSV, quotes otherwise  |
 
-A table that needs more than that: `data.examples_from_frame(pd.read_csv(...), ...)`.
+A table that needs more than that: `data.examples_from_frame(read_table(...), ...)`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,6 @@ import pandas as pd
 from sbertlab.checks import check_choice, checked_number
 from sbertlab.data.examples import InputExample
 from sbertlab.data.texts import checked_text
-
-__all__ = [
-    "InputExample",
-    "LabelSentenceReader",
-    "NLIDataReader",
-    "PairedFilesReader",
-    "STSBenchmarkDataReader",
-    "STSDataReader",
-    "TripletReader",
-]
 
 Column = int | str
 PathLike = str | os.PathLike[str]
@@ -106,6 +96,7 @@ class TableReader:
     delimiter: str
     quoting: int | None = None
     has_header: bool = False
+    _convert: Any  # a method: cells -> texts and label; a ValueError says what is wrong with the row
 
     def __post_init__(self) -> None:
         self.columns: list[Column] = [value for name, value in vars(self).items() if name.endswith("_col_idx")]
@@ -116,9 +107,8 @@ class TableReader:
 
     def _rows(self, path: Path) -> Iterator[Row]:
         """Yield the wanted cells of each row that is not blank."""
-        quoting = self.quoting
-        if quoting is None:
-            quoting = csv.QUOTE_NONE if self.delimiter == "\t" else csv.QUOTE_MINIMAL
+        default = csv.QUOTE_NONE if self.delimiter == "\t" else csv.QUOTE_MINIMAL
+        quoting = default if self.quoting is None else self.quoting
         # strict: a quote that is never closed is an error, instead of swallowing the rest of the file
         rows = csv.reader(lines(path), delimiter=self.delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
         names = [column for column in self.columns if isinstance(column, str)]
@@ -138,10 +128,6 @@ class TableReader:
 
     def _texts(self, cells: list[str]) -> list[str]:
         return [checked_text(cell, f"column {column!r}") for cell, column in zip(cells, self.columns, strict=False)]
-
-    def _convert(self, cells: list[str]) -> tuple[list[str], Any]:
-        """Return the texts and the label of a row; a ValueError says what is wrong with it."""
-        raise NotImplementedError
 
 
 @dataclass(eq=False)
@@ -284,8 +270,5 @@ class PairedFilesReader:
     def get_examples(self, max_examples: int = 0) -> list[InputExample]:
         """Return the examples of the first `max_examples` lines, or of all of them for 0."""
         paths = [*map(Path, self.filepaths)]
-
-        def convert(texts: list[str]) -> tuple[list[str], int]:
-            return [checked_text(text, path.name) for text, path in zip(texts, paths, strict=True)], 1
-
-        return gather(aligned_lines(paths), convert, max_examples)
+        names = [path.name for path in paths]
+        return gather(aligned_lines(paths), lambda texts: ([*map(checked_text, texts, names)], 1), max_examples)
