@@ -1,7 +1,5 @@
 """Arguments and tables, checked in one place. A ValueError names the argument, the value and the remedy."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Iterable, Sequence, Sized

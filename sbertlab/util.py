@@ -8,12 +8,10 @@ by position, whatever the size of the blocks. `query_chunk_size` and `corpus_chu
 `top_k` the entries kept per query; `score_function` maps `(q, dim), (c, dim)` to `(q, c)`, higher is better.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -144,17 +142,15 @@ class SimilarityFunction(Enum):
         """Return the names."""
         return [function.value for function in cls]
 
-    @staticmethod
-    def to_similarity_fn(similarity_function: str | SimilarityFunction) -> Callable[[Embeddings, Embeddings], Tensor]:
+    @classmethod
+    def to_similarity_fn(cls, similarity_function: str | Self) -> Callable[[Embeddings, Embeddings], Tensor]:
         """Return the function `(n, dim), (m, dim) -> (n, m)`."""
-        return _SIMILARITIES[SimilarityFunction(similarity_function)][0]
+        return _SIMILARITIES[cls(similarity_function)][0]
 
-    @staticmethod
-    def to_similarity_pairwise_fn(
-        similarity_function: str | SimilarityFunction,
-    ) -> Callable[[Embeddings, Embeddings], Tensor]:
+    @classmethod
+    def to_similarity_pairwise_fn(cls, similarity_function: str | Self) -> Callable[[Embeddings, Embeddings], Tensor]:
         """Return the function `(n, dim), (n, dim) -> (n,)`."""
-        return _SIMILARITIES[SimilarityFunction(similarity_function)][1]
+        return _SIMILARITIES[cls(similarity_function)][1]
 
 
 _SIMILARITIES = {

@@ -1,7 +1,5 @@
 """What tests share: the packaged model, a tiny model with real words, and the folder of real data sets."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable

@@ -8,8 +8,6 @@ Outputs are committed, because readers look before they run. The stamp, `metadat
 that belong to the code from outputs that do not; `tests/test_notebooks.py` compares.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import hashlib

@@ -6,8 +6,6 @@ SBERTLAB_DATA names (stsb, wikiqa, snli_devtest); without it, from the helpdesk 
 writes figures/speed.csv.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

@@ -1,7 +1,5 @@
 """The notebooks as they are committed, what they show when they run, and the tool that runs them."""
 
-from __future__ import annotations
-
 import ast
 import re
 import sys
@@ -122,9 +120,6 @@ def test_a_notebook_runs_from_top_to_bottom_without_a_browser(path: Path, monkey
     assert not [line for line in said if "Traceback" in line]
     assert not [output for output in outputs_of(notebook) if output.output_type == "error"]
     assert len(outputs_of(notebook)) == len(outputs_of(read(path)))
-
-
-# -- The tool itself ---------------------------------------------------------------------------------------------------
 
 
 def small_notebook() -> NotebookNode:

@@ -1,7 +1,5 @@
 """The package as a whole: light to import, imports point downwards, dependencies listed once, a README that is true."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

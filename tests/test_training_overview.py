@@ -1,7 +1,5 @@
 """The code that the SBERT Training Overview teaches, step by step, with our import and the packaged model's name."""
 
-from __future__ import annotations
-
 import csv
 import warnings
 import zipfile

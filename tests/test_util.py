@@ -1,7 +1,5 @@
 """Similarities, search, mining, communities, quantisation: against sentence-transformers, slow formulas, by hand."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -7,8 +7,6 @@ functions the parts add up exactly to the embedding, for every pooling (mean, cl
 behind it. What belongs to no token (a bias, the nonlinear part of a Tanh) is shown as the last row, `REST`.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ explains it. Known limit: three seeds estimate their own spread badly. Where it 
 - `seeds_a`, `seeds_b`: one score per seed of each model. None or one score: no spread over seeds is known or assumed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from string import ascii_letters
 from typing import NamedTuple

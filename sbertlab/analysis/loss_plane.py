@@ -4,8 +4,6 @@ Every point is a text, and the arrow at it is the negative gradient, the directi
 `SCENES` leaves out losses that need a second model, texts, weights of their own or a teacher.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import getdoc

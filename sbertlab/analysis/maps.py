@@ -3,8 +3,6 @@
 Embeddings are `(n, dim)`, at least 3; a map is `(n, 2)`, float32. Neighbours in the original space are those by cosine.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Mapping, Sequence

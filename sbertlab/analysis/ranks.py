@@ -5,8 +5,6 @@ variant, seed, task, family and value (a percentage), and optionally low and hig
 tag. A failed cell has no value, and a mean over it is missing.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

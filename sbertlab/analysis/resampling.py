@@ -5,13 +5,11 @@ formula over the sorted columns. The result equals the metric on the sample writ
 the V-measure, which is linear: a text drawn twice always shares a cluster with its copy, which would inflate it.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -96,7 +94,7 @@ class Examples:
             np.savez(file, **given)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Examples:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a file that `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             columns = {name: file[name] for name in file.files}

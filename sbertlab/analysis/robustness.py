@@ -6,8 +6,6 @@ domains or languages. `model` has `encode(list of texts)`, or `transform` as a s
 of people, names, typos and bootstrap samples.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import string

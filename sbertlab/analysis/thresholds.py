@@ -4,13 +4,11 @@ Pairs with a score at or above the threshold are called similar. `labels` are 1 
 ones, `scores` their similarities; 95 % intervals come from `resamples` bootstrap samples of the pairs, at least 2.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -53,7 +51,7 @@ class Threshold:
         Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Threshold:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a file that `save` wrote."""
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 

@@ -1,7 +1,5 @@
 """A cell is the result of one model on one task, stored under a key of everything that its number depends on."""
 
-from __future__ import annotations
-
 import json
 import os
 import warnings

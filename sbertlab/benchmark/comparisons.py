@@ -4,8 +4,6 @@ Two models see the same examples, so they are compared on the same resamples of 
 The variation between the seeds of a fine-tuning is a second error (`seed_error`), and both decide.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from itertools import combinations

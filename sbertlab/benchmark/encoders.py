@@ -3,8 +3,6 @@
 A `Candidate` says how a model is built, anew for each seed; it knows nothing about tasks.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping

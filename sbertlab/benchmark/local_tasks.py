@@ -12,8 +12,6 @@ Each data set is a folder with these files, in UTF-8 and gzip:
 A task uses the rows of split "test" if there are any, otherwise all. `LOCAL_SETS` lists known sets and exceptions.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -7,8 +7,6 @@
 | published | the thirteen of the Training Overview | its fourteen, through mteb | training_nli_v2 |
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -9,8 +9,6 @@ files are no longer served; in mteb SciDocs is one set instead of the mean of se
 title and text, where the original seems to have had titles alone. k-means starts once instead of three times.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial

@@ -7,8 +7,6 @@
 | nli-local         | the NLI set of a local folder                 | the same code on a small set and two cores     |
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

@@ -7,8 +7,6 @@
 | environment.json | how and where each preset was measured, and the SHA-256 of the two tables |
 """
 
-from __future__ import annotations
-
 import json
 import os
 from contextlib import ExitStack

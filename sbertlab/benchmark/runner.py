@@ -3,8 +3,6 @@
 Each finished cell is written to disk under a key of everything that its number depends on, so a killed run resumes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -9,8 +9,6 @@
 | clustering | do clusters match the classes? | V-measure |
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

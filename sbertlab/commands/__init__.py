@@ -1,7 +1,5 @@
 """The command line: a parser per command, and the function that it calls with the parsed arguments."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@
 machines, so the maps keep their neighbourhoods but not their shapes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Settings are the sections of a YAML file, changed by words `section.key=value`. 
 jsonargparse checks: `load_model` for `model`, `Data`, `fit`, and for `loss` and `evaluator` that of a class by name.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

@@ -19,8 +19,6 @@ a table whose index names its rows; `texts`, its columns in their roles (anchor,
 a pair); `group`, the column of an id shared by rows that belong together, missing where nothing is known.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from textwrap import shorten

@@ -1,7 +1,5 @@
 """InputExample, batches of them, and their way from and to tables."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

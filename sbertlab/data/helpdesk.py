@@ -5,8 +5,6 @@ is easily confused with (`corpora/README.md`). All tables follow from that file 
 that neither phrasing nor answer of a test intent is trained on.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path

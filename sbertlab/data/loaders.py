@@ -4,8 +4,6 @@ What each of them yields is a function of (seed, epoch) alone. `set_epoch(epoch)
 `fit` calls it, and so must a hand-written loop.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice

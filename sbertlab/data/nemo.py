@@ -9,8 +9,6 @@
 Source: NVIDIA NeMo, user guide, Information Retrieval: Sentence-BERT and the embedding models.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import random

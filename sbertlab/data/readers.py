@@ -13,8 +13,6 @@ also the `guid` of an example. Arguments that readers share:
 A table that needs more than that: `data.examples_from_frame(read_table(...), ...)`.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import os

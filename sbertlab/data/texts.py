@@ -1,7 +1,5 @@
 """Texts as people give them: in lists, series or alone, repeated, on different routes, or too long."""
 
-from __future__ import annotations
-
 import unicodedata
 import warnings
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ A chunk of `n` texts is padded to its longest text, so it costs `n * longest` to
 where it is cheapest, 192 sentences of STSb get 10 % of padding; filled chunk after chunk, 27 %.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

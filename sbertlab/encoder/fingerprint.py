@@ -1,7 +1,5 @@
 """What an embedding depends on, as keys: everything in a model, the source code, and the text with its prompt."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import pickle

@@ -4,8 +4,6 @@ Reading a folder never runs code from it: weights come from safetensors or from 
 classes from the table `BLOCKS`, unless the caller passes `trust_remote_code=True`.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import json

@@ -4,8 +4,6 @@ A linear layer `W x` becomes `W x + (alpha / r) B A x`, with A `(r, in)` random 
 Source: Hu et al., 2021, LoRA: Low-Rank Adaptation of Large Language Models (arXiv:2106.09685).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Writes model folders that sentence-transformers 2.2 to 6.2 reads, with a model card."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

@@ -1,7 +1,5 @@
 """`SentenceTransformer`: encode, compare, save and load; how texts run through the blocks is in `batching`."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections import OrderedDict

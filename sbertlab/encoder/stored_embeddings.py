@@ -1,7 +1,5 @@
 """A model with a memory: each text is encoded once, in a session or, with a store on disk, ever."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

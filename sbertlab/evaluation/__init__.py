@@ -18,8 +18,6 @@ them to a CSV if given an `output_path`, and keeps `per_example`: a table from w
 | Sequential | other evaluators | that of the last |
 """
 
-from __future__ import annotations
-
 from sbertlab.evaluation.base import BaseEvaluator, SentenceEvaluator, SequentialEvaluator
 from sbertlab.evaluation.labels import (
     ClusteringEvaluator,

@@ -1,7 +1,5 @@
 """What every evaluator shares: encoding, the CSV file and the table of examples."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -1,7 +1,5 @@
 """Evaluators by class labels and by a teacher's embeddings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 

@@ -4,8 +4,6 @@
 best of them, or the one named as main, is primary. Tables hold distances negated, so that higher is more similar.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self, Unpack
 

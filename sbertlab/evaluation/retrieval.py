@@ -1,7 +1,5 @@
 """Evaluators of search: do the right texts come first?"""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations

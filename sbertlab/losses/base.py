@@ -1,7 +1,5 @@
 """What every loss shares: the check of a batch, the cast to float32, embedding first; and MatryoshkaLoss around any."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """DenoisingAutoEncoderLoss (TSDAE): embeddings from which a decoder can rebuild the text."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable
 from typing import Any, cast

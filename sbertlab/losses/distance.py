@@ -1,7 +1,5 @@
 """Losses on distances: given or mined triplets, and pairs that belong together or not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -3,8 +3,6 @@
 Where two rows share a positive, in-batch negatives would push each anchor away from its own positive.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Losses that fit labels: similarity scores, classes of pairs, a teacher's scores or vectors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

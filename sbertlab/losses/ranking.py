@@ -1,7 +1,5 @@
 """Losses that find their negatives in the batch: every text of it is a candidate for every anchor."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -7,8 +7,6 @@ torch's fused attention works through texts and heads one by one: up to about 64
 batched products is up to three times as fast, forward and backward.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Building blocks between others: on the token vectors, and on the vector of a text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@
 `all_layer_embeddings` (a tuple of one such tensor per layer) and `sentence_embedding` `(batch, dim)`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """From one vector per token to one vector per text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

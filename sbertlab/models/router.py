@@ -1,9 +1,7 @@
 """Different building blocks for different kinds of texts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Self, cast
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -34,7 +32,7 @@ class Router(Module):
         self.default_route, self.allow_empty_key = default_route, allow_empty_key
 
     @classmethod
-    def for_query_document(cls, query_modules: Sequence[Module], document_modules: Sequence[Module]) -> Router:
+    def for_query_document(cls, query_modules: Sequence[Module], document_modules: Sequence[Module]) -> Self:
         """Make a router with the two routes that `encode_query` and `encode_document` use."""
         routes = {"query": query_modules, "document": document_modules}
         return cls(routes, default_route="document", allow_empty_key=False)

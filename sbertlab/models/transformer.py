@@ -1,12 +1,10 @@
 """Building blocks that read texts: a tokenizer, then a transformer or a table of token vectors."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -148,7 +146,7 @@ class Transformer(TokenizerModule):
     @classmethod
     def from_parts(
         cls, auto_model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None = None
-    ) -> Transformer:
+    ) -> Self:
         """Make the block from a model and a tokenizer in memory, e.g. an architecture with random weights."""
         self = cls.__new__(cls)
         nn.Module.__init__(self)
@@ -250,7 +248,7 @@ class StaticEmbedding(TokenizerModule):
         self.embedding = nn.EmbeddingBag.from_pretrained(weights, freeze=False, mode="mean")
 
     @classmethod
-    def from_transformer(cls, transformer: Transformer) -> StaticEmbedding:
+    def from_transformer(cls, transformer: Transformer) -> Self:
         """Take the token vectors of a transformer: what it knows before any attention."""
         transformer.match_vocabulary()
         self = cls(transformer.tokenizer, transformer.token_matrix())

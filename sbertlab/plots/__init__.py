@@ -6,8 +6,6 @@ with `figure.savefig("name.svg")`; in a notebook, the last expression of a cell 
 
 # ruff: noqa: F401 (a face)
 
-from __future__ import annotations
-
 try:
     import matplotlib
 except ImportError as error:

@@ -1,7 +1,5 @@
 """Figures of `sbertlab.analysis`: an explanation, a threshold, and the robustness and fairness of models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import cycle
 from typing import Any

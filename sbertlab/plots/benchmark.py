@@ -5,8 +5,6 @@ one row per pair of models and task, with the columns task ("mean" for the mean)
 and different (bool). A table without a measured mean and a missing pair raise a ValueError.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from textwrap import fill
 from typing import Any

@@ -1,7 +1,5 @@
 """Figures of what losses do to points: which text is which, where each is pushed, and the path it takes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Maps: points on a plane, coloured by their labels and named where they lie."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

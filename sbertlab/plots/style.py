@@ -1,7 +1,5 @@
 """The look of all figures: light and dark pages, fonts, the frame of a figure, tables of coloured cells."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Figures of texts, their embeddings and a training run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from textwrap import fill
 from typing import Any

@@ -1,7 +1,5 @@
 """Files and folders that are whole or not there: they are written beside their place and moved there in one rename."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Where a model comes from: a folder, a cache, the Hub, the package index or a URL. Nothing downloaded is imported."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

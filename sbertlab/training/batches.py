@@ -1,7 +1,5 @@
 """Batches: a data loader, the loss that its batches go to, and a position in the data that can be found again."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """What happens beside the mathematics of a run: `Callback`, the small callbacks, and what users' functions are told."""
 
-from __future__ import annotations
-
 import math
 import signal
 import threading
@@ -23,6 +21,31 @@ from tqdm.auto import tqdm
 from sbertlab.checks import check_choice
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.training.step import OBJECTIVE_COLUMNS, Step
+
+
+class Callback:
+    """Does something beside the mathematics of a run. `fit` calls these methods, as far as a callback has them.
+
+    | method              | when                                                                 |
+    | ------------------- | -------------------------------------------------------------------- |
+    | on_begin(run)       | before the first step                                                |
+    | on_step(run)        | after each step; may add to its last row, `run.step.rows[-1]`        |
+    | on_evaluation(run)  | after a step at which the model is to be evaluated                   |
+    | on_step_end(run)    | when the rows of a step are complete                                 |
+    | on_checkpoint(run)  | after a step at which a checkpoint is to be written                  |
+    | close(run)          | after the last step, or after an error                               |
+    | on_end(run)         | after `close`, unless there was an error                             |
+    """
+
+    stops = False
+    """Whether the run is to end after this step."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps for `restore`: tensors and plain values."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Return to a state; an empty one when a run that was to be resumed has no checkpoint."""
 
 
 @dataclass
@@ -62,31 +85,6 @@ class Run:
     def is_main_process(self) -> bool:
         """Whether this process evaluates, saves and reports for all."""
         return self.step.accelerator.is_main_process
-
-
-class Callback:
-    """Does something beside the mathematics of a run. `fit` calls these methods, as far as a callback has them.
-
-    | method              | when                                                                 |
-    | ------------------- | -------------------------------------------------------------------- |
-    | on_begin(run)       | before the first step                                                |
-    | on_step(run)        | after each step; may add to its last row, `run.step.rows[-1]`        |
-    | on_evaluation(run)  | after a step at which the model is to be evaluated                   |
-    | on_step_end(run)    | when the rows of a step are complete                                 |
-    | on_checkpoint(run)  | after a step at which a checkpoint is to be written                  |
-    | close(run)          | after the last step, or after an error                               |
-    | on_end(run)         | after `close`, unless there was an error                             |
-    """
-
-    stops = False
-    """Whether the run is to end after this step."""
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps for `restore`: tensors and plain values."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Return to a state; an empty one when a run that was to be resumed has no checkpoint."""
 
 
 class Event(NamedTuple):

@@ -5,8 +5,6 @@ the run, and a manifest with the SHA-256 of every file. It holds no random state
 run's seed and the number of the step.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

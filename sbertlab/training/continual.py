@@ -9,8 +9,6 @@
     interpolate(before, model, alpha=0.5).save(folder)
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -4,8 +4,6 @@
 order of the data and the dropout of a step do not depend on what happened before, so a stopped run resumes exactly.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256

@@ -1,7 +1,5 @@
 """The optimizer of a run: what it trains, at which learning rates, and their schedule."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping

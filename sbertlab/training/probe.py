@@ -1,7 +1,5 @@
 """What training does to the embedding space: five metrics on a fixed set of texts, and when they mean collapse."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping, Sequence

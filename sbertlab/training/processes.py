@@ -1,7 +1,5 @@
 """accelerate for one run: an Accelerator of its own, and what its processes tell each other."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -10,8 +10,6 @@ once more, so memory holds one chunk whatever the batch size. Dropout is the sam
 processes, because the random state of a chunk follows from its place in the run.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence

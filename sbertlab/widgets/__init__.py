@@ -1,7 +1,5 @@
 """Panels for notebooks. A panel only shows what the rooms below compute, and has a static picture for other pages."""
 
-from __future__ import annotations
-
 try:
     import ipywidgets as _ipywidgets  # noqa: F401
 except ImportError as error:

@@ -1,7 +1,5 @@
 """`BenchmarkBrowser`: the table of a benchmark with filters, and the comparison of any two of its models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

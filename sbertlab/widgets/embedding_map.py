@@ -1,7 +1,5 @@
 """`EmbeddingMap`: a map of texts to hover over, search, colour and select from with a lasso; `linked` shows two."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`LossPlayground`: points on a plane, a loss with its settings, and where it pushes the points."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import ipywidgets

@@ -1,7 +1,5 @@
 """What all panels share: a static picture, errors shown as messages, escaped texts, labelled controls."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """The points of a map in the browser, drawn by jupyter-scatter in the colours of the figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`SimilarityExplorer`: type sentences, see how similar a model finds them, and why, token by token."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import ipywidgets

@@ -1,7 +1,5 @@
 """`ThresholdLab`: move a threshold, see what it costs, export it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

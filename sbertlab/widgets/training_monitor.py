@@ -1,7 +1,5 @@
 """`TrainingMonitor`: a callback of `fit` that shows a run while it runs, with buttons that pause and stop it."""
 
-from __future__ import annotations
-
 import html
 import signal
 import threading

@@ -1,7 +1,5 @@
 """The explanation of a similarity: it adds up, is what the formula says, and is honest where it cannot be whole."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

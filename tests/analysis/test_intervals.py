@@ -1,7 +1,5 @@
 """Intervals, comparisons and groups: against scipy, by hand, and by simulated models whose true scores are known."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import chain, combinations
 from string import ascii_letters
@@ -180,8 +178,6 @@ def test_the_smallest_difference_is_seen_four_times_in_five() -> None:
     seen = np.abs(few.mean(axis=1) / few.std(axis=1, ddof=1) * 5**0.5) > t.ppf(0.975, 4)
     assert seen.mean() == pytest.approx(0.8, abs=0.03)
 
-
-# -- Simulated models with known true scores ---------------------------------------------------------------------------
 
 SIMULATIONS, RESAMPLES, MODELS = 2000, 200, 4
 

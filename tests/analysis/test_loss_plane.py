@@ -1,7 +1,5 @@
 """What losses push where: gradients, the way down, and what scale and margin do; the figures that show it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -33,9 +31,6 @@ def cosines(points: Points) -> np.ndarray:
     """Cosine of the first two texts of each row."""
     a, b = points.xy[:, 0], points.xy[:, 1]
     return (a * b).sum(axis=-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-
-
-# -- Arrows ------------------------------------------------------------------------------------------------------------
 
 
 @every_scene
@@ -73,9 +68,6 @@ def test_an_arrow_by_hand() -> None:
     assert seen.arrows[0, 0] == pytest.approx([0, math.sin(math.pi / 3)])
 
 
-# -- Scale, margin, order ----------------------------------------------------------------------------------------------
-
-
 def test_a_negative_beyond_the_margin_gets_no_arrow() -> None:
     for margin, pushed in ((0.0, [True, False, False]), (1.0, [True, True, False]), (3.0, [True, True, True])):
         seen = push(losses.TripletLoss(triplet_margin=margin), TRIPLETS)
@@ -89,9 +81,6 @@ def test_the_order_losses_see_the_order_of_the_scores_and_nothing_else() -> None
     other = Points(SCORED.xy, np.array([0.99, 0.2, 0.19]))
     for kind, same in ((losses.CoSENTLoss, True), (losses.AnglELoss, True), (losses.CosineSimilarityLoss, False)):
         assert np.allclose(push(kind(), SCORED).arrows, push(kind(), other).arrows) is same
-
-
-# -- The way down ------------------------------------------------------------------------------------------------------
 
 
 @every_scene
@@ -135,9 +124,6 @@ def test_projected_arrows_are_those_of_the_space_as_the_plane_sees_them() -> Non
     assert np.all(flat[0].lengths <= way[0].lengths)
 
 
-# -- Scenes ------------------------------------------------------------------------------------------------------------
-
-
 @every_scene
 def test_the_points_of_a_scene_are_data_that_the_loss_takes(name: str) -> None:
     there = scene(name)
@@ -153,9 +139,6 @@ def test_the_points_of_a_scene_are_data_that_the_loss_takes(name: str) -> None:
     assert there.watch
 
 
-# -- Mistakes ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_mistake_is_told_in_words() -> None:
     with pytest.raises(ValueError, match="at the centre has no direction"):
         push(losses.CosineSimilarityLoss(), Points(np.array([[[0.0, 0.0], [1.0, 0.0]]]), np.array([1.0])))
@@ -165,9 +148,6 @@ def test_a_mistake_is_told_in_words() -> None:
         ValueError, match=r"a loss for the plane must be one of 'MultipleNegatives.*, got 'SoftmaxLoss'"
     ):
         scene("SoftmaxLoss")
-
-
-# -- Figures -----------------------------------------------------------------------------------------------------------
 
 
 def written(figure: plots.Figure) -> set[str]:

@@ -1,7 +1,5 @@
 """Maps and films: the measures against slow formulas, films that are comparable, maps cached by content."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -162,8 +160,6 @@ def test_a_film_shows_clusters_form_and_says_what_it_keeps() -> None:
     assert formed[0] < 0.2 < 0.5 < formed[-1]
 
 
-# -- Maps on disk ------------------------------------------------------------------------------------------------------
-
 CALLS: list[Any] = []
 
 
@@ -211,8 +207,6 @@ def test_damaged_coordinates_are_laid_out_again(tmp_path: Path, calls: list[Any]
         np.testing.assert_array_equal(maps.cached_umap(ROWS, tmp_path), first)
         assert len(calls) == 2
 
-
-# -- Refusals ----------------------------------------------------------------------------------------------------------
 
 ROWS = noise(points=20)
 MAP = noise(points=20, dim=2, seed=1)

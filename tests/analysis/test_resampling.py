@@ -1,7 +1,5 @@
 """The weighted statistics against scipy and scikit-learn on resamples written out; what replicates share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The card of robustness and fairness: sentences that differ as they say, and figures that fakes make checkable."""
 
-from __future__ import annotations
-
 import json
 import re
 import string
@@ -85,9 +83,6 @@ class Leaning(Words):
 
     def encode(self, texts: list[str]) -> np.ndarray:
         return super().encode([text.replace(" her ", " ") if self.role in text else text for text in texts])
-
-
-# -- The pairs ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_sentence_has_its_number_once_one_person_and_a_negation() -> None:
@@ -197,9 +192,6 @@ def test_sentences_about_roles_differ_in_one_word_and_come_with_every_role() -> 
     assert (
         names.groupby("sentence").agg({"group": "nunique", "gender": "nunique", "base": "nunique"}) == [6, 1, 1]
     ).all(axis=None)
-
-
-# -- What a model makes of them ----------------------------------------------------------------------------------------
 
 
 def test_a_model_that_reads_letters_alone_does_not_see_case_and_punctuation() -> None:

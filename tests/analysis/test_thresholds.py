@@ -1,7 +1,5 @@
 """Thresholds: the numbers of plain counting, intervals that cover."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Comparisons of pairs, means over tasks, and groups that do not differ significantly."""
 
-from __future__ import annotations
-
 import zlib
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Tasks from a folder of data sets: which rows count, which family they are, and what is refused."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

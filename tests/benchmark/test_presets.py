@@ -1,7 +1,5 @@
 """A run: what it measures and writes, what it refuses before it starts, and the check of a table."""
 
-from __future__ import annotations
-
 import copy
 import gzip
 import json

@@ -1,7 +1,5 @@
 """The published table: its figures and tasks, texts from a local folder or the Hub, and scores as mteb has them."""
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Callable
 from functools import partial

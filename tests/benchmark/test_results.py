@@ -1,7 +1,5 @@
 """The folder of the results, the numbers of the page, and the committed tables."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

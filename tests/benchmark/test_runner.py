@@ -1,7 +1,5 @@
 """The runner: one cell per model and task, finished ones never computed again, failed ones recorded."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """A small model, a table of pairs and a file of settings that tests of the commands share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

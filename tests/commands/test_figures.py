@@ -1,7 +1,5 @@
 """Benchmark and card as files: tables that are measured, pages and pictures that follow from them."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

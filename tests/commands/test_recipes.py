@@ -1,7 +1,5 @@
 """The packaged recipes: each trains a tiny model on the packaged data, and the commands in its comments read files."""
 
-from __future__ import annotations
-
 import gzip
 import re
 import shlex

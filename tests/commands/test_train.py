@@ -1,7 +1,5 @@
 """The commands train, evaluate, embed and convert: their settings and parts, and what they run, write and print."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import re

@@ -1,7 +1,5 @@
 """The doctor of data: every planted fault is found in its row, and a clean set has none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Batches of examples, and examples from and to tables."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

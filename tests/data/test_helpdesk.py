@@ -1,7 +1,5 @@
 """The packaged corpus, and the pairs and triplets derived from it."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Loaders and data sets whose order, groups and noise are functions of seed and epoch."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from itertools import chain

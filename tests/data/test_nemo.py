@@ -1,7 +1,5 @@
 """NeMo's files, read in all spellings and written."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Readers: the examples of sentence-transformers' readers, and errors that name file and line."""
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the tests of loading and saving share: reading a folder here and with sentence-transformers, and comparing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

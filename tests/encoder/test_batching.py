@@ -1,7 +1,5 @@
 """Token-budget chunks against the rules they promise; training and routes through them against encode and the peer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 
@@ -76,9 +74,6 @@ def test_the_padding_meter_adds_up_chunks():
     assert (meter.tokens, meter.padded, meter.share) == (9, 12, 3 / 12)
 
 
-# -- Embedding for training --------------------------------------------------------------------------------------------
-
-
 def test_embed_equals_encode_in_any_chunks_and_keeps_order(tiny):
     model = tiny()
     expected = model.encode(WORDS)
@@ -113,9 +108,6 @@ def test_tokenize_and_collate_give_what_the_model_reads(tiny):
     assert [column["input_ids"].shape for column in columns] == [(2, 4), (2, 5)]
     assert columns[1]["input_ids"].equal(model.tokenize(["a big dog", "red"])["input_ids"])
     assert labels.tolist() == [0.5, 1.0]
-
-
-# -- Routes ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

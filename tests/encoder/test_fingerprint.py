@@ -1,7 +1,5 @@
 """Fingerprints: what changes them, what does not, and what has none."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Model folders: every dialect of sentence-transformers is read, damage is named, and nothing hostile is run."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import shutil

@@ -1,7 +1,5 @@
 """LoRA: starts at the model as it was, trains alone, resumes, and is saved as a plain model that anyone reads."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

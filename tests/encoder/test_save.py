@@ -1,7 +1,5 @@
 """What is saved loads in sentence-transformers and here with the same embeddings, and nothing else is lost."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

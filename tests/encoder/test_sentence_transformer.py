@@ -1,7 +1,5 @@
 """The encoder against sentence-transformers on the same folder, with every kind of input, good and bad."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import pickle
@@ -63,9 +61,6 @@ def both(model: SentenceTransformer, folder: Path) -> tuple[SentenceTransformer,
 def spread(embeddings: Any) -> float:
     """How much the embeddings differ from text to text."""
     return float(np.ptp(np.asarray(embeddings), axis=0).max())
-
-
-# -- The same numbers as the peer --------------------------------------------------------------------------------------
 
 
 def test_minilm_embeddings_equal_the_peers_on_every_kind_of_text(minilm, minilm_peer, quiet):
@@ -150,9 +145,6 @@ def test_the_similarity_is_the_one_that_is_named_as_in_the_peer(tiny, tmp_path):
     torch.testing.assert_close(ours.similarity_pairwise(a, b), theirs.similarity_pairwise(a, b), atol=1e-4, rtol=1e-4)
 
 
-# -- Prompts -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("include_prompt", [True, False])
 @pytest.mark.parametrize("mode", ["mean", "cls", "weightedmean"])
 def test_prompts_equal_the_peers_with_and_without_their_tokens_in_the_pooling(tiny, tmp_path, include_prompt, mode):
@@ -183,9 +175,6 @@ def test_documents_take_the_prompt_that_the_model_has_for_them(tiny, name):
     model.prompts = {"query": "question : ", name: "answer : "}
     np.testing.assert_array_equal(model.encode_document(WORDS), model.encode(WORDS, prompt="answer : "))
     np.testing.assert_array_equal(model.encode_document(WORDS, prompt=""), model.encode(WORDS))
-
-
-# -- Inputs and results ------------------------------------------------------------------------------------------------
 
 
 def test_texts_may_come_in_any_one_dimensional_shape(tiny):
@@ -243,9 +232,6 @@ def test_the_result_is_an_array_a_tensor_or_a_list_of_tensors(tiny):
     assert np.array_equal(torch.stack(tensors).numpy(), array)
     assert not tensor.requires_grad
     assert model.encode("a").shape == model.encode("a", convert_to_tensor=True).shape == (32,)
-
-
-# -- How it runs -------------------------------------------------------------------------------------------------------
 
 
 def forward_sizes(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
@@ -328,9 +314,6 @@ def test_without_a_device_the_best_one_is_taken(monkeypatch):
     assert encoder.best_device() == torch.device("cuda")
 
 
-# -- Texts that are cut ------------------------------------------------------------------------------------------------
-
-
 def test_one_warning_counts_the_cut_texts_and_tokens(tiny, monkeypatch):
     monkeypatch.setattr(encoder, "WINDOW", 2)
     model = tiny()
@@ -358,9 +341,6 @@ def test_cut_texts_are_reported_in_the_same_words_at_every_step_of_training(tiny
     assert len(first) == len(second) == 1
     assert str(first[0].message) == str(second[0].message)
     assert first[0].filename == __file__
-
-
-# -- The model ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The store of embeddings: what is found bit for bit, and what damage, a full disk and other processes do."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import resource

@@ -1,7 +1,5 @@
 """Evaluators, against those of sentence-transformers on the same embeddings, scikit-learn, scipy, and by hand."""
 
-from __future__ import annotations
-
 import itertools
 from types import SimpleNamespace
 

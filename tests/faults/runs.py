@@ -4,8 +4,6 @@ Started as a program, because the processes are forked from one that has importe
 Prints one JSON object: see `main`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """Runs that are killed, interrupted or meet a full disk. `make faults` does many, CI a few."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

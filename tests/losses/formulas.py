@@ -1,7 +1,5 @@
 """Slow formulas of the losses with in-batch negatives, row by row, and comparisons of values and gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What losses refuse: rows and labels that do not fit, and settings out of range."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Known positives against slow loops over rows and texts, in the mask and in every loss that takes it."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Losses and their gradients against sentence-transformers."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Token vectors and helpers that tests of several building blocks share."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

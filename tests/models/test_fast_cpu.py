@@ -1,7 +1,5 @@
 """Fast layers on a CPU against torch's: oneDNN linear layers, forced on, and attention for short texts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

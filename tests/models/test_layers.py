@@ -1,7 +1,5 @@
 """Blocks between others against sentence-transformers' own, and bad arguments."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Pooling against sentence-transformers' own and by hand."""
 
-from __future__ import annotations
-
 import json
 import warnings
 

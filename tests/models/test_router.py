@@ -1,7 +1,5 @@
 """Routes: which is used, and what a router shows of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

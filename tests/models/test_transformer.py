@@ -1,7 +1,5 @@
 """Blocks that read texts against sentence-transformers' own, and bad input."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What tests of figures share: what can be read in one, and what holds for each of them."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Figures of texts, maps and runs: what they show, on both pages, whatever their labels hold."""
 
-from __future__ import annotations
-
 import importlib
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Empty caches, no network but a stand-in for the Hub on loopback, and a package index that is one folder."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Small models as files, as zips and as wheels, and what is in a folder."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """A stand-in for the Hub, and for a server of zips; it listens on loopback only."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -1,7 +1,5 @@
 """Sources of models: order, choice of files, checks and refusals."""
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import json

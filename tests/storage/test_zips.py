@@ -1,7 +1,5 @@
 """Zips behind an address: what is unpacked, and what is refused."""
 
-from __future__ import annotations
-
 import io
 import json
 import stat

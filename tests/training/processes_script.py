@@ -1,7 +1,5 @@
 """What each process of test_processes.py does: train a tiny model once per run, and write what came out."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """What tests of training share: rows, objectives, a short run, and ways to end it."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable

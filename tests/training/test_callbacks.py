@@ -1,7 +1,5 @@
 """What happens beside a run: Ctrl-C, the users' functions, idle steps; and in which order they are called."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import warnings
@@ -14,8 +12,6 @@ import pytest
 from sbertlab import InputExample, SentenceTransformer, losses
 from sbertlab.training.checkpoint import verify
 from tests.training.runs import PAIRS, STEPS, Tiny, assert_equal, press_at, ranking, run
-
-# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -91,9 +87,6 @@ def test_in_a_thread_no_handler_is_set_and_the_run_is_whole(tiny: Tiny) -> None:
     assert all(handler is before for handler in handlers)
 
 
-# -- The users' functions ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", ["step", "evaluation"])
 def test_a_function_that_returns_true_ends_the_run_after_the_step(tiny: Tiny, tmp_path: Path, kind: str) -> None:
     model = tiny()
@@ -157,9 +150,6 @@ def test_an_event_holds_the_newest_row_and_the_model(tiny: Tiny) -> None:
     assert [row["loss"] for *_, row in steps] == history["loss"].tolist()
     assert "margin" in steps[1][3], "the space is measured before the step is told"
     assert [row["metric"] for kind, *_, row in events if kind == "evaluation"] == [0.25, 0.25]
-
-
-# -- Steps from which nothing is learnt --------------------------------------------------------------------------------
 
 
 def test_steps_with_a_gradient_of_0_are_counted_in_one_warning(tiny: Tiny) -> None:

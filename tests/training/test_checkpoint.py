@@ -1,7 +1,5 @@
 """Checkpoints: a stopped run resumes to the same weights, and nothing damaged or foreign is ever continued."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings
@@ -135,9 +133,6 @@ def test_a_checkpoint_is_a_model_folder(tiny: Tiny, tmp_path: Path) -> None:
     assert_equal(SentenceTransformer(tmp_path / "3", device="cpu"), model)
 
 
-# -- What must not be continued ----------------------------------------------------------------------------------------
-
-
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -269,9 +264,6 @@ def test_what_killed_writers_left_is_cleared_away(tiny: Tiny, tmp_path: Path) ->
     assert [path.name for path in (tmp_path / "c").iterdir()] == [".hidden"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".outer.partial-abcd", "c", "out"]
     assert SentenceTransformer(output, device="cpu").encode("the cat").shape == (32,)
-
-
-# -- Keeping them ------------------------------------------------------------------------------------------------------
 
 
 class Odd(torch.optim.SGD):

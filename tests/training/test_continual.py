@@ -1,7 +1,5 @@
 """Keeping a model current: replay of old data, what was gained and lost, and models between two."""
 
-from __future__ import annotations
-
 import copy
 from types import SimpleNamespace
 from typing import Any
@@ -74,9 +72,6 @@ def letters(*counted: str) -> Any:
     )
 
 
-# -- Replay ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("share", "count"), [(0.2, 20), (0.5, 80), (0.01, 1), (0.001, 1), (0, 0)])
 def test_an_epoch_holds_all_new_rows_in_their_order_and_the_share_of_old_ones(share: float, count: int) -> None:
     rows = replay(numbered("new", 80), numbered("old", 100), share)
@@ -143,9 +138,6 @@ def test_replay_keeps_what_training_on_new_data_alone_forgets(tiny: Tiny) -> Non
     assert alone["worse"] == -alone["difference"]
 
 
-# -- Gained and lost ---------------------------------------------------------------------------------------------------
-
-
 def test_the_table_has_a_row_for_every_evaluator_and_counts_examples_that_rose_and_fell() -> None:
     won, lost, kept = ("c", "c", "d"), ("a", "a", "b"), ("ac", "ac", "bd")
     new = evaluator_of([won, won, kept, lost], name="dev")
@@ -185,9 +177,6 @@ def test_the_same_model_twice_is_refused() -> None:
     model, evaluator = letters("a"), evaluator_of(NEW)
     with pytest.raises(ValueError, match=r"one object.*copy\.deepcopy"):
         gained_and_lost(model, model, evaluator, evaluator)
-
-
-# -- Interpolation -----------------------------------------------------------------------------------------------------
 
 
 def test_a_model_between_two_has_the_mean_weights_and_leaves_both_as_they_are(tiny: Tiny) -> None:

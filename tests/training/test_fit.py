@@ -1,7 +1,5 @@
 """The training loop: equal to a loop written by hand, reproducible, and clear about what goes wrong."""
 
-from __future__ import annotations
-
 import copy
 import math
 import random
@@ -113,9 +111,6 @@ def test_a_loader_that_runs_dry_is_started_again_in_another_order(tiny: Tiny) ->
     assert seen[:8] != seen[8:16]
 
 
-# -- The best model ----------------------------------------------------------------------------------------------------
-
-
 def test_the_best_model_is_kept_and_its_score_is_the_best_of_the_history(tiny: Tiny, tmp_path) -> None:
     model = tiny()
     (tmp_path / "out").mkdir()
@@ -157,9 +152,6 @@ def test_a_part_of_an_epoch_ends_with_an_evaluation_too(tiny: Tiny) -> None:
     how = {"epochs": 1.5, "evaluation_steps": 100, "callback": lambda *call: calls.append(call)}
     assert len(model.fit([scored(model)], lambda *_, **__: 0.5, **how, **QUIET)) == 3
     assert calls == [(0.5, 0, -1), (0.5, 1, -1)]
-
-
-# -- Losses that go wrong ----------------------------------------------------------------------------------------------
 
 
 class NaNAfter(losses.CosineSimilarityLoss):
@@ -228,9 +220,6 @@ def test_the_losses_own_modules_are_in_training_mode(tiny: Tiny) -> None:
     assert modes == [True, True]
 
 
-# -- Data --------------------------------------------------------------------------------------------------------------
-
-
 def test_two_workers_give_the_same_losses_as_none_and_persistent_ones_see_every_epoch(tiny: Tiny) -> None:
     histories = []
     for settings in ({}, {"num_workers": 2}, {"num_workers": 1, "persistent_workers": True}):
@@ -294,9 +283,6 @@ def test_known_positives_are_counted_and_left_out_unless_told_otherwise(tiny: Ti
     assert values[0] < values[1]
 
 
-# -- The process and its settings --------------------------------------------------------------------------------------
-
-
 def test_a_run_leaves_no_trace_in_the_process(tiny: Tiny) -> None:
     model = tiny()
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -342,9 +328,6 @@ def test_auto_takes_bfloat16_where_the_processor_multiplies_it(tiny: Tiny, monke
         model = tiny()
         history = model.fit([ranked(model)], mixed_precision="auto", **QUIET)
         assert history.attrs["mixed_precision"] == precision
-
-
-# -- Mistakes ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

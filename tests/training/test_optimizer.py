@@ -1,7 +1,5 @@
 """What the optimizer trains and at which rates: patterns over parameter names, and freezing."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The metrics of the embedding space against slow formulas, the probe's pairs, and when a collapse is reported."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterator

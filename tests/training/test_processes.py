@@ -1,7 +1,5 @@
 """Two gloo processes give what one gives, plain and cached; and what happens when one dies."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

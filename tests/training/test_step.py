@@ -1,7 +1,5 @@
 """The gradient of a batch: cached equals plain for every loss, dropout on, and memory holds one chunk."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable

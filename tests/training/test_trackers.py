@@ -1,7 +1,5 @@
 """Trackers: what is in their files is the history, the files are where they were asked for, and they are closed."""
 
-from __future__ import annotations
-
 import math
 import os
 import subprocess

@@ -3,8 +3,6 @@
 Screenshots go to the folder SBERTLAB_SHOTS, or to one of pytest's.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """`BenchmarkBrowser` on the repository's own tables in a real browser; what Python received is asserted."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`EmbeddingMap` and `linked` in a real browser, by mouse and by keyboard; what Python received is asserted."""
 
-from __future__ import annotations
-
 import ast
 import io
 from collections.abc import Callable, Sequence

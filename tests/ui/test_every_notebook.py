@@ -1,7 +1,5 @@
 """Every notebook in JupyterLab, without a model hub: the kernel is restarted, all cells run, every widget stands."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`LossPlayground` in a real browser, by keyboard and mouse; what Python received is asserted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

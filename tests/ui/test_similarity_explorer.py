@@ -1,7 +1,5 @@
 """`SimilarityExplorer` in a real browser, by mouse and by keyboard; what Python received is asserted."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Callable
 from pathlib import Path

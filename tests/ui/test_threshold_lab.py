@@ -1,7 +1,5 @@
 """`ThresholdLab` in a real browser, by mouse and by keyboard; what Python received and wrote is asserted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

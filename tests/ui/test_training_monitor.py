@@ -1,7 +1,5 @@
 """`TrainingMonitor` in a real browser: its buttons reach a running cell, by mouse and by keyboard."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

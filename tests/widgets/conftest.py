@@ -1,7 +1,5 @@
 """The controls of a panel by their names; without the lab extra, nothing here is collected."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any

@@ -1,7 +1,5 @@
 """The panel of a benchmark: fewer tasks and models change means, intervals and verdicts, all from the tables."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`EmbeddingMap` and `linked`: what the browser sends becomes a selection, what Python sets reaches the browser."""
 
-from __future__ import annotations
-
 import html
 import importlib.resources
 import sys

@@ -1,7 +1,5 @@
 """`LossPlayground`: menu, sliders and buttons act on the points."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

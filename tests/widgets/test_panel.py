@@ -1,7 +1,5 @@
 """What all panels share: messages for errors, escaped tables, the keyboard, a static picture."""
 
-from __future__ import annotations
-
 import base64
 import importlib
 import sys

@@ -1,7 +1,5 @@
 """The panel that compares typed sentences and explains why two are alike."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

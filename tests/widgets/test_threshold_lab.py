@@ -1,7 +1,5 @@
 """`ThresholdLab` follows its slider, goes to a precision, and exports what it shows."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

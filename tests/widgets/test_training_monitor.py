@@ -1,7 +1,5 @@
 """The training monitor: what it shows is what happened, its buttons work, and the training learns nothing of it."""
 
-from __future__ import annotations
-
 import re
 import signal
 import threading
