@@ -10,7 +10,7 @@ import json
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +29,7 @@ BLOCKS: dict[str, type[models.Module]] = {
         *(models.CNN, models.Dense, models.LayerNorm, models.Dropout, models.Normalize, models.Router),
     )
 }
+BLOCKS["Asym"] = models.Router  # its name in version 2
 CONFIG_FILES = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json"}  # the others have config.json
 RENAMED = {"embedding_dimension": "word_embedding_dimension", "in_embedding_dimension": "in_word_embedding_dimension"}
 ON_SENTENCES = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
@@ -50,7 +51,7 @@ def load_modules(
     `model_args` and `tokenizer_args` go to every Transformer. A missing file is a FileNotFoundError, a damaged or
     inconsistent one a ValueError.
     """
-    reader = _Reader({**model_args, "trust_remote_code": trust_remote_code}, tokenizer_args, trust_remote_code)
+    reader = _Reader({**model_args, "trust_remote_code": trust_remote_code}, tokenizer_args)
     try:
         return reader.modules(root), _read_settings(root)
     except (KeyError, TypeError, AttributeError) as error:  # JSON of another shape than expected
@@ -63,7 +64,6 @@ class _Reader:
 
     model_args: Mapping[str, Any]
     tokenizer_args: Mapping[str, Any]
-    trust: bool
 
     def modules(self, root: Path) -> OrderedDict[str, nn.Module]:
         file = root / "modules.json"
@@ -84,21 +84,20 @@ class _Reader:
 
     def module(self, dotted: str, folder: Path, file: Path) -> models.Module:
         """Read the block of class `dotted`, as named in `file`, from its folder."""
-        name = dotted.rpartition(".")[2].replace("Asym", "Router")
+        module, _, name = dotted.rpartition(".")
         ours = dotted.startswith("sentence_transformers.")
         if ours and name not in BLOCKS:
             raise ValueError(f"{file}: sbertlab has no block {dotted}; it has {', '.join(BLOCKS)}")
-        if not ours and not self.trust:
+        if not ours and not self.model_args["trust_remote_code"]:
             raise ValueError(f"{file}: {dotted!r} is code from outside and is not run without trust_remote_code=True")
+        readers: dict[type, Callable[[Path], models.Module]] = {
+            models.Transformer: self.transformer,
+            models.Router: self.router,
+            models.StaticEmbedding: _read_static_embedding,
+        }
         try:
-            if not ours:
-                module, _, name = dotted.rpartition(".")
-                return _read_block(getattr(importlib.import_module(module), name), folder / "config.json")
-            if name in ("Transformer", "Router"):
-                return self.transformer(folder) if name == "Transformer" else self.router(folder)
-            if name == "StaticEmbedding":
-                return _read_static_embedding(folder)
-            return _read_block(BLOCKS[name], folder / CONFIG_FILES.get(name, "config.json"))
+            block = BLOCKS[name] if ours else getattr(importlib.import_module(module), name)
+            return readers[block](folder) if block in readers else _read_block(block, folder)
         except FileNotFoundError:
             raise
         except Exception as error:  # whatever transformers, tokenizers, torch or safetensors raise for a damaged folder
@@ -109,8 +108,7 @@ class _Reader:
         known = models.Transformer.config_keys
         config = _known_keys(read_json(files[0]), "Transformer", known, files[0]) if files else {}
         length = config.pop("max_seq_length", None)
-        arguments: dict[str, Any] = {"model_args": self.model_args, "tokenizer_args": self.tokenizer_args, **config}
-        block = models.Transformer(folder, **arguments)
+        block = models.Transformer(folder, model_args=self.model_args, tokenizer_args=self.tokenizer_args, **config)
         if length is not None:
             block.max_seq_length = min(length, block.longest_input or length)
         return block
@@ -119,9 +117,7 @@ class _Reader:
         file = folder / "router_config.json"
         file = file if file.is_file() else folder / "config.json"
         config = read_json(file)
-        blocks = {}
-        for name, dotted in config["types"].items():
-            blocks[name] = self.module(dotted, _inside(folder, name, file), file)
+        blocks = {name: self.module(kind, _inside(folder, name, file), file) for name, kind in config["types"].items()}
         routes = {route: [blocks[name] for name in names] for route, names in config["structure"].items()}
         known = ("default_route", "allow_empty_key")
         return models.Router(routes, **_known_keys(config["parameters"], "Router", known, file))
@@ -165,14 +161,15 @@ def _known_keys(stated: dict[str, Any], name: str, known: Collection[str], file:
     return {key: value for key, value in config.items() if key in known}
 
 
-def _read_block(block: type[models.Module], file: Path) -> models.Module:
+def _read_block(block: type[models.Module], folder: Path) -> models.Module:
     """Make a block from its configuration, and give it its weights."""
+    file = folder / CONFIG_FILES.get(block.__name__, "config.json")
     config = {} if block is models.Normalize and not file.is_file() else read_json(file)
     if block in BLOCKS.values():
         config = _known_keys(config, block.__name__, inspect.signature(block.__init__).parameters, file)
     made = block(**config)
     if made.state_dict():
-        made.load_state_dict(_read_weights(file.parent))
+        made.load_state_dict(_read_weights(folder))
     return made
 
 

@@ -58,13 +58,7 @@ def _write_module(module: Any, folder: Path) -> None:
     if isinstance(module, models.Router):
         return _write_router(module, folder)
     if isinstance(module, models.StaticEmbedding):
-        backend = module.tokenizer.backend_tokenizer
-        backend.no_padding()
-        if module.max_seq_length is None:
-            backend.no_truncation()
-        else:
-            backend.enable_truncation(module.max_seq_length)
-        backend.save(str(folder / "tokenizer.json"))
+        module.truncating_backend().save(str(folder / "tokenizer.json"))
     elif not isinstance(module, models.Module):
         raise ValueError(f"{type(module).__name__} cannot be saved: it is not a subclass of sbertlab.models.Module")
     else:

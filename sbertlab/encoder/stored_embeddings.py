@@ -7,6 +7,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +161,8 @@ class StoredEmbeddings:
         embeddings = torch.from_numpy(stacked) if convert_to_tensor else stacked
         return embeddings[0] if single else embeddings
 
-    def encode_query(self, sentences: Any, **arguments: Any) -> Any:
-        """`encode` with the role "query"."""
-        return self.encode(sentences, role="query", **arguments)
-
-    def encode_document(self, sentences: Any, **arguments: Any) -> Any:
-        """`encode` with the role "document"."""
-        return self.encode(sentences, role="document", **arguments)
+    encode_query = partialmethod(encode, role="query")
+    encode_document = partialmethod(encode, role="document")
 
     def _has_roles(self, role: str) -> bool:
         """Return whether the model treats a role in a way of its own; if not, roles share their embeddings."""

@@ -129,6 +129,8 @@ class Dense(Module):
     `init_bias` `(out_features,)` are copied.
     """
 
+    config_keys = ("in_features", "out_features")
+
     def __init__(
         self,
         in_features: int,
@@ -160,12 +162,8 @@ class Dense(Module):
     def config(self) -> dict[str, Any]:
         """Return the field's four keys; of the activation, only its name is saved."""
         activation = type(self.activation_function)
-        return {
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "bias": self.linear.bias is not None,
-            "activation_function": f"{activation.__module__}.{activation.__qualname__}",
-        }
+        name = f"{activation.__module__}.{activation.__qualname__}"
+        return {**super().config(), "bias": self.linear.bias is not None, "activation_function": name}
 
 
 class Normalize(Module):

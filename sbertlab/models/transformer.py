@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -64,14 +65,9 @@ class TokenizerModule(Module):
         """Tokenise without padding, truncate at `max_seq_length`, and count the truncated tokens."""
         self.match_vocabulary()
         texts = [text.lower() for text in texts] if self.do_lower_case else list(texts)
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
+        if getattr(self.tokenizer, "backend_tokenizer", None) is None:
             return self._token_ids_in_python(texts)
-        backend.no_padding()
-        if self.max_seq_length is None:
-            backend.no_truncation()
-        else:
-            backend.enable_truncation(max_length=self.max_seq_length, direction=self.tokenizer.truncation_side)
+        backend = self.truncating_backend()
         try:
             encodings = backend.encode_batch_fast(texts, add_special_tokens=self.add_special_tokens)
         except TypeError:
@@ -80,6 +76,16 @@ class TokenizerModule(Module):
         special = self._special_count()
         cut = [sum(len(rest) - special for rest in encoding.overflowing) for encoding in encodings]
         return Tokens([encoding.ids for encoding in encodings], cut)
+
+    def truncating_backend(self) -> Tokenizer:
+        """Return the tokenizer of the tokenizers library, set to truncate at `max_seq_length` and not to pad."""
+        backend: Tokenizer = self.tokenizer.backend_tokenizer
+        backend.no_padding()
+        if self.max_seq_length is None:
+            backend.no_truncation()
+        else:
+            backend.enable_truncation(max_length=self.max_seq_length, direction=self.tokenizer.truncation_side)
+        return backend
 
     def _token_ids_in_python(self, texts: list[str]) -> Tokens:
         """Tokenise with a tokenizer that is not one of the tokenizers library, such as ByT5's."""

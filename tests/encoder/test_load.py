@@ -334,7 +334,7 @@ from sbertlab import models
 Path(__file__).with_name("executed").touch()
 
 
-class Scale(models.Module):
+class LSTM(models.Module):  # named like one of ours
     def __init__(self, factor=2.0):
         super().__init__()
         self.factor = torch.nn.Parameter(torch.tensor(float(factor)))
@@ -352,14 +352,14 @@ def test_a_class_from_outside_is_loaded_by_who_trusts_it_alone(
 ) -> None:
     (tmp_path / "somebodys_blocks.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    change_entry(folder, 2, type="somebodys_blocks.Scale")
-    with pytest.raises(ValueError, match=r"'somebodys_blocks.Scale' .* is not run without trust_remote_code=True"):
+    change_entry(folder, 2, type="somebodys_blocks.LSTM")
+    with pytest.raises(ValueError, match=r"'somebodys_blocks.LSTM' .* is not run without trust_remote_code=True"):
         read(folder)
     assert not (tmp_path / "executed").exists()
 
     import somebodys_blocks  # type: ignore[import-not-found]
 
-    block = somebodys_blocks.Scale()
+    block = somebodys_blocks.LSTM()
     block.factor.data.fill_(7.0)
     tiny(modules=[block]).save(tmp_path / "mine")
     assert read(tmp_path / "mine", trust_remote_code=True)[2].factor.item() == 7.0
