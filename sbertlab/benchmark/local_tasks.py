@@ -13,14 +13,14 @@ A task uses the rows of split "test" if there are any, otherwise all. `LOCAL_SET
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from sbertlab.benchmark.tasks import Task, cluster_evaluator, pair_evaluator, reranking_evaluator, sts_evaluator
+from sbertlab.benchmark.tasks import TABLES, Task, reranking_evaluator, table_evaluator
 from sbertlab.data.readers import read_table
 from sbertlab.evaluation import InformationRetrievalEvaluator, SentenceEvaluator
 
@@ -71,13 +71,6 @@ LOCAL_SETS: Mapping[str, LocalSet] = {
 }
 """Known public sets: the tasks of the preset "local"."""
 
-TABLES: Mapping[str, tuple[list[str], str, Callable[[pd.DataFrame], SentenceEvaluator]]] = {
-    "STS": (["sentence1", "sentence2", "score"], "spearman_cosine", sts_evaluator),
-    "duplicates": (["sentence1", "sentence2", "label"], "cosine_ap", pair_evaluator),
-    "clustering": (["text", "label"], "v_measure", cluster_evaluator),
-}
-"""Columns of data.csv.gz, metric and evaluator of each family."""
-
 
 def data_folder(data: str | os.PathLike[str] | None = None) -> Path | None:
     """Return the folder of data sets: `data`, or the one that SBERTLAB_DATA names; None if there is neither."""
@@ -102,20 +95,16 @@ def local_task(name: str, folder: Path) -> Task:
         return Task(name, family, metric, use.note, partial(_search, place, use), files)
     path = place / "data.csv.gz"
     columns = read_table(path, rows=0).columns
-    for family, (needed, metric, make) in TABLES.items():
+    for family, (needed, metric, _) in TABLES.items():
         if set(needed) <= set(columns):
-            return Task(name, family, metric, use.note, partial(_labelled, path, use, needed, make), (path,))
+            return Task(name, family, metric, use.note, partial(_labelled, path, use, family), (path,))
     known = "; ".join(f"{', '.join(needed)} ({family})" for family, (needed, *_) in TABLES.items())
     raise ValueError(f"{path} has the columns {', '.join(columns)}; a task needs one of {known}")
 
 
-def _labelled(
-    path: Path, use: LocalSet, columns: list[str], make: Callable[[pd.DataFrame], SentenceEvaluator]
-) -> SentenceEvaluator:
+def _labelled(path: Path, use: LocalSet, family: str) -> SentenceEvaluator:
     """Return the evaluator of a data.csv.gz."""
-    table = use.rows(read_table(path, columns))
-    _check_filled(table, columns, path)
-    return make(table)
+    return table_evaluator(family, _filled(path, use, TABLES[family][0]))
 
 
 def _search(place: Path, use: LocalSet) -> SentenceEvaluator:
@@ -131,14 +120,15 @@ def _search(place: Path, use: LocalSet) -> SentenceEvaluator:
 
 def _texts(path: Path) -> dict[str, str]:
     """Return the texts of a file by id."""
-    table = read_table(path, ["id", "text"])[["id", "text"]].astype(str)
-    _check_filled(table, ["id", "text"], path)
+    table = _filled(path, LocalSet("all"), ["id", "text"])
     return dict(zip(table["id"], table["text"], strict=True))
 
 
-def _check_filled(table: pd.DataFrame, columns: list[str], path: Path) -> None:
-    """Raise a ValueError that names the first empty cell; the index counts the file's rows."""
+def _filled(path: Path, use: LocalSet, columns: list[str]) -> pd.DataFrame:
+    """Return the rows of a file to use, as texts; a ValueError names the first empty cell by its row in the file."""
+    table = use.rows(read_table(path, columns)).astype(dict.fromkeys(columns, str))
     for name in columns:
         empty = table.index[table[name].fillna("").str.strip() == ""]
         if len(empty):
             raise ValueError(f"{path}: {name} is empty in {len(empty)} rows, the first is row {empty.min() + 1}")
+    return table

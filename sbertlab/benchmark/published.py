@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from sbertlab.benchmark.local_tasks import local_task, sets_in
-from sbertlab.benchmark.tasks import CLUSTER_STARTS, Task, pair_evaluator, reranking_evaluator, sts_evaluator
+from sbertlab.benchmark.tasks import CLUSTER_STARTS, TABLES, Task, reranking_evaluator, table_evaluator
 from sbertlab.evaluation import (
     ClusteringEvaluator,
     InformationRetrievalEvaluator,
@@ -112,14 +112,14 @@ def mteb_evaluator(task: Any) -> SentenceEvaluator:
         sets = zip(data[task.input_column_name], data[task.label_column_name], strict=True)
         return _mean([ClusteringEvaluator(texts, labels, starts=CLUSTER_STARTS) for texts, labels in sets])
     if kind == "STS":
-        names, columns = [*task.column_names, "score"], ["sentence1", "sentence2", "score"]
+        family, names = "STS", [*task.column_names, "score"]
     else:
-        names = [task.input1_column_name, task.input2_column_name, task.label_column_name]
-        columns = ["sentence1", "sentence2", "label"]
+        family, names = "duplicates", [task.input1_column_name, task.input2_column_name, task.label_column_name]
+    columns = TABLES[family][0]
     table = data.to_pandas()[names].set_axis(columns, axis=1)
     if len(table) == 1:  # mteb's older sets hold all pairs in one row
         table = table.explode(columns, ignore_index=True)
-    return sts_evaluator(table) if kind == "STS" else pair_evaluator(table)
+    return table_evaluator(family, table)
 
 
 def _search(task: Any, data: Any) -> SentenceEvaluator:

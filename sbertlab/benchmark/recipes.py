@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from sbertlab.benchmark.encoders import Candidate, digest_of
 from sbertlab.benchmark.local_tasks import DATA_VARIABLE, LocalSet, data_folder
 from sbertlab.benchmark.published import DATA
-from sbertlab.benchmark.tasks import sts_evaluator
+from sbertlab.benchmark.tasks import table_evaluator
 from sbertlab.data import InputExample, NoDuplicatesDataLoader, helpdesk
 from sbertlab.data.readers import read_table
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
@@ -210,7 +210,7 @@ class NLIRecipe(Recipe):
 
     def evaluator(self) -> SentenceEvaluator:
         """Return the evaluator that selects the checkpoint."""
-        return sts_evaluator(self.dev.read())
+        return table_evaluator("STS", self.dev.read())
 
     def objective(self, model: SentenceTransformer, seed: int) -> tuple[Any, MultipleNegativesRankingLoss, dict]:
         """Return the loader, the loss (an anchor competes with all texts of a batch), and the evaluations."""

@@ -103,21 +103,18 @@ class Task:
         return Score(100 * examples.value(), evaluator.per_example, examples)
 
 
-def sts_evaluator(table: pd.DataFrame) -> SentenceEvaluator:
-    """Return the evaluator of the columns sentence1, sentence2 and score."""
-    first, second, scores = (table[name].tolist() for name in ("sentence1", "sentence2", "score"))
-    return EmbeddingSimilarityEvaluator(first, second, scores)
+TABLES: Mapping[str, tuple[list[str], str, Callable[..., SentenceEvaluator]]] = {
+    "STS": (["sentence1", "sentence2", "score"], "spearman_cosine", EmbeddingSimilarityEvaluator),
+    "duplicates": (["sentence1", "sentence2", "label"], "cosine_ap", BinaryClassificationEvaluator),
+    "clustering": (["text", "label"], "v_measure", partial(ClusteringEvaluator, starts=CLUSTER_STARTS)),
+}
+"""Columns, metric and evaluator of the families whose texts are one table."""
 
 
-def pair_evaluator(table: pd.DataFrame) -> SentenceEvaluator:
-    """Return the evaluator of the columns sentence1, sentence2 and label."""
-    first, second, labels = (table[name].tolist() for name in ("sentence1", "sentence2", "label"))
-    return BinaryClassificationEvaluator(first, second, labels)
-
-
-def cluster_evaluator(table: pd.DataFrame, label: str = "label") -> SentenceEvaluator:
-    """Return the evaluator of the columns text and label."""
-    return ClusteringEvaluator(table["text"].tolist(), table[label].tolist(), starts=CLUSTER_STARTS)
+def table_evaluator(family: str, table: pd.DataFrame) -> SentenceEvaluator:
+    """Return the evaluator of a table with the columns of its family in `TABLES`."""
+    columns, _, make = TABLES[family]
+    return make(*(table[name].tolist() for name in columns))
 
 
 def reranking_evaluator(
@@ -156,13 +153,14 @@ def helpdesk_evaluator(family: str) -> SentenceEvaluator:
     """Return the evaluator of a family."""
     table = helpdesk.load_helpdesk("test")
     match family:
-        case "STS":
-            return sts_evaluator(helpdesk.graded_pairs(table))
-        case "duplicates":
-            return pair_evaluator(helpdesk.duplicate_pairs(table))
         case "reranking":
             return RerankingEvaluator(helpdesk.reranking(table))
         case "retrieval":
             return InformationRetrievalEvaluator(*helpdesk.retrieval(table, helpdesk.load_helpdesk()))
+        case "STS":
+            table = helpdesk.graded_pairs(table)
+        case "duplicates":
+            table = helpdesk.duplicate_pairs(table)
         case _:
-            return cluster_evaluator(table, "intent")
+            table = table.assign(label=table["intent"])
+    return table_evaluator(family, table)

@@ -11,7 +11,7 @@ from sbertlab.analysis.intervals import compare, holm
 from sbertlab.analysis.resampling import Examples
 from sbertlab.benchmark.cells import Cell
 from sbertlab.benchmark.comparisons import COLUMNS, MEAN, PAIR, Scores, over_tasks
-from sbertlab.benchmark.tasks import Task, cluster_evaluator
+from sbertlab.benchmark.tasks import Task, table_evaluator
 
 RANDOM = np.random.default_rng(0)
 HARDNESS = {task: RANDOM.normal(0.5, 0.15, 200) for task in ("x", "y", "z")}
@@ -111,7 +111,9 @@ def test_one_example_alone_has_no_interval_and_proves_nothing() -> None:
 def clustered(model: str, values: np.ndarray, embeddings: np.ndarray) -> Cell:
     """k-means on real points, as a task does it."""
     toy = SimpleNamespace(encode=lambda texts, **_: embeddings[[int(one) for one in texts]])
-    evaluator = cluster_evaluator(pd.DataFrame({"text": [str(one) for one in range(len(values))], "label": values}))
+    evaluator = table_evaluator(
+        "clustering", pd.DataFrame({"text": [str(one) for one in range(len(values))], "label": values})
+    )
     return made(model, "x", Task("x", "clustering", "v_measure", "", lambda: evaluator).evaluate(toy).examples)
 
 
