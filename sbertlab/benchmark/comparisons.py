@@ -40,22 +40,19 @@ class Scores:
     def __init__(self, cells: Sequence[Cell], resamples: int = 1000) -> None:
         rows = []
         for cell in cells:
-            replicates = None
-            if cell.examples is not None:  # each task has its own seed
-                replicates = 100 * cell.examples.replicates(resamples, zlib.crc32(cell.row["task"].encode()))
-            rows.append({**cell.row, "examples": cell.examples, "replicates": replicates})
+            replicates, low, high = None, np.nan, np.nan
+            if (examples := cell.examples) is not None:  # each task has its own seed
+                replicates = 100 * examples.replicates(resamples, zlib.crc32(cell.row["task"].encode()))
+                if examples.averaged > 1:
+                    about = {"examples": examples.averaged, "starts": examples.starts}
+                    low, high = interval(cell.row["value"] / 100, replicates / 100, **about)
+            found = {"examples": examples, "replicates": replicates, "low": 100 * low, "high": 100 * high}
+            rows.append(cell.row | found)
         self.cells = pd.DataFrame(rows)
 
     def table(self) -> pd.DataFrame:
         """Return one row per cell, each value with its 95 % interval over the examples (`low`, `high`)."""
-        ends = np.full((len(self.cells), 2), np.nan)
-        cell: Any
-        for place, cell in enumerate(self.cells.itertuples()):
-            if cell.examples is not None and cell.examples.averaged > 1:
-                about = {"examples": cell.examples.averaged, "starts": cell.examples.starts}
-                ends[place] = interval(cell.value / 100, cell.replicates / 100, **about)
-        low, high = 100 * ends.T
-        return self.cells.drop(columns=["examples", "replicates"]).assign(low=low, high=high)
+        return self.cells.drop(columns=["examples", "replicates"])
 
     def comparisons(self) -> pd.DataFrame:
         """Return the comparison of each pair of models in the mean over all tasks and on each, with `COLUMNS`.

@@ -21,13 +21,8 @@ import torch
 import yaml
 
 from sbertlab.benchmark.local_tasks import local_task, sets_in
-from sbertlab.benchmark.tasks import CLUSTER_STARTS, TABLES, Task, reranking_evaluator, table_evaluator
-from sbertlab.evaluation import (
-    ClusteringEvaluator,
-    InformationRetrievalEvaluator,
-    SentenceEvaluator,
-    SequentialEvaluator,
-)
+from sbertlab.benchmark.tasks import TABLES, Task, reranking_evaluator, table_evaluator
+from sbertlab.evaluation import InformationRetrievalEvaluator, SentenceEvaluator, SequentialEvaluator
 from sbertlab.util import Encoder, Matches
 
 DATA: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
@@ -110,7 +105,8 @@ def mteb_evaluator(task: Any) -> SentenceEvaluator:
         return _search(task, data)
     if kind == "Clustering":
         sets = zip(data[task.input_column_name], data[task.label_column_name], strict=True)
-        return _mean([ClusteringEvaluator(texts, labels, starts=CLUSTER_STARTS) for texts, labels in sets])
+        tables = [pd.DataFrame({"text": texts, "label": labels}) for texts, labels in sets]
+        return _mean([table_evaluator("clustering", table) for table in tables])
     if kind == "STS":
         family, names = "STS", [*task.column_names, "score"]
     else:
@@ -145,9 +141,7 @@ class ExcludeSelfEvaluator(InformationRetrievalEvaluator):
     1.0
     """
 
-    def __init__(
-        self, queries: Mapping[Any, str], corpus: Mapping[Any, str], relevant_docs: Mapping[Any, set[Any]]
-    ) -> None:
+    def __init__(self, queries: Mapping[Any, str], corpus: Mapping[Any, str], relevant_docs: Mapping[Any, set]) -> None:
         others = {query: set(documents) - {query} for query, documents in relevant_docs.items()}
         # one rank more than MAP@100 reads, because one may be the query itself
         super().__init__(queries, corpus, others, accuracy_at_k=(1, 3, 5, 10, 101))

@@ -237,6 +237,3 @@ class NLIRecipe(Recipe):
 OFFLINE = Recipe()
 TRAINING_NLI_V2 = NLIRecipe()
 NLI_LOCAL = NLIRecipe(name="nli-local", pairs=SNLI_DEVTEST, rows=2000, evaluations=4, keeps_length=True)
-
-RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in (OFFLINE, TRAINING_NLI_V2, NLI_LOCAL)}
-"""All recipes by name."""

@@ -17,17 +17,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from sbertlab import evaluation
 from sbertlab.analysis.resampling import Examples
 from sbertlab.data import helpdesk
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
-from sbertlab.evaluation import (
-    BinaryClassificationEvaluator,
-    ClusteringEvaluator,
-    EmbeddingSimilarityEvaluator,
-    InformationRetrievalEvaluator,
-    RerankingEvaluator,
-    SentenceEvaluator,
-)
+from sbertlab.evaluation import SentenceEvaluator
 from sbertlab.evaluation.labels import cluster_columns
 
 CLUSTER_STARTS = 10
@@ -104,9 +98,9 @@ class Task:
 
 
 TABLES: Mapping[str, tuple[list[str], str, Callable[..., SentenceEvaluator]]] = {
-    "STS": (["sentence1", "sentence2", "score"], "spearman_cosine", EmbeddingSimilarityEvaluator),
-    "duplicates": (["sentence1", "sentence2", "label"], "cosine_ap", BinaryClassificationEvaluator),
-    "clustering": (["text", "label"], "v_measure", partial(ClusteringEvaluator, starts=CLUSTER_STARTS)),
+    "STS": (["sentence1", "sentence2", "score"], "spearman_cosine", evaluation.EmbeddingSimilarityEvaluator),
+    "duplicates": (["sentence1", "sentence2", "label"], "cosine_ap", evaluation.BinaryClassificationEvaluator),
+    "clustering": (["text", "label"], "v_measure", partial(evaluation.ClusteringEvaluator, starts=CLUSTER_STARTS)),
 }
 """Columns, metric and evaluator of the families whose texts are one table."""
 
@@ -127,7 +121,7 @@ def reranking_evaluator(
         positive = [corpus[document] for document in documents if document in right]
         negative = [corpus[document] for document in documents if document not in right]
         samples.append({"query": queries[query], "positive": positive, "negative": negative})
-    return RerankingEvaluator(samples)
+    return evaluation.RerankingEvaluator(samples)
 
 
 HELPDESK: Mapping[str, tuple[str, str]] = {
@@ -154,9 +148,9 @@ def helpdesk_evaluator(family: str) -> SentenceEvaluator:
     table = helpdesk.load_helpdesk("test")
     match family:
         case "reranking":
-            return RerankingEvaluator(helpdesk.reranking(table))
+            return evaluation.RerankingEvaluator(helpdesk.reranking(table))
         case "retrieval":
-            return InformationRetrievalEvaluator(*helpdesk.retrieval(table, helpdesk.load_helpdesk()))
+            return evaluation.InformationRetrievalEvaluator(*helpdesk.retrieval(table, helpdesk.load_helpdesk()))
         case "STS":
             table = helpdesk.graded_pairs(table)
         case "duplicates":

@@ -33,8 +33,7 @@ from sbertlab.benchmark.encoders import (
     pretrained,
     select_encoders,
 )
-from sbertlab.benchmark.published import BASE_MODELS
-from sbertlab.benchmark.recipes import RECIPES
+from sbertlab.benchmark.published import BASE_MODELS, DATA
 from sbertlab.storage.find import PACKAGED, full_name
 
 Tiny = Callable[..., SentenceTransformer]
@@ -104,7 +103,7 @@ def test_the_presets_compare_five_six_and_thirteen_models() -> None:
     assert (*OFFLINE_ENCODERS, "all-mpnet-base-v2") == LOCAL_ENCODERS
     assert len(set(BASE_MODELS)) == 13
     assert set(ENCODERS) == {*LOCAL_ENCODERS, *BASE_MODELS}
-    assert all(set(candidate.learning_rates) <= set(RECIPES) for candidate in ENCODERS.values())
+    assert all(set(candidate.learning_rates) <= set(DATA["differences"]) for candidate in ENCODERS.values())
     assert pickle.loads(pickle.dumps(ENCODERS["MiniLM-random"])).random, "as for another process"
 
 
