@@ -68,7 +68,7 @@ def _described(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_described(item) for item in value]
     if isinstance(value, Mapping):
-        return sorted(([_described(key), _described(item)] for key, item in value.items()), key=repr)
+        return sorted((_described(item) for item in value.items()), key=repr)
     if isinstance(value, set | frozenset):
         return sorted((_described(item) for item in value), key=repr)
     if isinstance(value, Tensor):
@@ -77,7 +77,7 @@ def _described(value: Any) -> Any:
     if isinstance(value, nn.Module):
         return _module(value)
     if isinstance(value, partial):
-        return [_described(value.func), _described(value.args), _described(value.keywords)]
+        return _described([value.func, value.args, value.keywords])
     if isinstance(value, FunctionType) and value.__closure__:
         raise TypeError(f"{value.__qualname__} depends on variables of the function around it; use functools.partial")
     if isinstance(value, type | FunctionType):

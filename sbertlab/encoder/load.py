@@ -77,9 +77,8 @@ class _Reader:
             modules[entry.get("name", str(position))] = self.module(entry["type"], path, file)
         parts = [part for module in modules.values() for part in module.modules()]
         if any(isinstance(part, models.WeightedLayerPooling) for part in parts):
-            for part in parts:
-                if isinstance(part, models.Transformer):
-                    part.auto_model.config.output_hidden_states = True
+            for encoder in (part for part in parts if isinstance(part, models.Transformer)):
+                encoder.auto_model.config.output_hidden_states = True
         return modules
 
     def module(self, dotted: str, folder: Path, file: Path) -> models.Module:
@@ -174,8 +173,7 @@ def _read_block(block: type[models.Module], folder: Path) -> models.Module:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    file = folder / "model.safetensors"
-    if file.is_file():
+    if (file := folder / "model.safetensors").is_file():
         return load_file(file)
     return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
 

@@ -40,9 +40,7 @@ class Router(Module):
     def route(self, name: str | None) -> nn.Sequential:
         """Return the modules of a route; of the default or first one if `name` is None."""
         if name is None:
-            name = self.default_route
-        if name is None and self.allow_empty_key:
-            name = next(iter(self.sub_modules))
+            name = self.default_route or (next(iter(self.sub_modules)) if self.allow_empty_key else None)
         if name is None or name not in self.sub_modules:
             remedy = "choose one with encode(..., task=...) or texts such as {'query': text}"
             raise ValueError(f"route {name!r} is not one of {list(self.sub_modules)}; {remedy}")
