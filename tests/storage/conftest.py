@@ -1,27 +1,78 @@
-"""Empty caches, no network but a stand-in for the Hub on loopback, and a package index that is one folder."""
+"""Empty caches, a stand-in for the Hub and for a server of zips on loopback, and a package index that is one folder."""
 
+import json
 import os
 import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
-from tests.storage.server import Server
+from tests.storage.models import digest
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SILENT = 599  # the status of a page that is not answered
+
+
+class Server:
+    """Answers GET and HEAD from `pages` (path -> body or status) and remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes | int] = {}
+        self.headers: dict[str, dict[str, str]] = {}
+        self.asked: list[str] = []
+        self.tokens: list[str | None] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = self.path.partition("?")[0]
+                outer.asked.append(f"{self.command} {path}")
+                outer.tokens.append(self.headers["Authorization"])
+                page = outer.pages.get(path, 404)
+                if page == SILENT:
+                    time.sleep(15)
+                body, status = (page, 200) if isinstance(page, bytes) else (b"", page)
+                self.send_response(status)
+                for name, value in {**outer.headers.get(path, {}), "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body if self.command == "GET" else b"")
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def add_repository(self, repository: str, files: dict[str, str], revision: str = "main") -> None:
+        """Serve as much of the Hub's interface as a snapshot needs."""
+        info = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+        hashes = {name: digest(text.encode())[:40] for name, text in files.items()}
+        tree = [{"type": "file", "path": name, "size": len(files[name]), "oid": hashes[name]} for name in files]
+        for page in (f"/api/models/{repository}", f"/api/models/{repository}/revision/{revision}"):
+            self.pages[page] = json.dumps(info).encode()
+        self.pages[f"/api/models/{repository}/tree/{COMMIT}"] = json.dumps(tree).encode()
+        for name, text in files.items():
+            page = f"/{repository}/resolve/{COMMIT}/{name}"
+            self.pages[page], self.headers[page] = text.encode(), {"ETag": f'"{hashes[name]}"', "X-Repo-Commit": COMMIT}
+
+    def downloaded(self) -> set[str]:
+        files = [line.partition(f"/resolve/{COMMIT}/")[2] for line in self.asked if line.startswith("GET")]
+        return {file for file in files if file}
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "index").mkdir()
-    for name, value in {
-        "SBERTLAB_CACHE": str(tmp_path / "cache"),
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(tmp_path / "index"),
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_CACHE_DIR": "1",
-        "no_proxy": "127.0.0.1",
-    }.items():
+    pip = {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path / "index"), "CONFIG_FILE": os.devnull, "NO_CACHE_DIR": "1"}
+    variables = {"SBERTLAB_CACHE": str(tmp_path / "cache"), "no_proxy": "127.0.0.1"}
+    for name, value in (variables | {f"PIP_{name}": value for name, value in pip.items()}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -31,18 +82,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
+    threading.Thread(target=server.http.serve_forever, args=(0.05,), daemon=True).start()
     yield server
     server.http.shutdown()
     server.http.server_close()
-    thread.join()
 
 
 @pytest.fixture
 def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
     template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name, value in ("ENDPOINT", server.url), ("HUGGINGFACE_CO_URL_TEMPLATE", template), ("HF_HUB_OFFLINE", False):
+        monkeypatch.setattr(constants, name, value)
     return server

@@ -8,7 +8,7 @@ from sbertlab.storage.files import staged_folder, write_whole
 from tests.storage.models import contents, write_model
 
 
-def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "folder" / "file.txt"
     for text in ("one", "two"):
         with write_whole(path) as partial:
@@ -22,7 +22,7 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> Non
     assert contents(tmp_path) == {"folder/file.txt": "two"}
 
 
-def test_a_staged_folder_replaces_the_old_one_and_keeps_the_chosen_entries(tmp_path: Path) -> None:
+def test_a_staged_folder_replaces_the_old_one_and_keeps_the_chosen_entries(tmp_path):
     target = write_model(tmp_path / "target", {"old": "1", "shared": "1", "eval/scores.csv": "1"})
     with staged_folder(target, keep=lambda entry: entry in ("eval", "shared")) as folder:
         write_model(folder, {"new": "2", "shared": "2"})
@@ -34,9 +34,7 @@ def test_a_staged_folder_replaces_the_old_one_and_keeps_the_chosen_entries(tmp_p
 
 
 @pytest.mark.parametrize("failing", ["block", "rename"])
-def test_a_failing_staged_folder_leaves_the_old_one(
-    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_staged_folder_leaves_the_old_one(failing, tmp_path, monkeypatch):
     def broken(source: Path, destination: Path) -> None:
         raise KeyboardInterrupt
 
@@ -50,7 +48,7 @@ def test_a_failing_staged_folder_leaves_the_old_one(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_file_and_the_working_folder_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_and_the_working_folder_are_not_replaced(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.chdir(tmp_path)
     for target in (tmp_path / "file", tmp_path, tmp_path.parent):

@@ -4,10 +4,7 @@ import io
 import json
 import stat
 import struct
-import warnings
 import zipfile
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -15,67 +12,44 @@ import pytest
 from sbertlab.storage import find
 from sbertlab.storage.find import ModelNotFoundError, find_model
 from tests.storage.models import MODEL, contents, zipped
-from tests.storage.server import Server
 
 
-def zip_of(change: Callable[[zipfile.ZipFile], object], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A model as a zip, with something done to it."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        for name, text in MODEL.items():
-            archive.writestr(name, text)
-        change(archive)
-    return buffer.getvalue()
-
-
-def member(name: str, mode: int = 0, text: str = "evil") -> bytes:
+def member(name: str, mode: int = 0) -> bytes:
     info = zipfile.ZipInfo(name)
     info.external_attr = mode << 16
-    return zip_of(lambda archive: archive.writestr(info, text))
+    return zipped(MODEL, (info, "evil"))
 
 
 def forged_size() -> bytes:
     """A member that unpacks to a million zeros and declares ten, in its local header and in the directory."""
-    data = zip_of(lambda archive: archive.writestr("bomb", bytes(1_000_000)))
+    data = zipped(MODEL, ("bomb", bytes(1_000_000)))
     return data.replace(struct.pack("<L", 1_000_000), struct.pack("<L", 10))
-
-
-def interrupted(request: BaseHTTPRequestHandler) -> None:
-    request.send_response(200)
-    request.send_header("Content-Length", "1000")
-    request.end_headers()
-    request.wfile.write(zipped(MODEL)[:10])
 
 
 LIMITS = {"MAX_DOWNLOAD_BYTES": 20_000, "MAX_UNPACKED_BYTES": 3000, "MAX_MEMBERS": 20}
 OUTSIDE = "is outside the folder, a link or a device"
-REFUSED: dict[str, tuple[bytes | int | Callable[[BaseHTTPRequestHandler], None], str]] = {
+REFUSED: dict[str, tuple[bytes | int, str]] = {
     "parent folder": (member("../evil"), OUTSIDE),
     "absolute": (member("/tmp/evil"), OUTSIDE),
     "backslashes": (member("..\\evil"), OUTSIDE),
     "null byte": (member("evilXname").replace(b"evilXname", b"evil\0name"), OUTSIDE),
-    "newline": (member("evil\nname"), OUTSIDE),
-    "link": (member("link", stat.S_IFLNK | 0o777, "/etc/passwd"), OUTSIDE),
+    "link": (member("link", stat.S_IFLNK | 0o777), OUTSIDE),
     "device": (member("device", stat.S_IFCHR | 0o666), OUTSIDE),
     "twice": (member("config.json"), r"4 files \(3 names\)"),
     "twice, in other letters": (member("CONFIG.json"), r"4 files \(3 names\)"),
-    "oversized": (member("large", text="x" * 3001), "3,0.. bytes of at most 3,000"),
-    "many members": (zip_of(lambda archive: [archive.writestr(f"m{i}", "") for i in range(30)]), "33 files"),
+    "oversized": (zipped(MODEL, ("large", "x" * 3001)), "3,0.. bytes of at most 3,000"),
+    "many members": (zipped(MODEL, *((f"m{i}", "") for i in range(30))), "33 files"),
     "forged size": (forged_size(), "BadZipFile"),
     "not a zip": (b"<html>sign in first</html>", "BadZipFile"),
-    "damaged data": (zip_of(lambda archive: None, zipfile.ZIP_STORED).replace(b"weights", b"weighty"), "Bad CRC"),
+    "damaged data": (zipped(MODEL, how=zipfile.ZIP_STORED).replace(b"weights", b"weighty"), "Bad CRC"),
     "not a model": (zipped({"notes.txt": "hello"}), "does not have config.json, weights"),
     "large": (bytes(20_001), "more than 20,000 bytes"),
-    "interrupted": (interrupted, "BadZipFile"),
     "absent": (404, "HTTP Error 404"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_zip_that_is_harmful_or_broken_is_refused_and_leaves_nothing(
-    case: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_zip_that_is_harmful_or_broken_is_refused_and_leaves_nothing(case, server, tmp_path, monkeypatch):
     for name, value in LIMITS.items():
         monkeypatch.setattr(find, name, value)
     server.pages["/model.zip"], said = REFUSED[case]
@@ -86,9 +60,9 @@ def test_a_zip_that_is_harmful_or_broken_is_refused_and_leaves_nothing(
     assert not Path("/tmp/evil").exists()
 
 
-def test_a_bomb_is_recognised_by_its_ratio(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_recognised_by_its_ratio(server, monkeypatch):
     for name in ("large", "bomb"):
-        server.pages[f"/{name}.zip"] = zip_of(lambda archive: archive.writestr("model.bin", bytes(2_000_000)))
+        server.pages[f"/{name}.zip"] = zipped(MODEL, ("model.bin", bytes(2_000_000)))
     find_model(f"{server.url}/large.zip")
     monkeypatch.setattr(find, "RATIO_MATTERS_FROM_BYTES", 1_000_000)
     with pytest.raises(ModelNotFoundError, match=r"2,000,.* bytes of at most"):
@@ -104,9 +78,7 @@ STATIC = {  # its first block has no config.json, so only modules.json marks the
 
 @pytest.mark.parametrize("model", [MODEL, STATIC], ids=["transformer", "static"])
 @pytest.mark.parametrize("prefix", ["", "my_model/"])
-def test_a_zip_is_unpacked_once_with_or_without_a_folder_around_it(
-    prefix: str, model: dict[str, str], server: Server, cache: Path
-) -> None:
+def test_a_zip_is_unpacked_once_with_or_without_a_folder_around_it(prefix, model, server, cache):
     files = {f"{prefix}{name}": text for name, text in model.items()}
     server.pages["/path/my_model.zip"] = zipped({**files, "__MACOSX/._x": ""} if prefix else files)
     folder = find_model(f"{server.url}/path/my_model.zip?download=1")
@@ -116,7 +88,7 @@ def test_a_zip_is_unpacked_once_with_or_without_a_folder_around_it(
     assert find_model(f"{server.url}/path/my_model.zip?download=1", local_files_only=True) == folder
 
 
-def test_an_encrypted_address_may_not_lead_to_an_unencrypted_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encrypted_address_may_not_lead_to_an_unencrypted_one(monkeypatch):
     class Response(io.BytesIO):
         url = "http://elsewhere.example/model.zip"
 
