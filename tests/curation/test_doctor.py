@@ -5,25 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
-from sbertlab.doctor import (
-    COLUMNS,
-    REMEDIES,
-    collision_share,
-    examine,
-    false_hard_negatives,
-    label_faults,
-    linked_rows,
-    nearer_positives,
-    repeated_rows,
-    shared_texts,
-    summary,
-    truncated_texts,
-)
+from sbertlab.doctor import collision_share, examine, label_faults, linked_rows, nearer_positives, shared_texts, summary
 from sbertlab.helpdesk import graded_pairs, load_helpdesk, triplets
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
-from sbertlab import SentenceTransformer
+from sbertlab import SentenceTransformer, doctor
 from sbertlab.data.texts import normalised
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
 
@@ -54,7 +41,7 @@ def test_clean_sets_have_no_findings(clean: pd.DataFrame) -> None:
     train = load_helpdesk("train")
     findings = examine(clean, QA, group="intent", evaluation=load_helpdesk("test")["text"])
     assert findings.empty
-    assert list(findings) == list(COLUMNS)
+    assert list(findings) == list(doctor.COLUMNS)
     assert summary(findings).empty
     assert examine(graded_pairs(train, per_grade=50), ["sentence1", "sentence2"], label="score").empty
     rows = triplets(train)
@@ -81,28 +68,22 @@ def test_every_planted_fault_is_found_in_its_row_and_nowhere_else(clean: pd.Data
     faulty = pd.concat([faulty, pd.DataFrame(extra, columns=QA)], ignore_index=True)
     assert normalised(held[31]) != normalised(extra[5][0])
     findings = examine(faulty, QA, group="intent", evaluation=held)
-    assert {finding: found(findings, finding) for finding in findings["finding"].unique()} == {
-        "empty text": [size + 2],
-        "repeated row": [size],
-        "nearly repeated row": [size + 1],
-        "shared positive": [size + 3],
-        "text of the evaluation": [size + 4],
-        "near text of the evaluation": [size + 5],
-    }
-    collides = findings.set_index("finding")["other"]
-    assert collides["repeated row"] == 3
-    assert collides["nearly repeated row"] == 8
-    assert collides["text of the evaluation"] == 5
-    assert collides["near text of the evaluation"] == 31
-    mended = faulty.drop(index=findings["row"])
-    assert examine(mended, QA, group="intent", evaluation=held).empty
+    assert findings.fillna({"other": -1})[["finding", "row", "other"]].to_numpy().tolist() == [
+        ["empty text", size + 2, -1],
+        ["repeated row", size, 3],
+        ["nearly repeated row", size + 1, 8],
+        ["shared positive", size + 3, 12],
+        ["text of the evaluation", size + 4, 5],
+        ["near text of the evaluation", size + 5, 31],
+    ]
+    assert examine(faulty.drop(index=findings["row"]), QA, group="intent", evaluation=held).empty
 
 
 def test_near_is_the_cosine_of_runs_of_four_letters_in_the_least_alike_column(monkeypatch: pytest.MonkeyPatch) -> None:
     questions = ["Where is my parcel?", "Where is my parcel!", "Who has my parcel?"]
     answers = ["It is on its way to you.", "It is on its way to you.", "It is on its way to you."]
     monkeypatch.setattr("sbertlab.doctor.NEAR", 0.8)
-    findings = repeated_rows(pd.DataFrame({"q": questions, "a": answers}), ["q", "a"])
+    findings = doctor.repeated_rows(pd.DataFrame({"q": questions, "a": answers}), ["q", "a"])
     marked = [f"(({text.lower()})" for text in questions]
     counts = CountVectorizer(analyzer="char", ngram_range=(4, 4)).fit_transform(marked)
     expected = cosine_similarity(counts)
@@ -156,20 +137,18 @@ def test_hard_negatives_that_are_right_by_row_anchor_or_group_are_found() -> Non
         ("e", "u", "p", "n", 4),  # the positive of another: as it should be
     ]
     table = pd.DataFrame(rows, columns=columns)
-    findings = false_hard_negatives(table, columns[:4], "group")
+    findings = doctor.false_hard_negatives(table, columns[:4], "group")
     assert findings[["row", "column", "other"]].to_numpy().tolist() == [
         [1, "negative_1", 0],
         [3, "negative_1", 2],
         [4, "negative_1", 4],
         [0, "negative_2", 0],
     ]
-    assert false_hard_negatives(table, columns[:2]).empty
+    assert doctor.false_hard_negatives(table, columns[:2]).empty
 
 
 def test_nearer_positives_are_found_by_the_model_nearest_first() -> None:
-    model = Written(
-        why=[1, 0], wherefore=[1, 0.1], how=[0, 1], so=[1, 1], thus=[1, 0.05], then=[0.1, 1], so_there=[1, 0.5]
-    )
+    model = Written(why=[1, 0], wherefore=[1, 0.1], how=[0, 1], so=[1, 1], thus=[1, 0.05], then=[0.1, 1])
     table = pd.DataFrame({"q": ["why", "wherefore", "how"], "a": ["so", "thus", "then"]})
     findings = nearer_positives(table, ["q", "a"], model, alike=0.7)
     assert findings[["row", "other", "text", "other_text"]].to_numpy().tolist() == [[0, 1, "why", "thus"]]
@@ -197,7 +176,7 @@ def test_the_tokens_that_are_lost_are_counted(tiny: Callable[..., SentenceTransf
     model = tiny()
     model.max_seq_length = 8
     table = pd.DataFrame({"q": ["the cat sits", "the " * 6, "cat " * 20], "a": ["dog " * 7, "dog", "dog"]})
-    findings = truncated_texts(table, ["q", "a"], model)
+    findings = doctor.truncated_texts(table, ["q", "a"], model)
     assert findings[["row", "column", "value"]].to_numpy().tolist() == [[2, "q", 14.0], [0, "a", 1.0]]
     assert found(examine(table, ["q", "a"], model=model), "truncated text") == [2, 0]
     assert found(examine(table, ["q", "a"], model=StoredEmbeddings(model)), "truncated text") == [2, 0]
@@ -232,7 +211,7 @@ def test_a_summary_names_rows_by_the_index_shows_one_and_says_what_to_do() -> No
     assert found(findings, "empty text") == list("cde")
     told = summary(findings)
     assert told["rows"].to_dict() == {"empty text": 3, "repeated row": 1}
-    assert told["what to do"].to_dict() == {name: REMEDIES[name] for name in told.index}
+    assert told["what to do"].to_dict() == {name: doctor.REMEDIES[name] for name in told.index}
     assert told.loc["repeated row", "example"].startswith("row b: 'why? so so")
     assert len(told.loc["repeated row", "example"]) < 160
 
@@ -241,10 +220,8 @@ def test_the_expected_collisions_are_those_of_shuffled_batches() -> None:
     keys = np.repeat(np.arange(30), np.arange(1, 31) % 5 + 1)
     expected = collision_share(keys.tolist(), batch_size=16)
     random = np.random.default_rng(0)
-    met = []
-    for _ in range(4000):
-        batch = random.permutation(keys)[:16]
-        met.append((np.bincount(batch)[batch] > 1).mean())
+    batches = (random.permutation(keys)[:16] for _ in range(4000))
+    met = [(np.bincount(batch)[batch] > 1).mean() for batch in batches]
     error = np.std(met) / np.sqrt(len(met))
     assert error < 0.005
     assert abs(np.mean(met) - expected) < 4 * error

@@ -27,11 +27,10 @@ def test_the_corpus_has_the_size_its_readme_states_and_repeats_no_text(corpus: p
 def test_near_intents_are_mutual_and_topics_are_split_alike(corpus: pd.DataFrame) -> None:
     intents = corpus.drop_duplicates("intent").set_index("intent")
     assert (intents["near"].map(len) >= 2).all()
-    for intent, row in intents.iterrows():
-        for other in row["near"]:
-            assert other != intent
-            assert intent in intents.loc[other, "near"]
-            assert row["topic"] == intents.loc[other, "topic"]
+    for intent, near, topic in intents[["near", "topic"]].itertuples():
+        assert intent not in near
+        assert all(intent in intents.loc[other, "near"] for other in near)
+        assert {*intents.loc[[*near], "topic"]} == {topic}
     counts = intents.groupby(["topic", "split"]).size().unstack()  # noqa: PD010
     assert (counts[["train", "dev", "test"]] == [5, 1, 4]).all(axis=None)
     assert len(corpus.drop_duplicates(["intent", "split"])) == 120
@@ -39,14 +38,10 @@ def test_near_intents_are_mutual_and_topics_are_split_alike(corpus: pd.DataFrame
 
 def test_grades_of_pairs_equal_those_found_pair_by_pair(corpus: pd.DataFrame) -> None:
     table = corpus[corpus["topic"].isin(["billing", "returns"])].iloc[::5].reset_index(drop=True)
-    expected = []
-    for (_, one), (_, other) in combinations(table.iterrows(), 2):
-        if one["intent"] == other["intent"]:
-            expected.append(3)
-        elif other["intent"] in one["near"]:
-            expected.append(2)
-        else:
-            expected.append(int(one["topic"] == other["topic"]))
+    expected = [
+        3 if one.intent == other.intent else 2 if other.intent in one.near else int(one.topic == other.topic)
+        for one, other in combinations(table.itertuples(), 2)
+    ]
     found = helpdesk.pairs(table)
     assert found["grade"].tolist() == expected
     assert set(expected) == {0, 1, 2, 3}
@@ -72,16 +67,14 @@ def test_triplets_take_the_positive_from_the_intent_and_the_negative_from_a_near
     assert not {*rows["positive"], *rows["negative"]} & {*held_out["text"], *held_out["answer"]}
     for column, intent in (("anchor", "intent"), ("positive", "intent"), ("negative", "negative_intent")):
         assert (rows[column].map(intent_of) == rows[intent]).all()
-    assert (rows["anchor"] != rows["positive"]).all()
-    assert (rows["intent"] != rows["negative_intent"]).all()
+    assert not ((rows["anchor"] == rows["positive"]) | (rows["intent"] == rows["negative_intent"])).any()
     for intent, other in zip(rows["intent"], rows["negative_intent"], strict=True):
         assert (other in near_of[intent]) == bool(set(near_of[intent]) & set(near_of))
     answers = set(train["answer"])
     assert rows["positive"].isin(answers).sum() == len(rows) / 2
     assert (rows["positive"].isin(answers) == rows["negative"].isin(answers)).all()
-    for size in (20, 30, 60):
-        for start in range(0, len(rows), size):
-            assert rows["intent"].iloc[start : start + size].is_unique
+    batches = [rows["intent"].iloc[start : start + size] for size in (20, 30, 60) for start in range(0, 720, size)]
+    assert all(batch.is_unique for batch in batches)
 
 
 def test_impossible_requests_are_refused() -> None:

@@ -53,25 +53,11 @@ def test_texts_are_equal_but_for_case_and_outer_spaces_on_every_route_and_within
     assert sorted(chain(*guids(own))) == list("012345"), "a row may repeat its own text"
 
 
-def test_rows_that_conflict_wait_for_a_later_batch():
+def test_rows_that_conflict_wait_for_a_later_batch_which_costs_few_batches_and_no_quadratic_planning():
     examples = rows(*([text, f"{text}{i}"] for text in "abcd" for i in range(25)))
     loader = NoDuplicatesDataLoader(examples, 4)
     assert len(loader) == 25  # floor(100 / 4), although each batch can hold one row of each of a, b, c and d only
     assert sorted(chain(*guids(loader)), key=int) == [str(i) for i in range(100)]
-
-
-def test_order_is_a_function_of_seed_and_epoch_alone():
-    def order(seed: int, *epochs: int) -> str:
-        loader = NoDuplicatesDataLoader(random_rows(300, 100), 8, seed)
-        for epoch in epochs:
-            loader.set_epoch(epoch)
-        return str(guids(loader))
-
-    assert order(3, 2, 0, 1) == order(3, 1)
-    assert len({order(seed, epoch) for seed in (3, 4) for epoch in (0, 1)}) == 4
-
-
-def test_repeated_texts_cost_few_batches_and_no_quadratic_planning():
     draw = np.random.default_rng(0)
     examples = rows(*([f"a{draw.integers(50)}", f"a{draw.integers(50)}", f"b{i}"] for i in range(1000)))
     assert len(NoDuplicatesDataLoader(examples, 16)) >= 0.9 * (1000 // 16)
@@ -84,9 +70,8 @@ def test_repeated_texts_cost_few_batches_and_no_quadratic_planning():
 
 
 def labelled(*counts: int) -> list[InputExample]:
-    return [
-        InputExample(texts=[f"class {label}, row {i}"], label=label) for label, n in enumerate(counts) for i in range(n)
-    ]
+    rows = [(label, i) for label, count in enumerate(counts) for i in range(count)]
+    return [InputExample(texts=[f"class {label}, row {i}"], label=label) for label, i in rows]
 
 
 @pytest.mark.parametrize("with_replacement", [False, True])
@@ -118,30 +103,32 @@ def test_classes_mix_in_every_batch_and_those_that_cannot_form_a_group_are_repor
     assert {row.label for row in dataset} == {0, 2}
 
 
-def test_the_draw_is_a_function_of_seed_and_epoch_alone_and_workers_share_it():
-    def draw(seed: int, epoch: int, workers: int = 0) -> list[str]:
-        dataset = SentenceLabelDataset(labelled(8, 10), seed=seed)
-        dataset.set_epoch(epoch)
-        loader = DataLoader(dataset, 2, num_workers=workers, collate_fn=list)
-        return [row.texts[0] for batch in loader for row in batch]
-
-    assert draw(1, 2) == draw(1, 2)
-    assert len({str(draw(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
-    assert sorted(draw(1, 2, workers=2)) == sorted(draw(1, 2))
+WORDS = [f"number {i} has these eight words in it" for i in range(50)]
+MAKERS = {
+    "no duplicates": lambda seed: NoDuplicatesDataLoader(random_rows(300, 100), 8, seed),
+    "groups": lambda seed: SentenceLabelDataset(labelled(8, 10), seed=seed),
+    "noise": lambda seed: DenoisingAutoEncoderDataset(WORDS, seed=seed),
+}
 
 
-def test_noise_is_a_function_of_seed_epoch_and_index():
-    sentences = [f"number {i} has these eight words in it" for i in range(50)]
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_what_is_drawn_is_a_function_of_seed_and_epoch_alone(make):
+    def drawn(seed: int, *epochs: int) -> str:
+        data = make(seed)
+        for epoch in epochs:
+            data.set_epoch(epoch)
+        return str(list(data))
 
-    def noisy(seed: int, epoch: int, order: range) -> str:
-        dataset = DenoisingAutoEncoderDataset(sentences, seed=seed)
-        dataset.set_epoch(epoch)
-        drawn = {index: dataset[index].texts for index in order}
-        assert all(drawn[index][1] == sentences[index] for index in order)
-        return str(sorted(drawn.items()))
+    assert drawn(3, 2, 0, 1) == drawn(3, 1)
+    assert len({drawn(seed, epoch) for seed in (3, 4) for epoch in (0, 1)}) == 4
 
-    assert noisy(0, 0, range(50)) == noisy(0, 0, range(49, -1, -1))
-    assert len({noisy(seed, epoch, range(50)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+def test_workers_share_the_groups_and_noise_is_that_of_the_text_whatever_the_order():
+    plain, shared = (chain(*DataLoader(MAKERS["groups"](1), 2, num_workers=n, collate_fn=list)) for n in (0, 2))
+    assert sorted(row.texts for row in plain) == sorted(row.texts for row in shared)
+    noisy, again = MAKERS["noise"](0), MAKERS["noise"](0)
+    assert [noisy[i].texts for i in range(50)] == [again[i].texts for i in range(49, -1, -1)][::-1]
+    assert [row.texts[1] for row in noisy] == WORDS
 
 
 def test_deletion_keeps_the_order_four_words_in_ten_and_at_least_one():

@@ -13,8 +13,6 @@ ROWS = [
     {"query": "Rain?", "pos_doc": "Water.", "neg_doc": ["A drum.", "Äther.", "Snow.", "Hail.", "Fog."]},
     {"query": " A drum? ", "pos_doc": "An instrument.", "neg_doc": ["Water.", "A cat."]},
 ]
-
-
 OLD_ROWS = [{"question": row["query"], "pos_doc": [row["pos_doc"]], "neg_doc": row["neg_doc"]} for row in ROWS]
 SPELLINGS = {
     "json list": json.dumps(OLD_ROWS, indent=2),
@@ -69,22 +67,20 @@ def test_rows_without_hard_negatives_are_pairs_and_each_positive_gives_an_exampl
 
 
 GOOD = '{"query": "q", "pos_doc": "p", "neg_doc": ["n"]}'
-BAD_LINES = {
-    "broken JSON": ('{"query": "q",', r", from line 3: broken JSON \(.* column 15 "),
-    "no object": ('"q"', ":3: not an object with query, pos_doc and neg_doc"),
-    "no query": ('{"pos_doc": "p"}', ":3: .* neg_doc .*'question'"),
-    "no negatives": ('{"query": "q", "pos_doc": "p", "neg_doc": []}', ":3: .*neg_doc must be .* at least one text"),
-    "null": ('{"query": "q", "pos_doc": "p", "neg_doc": ["n", null]}', r":3: .*neg_doc\[1\] must be a text, got None"),
-    "empty positive": ('{"query": "q", "pos_doc": [" "], "neg_doc": ["n"]}', r":3: .*empty text in pos_doc\[0\]"),
-    "Latin-1": ('{"query": "Ä", "pos_doc": "p", "neg_doc": ["n"]}'.encode("latin-1"), ":3: .*wrong encoding"),
-}
+BAD_LINES = [
+    ('{"query": "q",', r", from line 3: broken JSON \(.* column 15 "),
+    ('"q"', ":3: not an object with query, pos_doc and neg_doc"),
+    ('{"pos_doc": "p"}', ":3: .* neg_doc .*'question'"),
+    ('{"query": "q", "pos_doc": "p", "neg_doc": []}', ":3: .*neg_doc must be .* at least one text"),
+    ('{"query": "q", "pos_doc": "p", "neg_doc": ["n", null]}', r":3: .*neg_doc\[1\] must be a text, got None"),
+    ('{"query": "q", "pos_doc": [" "], "neg_doc": ["n"]}', r":3: .*empty text in pos_doc\[0\]"),
+    ('{"query": "\u00c4", "pos_doc": "p", "neg_doc": ["n"]}', ":3: .*wrong encoding"),
+]
 
 
-@pytest.mark.parametrize("case", BAD_LINES)
-def test_a_bad_line_is_named(tmp_path, case):
-    line, message = BAD_LINES[case]
-    data = line if isinstance(line, bytes) else line.encode()
-    write(tmp_path / "train.jsonl", GOOD.encode() + b"\n\n" + data + b"\n" + GOOD.encode() + b"\n")
+@pytest.mark.parametrize(("line", "message"), BAD_LINES)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    write(tmp_path / "train.jsonl", f"{GOOD}\n\n{line}\n{GOOD}\n".encode("latin-1"))
     with pytest.raises(ValueError, match=rf"train\.jsonl{message}"):
         NeMoReader(tmp_path).get_examples("train.jsonl")
 
@@ -112,11 +108,9 @@ def test_written_files_are_nemos_jsonl_and_read_back(tmp_path, name):
     assert [sorted(row) for row in texts(reader.get_examples(name))] == [sorted(row) for row in texts(examples)]
 
 
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
-    target = write(tmp_path / "out.jsonl", "old")
+def test_a_number_of_negatives_below_0_and_a_row_without_a_positive_are_refused(tmp_path):
     with pytest.raises(ValueError, match="example 1 must have a query and a positive"):
-        write_nemo([InputExample(texts=["q", "p"]), InputExample(texts=["q"])], target)
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
+        write_nemo([InputExample(texts=["q", "p"]), InputExample(texts=["q"])], tmp_path / "out.jsonl")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="hard_negatives_to_train must be"):
         NeMoReader(tmp_path, hard_negatives_to_train=-1).get_examples("out.jsonl")
