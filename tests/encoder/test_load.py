@@ -214,9 +214,6 @@ def test_unknown_keys_are_left_out_with_a_warning(file: str, key: str, folder: P
         np.testing.assert_array_equal(read(folder).encode(TEXTS), expected)
 
 
-# Damaged folders
-
-
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [

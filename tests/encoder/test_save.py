@@ -182,9 +182,6 @@ def test_the_model_card_names_model_sizes_blocks_and_data(tiny: Tiny, tmp_path: 
     assert not (tmp_path / "bare" / "README.md").exists()
 
 
-# Over an earlier model
-
-
 def test_saving_again_replaces_the_model_and_keeps_other_files(tiny: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     tiny(modules=[models.Dense(32, 16)]).save(folder)

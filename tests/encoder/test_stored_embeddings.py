@@ -86,9 +86,6 @@ def found(store: EmbeddingStore, texts: list[str]) -> list[str]:
     return [key.decode() for key in rows]
 
 
-# A model with a memory
-
-
 def test_a_second_run_does_no_forward_pass_and_gives_the_same_bits(
     tiny: Tiny, store: EmbeddingStore, monkeypatch: Any
 ) -> None:
@@ -171,9 +168,6 @@ def test_a_model_that_was_trained_meanwhile_is_refused(tiny: Tiny, store: Embedd
         memory.encode(["a dog runs"])
 
 
-# Roles
-
-
 def test_roles_with_prompts_of_their_own_are_kept_apart_and_others_are_shared(
     tiny: Tiny, store: EmbeddingStore
 ) -> None:
@@ -217,9 +211,6 @@ def test_a_model_that_treats_queries_in_its_own_way_is_asked_for_each_role(store
         assert asked.encode_query(["a"]).tolist() == (-digits(["a"])).tolist()
         assert asked.encode_document(["a"]).tolist() == digits(["a"]).tolist()
         assert asked.computed == computed
-
-
-# The file
 
 
 def test_stored_bits_come_back_whatever_they_are(store: EmbeddingStore) -> None:

@@ -111,9 +111,6 @@ def reranking_model(samples: list[dict]) -> Vectors:
     return vectors(*([sample["query"], *sample["positive"], *sample["negative"]] for sample in samples), shared=0.6)
 
 
-# Against the peer
-
-
 def peer_cases() -> list:
     """Class, examples, options and model of each evaluator that the peer has too."""
     shuffled, models = SECOND[1:] + SECOND[:1], vectors(FIRST, SECOND, THIRD)
@@ -175,9 +172,6 @@ def test_languages_and_missed_duplicates_are_in_the_table():
     assert evaluator.per_example[missed]["label"].all()
 
 
-# Similarity of pairs
-
-
 def test_the_real_model_is_evaluated_as_by_the_peer(minilm, minilm_folder):
     from sentence_transformers import SentenceTransformer
 
@@ -219,9 +213,6 @@ def test_thresholds_are_the_best_of_all_that_could_be_tried():
         assert best["recall"] == pytest.approx((called & (labels == 1)).sum() / labels.sum())
 
 
-# Retrieval
-
-
 @pytest.mark.parametrize("corpus_chunk_size", [100, 7])
 def test_documents_of_equal_score_rank_by_their_id_as_in_the_peer(corpus_chunk_size):
     queries, corpus, relevant, model = retrieval_data()
@@ -256,24 +247,6 @@ def test_retrieval_does_not_depend_on_the_chunk_and_never_encodes_more(corpus_ch
     assert len(model.calls) == 1 + -(-60 // corpus_chunk_size)
 
 
-def test_retrieval_by_hand():
-    model = Vectors({"q 0": [1, 0], "a 0": [1, 0.1], "b 0": [1, 0.2], "c 0": [1, 0.3], "d 0": [1, 0.4]})
-    corpus = {"a": "a 0", "b": "b 0", "c": "c 0", "d": "d 0"}
-    evaluator = ours.InformationRetrievalEvaluator({"q": "q 0"}, corpus, {"q": {"b", "d"}}, ndcg_at_k=[2])
-    metrics = evaluator(model)
-    expected = {
-        "accuracy@1": 0.0,
-        "accuracy@3": 1.0,
-        "precision@3": 1 / 3,
-        "recall@3": 1 / 2,
-        "recall@5": 1.0,
-        "mrr@10": 1 / 2,
-        "ndcg@2": (1 / np.log2(3)) / (1 + 1 / np.log2(3)),
-        "map@100": (1 / 2 + 2 / 4) / 2,
-    }
-    assert {key: metrics[f"cos_sim_{key}"] for key in expected} == pytest.approx(expected)
-
-
 def test_queries_and_documents_are_encoded_as_such_with_their_prompts():
     seen = []
 
@@ -294,16 +267,10 @@ def test_queries_and_documents_are_encoded_as_such_with_their_prompts():
     assert seen == [("query", "find: ", 5), ("document", "passage", 5)]
 
 
-# Reranking
-
-
 def test_a_collapsed_model_gains_nothing_from_draws_in_reranking():
     samples = [{"query": "q 0", "positive": ["a 0"], "negative": ["b 0", "c 0", "d 0"]}]
     metrics = ours.RerankingEvaluator(samples)(Vectors({name: [1, 0] for name in ("q 0", "a 0", "b 0", "c 0", "d 0")}))
     assert metrics["map"] == metrics["mrr@10"] == 1 / 4
-
-
-# Paraphrase mining
 
 
 def test_missed_duplicates_count_against_mining():
@@ -313,9 +280,6 @@ def test_missed_duplicates_count_against_mining():
     metrics = evaluator(model)
     assert metrics["average_precision"] == pytest.approx(1 / 2)
     assert metrics["recall"] == pytest.approx(1 / 2)
-
-
-# Translation, classes, teacher, clusters
 
 
 def test_the_same_translation_in_another_row_is_right_and_wrong_ones_are_printed(capsys):
@@ -373,9 +337,6 @@ def test_examples_may_be_input_examples():
         ours.EmbeddingSimilarityEvaluator.from_input_examples(threes)
 
 
-# Evaluators in a row
-
-
 def test_evaluators_in_a_row_return_all_metrics_and_the_last_primary_one(tmp_path):
     model = vectors(FIRST, SECOND)
     first = ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, GRADES, name="sts")
@@ -399,9 +360,6 @@ def test_an_evaluator_of_ones_own_may_override_the_call():
     assert ours.SequentialEvaluator([Own()])(None) == {"evaluator_0": 0.5, "sequential_score": 0.5}
     with pytest.raises(NotImplementedError, match="SentenceEvaluator must define measure"):
         ours.SentenceEvaluator()(None)
-
-
-# What all evaluators share
 
 
 def every_evaluator() -> dict[str, tuple[ours.SentenceEvaluator, Vectors]]:
@@ -527,8 +485,6 @@ def test_equal_keys_of_evaluators_in_a_row_do_not_overwrite_each_other():
     assert metrics["mean_accuracy"] == evaluators[0](model)["mean_accuracy"]
     assert metrics["evaluator_1_mean_accuracy"] == evaluators[1](model)["mean_accuracy"] == metrics["sequential_score"]
 
-
-# Bad input
 
 PAIR = (["a 0", "b 0"], ["c 0", "d 0"])
 LANGUAGES = [{"en": "a", "de": " "}], vectors(["a 0"])

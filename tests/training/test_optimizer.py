@@ -23,9 +23,6 @@ def rates_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, fl
     return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
 
 
-# Rates by pattern
-
-
 def test_the_first_pattern_that_matches_decides_and_the_rest_keeps_the_optimizers_rate(tiny: Tiny) -> None:
     model = tiny(modules=[models.Dense(32, 16)])
     patterns = {"*.layer.[0-0].*": 1e-5, "*embeddings*": 1e-6, "0.auto_model.*LayerNorm*": 1e-4}
@@ -48,9 +45,6 @@ def test_each_rate_has_a_decayed_and_an_undecayed_group_and_the_main_rate_comes_
     for group in optimizer.param_groups:
         undecayed = {"bias" in names[id(p)] or "LayerNorm.weight" in names[id(p)] for p in group["params"]}
         assert undecayed == {group["weight_decay"] == 0.0}
-
-
-# Freezing
 
 
 def test_frozen_puts_back_what_was_there_also_after_an_error(tiny: Tiny) -> None:
@@ -79,9 +73,6 @@ def test_a_rate_of_0_keeps_a_parameter_out_even_where_a_loss_names_it_again(tiny
 
     optimizer = optimizer_of(model, {EMBEDDINGS: 0}, Holder())
     assert not any("embeddings" in name for name in rates_of(model, optimizer))
-
-
-# Mistakes
 
 
 @pytest.mark.parametrize(
@@ -113,9 +104,6 @@ def test_fit_takes_the_rates_and_leaves_the_frozen_as_they_are(tiny: Tiny) -> No
     assert max(moves[name] for name in moves if ".layer.1." in name) > 5e-4
     assert set(history["lr"]) == {1e-3}
     assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-# Groups and schedules
 
 
 def test_all_objectives_share_one_optimizer_and_each_parameter_is_in_it_once(tiny: Tiny) -> None:
