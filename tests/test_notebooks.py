@@ -36,7 +36,7 @@ def outputs_of(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 @every_notebook
-def test_committed_outputs_belong_to_the_code(path: Path) -> None:
+def test_committed_outputs_belong_to_the_code(path):
     notebook = read(path)
     assert notebook.metadata["sbertlab"]["code_sha256"] == tool.code_sha256(notebook), (
         f"the code of {path.name} has changed since its outputs were made: python tests/notebooks.py {path.stem}"
@@ -44,7 +44,7 @@ def test_committed_outputs_belong_to_the_code(path: Path) -> None:
 
 
 @every_notebook
-def test_committed_outputs_show_pictures_and_tables_and_no_errors(path: Path) -> None:
+def test_committed_outputs_show_pictures_and_tables_and_no_errors(path):
     notebook = read(path)
     outputs = outputs_of(notebook)
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
@@ -60,7 +60,7 @@ def test_committed_outputs_show_pictures_and_tables_and_no_errors(path: Path) ->
 
 
 @every_notebook
-def test_a_notebook_begins_with_title_question_what_you_will_see_and_time(path: Path) -> None:
+def test_a_notebook_begins_with_title_question_what_you_will_see_and_time(path):
     first = read(path).cells[0]
     assert first.cell_type == "markdown"
     assert re.match(r"# \S", first.source)
@@ -73,7 +73,7 @@ def test_a_notebook_begins_with_title_question_what_you_will_see_and_time(path: 
 
 
 @every_notebook
-def test_a_notebook_has_one_parameters_cell_and_ends_with_what_we_saw_and_asserts(path: Path) -> None:
+def test_a_notebook_has_one_parameters_cell_and_ends_with_what_we_saw_and_asserts(path):
     cells = read(path).cells
     (parameters,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     assert "SBERTLAB_FAST" in parameters.source
@@ -87,7 +87,7 @@ def test_a_notebook_has_one_parameters_cell_and_ends_with_what_we_saw_and_assert
 
 
 @every_notebook
-def test_code_cells_are_short_and_import_nothing_by_star_and_install_nothing(path: Path) -> None:
+def test_code_cells_are_short_and_import_nothing_by_star_and_install_nothing(path):
     sources = code_of(read(path))
     lengths = sorted(len(source.splitlines()) for source in sources[:-1])
     assert lengths[-1] <= 14
@@ -100,7 +100,7 @@ def test_code_cells_are_short_and_import_nothing_by_star_and_install_nothing(pat
 
 
 @every_notebook
-def test_no_path_or_address_of_a_machine_is_in_a_notebook(path: Path) -> None:
+def test_no_path_or_address_of_a_machine_is_in_a_notebook(path):
     notebook = read(path)
     shown = [output.get("text", "") for output in outputs_of(notebook)]
     shown += [
@@ -113,7 +113,7 @@ def test_no_path_or_address_of_a_machine_is_in_a_notebook(path: Path) -> None:
 
 @every_notebook
 @pytest.mark.long
-def test_a_notebook_runs_from_top_to_bottom_without_a_browser(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs_from_top_to_bottom_without_a_browser(path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     notebook = tool.execute(path, fast=True, timeout=300)
     said = tool.normalise(notebook)
@@ -139,7 +139,7 @@ def small_notebook() -> NotebookNode:
     )
 
 
-def test_normalising_keeps_only_what_is_the_same_everywhere() -> None:
+def test_normalising_keeps_only_what_is_the_same_everywhere():
     notebook = small_notebook()
     said = tool.normalise(notebook)
     stream, fallback, plain = outputs_of(notebook)
@@ -154,7 +154,7 @@ def test_normalising_keeps_only_what_is_the_same_everywhere() -> None:
     nbformat.validate(notebook)
 
 
-def test_the_hash_follows_the_code_and_nothing_else() -> None:
+def test_the_hash_follows_the_code_and_nothing_else():
     notebook = small_notebook()
     before = tool.code_sha256(notebook)
     tool.normalise(notebook)
@@ -166,19 +166,19 @@ def test_the_hash_follows_the_code_and_nothing_else() -> None:
     assert tool.code_sha256(new_notebook(cells=[new_code_cell("1\n2")])) != tool.code_sha256(parted)
 
 
-def test_paths_go_and_what_only_looks_like_one_stays() -> None:
+def test_paths_go_and_what_only_looks_like_one_stays():
     assert tool.without_machine("/Users/ann/lab/x.png, /tmp/a b") == "x.png, a b"
     for harmless in ("1/2", "https://example.org/home/page", "figures/map.png", "</style>", "and/or", "tests/usr/x"):
         assert tool.without_machine(harmless) == harmless
 
 
-def test_notebooks_are_chosen_by_the_beginnings_of_their_names() -> None:
+def test_notebooks_are_chosen_by_the_beginnings_of_their_names():
     assert [path.name[:2] for path in tool.notebook_paths(["01", "07_m"])] == ["01", "07"]
     assert tool.notebook_paths(["99"]) == []
 
 
 @pytest.mark.slow
-def test_the_tool_executes_in_the_folder_of_the_notebook_and_says_whether_the_pass_is_quick(tmp_path: Path) -> None:
+def test_the_tool_executes_in_the_folder_of_the_notebook_and_says_whether_the_pass_is_quick(tmp_path):
     source = 'import os, sys\nprint(os.environ["SBERTLAB_FAST"], os.getcwd(), sys.executable, sep="\\n")'
     path = tmp_path / "09_small.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell(source)]), path)

@@ -55,12 +55,12 @@ def floor_of(module: str) -> int:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_downwards_or_stay_on_their_floor(module: str) -> None:
+def test_imports_point_downwards_or_stay_on_their_floor(module):
     above = {name for name in imports_of(MODULES[module]) if floor_of(name) > floor_of(module)}
     assert not above, f"{module} imports from a higher floor: {above}"
 
 
-def test_no_two_modules_import_each_other() -> None:
+def test_no_two_modules_import_each_other():
     left = {module: imports_of(path) for module, path in MODULES.items()}
     while True:
         free = [name for name, needs in left.items() if not needs & left.keys()]
@@ -71,7 +71,7 @@ def test_no_two_modules_import_each_other() -> None:
     assert not left, f"these import each other in a circle: {sorted(left)}"
 
 
-def test_importing_the_package_pulls_in_nothing_heavy() -> None:
+def test_importing_the_package_pulls_in_nothing_heavy():
     heavy = "umap numba matplotlib ipywidgets datasets mteb fastapi ray peft IPython".split()
     heavy += "jsonargparse wandb tensorboard trackio".split()
     code = f"import sys, sbertlab; print([name for name in {heavy} if name in sys.modules])"
@@ -80,7 +80,7 @@ def test_importing_the_package_pulls_in_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
-def test_importing_the_package_adds_little_to_its_libraries() -> None:
+def test_importing_the_package_adds_little_to_its_libraries():
     code = (
         "import time; start = time.process_time(); import torch, pandas, transformers, accelerate;"
         "from transformers import AutoModel, AutoTokenizer; libraries = time.process_time() - start; import sbertlab;"
@@ -91,7 +91,7 @@ def test_importing_the_package_adds_little_to_its_libraries() -> None:
     assert everything < max(3.0, 1.5 * libraries)
 
 
-def test_the_environment_file_lists_nothing_twice() -> None:
+def test_the_environment_file_lists_nothing_twice():
     text = (ROOT / "environment.yml").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = list(project["dependencies"]) + [
@@ -105,7 +105,7 @@ def test_the_environment_file_lists_nothing_twice() -> None:
     assert len(text.splitlines()) <= 12
 
 
-def test_every_dependency_has_a_tested_version() -> None:
+def test_every_dependency_has_a_tested_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     needed = [*project["dependencies"], *extras["lab"], *extras["test"]]
@@ -114,7 +114,7 @@ def test_every_dependency_has_a_tested_version() -> None:
     assert not missing
 
 
-def test_the_version_is_said_once() -> None:
+def test_the_version_is_said_once():
     assert f"version: {sbertlab.__version__}" in (ROOT / "CITATION.cff").read_text()
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"] == ["version"]
 
@@ -124,7 +124,7 @@ def code_blocks(path: Path, language: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_code_of_the_readme_runs_as_it_stands(tmp_path: Path, minilm_folder: Path) -> None:
+def test_the_code_of_the_readme_runs_as_it_stands(tmp_path, minilm_folder):
     blocks = code_blocks(ROOT / "README.md", "python")
     assert blocks
     code = "\n".join(blocks)
@@ -135,7 +135,7 @@ def test_the_code_of_the_readme_runs_as_it_stands(tmp_path: Path, minilm_folder:
     assert "e-mail" in done.stdout
 
 
-def test_the_readme_names_the_commands_that_the_makefile_has() -> None:
+def test_the_readme_names_the_commands_that_the_makefile_has():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert {"lab", "benchmark", "test", "speed", "figures", "clean"} <= targets
@@ -145,14 +145,14 @@ def test_the_readme_names_the_commands_that_the_makefile_has() -> None:
 @pytest.mark.parametrize(
     "page", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
 )
-def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+def test_every_link_of_a_page_leads_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#]+)\)|(?:src|srcset)=\"([^\"]+)\"", text)
     missing = [link for pair in links for link in pair if link and not (ROOT / page).parent.joinpath(link).exists()]
     assert not missing
 
 
-def test_the_tree_of_the_readme_lists_every_room_and_file_at_the_top() -> None:
+def test_the_tree_of_the_readme_lists_every_room_and_file_at_the_top():
     tree = (ROOT / "README.md").read_text(encoding="utf-8").split("```\nsbertlab/\n")[1].split("```")[0]
     listed = {line.split()[0].rstrip("/") for line in tree.splitlines()}
     there = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"}

@@ -23,7 +23,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minilm_
         yield
 
 
-def test_a_network_from_its_layers() -> None:
+def test_a_network_from_its_layers():
     from sbertlab import SentenceTransformer, models
 
     word_embedding_model = models.Transformer(MODEL, max_seq_length=256)
@@ -35,7 +35,7 @@ def test_a_network_from_its_layers() -> None:
     assert model.max_seq_length == 256
 
 
-def test_a_network_with_a_dense_layer_on_top() -> None:
+def test_a_network_with_a_dense_layer_on_top():
     from torch import nn
 
     from sbertlab import SentenceTransformer, models
@@ -53,7 +53,7 @@ def test_a_network_with_a_dense_layer_on_top() -> None:
     assert np.abs(embedding).max() <= 1
 
 
-def test_training_with_the_cosine_similarity_loss_and_an_evaluator() -> None:
+def test_training_with_the_cosine_similarity_loss_and_an_evaluator():
     from torch.utils.data import DataLoader
 
     from sbertlab import InputExample, SentenceTransformer, evaluation, losses
@@ -83,7 +83,7 @@ def test_training_with_the_cosine_similarity_loss_and_an_evaluator() -> None:
     assert -1 <= history["metric"].iloc[-1] <= 1
 
 
-def test_continuing_to_train_on_other_data_and_loading_from_a_path() -> None:
+def test_continuing_to_train_on_other_data_and_loading_from_a_path():
     from torch.utils.data import DataLoader
 
     from sbertlab import InputExample, SentenceTransformer, losses
@@ -120,9 +120,7 @@ def test_continuing_to_train_on_other_data_and_loading_from_a_path() -> None:
 DEV = [("a cat sleeps", "a cat is asleep", 4.8), ("a man runs", "a woman sings", 1.0), ("it rains", "rain falls", 4.5)]
 
 
-def test_a_model_hosted_on_a_server_as_a_zip(
-    minilm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_hosted_on_a_server_as_a_zip(minilm_folder, tmp_path, monkeypatch):
     from sbertlab import SentenceTransformer
 
     with zipfile.ZipFile("my_model.zip", "w", zipfile.ZIP_STORED) as archive:
@@ -142,7 +140,7 @@ def test_a_model_hosted_on_a_server_as_a_zip(
     assert model.encode("a text").shape == (384,)
 
 
-def test_multitask_training_with_two_losses() -> None:
+def test_multitask_training_with_two_losses():
     from torch.utils.data import DataLoader
 
     from sbertlab import InputExample, SentenceTransformer, losses
@@ -164,7 +162,7 @@ def test_multitask_training_with_two_losses() -> None:
     assert history["objective"].nunique() == 2
 
 
-def test_special_tokens_for_a_new_network() -> None:
+def test_special_tokens_for_a_new_network():
     from sbertlab import SentenceTransformer, models
 
     word_embedding_model = models.Transformer(MODEL)
@@ -179,7 +177,7 @@ def test_special_tokens_for_a_new_network() -> None:
     assert np.isfinite(model.encode("[QRY] where is my parcel")).all()
 
 
-def test_special_tokens_for_an_existing_model_without_the_line_that_the_document_lacks() -> None:
+def test_special_tokens_for_an_existing_model_without_the_line_that_the_document_lacks():
     from sbertlab import SentenceTransformer
 
     model = SentenceTransformer(MODEL)

@@ -27,7 +27,7 @@ def tokens_of(model: SentenceTransformer, text: str) -> list[str]:
 @pytest.mark.parametrize(
     "pooling", ["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ["mean", "max"]]
 )
-def test_pairs_of_tokens_add_up_to_the_cosine_for_every_pooling(tiny: Tiny, pooling: str | list[str]) -> None:
+def test_pairs_of_tokens_add_up_to_the_cosine_for_every_pooling(tiny, pooling):
     model = tiny(pooling=pooling, modules=[models.Normalize()])
     found = explain(model, *PAIR)
     assert found.exact
@@ -37,7 +37,7 @@ def test_pairs_of_tokens_add_up_to_the_cosine_for_every_pooling(tiny: Tiny, pool
     assert found.score == pytest.approx(cosine(model, *PAIR), abs=1e-6)
 
 
-def test_under_mean_pooling_a_pair_has_the_product_of_its_token_vectors(tiny: Tiny) -> None:
+def test_under_mean_pooling_a_pair_has_the_product_of_its_token_vectors(tiny):
     model = tiny()
     first, second = (model.encode(text, output_value="token_embeddings").numpy() for text in PAIR)
     lengths = [np.linalg.norm(vectors.mean(axis=0)) for vectors in (first, second)]
@@ -46,7 +46,7 @@ def test_under_mean_pooling_a_pair_has_the_product_of_its_token_vectors(tiny: Ti
     np.testing.assert_allclose(explain(model, *PAIR).pairs.to_numpy(), expected, atol=1e-6)
 
 
-def test_a_linear_map_without_a_bias_keeps_the_explanation_exact(tiny: Tiny) -> None:
+def test_a_linear_map_without_a_bias_keeps_the_explanation_exact(tiny):
     dense = models.Dense(32, 8, bias=False, activation_function=nn.Identity())
     model = tiny(modules=[dense, models.Normalize()])
     found = explain(model, *PAIR)
@@ -55,9 +55,7 @@ def test_a_linear_map_without_a_bias_keeps_the_explanation_exact(tiny: Tiny) -> 
 
 
 @pytest.mark.parametrize("activation", [nn.Identity(), nn.Tanh()])
-def test_what_no_token_gives_is_shown_as_the_rest_and_everything_still_adds_up(
-    tiny: Tiny, activation: nn.Module
-) -> None:
+def test_what_no_token_gives_is_shown_as_the_rest_and_everything_still_adds_up(tiny, activation):
     model = tiny(modules=[models.Dense(32, 8, activation_function=activation)])
     found = explain(model, *PAIR)
     assert not found.exact
@@ -69,7 +67,7 @@ def test_what_no_token_gives_is_shown_as_the_rest_and_everything_still_adds_up(
         torch.testing.assert_close(rest.float(), model[2].linear.bias.detach(), atol=1e-5, rtol=0)
 
 
-def test_static_embeddings_are_explained_word_by_word(tiny: Tiny) -> None:
+def test_static_embeddings_are_explained_word_by_word(tiny):
     static = models.StaticEmbedding.from_transformer(tiny()[0])
     model = SentenceTransformer(modules=[static, models.Normalize()], device="cpu")
     found = explain(model, "the cat", "the dog")
@@ -79,7 +77,7 @@ def test_static_embeddings_are_explained_word_by_word(tiny: Tiny) -> None:
     assert found.score == pytest.approx(cosine(model, "the cat", "the dog"), abs=1e-6)
 
 
-def test_texts_are_cut_and_prompts_added_as_encode_does(tiny: Tiny) -> None:
+def test_texts_are_cut_and_prompts_added_as_encode_does(tiny):
     model = tiny()
     model.max_seq_length = 6
     model.prompts, model.default_prompt_name = {"query": "query "}, "query"
@@ -88,7 +86,7 @@ def test_texts_are_cut_and_prompts_added_as_encode_does(tiny: Tiny) -> None:
     assert found.score == pytest.approx(cosine(model, "the cat sits in the garden", "a dog"), abs=1e-6)
 
 
-def test_explaining_changes_nothing_of_the_model(tiny: Tiny) -> None:
+def test_explaining_changes_nothing_of_the_model(tiny):
     model = tiny(dropout=0.1, modules=[models.Dense(32, 8)])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
@@ -97,7 +95,7 @@ def test_explaining_changes_nothing_of_the_model(tiny: Tiny) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_what_cannot_be_explained_is_refused_in_words(tiny: Tiny) -> None:
+def test_what_cannot_be_explained_is_refused_in_words(tiny):
     with pytest.raises(ValueError, match="no Pooling or StaticEmbedding"):
         explain(SentenceTransformer(modules=[tiny()[0]], device="cpu"), *PAIR)
     model = tiny(modules=[models.Dense(32, 4, init_weight=torch.zeros(4, 32), init_bias=torch.zeros(4))])

@@ -21,13 +21,13 @@ from sbertlab.analysis.intervals import (
 from sbertlab.analysis.resampling import Examples, replicates_of
 
 
-def test_the_interval_is_the_normal_one_on_the_scale_of_fisher() -> None:
+def test_the_interval_is_the_normal_one_on_the_scale_of_fisher():
     drawn = np.tanh(norm.ppf(np.arange(1, 1000) / 1000, loc=1.0, scale=0.1))  # z* is normal around artanh(value)
     low, high = interval(np.tanh(1.0), drawn)
     assert np.arctanh([low, high]) == pytest.approx([1 - 0.196, 1 + 0.196], abs=0.002)
 
 
-def test_an_interval_of_scores_stays_among_scores() -> None:
+def test_an_interval_of_scores_stays_among_scores():
     drawn = np.minimum(0.99 + 0.006 * np.random.default_rng(0).normal(size=1000), 1.0)
     assert np.mean(drawn == 1) > 0.02
     low, high = interval(0.99, drawn)
@@ -37,7 +37,7 @@ def test_an_interval_of_scores_stays_among_scores() -> None:
     assert interval(60.0, np.tile([59.0, 61.0], 5000)) == pytest.approx((60 - 1.96, 60 + 1.96), abs=0.001), "no score"
 
 
-def test_one_example_says_nothing_no_spread_is_certain_and_rounding_is_no_difference() -> None:
+def test_one_example_says_nothing_no_spread_is_certain_and_rounding_is_no_difference():
     found = compare(1.0, 0.0, [1.0, 1.0], [0.0, 0.0], examples=1)
     assert (found.error, found.p, found.low, found.high) == (np.inf, 1.0, -np.inf, np.inf)
     assert compare(0.4, 0.3, [0.4, 0.4], [0.3, 0.3]).p < 1e-12
@@ -45,7 +45,7 @@ def test_one_example_says_nothing_no_spread_is_certain_and_rounding_is_no_differ
     assert compare(0.3, 0.1 + 0.2, drawn, drawn + 1e-16)[:2] == (0.0, 0.0)
 
 
-def test_few_examples_have_the_interval_of_student() -> None:
+def test_few_examples_have_the_interval_of_student():
     values = np.array([0.31, 0.44, 0.52, 0.58, 0.71, 0.86, 0.40, 0.66])
     others = values[::-1] - 0.05
     drawn = np.random.default_rng(0).integers(8, size=(200_000, 8))
@@ -60,7 +60,7 @@ def test_few_examples_have_the_interval_of_student() -> None:
     assert low == pytest.approx(-high)
 
 
-def test_what_moves_from_start_to_start_counts_once_however_many_resamples_there_are() -> None:
+def test_what_moves_from_start_to_start_counts_once_however_many_resamples_there_are():
     random = np.random.default_rng(0)
     starts, noise = random.normal(0, 0.04, size=(2, 10)), 0.01 * random.normal(size=(2, 4000))
     a, b = 0.5 + np.tile(starts, 400) + noise
@@ -75,7 +75,7 @@ def test_what_moves_from_start_to_start_counts_once_however_many_resamples_there
     assert np.arctanh(high) == pytest.approx(t.ppf(0.975, 9) * np.hypot(starts[0].std(ddof=1), 0.01), rel=0.05)
 
 
-def test_replicates_of_two_models_are_subtracted_one_by_one() -> None:
+def test_replicates_of_two_models_are_subtracted_one_by_one():
     shared, own = np.random.default_rng(0).normal(size=(2, 2000))
     found = compare(0.6, 0.5, 0.6 + 0.1 * shared + 0.01 * own, 0.5 + 0.1 * shared)
     assert found.value == pytest.approx(0.1)
@@ -86,7 +86,7 @@ def test_replicates_of_two_models_are_subtracted_one_by_one() -> None:
     assert (back.value, back.low, back.high, back.p) == pytest.approx((-found.value, -found.high, -found.low, found.p))
 
 
-def test_the_p_value_and_the_interval_agree() -> None:
+def test_the_p_value_and_the_interval_agree():
     drawn = 0.05 * np.random.default_rng(0).normal(size=400)
     for seeds in (None, [0.4, 0.5, 0.6]):
         found = [compare(value, 0.0, value + drawn, np.zeros(400), seeds) for value in np.linspace(0, 1, 500)]
@@ -94,7 +94,7 @@ def test_the_p_value_and_the_interval_agree() -> None:
         assert 50 < sum(one.low > 0 for one in found) < 470
 
 
-def test_seeds_alone_are_compared_as_by_welch() -> None:
+def test_seeds_alone_are_compared_as_by_welch():
     a, b = [0.61, 0.64, 0.66], [0.58, 0.59, 0.57, 0.62]
     still = np.zeros(10)
     found = compare(np.mean(a), np.mean(b), np.mean(a) + still, np.mean(b) + still, a, b)
@@ -105,7 +105,7 @@ def test_seeds_alone_are_compared_as_by_welch() -> None:
     assert found.error == 0
 
 
-def test_errors_over_examples_and_seeds_add_in_quadrature() -> None:
+def test_errors_over_examples_and_seeds_add_in_quadrature():
     drawn = 0.03 * np.random.default_rng(0).normal(size=4000)
     drawn -= drawn.mean()
     without = compare(0.5, 0.5, 0.5 + drawn, np.full(4000, 0.5))
@@ -117,7 +117,7 @@ def test_errors_over_examples_and_seeds_add_in_quadrature() -> None:
     assert compare(0.5, 0.5, 0.5 + drawn, np.full(4000, 0.5), [0.5], None) == without
 
 
-def test_the_mean_over_tasks_is_the_same_from_differences_and_from_replicates() -> None:
+def test_the_mean_over_tasks_is_the_same_from_differences_and_from_replicates():
     random = np.random.default_rng(0)
     values = random.random((3, 2))
     drawn = values[..., None] + 0.02 * random.normal(size=(3, 2, 20_000))
@@ -128,13 +128,13 @@ def test_the_mean_over_tasks_is_the_same_from_differences_and_from_replicates() 
     assert (joined.low, joined.high) == pytest.approx((direct.low, direct.high), abs=0.001)
 
 
-def test_the_seeds_of_a_mean_are_means_over_the_tasks() -> None:
+def test_the_seeds_of_a_mean_are_means_over_the_tasks():
     tasks = [Difference(value, 0.01, 99, 0.02, 2, value - 0.05, value + 0.05, 0.01) for value in (0.1, 0.2)]
     seeds = [0.58, 0.6, 0.65]
     assert mean_difference(tasks, seeds).seed_error == pytest.approx(np.std(seeds, ddof=1) / 3**0.5)
 
 
-def test_holm_rejects_step_by_step() -> None:
+def test_holm_rejects_step_by_step():
     random = np.random.default_rng(0)
     for size in (1, 2, 5, 12):
         for _ in range(50):
@@ -156,7 +156,7 @@ def largest_sets_without_difference(different: np.ndarray) -> set[frozenset[int]
     return {one for one in alike if not any(one < other for other in alike)}
 
 
-def test_groups_are_the_largest_sets_without_a_difference() -> None:
+def test_groups_are_the_largest_sets_without_a_difference():
     random = np.random.default_rng(0)
     for size in (1, 2, 4, 6, 7):
         for share in (0.0, 0.2, 0.5, 0.8, 1.0):
@@ -169,7 +169,7 @@ def test_groups_are_the_largest_sets_without_a_difference() -> None:
                 assert [rank for rank in range(size) if letter in letters[rank]] == group
 
 
-def test_the_smallest_difference_is_seen_four_times_in_five() -> None:
+def test_the_smallest_difference_is_seen_four_times_in_five():
     draws = np.random.default_rng(0).normal(smallest_difference(0.7), 0.7, size=200_000)
     assert np.mean(np.abs(draws) > 1.96 * 0.7) == pytest.approx(0.8, abs=0.005)
     assert smallest_difference(1.0, power=0.9, alpha=0.01) == pytest.approx(norm.ppf(0.995) + norm.ppf(0.9))
@@ -249,9 +249,7 @@ def simulated() -> dict[str, tuple[np.ndarray, ...]]:
 @pytest.mark.parametrize(
     "kind", ["queries", "graded_pairs", "labelled_pairs", "clusterings", "many_clusters", "mean over tasks"]
 )
-def test_intervals_cover_the_truth_in_95_of_100_samples_and_equal_models_seldom_differ(
-    kind: str, simulated: dict[str, tuple[np.ndarray, ...]]
-) -> None:
+def test_intervals_cover_the_truth_in_95_of_100_samples_and_equal_models_seldom_differ(kind, simulated):
     values, replicates, truth, examples = simulated[kind]
     covered, found = [], []
     for row, drawn, n in zip(values, replicates, examples.tolist(), strict=True):
@@ -274,8 +272,8 @@ def test_intervals_cover_the_truth_in_95_of_100_samples_and_equal_models_seldom_
 @pytest.mark.slow
 @pytest.mark.parametrize(("share", "least", "most"), [(0.3, 0.02, 0.05), (3.0, 0.05, 0.14)])
 def test_equal_models_of_three_seeds_are_seldom_called_different_unless_seeds_blur_more_than_examples(
-    share: float, least: float, most: float
-) -> None:
+    share, least, most
+):
     """`share` is the variance of a mean over three seeds, by that of a difference over the examples."""
     random, wrong = np.random.default_rng(0), []
     tuned = np.arange(8) >= 4

@@ -35,7 +35,7 @@ def cosines(points: Points) -> np.ndarray:
 
 @every_scene
 @pytest.mark.parametrize("seed", [None, 0, 1])
-def test_arrows_are_the_negative_gradient_by_finite_differences(name: str, seed: int | None) -> None:
+def test_arrows_are_the_negative_gradient_by_finite_differences(name, seed):
     there = scene(name)
     points = there.points if seed is None else there.scattered(seed)
     loss, seen = there.make(), push(there.make(), points)
@@ -49,7 +49,7 @@ def test_arrows_are_the_negative_gradient_by_finite_differences(name: str, seed:
 
 
 @every_scene
-def test_a_loss_on_the_circle_pushes_along_it_and_reads_no_lengths(name: str) -> None:
+def test_a_loss_on_the_circle_pushes_along_it_and_reads_no_lengths(name):
     there = scene(name)
     for points in (there.points, there.scattered(3)):
         seen = push(there.make(), points)
@@ -59,7 +59,7 @@ def test_a_loss_on_the_circle_pushes_along_it_and_reads_no_lengths(name: str) ->
         assert seen.circle == (longer == pytest.approx(seen.loss, abs=1e-9))
 
 
-def test_an_arrow_by_hand() -> None:
+def test_an_arrow_by_hand():
     pair = Points(on_circle([[0, 60]]), np.array([1.0]))  # cosine 1/2, wanted 1
     seen = push(losses.CosineSimilarityLoss(), pair)
     assert seen.loss == pytest.approx(0.25)
@@ -68,7 +68,7 @@ def test_an_arrow_by_hand() -> None:
     assert seen.arrows[0, 0] == pytest.approx([0, math.sin(math.pi / 3)])
 
 
-def test_a_negative_beyond_the_margin_gets_no_arrow() -> None:
+def test_a_negative_beyond_the_margin_gets_no_arrow():
     for margin, pushed in ((0.0, [True, False, False]), (1.0, [True, True, False]), (3.0, [True, True, True])):
         seen = push(losses.TripletLoss(triplet_margin=margin), TRIPLETS)
         far = np.linalg.norm(TRIPLETS.xy[:, 0] - TRIPLETS.xy[:, 2], axis=-1)
@@ -77,7 +77,7 @@ def test_a_negative_beyond_the_margin_gets_no_arrow() -> None:
             assert seen.lengths[:, column].astype(bool).tolist() == pushed
 
 
-def test_the_order_losses_see_the_order_of_the_scores_and_nothing_else() -> None:
+def test_the_order_losses_see_the_order_of_the_scores_and_nothing_else():
     other = Points(SCORED.xy, np.array([0.99, 0.2, 0.19]))
     for kind, same in ((losses.CoSENTLoss, True), (losses.AnglELoss, True), (losses.CosineSimilarityLoss, False)):
         assert np.allclose(push(kind(), SCORED).arrows, push(kind(), other).arrows) is same
@@ -85,7 +85,7 @@ def test_the_order_losses_see_the_order_of_the_scores_and_nothing_else() -> None
 
 @every_scene
 @pytest.mark.parametrize("end", ["start", "low", "high"])
-def test_descent_lowers_the_loss(name: str, end: str) -> None:
+def test_descent_lowers_the_loss(name, end):
     there = scene(name)
     loss = there.make(**{key: getattr(slider, end) for key, slider in there.sliders.items()})
     way = descend(loss, there.points, 100)
@@ -97,13 +97,13 @@ def test_descent_lowers_the_loss(name: str, end: str) -> None:
         assert np.linalg.norm(way[-1].points.xy, axis=-1) == pytest.approx(1)
 
 
-def test_a_step_is_plain_gradient_descent() -> None:
+def test_a_step_is_plain_gradient_descent():
     loss = losses.TripletLoss(triplet_margin=1.0)
     _, there = descend(loss, TRIPLETS, steps=1, rate=0.01)
     assert there.points.xy == pytest.approx(TRIPLETS.xy + 0.01 * push(loss, TRIPLETS).arrows)
 
 
-def test_where_the_losses_want_three_scored_pairs() -> None:
+def test_where_the_losses_want_three_scored_pairs():
     found = {kind: cosines(descend(kind(), SCORED, 300)[-1].points) for kind in (losses.CosineSimilarityLoss,)}
     assert found[losses.CosineSimilarityLoss] == pytest.approx(SCORED.labels, abs=0.02)
     order = cosines(descend(losses.CoSENTLoss(), SCORED, 300)[-1].points)
@@ -111,7 +111,7 @@ def test_where_the_losses_want_three_scored_pairs() -> None:
     assert abs(order - SCORED.labels).max() > 0.1
 
 
-def test_projected_arrows_are_those_of_the_space_as_the_plane_sees_them() -> None:
+def test_projected_arrows_are_those_of_the_space_as_the_plane_sees_them():
     random = np.random.default_rng(0)
     loss = losses.MultipleNegativesRankingLoss()
     way = descend(loss, Points(random.normal(size=(4, 2, 10))), 2)
@@ -125,7 +125,7 @@ def test_projected_arrows_are_those_of_the_space_as_the_plane_sees_them() -> Non
 
 
 @every_scene
-def test_the_points_of_a_scene_are_data_that_the_loss_takes(name: str) -> None:
+def test_the_points_of_a_scene_are_data_that_the_loss_takes(name):
     there = scene(name)
     rows, columns, _ = there.points.xy.shape
     labels = None if there.points.labels is None else torch.as_tensor(there.points.labels)
@@ -139,7 +139,7 @@ def test_the_points_of_a_scene_are_data_that_the_loss_takes(name: str) -> None:
     assert there.watch
 
 
-def test_a_mistake_is_told_in_words() -> None:
+def test_a_mistake_is_told_in_words():
     with pytest.raises(ValueError, match="at the centre has no direction"):
         push(losses.CosineSimilarityLoss(), Points(np.array([[[0.0, 0.0], [1.0, 0.0]]]), np.array([1.0])))
     with pytest.raises(ValueError, match="TripletLoss takes the embeddings of 3 columns, got 2"):
@@ -161,7 +161,7 @@ def drawn_arrows(axes: plots.Axes) -> np.ndarray:
     return np.stack([starts, starts + np.stack([arrows.U, arrows.V], axis=1)], axis=1)
 
 
-def test_arrows_are_drawn_to_the_scale_that_is_told() -> None:
+def test_arrows_are_drawn_to_the_scale_that_is_told():
     way = descend(losses.TripletLoss(triplet_margin=1.0), TRIPLETS, 5)
     figure = plots.push_figure({"one": way}, title="Triplets")
     arrows = drawn_arrows(figure.axes[0])

@@ -2,8 +2,6 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +49,7 @@ def slow_recall(original: np.ndarray, drawn: np.ndarray, k: int) -> float:
 
 
 @pytest.mark.parametrize("k", [1, 5, 19])
-def test_the_three_measures_equal_their_slow_formulas(k: int) -> None:
+def test_the_three_measures_equal_their_slow_formulas(k):
     embeddings, xy = noise(), noise(dim=2, seed=1)
     original, drawn = distances(embeddings, "cosine"), distances(xy, "euclidean")
     trust = slow_trustworthiness(original, drawn, k)
@@ -63,7 +61,7 @@ def test_the_three_measures_equal_their_slow_formulas(k: int) -> None:
     assert found.neighbor_recall == pytest.approx(slow_recall(original, drawn, k))
 
 
-def test_false_neighbours_lower_trustworthiness_and_torn_neighbours_lower_continuity() -> None:
+def test_false_neighbours_lower_trustworthiness_and_torn_neighbours_lower_continuity():
     circle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     ring, other = (np.c_[np.cos(circle), np.sin(circle), np.full(60, height)] for height in (3, -3))
     glued = maps.map_quality(np.r_[ring, other], np.r_[ring, other][:, :2])  # two far rings drawn on one another
@@ -75,7 +73,7 @@ def test_false_neighbours_lower_trustworthiness_and_torn_neighbours_lower_contin
     assert (perfect.trustworthiness, perfect.continuity, perfect.neighbor_recall) == (1, 1, 1)
 
 
-def test_equal_rows_do_not_count_as_their_own_neighbours() -> None:
+def test_equal_rows_do_not_count_as_their_own_neighbours():
     twins = np.repeat(noise(points=10), 3, axis=0)
     found = maps.nearest(twins, np.arange(30), 2)
     assert found.shape == (30, 2)
@@ -83,7 +81,7 @@ def test_equal_rows_do_not_count_as_their_own_neighbours() -> None:
     assert all(neighbor // 3 == row // 3 for row, neighbors in enumerate(found) for neighbor in neighbors)
 
 
-def test_many_points_are_measured_by_a_sample_and_the_quality_says_so() -> None:
+def test_many_points_are_measured_by_a_sample_and_the_quality_says_so():
     embeddings = noise(points=300)
     xy = maps.pca(embeddings)
     sampled, repeated = (maps.map_quality(embeddings, xy, most_points=100, seed=3) for _ in range(2))
@@ -97,7 +95,7 @@ def test_many_points_are_measured_by_a_sample_and_the_quality_says_so() -> None:
     assert sampled.neighbor_recall == pytest.approx(among_all), "neighbours are sought among all points"
 
 
-def test_pca_finds_the_plane_that_singular_values_give() -> None:
+def test_pca_finds_the_plane_that_singular_values_give():
     embeddings = noise(points=50, dim=6) * [9, 5, 1, 1, 1, 1] + 3
     centred = embeddings - embeddings.mean(axis=0)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)
@@ -113,21 +111,21 @@ def growing(steps: int) -> dict[str, np.ndarray]:
     return {f"step {step}": share * POINTS + 4 * (1 - share) * NOISE for step, share in enumerate(shares)}
 
 
-def test_one_pca_runs_through_all_moments() -> None:
+def test_one_pca_runs_through_all_moments():
     frames = maps.film({"a": POINTS[:60], "b": POINTS[60:]}, "pca")
     unit = POINTS / np.linalg.norm(POINTS, axis=1, keepdims=True)
     np.testing.assert_allclose(np.concatenate([frames["a"], frames["b"]]), maps.pca(unit), atol=1e-4)
     assert maps.drift(list(maps.film({"a": POINTS, "b": POINTS}, "pca").values())) == [0.0]
 
 
-def test_a_map_is_turned_and_shifted_onto_another_but_not_scaled() -> None:
+def test_a_map_is_turned_and_shifted_onto_another_but_not_scaled():
     angle = np.array([[np.cos(1), -np.sin(1)], [np.sin(1), np.cos(1)]])
     xy = np.random.default_rng(2).normal(size=(50, 2))
     np.testing.assert_allclose(maps.turned(xy @ angle * [1, -1] + 7, xy), xy, atol=1e-9)
     assert np.ptp(maps.turned(3 * xy, xy)) == pytest.approx(3 * np.ptp(xy), rel=0.3)
 
 
-def test_neighbours_kept_equal_a_plain_count() -> None:
+def test_neighbours_kept_equal_a_plain_count():
     a = noise(30, 6, seed=1)
     b = a + 0.5 * noise(30, 6, seed=2)
     found = maps.neighbors_kept(a, b, 5)
@@ -137,7 +135,7 @@ def test_neighbours_kept_equal_a_plain_count() -> None:
 
 
 @pytest.mark.slow
-def test_the_method_sets_how_far_points_jump_where_nothing_happened() -> None:
+def test_the_method_sets_how_far_points_jump_where_nothing_happened():
     still = {"one": POINTS, "two": POINTS + 1e-4 * NOISE, "three": POINTS - 1e-4 * NOISE}
     moves = {name: max(maps.drift(list(maps.film(still, name).values()))) for name in ("chained", "aligned", "pca")}
     assert moves["pca"] < 0.01
@@ -146,7 +144,7 @@ def test_the_method_sets_how_far_points_jump_where_nothing_happened() -> None:
 
 
 @pytest.mark.slow
-def test_a_film_shows_clusters_form_and_says_what_it_keeps() -> None:
+def test_a_film_shows_clusters_form_and_says_what_it_keeps():
     spaces = growing(3)
     frames = maps.film(spaces)
     table = maps.film_quality(spaces, frames, n_neighbors=10)
@@ -176,9 +174,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return CALLS
 
 
-def test_the_same_content_is_laid_out_once_and_anything_that_matters_makes_another_map(
-    tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_content_is_laid_out_once_and_anything_that_matters_makes_another_map(tmp_path, calls, monkeypatch):
     rows = ROWS.astype(np.float32)
     first = maps.cached_umap(rows, tmp_path, scale=2.0)
     for same in (rows.copy(), torch.from_numpy(rows), np.asfortranarray(rows), rows.tolist()):
@@ -199,7 +195,7 @@ def test_the_same_content_is_laid_out_once_and_anything_that_matters_makes_anoth
 
 @pytest.mark.filterwarnings("ignore:Exception while loading results")
 @pytest.mark.parametrize("damage", [b"", b"no pickle", None], ids=["emptied", "overwritten", "cut"])
-def test_damaged_coordinates_are_laid_out_again(tmp_path: Path, calls: list[Any], damage: bytes | None) -> None:
+def test_damaged_coordinates_are_laid_out_again(tmp_path, calls, damage):
     first = maps.cached_umap(ROWS, tmp_path)
     (file,) = tmp_path.rglob("output.pkl")
     file.write_bytes(file.read_bytes()[:-40] if damage is None else damage)
@@ -229,12 +225,12 @@ def with_row(value: float, row: int = 7) -> np.ndarray:
         (lambda: maps.film({"a": POINTS, "b": POINTS[:100]}), "a has 120, b has 100"),
     ],
 )
-def test_what_has_no_map_is_refused(call: Callable[[], object], message: str) -> None:
+def test_what_has_no_map_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_a_missing_umap_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_umap_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ImportError, match=r'pip install "sbertlab\[lab\]"'):
         maps.umap_map(ROWS)
@@ -242,7 +238,7 @@ def test_a_missing_umap_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
-def test_umap_keeps_blobs_apart_repeats_itself_and_maps_even_three_points() -> None:
+def test_umap_keeps_blobs_apart_repeats_itself_and_maps_even_three_points():
     blob = np.repeat(np.arange(3), 20)
     embeddings = noise(points=60, dim=16) + 12 * np.eye(16)[blob]
     xy = maps.umap_map(embeddings, n_neighbors=10, seed=1)

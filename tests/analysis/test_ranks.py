@@ -1,6 +1,3 @@
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -37,7 +34,7 @@ PAIRS = pd.DataFrame(
 )
 
 
-def test_the_interval_of_a_mean_adds_those_of_the_tasks_as_squares() -> None:
+def test_the_interval_of_a_mean_adds_those_of_the_tasks_as_squares():
     means = standings(TABLE)
     assert means["mean"].dropna().tolist() == [80, 78, 70, 60]
     assert means.loc[("b", "untuned"), "low"] == 75.5, "78 - sqrt(9 + 16) / 2"
@@ -46,7 +43,7 @@ def test_the_interval_of_a_mean_adds_those_of_the_tasks_as_squares() -> None:
     assert standings(TABLE.drop(columns=["low", "high"]))[["low", "high"]].isna().to_numpy().all()
 
 
-def test_the_interval_of_a_mean_has_the_length_that_simulation_gives() -> None:
+def test_the_interval_of_a_mean_has_the_length_that_simulation_gives():
     errors = np.array([0.5, 1.0, 2.0])
     draws = np.random.default_rng(0).normal(60, errors, (20_000, 3)).mean(axis=1)
     table = pd.DataFrame({"task": list("xyz"), "family": "STS", "value": 60.0})
@@ -55,14 +52,14 @@ def test_the_interval_of_a_mean_has_the_length_that_simulation_gives() -> None:
     assert ends == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.03)
 
 
-def test_pairs_count_in_either_direction() -> None:
+def test_pairs_count_in_either_direction():
     turned = {"model_a": "model_b", "variant_a": "variant_b", "model_b": "model_a", "variant_b": "variant_a"}
     for pairs in (PAIRS, PAIRS.rename(columns=turned)):
         assert distinguishable(pairs, RANKED).astype(int).tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
 
 
 @pytest.mark.parametrize(("variant", "rows"), [("last", "abcd"), ("all", "abacd")])
-def test_scores_by_task_are_those_of_the_variant_that_is_asked_for(variant: str, rows: str) -> None:
+def test_scores_by_task_are_those_of_the_variant_that_is_asked_for(variant, rows):
     scores, families = task_scores(TABLE, variant)
     assert "".join(scores.index.get_level_values("model")) == rows
     assert families == ["STS", "clustering"]
@@ -83,6 +80,6 @@ def test_scores_by_task_are_those_of_the_variant_that_is_asked_for(variant: str,
         (lambda: task_scores(TABLE, "tuned"), r"variant must be one of .*'tuned'"),
     ],
 )
-def test_tables_that_do_not_fit_are_refused(call: Callable[[], Any], message: str) -> None:
+def test_tables_that_do_not_fit_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,7 +1,6 @@
 """The weighted statistics against scipy and scikit-learn on resamples written out; what replicates share."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +47,7 @@ def by_reference(examples: Examples, drawn: np.ndarray | slice = slice(None)) ->
 
 @pytest.mark.parametrize("ties", [True, False])
 @pytest.mark.parametrize("statistic", REFERENCES)
-def test_the_value_is_that_of_scipy_and_scikit_learn(statistic: str, ties: bool) -> None:
+def test_the_value_is_that_of_scipy_and_scikit_learn(statistic, ties):
     for seed in range(5):
         examples = some_examples(statistic, n=211, rivals=1 if statistic == "v_measure" else 3, ties=ties, seed=seed)
         assert abs(examples.value() - by_reference(examples)) < 1e-9
@@ -59,7 +58,7 @@ WRITTEN_OUT = [statistic for statistic in REFERENCES if statistic != "v_measure"
 
 @pytest.mark.parametrize("ties", [True, False])
 @pytest.mark.parametrize("statistic", WRITTEN_OUT)
-def test_a_replicate_is_the_statistic_of_the_resample_written_out(statistic: str, ties: bool) -> None:
+def test_a_replicate_is_the_statistic_of_the_resample_written_out(statistic, ties):
     examples = some_examples(statistic, n=37, rivals=3, ties=ties)
     counts = np.concatenate(list(draw_counts(37, resamples=50, seed=4)))
     expected = [by_reference(examples, np.repeat(np.arange(37), row)) for row in counts]
@@ -68,7 +67,7 @@ def test_a_replicate_is_the_statistic_of_the_resample_written_out(statistic: str
 
 
 @pytest.mark.parametrize("statistic", WRITTEN_OUT)
-def test_sub_sets_are_resampled_and_averaged_one_by_one(statistic: str) -> None:
+def test_sub_sets_are_resampled_and_averaged_one_by_one(statistic):
     sets = np.random.default_rng(1).permutation(np.repeat([7, 2, 5], [40, 25, 12]))  # neither sorted nor from 0
     examples = some_examples(statistic, n=77, rivals=2, sets=sets)
     assert abs(examples.value() - by_reference(examples)) < 1e-9
@@ -81,7 +80,7 @@ def test_sub_sets_are_resampled_and_averaged_one_by_one(statistic: str) -> None:
     np.testing.assert_allclose(examples.replicates(20, seed=3), expected, rtol=0, atol=1e-9)
 
 
-def test_replicates_of_a_clustering_are_linear_in_what_each_text_adds() -> None:
+def test_replicates_of_a_clustering_are_linear_in_what_each_text_adds():
     examples = some_examples("v_measure", n=37)
     rows = np.arange(37)
     without = np.array([by_reference(examples, rows != row) for row in rows])
@@ -91,7 +90,7 @@ def test_replicates_of_a_clustering_are_linear_in_what_each_text_adds() -> None:
     np.testing.assert_allclose(examples.replicates(50, seed=4), expected, rtol=0, atol=1e-9)
 
 
-def test_replicates_take_the_starts_of_a_clustering_in_turn_and_its_value_is_of_the_first() -> None:
+def test_replicates_take_the_starts_of_a_clustering_in_turn_and_its_value_is_of_the_first():
     one, other = (some_examples("v_measure", n=60, seed=seed) for seed in (0, 1))
     clusters = np.concatenate([one.predictions, other.predictions])
     sets = np.arange(60) % 2
@@ -104,7 +103,7 @@ def test_replicates_take_the_starts_of_a_clustering_in_turn_and_its_value_is_of_
     np.testing.assert_array_equal(drawn[1::2], turns[1][1::2])
 
 
-def test_the_best_rival_is_chosen_anew_in_every_resample_and_sub_set() -> None:
+def test_the_best_rival_is_chosen_anew_in_every_resample_and_sub_set():
     values = np.array([[1.0, 0.0, 1.0, 0.0], [0.4, 0.4, 0.8, 0.8]])
     assert Examples("mean", values).value() == pytest.approx(0.6)  # rivals 0.5 and 0.6
     assert Examples("mean", values, sets=[0, 0, 1, 1]).value() == pytest.approx((0.5 + 0.8) / 2)
@@ -116,7 +115,7 @@ def test_the_best_rival_is_chosen_anew_in_every_resample_and_sub_set() -> None:
 
 
 @pytest.mark.parametrize("statistic", REFERENCES)
-def test_examples_drawn_once_for_several_models_give_what_each_gives_alone(statistic: str) -> None:
+def test_examples_drawn_once_for_several_models_give_what_each_gives_alone(statistic):
     sets = np.random.default_rng(1).permutation(np.repeat([7, 2, 5], [40, 25, 12]))
     several = [some_examples(statistic, n=77, rivals=2, sets=sets, seed=seed) for seed in range(3)]
     positives = None if several[0].target is None else several[0].target.sum()
@@ -126,7 +125,7 @@ def test_examples_drawn_once_for_several_models_give_what_each_gives_alone(stati
     np.testing.assert_array_equal(together, [examples.replicates(30, seed=4) for examples in several])
 
 
-def test_resamples_draw_every_example_equally_often_and_independently() -> None:
+def test_resamples_draw_every_example_equally_often_and_independently():
     counts = np.concatenate(list(draw_counts(50, resamples=20_000)))
     assert (counts.sum(axis=1) == 50).all()
     np.testing.assert_allclose(counts.mean(axis=0), 1, atol=0.04)  # 5 standard errors
@@ -135,9 +134,7 @@ def test_resamples_draw_every_example_equally_often_and_independently() -> None:
 
 
 @pytest.mark.parametrize("statistic", REFERENCES)
-def test_neither_the_block_nor_the_number_of_resamples_changes_a_replicate(
-    statistic: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neither_the_block_nor_the_number_of_resamples_changes_a_replicate(statistic, monkeypatch):
     examples = some_examples(statistic, n=60)
     if statistic == "v_measure":
         examples = Examples(statistic, [examples.predictions[0], examples.predictions[0] % 3], examples.target)
@@ -163,9 +160,7 @@ def test_neither_the_block_nor_the_number_of_resamples_changes_a_replicate(
         ("mean", [0.7], None, 0.7),
     ],
 )
-def test_what_has_one_class_or_no_spread_is_defined(
-    statistic: str, predictions: list, target: list | None, value: float
-) -> None:
+def test_what_has_one_class_or_no_spread_is_defined(statistic, predictions, target, value):
     examples = Examples(statistic, predictions, target)
     with np.errstate(all="raise"):
         assert examples.value() == pytest.approx(value, abs=1e-12)
@@ -173,7 +168,7 @@ def test_what_has_one_class_or_no_spread_is_defined(
 
 
 @pytest.mark.parametrize("sets", [None, [0, 0, 1, 1]])
-def test_examples_come_back_from_their_file(sets: list | None, tmp_path: Path) -> None:
+def test_examples_come_back_from_their_file(sets, tmp_path):
     examples = Examples("spearman", [[0.1, 0.2, 0.3, 0.2], [1.0, 0.0, 0.0, 1.0]], [1, 2, 2, 3], sets)
     path = tmp_path / "cell.examples"
     examples.save(path)
@@ -196,6 +191,6 @@ def test_examples_come_back_from_their_file(sets: list | None, tmp_path: Path) -
         (("v_measure", [0, 1], ["news", "sport"]), "target must be numbers"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(arguments: tuple, says: str) -> None:
+def test_what_cannot_be_measured_is_refused(arguments, says):
     with pytest.raises(ValueError, match=says):
         Examples(*arguments)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sbertlab import SentenceTransformer
 from sbertlab.analysis.robustness import (
     CORPORA,
     EDITS,
@@ -85,7 +84,7 @@ class Leaning(Words):
         return super().encode([text.replace(" her ", " ") if self.role in text else text for text in texts])
 
 
-def test_a_sentence_has_its_number_once_one_person_and_a_negation() -> None:
+def test_a_sentence_has_its_number_once_one_person_and_a_negation():
     assert len(SENTENCES) == COUNT
     for row in SENTENCES:
         old, new = row["number"]
@@ -95,7 +94,7 @@ def test_a_sentence_has_its_number_once_one_person_and_a_negation() -> None:
             assert bool(re.search(r"\b(not|no|none|never|cannot)\b", row[key])) == (key == "negation"), row
 
 
-def test_every_kind_changes_every_sentence_once(pairs: pd.DataFrame) -> None:
+def test_every_kind_changes_every_sentence_once(pairs):
     assert list(pairs["kind"].unique()) == list(KINDS)
     assert (pairs.groupby("kind")["sentence"].apply(sorted).map(lambda rows: rows == list(range(COUNT)))).all()
     assert not pairs.duplicated(["kind", "base"]).any()
@@ -104,7 +103,7 @@ def test_every_kind_changes_every_sentence_once(pairs: pd.DataFrame) -> None:
     assert not pairs[["base", "variant", "paraphrase"]].stack().str.contains(r"[{}]").any()  # noqa: PD013
 
 
-def test_the_pairs_follow_from_the_seed(pairs: pd.DataFrame) -> None:
+def test_the_pairs_follow_from_the_seed(pairs):
     pd.testing.assert_frame_equal(pairs, robustness_pairs(0))
     other = robustness_pairs(1)
     assert (other[other["kind"] == "one typo"]["variant"] != pairs[pairs["kind"] == "one typo"]["variant"]).mean() > 0.9
@@ -112,9 +111,7 @@ def test_the_pairs_follow_from_the_seed(pairs: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize(("kind", "count"), [("one typo", 1), ("two typos", 2)])
-def test_typos_touch_as_many_words_as_they_say_and_change_one_or_two_letters_of_each(
-    pairs: pd.DataFrame, kind: str, count: int
-) -> None:
+def test_typos_touch_as_many_words_as_they_say_and_change_one_or_two_letters_of_each(pairs, kind, count):
     ways = Counter()
     for base, variant in of(pairs, kind):
         words = list(zip(base.split(" "), variant.split(" "), strict=True))
@@ -130,7 +127,7 @@ def test_typos_touch_as_many_words_as_they_say_and_change_one_or_two_letters_of_
     assert set(ways) == set(TYPOS), "every way to mistype occurs"
 
 
-def test_casing_and_punctuation_change_nothing_else(pairs: pd.DataFrame) -> None:
+def test_casing_and_punctuation_change_nothing_else(pairs):
     def letters(text: str) -> str:
         return re.sub(r"\W", "", text).lower()
 
@@ -144,7 +141,7 @@ def test_casing_and_punctuation_change_nothing_else(pairs: pd.DataFrame) -> None
     assert all(variant.split("  ") == base.split(" ") for base, variant in of(pairs, "doubled blanks"))
 
 
-def test_a_person_is_swapped_for_one_of_the_other_gender_or_a_name_of_another_group(pairs: pd.DataFrame) -> None:
+def test_a_person_is_swapped_for_one_of_the_other_gender_or_a_name_of_another_group(pairs):
     gender = TERMS["gender"]
     people = {word: key for key in ("feminine", "masculine") for word in gender[key]}
     turns = Counter()
@@ -169,7 +166,7 @@ def test_a_person_is_swapped_for_one_of_the_other_gender_or_a_name_of_another_gr
         assert same == as_before
 
 
-def test_an_unrelated_sentence_comes_from_the_other_domain_and_each_is_used_once(pairs: pd.DataFrame) -> None:
+def test_an_unrelated_sentence_comes_from_the_other_domain_and_each_is_used_once(pairs):
     rows = pairs[pairs["kind"] == "unrelated"]
     assert sorted(rows["variant"]) == sorted(rows["base"])
     number = dict(zip(rows["base"], rows["sentence"], strict=True))
@@ -179,7 +176,7 @@ def test_an_unrelated_sentence_comes_from_the_other_domain_and_each_is_used_once
     )
 
 
-def test_sentences_about_roles_differ_in_one_word_and_come_with_every_role() -> None:
+def test_sentences_about_roles_differ_in_one_word_and_come_with_every_role():
     table = association_pairs()
     roles = table[table["kind"] == "role"]
     assert len(roles) == 20 * 20 * 2
@@ -194,7 +191,7 @@ def test_sentences_about_roles_differ_in_one_word_and_come_with_every_role() -> 
     ).all(axis=None)
 
 
-def test_a_model_that_reads_letters_alone_does_not_see_case_and_punctuation() -> None:
+def test_a_model_that_reads_letters_alone_does_not_see_case_and_punctuation():
     table = robustness(Letters(), resamples=200).set_index("kind")
     for kind in ("identical", "lower case", "upper case", "title case", "no punctuation", "more punctuation"):
         assert table.loc[kind, ["similarity", "low", "high"]].tolist() == pytest.approx([1, 1, 1], abs=1e-12)
@@ -206,7 +203,7 @@ def test_a_model_that_reads_letters_alone_does_not_see_case_and_punctuation() ->
     assert (table["similarity"] <= table["high"] + 1e-12).all()
 
 
-def test_the_figures_are_those_of_the_formula_worked_out_by_hand(pairs: pd.DataFrame) -> None:
+def test_the_figures_are_those_of_the_formula_worked_out_by_hand(pairs):
     words = Words()
     table = robustness(words, seed=0, resamples=200).set_index("kind")
 
@@ -228,7 +225,7 @@ def test_the_figures_are_those_of_the_formula_worked_out_by_hand(pairs: pd.DataF
     assert np.isnan(table.loc["paraphrase", "nearer"])
 
 
-def test_a_model_that_tells_no_texts_apart_has_no_scale_and_all_is_equally_near() -> None:
+def test_a_model_that_tells_no_texts_apart_has_no_scale_and_all_is_equally_near():
     table = robustness(Constant(), resamples=50).set_index("kind")
     assert table["shift"].isna().all()
     assert table["shift_low"].isna().all()
@@ -237,7 +234,7 @@ def test_a_model_that_tells_no_texts_apart_has_no_scale_and_all_is_equally_near(
     assert "nan" not in card(table.reset_index())
 
 
-def test_a_model_biased_by_construction_shows_its_gap_and_an_unbiased_one_none() -> None:
+def test_a_model_biased_by_construction_shows_its_gap_and_an_unbiased_one_none():
     biased = associations(Leaning("nurse"), resamples=500).set_index("group")
     fair = associations(Words(), resamples=500).set_index("group")
     assert biased.loc["nurse", "low"] > 0.01
@@ -253,7 +250,7 @@ def test_a_model_biased_by_construction_shows_its_gap_and_an_unbiased_one_none()
     assert (by_name.loc[["English", "Hispanic"], "low"] > 0).all()
 
 
-def test_the_card_says_what_the_tables_say() -> None:
+def test_the_card_says_what_the_tables_say():
     table, gaps = robustness(Letters(), resamples=100), associations(Leaning("nurse"), resamples=100)
     text = card(table, gaps)
     row = table.set_index("kind").loc["two typos"]
@@ -265,7 +262,7 @@ def test_the_card_says_what_the_tables_say() -> None:
 
 
 @pytest.mark.slow
-def test_minilm_takes_a_negated_sentence_for_the_same_and_a_nurse_for_a_woman(minilm: SentenceTransformer) -> None:
+def test_minilm_takes_a_negated_sentence_for_the_same_and_a_nurse_for_a_woman(minilm):
     table = robustness(minilm).set_index("kind")
     for kind in ("identical", "lower case", "upper case", "title case", "doubled blanks"):
         assert table.loc[kind, "similarity"] == pytest.approx(1, abs=1e-5), "its tokenizer drops case and blanks"
@@ -277,7 +274,7 @@ def test_minilm_takes_a_negated_sentence_for_the_same_and_a_nurse_for_a_woman(mi
     assert gaps.loc["nurse", "low"] > 0 > gaps.loc["programmer", "high"]
 
 
-def test_the_figure_has_a_dot_for_every_kind_and_group_of_every_model() -> None:
+def test_the_figure_has_a_dot_for_every_kind_and_group_of_every_model():
     plots = pytest.importorskip("sbertlab.plots.analysis", exc_type=ImportError)
     models = {"letters": Letters(), "constant": Constant()}
     tables = {name: robustness(model, resamples=20) for name, model in models.items()}

@@ -1,8 +1,6 @@
 """Thresholds: the numbers of plain counting, intervals that cover."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ def sample(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 LABELS, SCORES = sample()
 
 
-def test_the_curve_is_that_of_scikit_learn_at_every_threshold() -> None:
+def test_the_curve_is_that_of_scikit_learn_at_every_threshold():
     curve = threshold_curve(LABELS, SCORES, points=37, resamples=20)
     for row in curve.itertuples():
         called = row.threshold <= SCORES
@@ -34,7 +32,7 @@ def test_the_curve_is_that_of_scikit_learn_at_every_threshold() -> None:
         assert (curve[f"{name}_low"] <= curve[f"{name}_high"]).all()
 
 
-def test_bands_are_those_of_materialised_resamples() -> None:
+def test_bands_are_those_of_materialised_resamples():
     from sbertlab.analysis.resampling import draw_counts
 
     found = threshold_at(LABELS, SCORES, 0.5, resamples=40, seed=3)
@@ -48,7 +46,7 @@ def test_bands_are_those_of_materialised_resamples() -> None:
     assert np.std(values) > 0.01
 
 
-def test_the_threshold_of_the_greatest_f1_is_the_evaluators() -> None:
+def test_the_threshold_of_the_greatest_f1_is_the_evaluators():
     found, best = choose_threshold(LABELS, SCORES, resamples=50), best_thresholds(LABELS, SCORES)
     assert found.threshold == pytest.approx(best["f1_threshold"])
     assert (found.f1, found.precision, found.recall) == pytest.approx((best["f1"], best["precision"], best["recall"]))
@@ -56,7 +54,7 @@ def test_the_threshold_of_the_greatest_f1_is_the_evaluators() -> None:
 
 
 @pytest.mark.parametrize("share", [0.8, 0.9])
-def test_a_precision_is_reached_and_no_lower_threshold_reaches_it(share: float) -> None:
+def test_a_precision_is_reached_and_no_lower_threshold_reaches_it(share):
     found = choose_threshold(LABELS, SCORES, "precision", share, resamples=30)
     assert found.precision >= share
     lower = np.unique(SCORES[found.threshold > SCORES])
@@ -65,7 +63,7 @@ def test_a_precision_is_reached_and_no_lower_threshold_reaches_it(share: float) 
 
 
 @pytest.mark.slow
-def test_intervals_of_precision_and_recall_cover_the_truth() -> None:
+def test_intervals_of_precision_and_recall_cover_the_truth():
     labels, scores = sample(200_000, seed=99)
     truth = threshold_at(labels, scores, 0.55, resamples=2)
     hits = dict.fromkeys(MEASURES, 0)
@@ -76,7 +74,7 @@ def test_intervals_of_precision_and_recall_cover_the_truth() -> None:
     assert all(0.91 <= count / 400 <= 0.98 for count in hits.values()), hits
 
 
-def test_a_threshold_is_written_and_read_back(tmp_path: Path) -> None:
+def test_a_threshold_is_written_and_read_back(tmp_path):
     found = choose_threshold(LABELS, SCORES, resamples=20)
     found.save(tmp_path / "threshold.json")
     assert json.loads((tmp_path / "threshold.json").read_text())["threshold"] == found.threshold
@@ -93,12 +91,12 @@ def test_a_threshold_is_written_and_read_back(tmp_path: Path) -> None:
         (lambda: choose_threshold([1, 0, 0], [0.5] * 3, "precision", 0.99), r"no threshold has .* at least 0\.99"),
     ],
 )
-def test_what_has_no_threshold_is_refused(call: Callable[[], object], message: str) -> None:
+def test_what_has_no_threshold_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_the_figure_shows_three_curves_and_both_kinds_of_pairs() -> None:
+def test_the_figure_shows_three_curves_and_both_kinds_of_pairs():
     curve = threshold_curve(LABELS, SCORES, resamples=20)
     figure = threshold_figure(curve, LABELS, SCORES, choose_threshold(LABELS, SCORES, resamples=20))
     above, below = figure.axes

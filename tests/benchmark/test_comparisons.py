@@ -32,7 +32,7 @@ def table_of(shifts: dict[str, float]) -> list[Cell]:
     return [cell(model, task, shift) for model, shift in shifts.items() for task in HARDNESS]
 
 
-def test_every_pair_is_compared_on_every_task_and_in_the_mean() -> None:
+def test_every_pair_is_compared_on_every_task_and_in_the_mean():
     table = Scores(table_of({"a": 0.1, "bb": 0.0, "ccc": 0.002}), resamples=200).comparisons()
     assert list(table.columns) == COLUMNS
     assert table["task"].tolist() == [task for task in (MEAN, "x", "y", "z") for _ in range(3)]
@@ -47,7 +47,7 @@ def test_every_pair_is_compared_on_every_task_and_in_the_mean() -> None:
     assert by_task["freedom"].tolist() == [199, 199, 199]
 
 
-def test_the_numbers_are_those_of_compare_on_the_same_draws_of_the_task() -> None:
+def test_the_numbers_are_those_of_compare_on_the_same_draws_of_the_task():
     cells = [cell("a", "x", 0.1), cell("bb", "x", 0.0)]
     scores = Scores(cells, 100)
     (row,) = scores.comparisons().query("task == 'x'").to_dict("records")
@@ -60,7 +60,7 @@ def test_the_numbers_are_those_of_compare_on_the_same_draws_of_the_task() -> Non
     assert row["error"] < np.hypot(*np.std(replicates, axis=1, ddof=1)) / 2, "examples that both find hard do not blur"
 
 
-def test_the_spread_over_seeds_is_kept_apart_and_counts() -> None:
+def test_the_spread_over_seeds_is_kept_apart_and_counts():
     seeds = [cell("a", task, 0.1 * seed, seed, "fine-tuned") for seed in range(3) for task in HARDNESS]
     table = Scores([*seeds, *table_of({"bb": 0.0})], 200).comparisons().query("task == 'mean'")
     (row,) = table.to_dict("records")
@@ -70,14 +70,14 @@ def test_the_spread_over_seeds_is_kept_apart_and_counts() -> None:
     assert Scores(table_of({"a": 0.1, "bb": 0.0}), 200).comparisons()["seed_error"].max() == 0
 
 
-def test_a_model_with_a_failed_cell_has_no_mean_and_is_compared_where_it_can_be() -> None:
+def test_a_model_with_a_failed_cell_has_no_mean_and_is_compared_where_it_can_be():
     cells = [one for one in table_of({"a": 0.1, "bb": 0.0}) if (one.row["model"], one.row["task"]) != ("a", "y")]
     table = Scores([*cells, BROKEN], 100).comparisons()
     assert table["task"].tolist() == ["x", "z"]
     assert Scores([BROKEN], 100).comparisons().empty
 
 
-def test_the_mean_over_some_tasks_follows_from_the_comparisons_on_each() -> None:
+def test_the_mean_over_some_tasks_follows_from_the_comparisons_on_each():
     seeds = [cell("a", task, 0.02 * seed, seed, "fine-tuned") for seed in range(3) for task in HARDNESS]
     scores = Scores([*seeds, *table_of({"bb": 0.0, "ccc": 0.1})], 400)
     rows, pairs = scores.table(), scores.comparisons()
@@ -93,7 +93,7 @@ def test_the_mean_over_some_tasks_follows_from_the_comparisons_on_each() -> None
         over_tasks(pairs, rows, ["w"])
 
 
-def test_intervals_stand_around_the_values_in_points() -> None:
+def test_intervals_stand_around_the_values_in_points():
     one = cell("a", "x", 0.0)
     table = Scores([one, BROKEN], 200).table()
     assert table["low"][0] < table["value"][0] < table["high"][0]
@@ -102,7 +102,7 @@ def test_intervals_stand_around_the_values_in_points() -> None:
     assert table.loc[1, ["value", "low", "high"]].isna().all()
 
 
-def test_one_example_alone_has_no_interval_and_proves_nothing() -> None:
+def test_one_example_alone_has_no_interval_and_proves_nothing():
     scores = Scores([made(name, "x", Examples("mean", [value])) for name, value in (("a", 1.0), ("b", 0.0))], 100)
     assert scores.table()[["low", "high"]].isna().to_numpy().all()
     assert scores.comparisons()[["p", "different"]].to_numpy().tolist() == [[1.0, False]] * 2
@@ -118,7 +118,7 @@ def clustered(model: str, values: np.ndarray, embeddings: np.ndarray) -> Cell:
 
 
 @pytest.mark.slow
-def test_the_luck_of_k_means_makes_no_difference_real() -> None:
+def test_the_luck_of_k_means_makes_no_difference_real():
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(12), 60)
     points = 0.9 * random.normal(size=(12, 16))[labels] + random.normal(size=(720, 16))

@@ -79,9 +79,7 @@ def write_plain_folder(folder: Path, tokenizer: Any, kind: str = "") -> Any:
 
 
 @pytest.mark.parametrize("name", BASE_MODELS)
-def test_a_base_model_by_its_hub_name_gets_mean_pooling_and_no_normalize(
-    name: str, own_cache: Path, tiny: Tiny
-) -> None:
+def test_a_base_model_by_its_hub_name_gets_mean_pooling_and_no_normalize(name, own_cache, tiny):
     kind = next(key for key in BODIES if key in name.lower())
     body = write_plain_folder(own_cache / "models" / full_name(name).replace("/", "--"), tiny().tokenizer, kind)
     model = ENCODERS[name].make(0)
@@ -98,7 +96,7 @@ def test_a_base_model_by_its_hub_name_gets_mean_pooling_and_no_normalize(
     assert (embeddings.norm(dim=1) - 1).abs().min() > 1e-3, "no Normalize"
 
 
-def test_the_presets_compare_five_six_and_thirteen_models() -> None:
+def test_the_presets_compare_five_six_and_thirteen_models():
     assert OFFLINE_ENCODERS == ("all-MiniLM-L6-v2", "MiniLM-3-layers", "MiniLM-tokens", "MiniLM-random", "TF-IDF+SVD")
     assert (*OFFLINE_ENCODERS, "all-mpnet-base-v2") == LOCAL_ENCODERS
     assert len(set(BASE_MODELS)) == 13
@@ -107,7 +105,7 @@ def test_the_presets_compare_five_six_and_thirteen_models() -> None:
     assert pickle.loads(pickle.dumps(ENCODERS["MiniLM-random"])).random, "as for another process"
 
 
-def test_each_name_must_be_given_once_and_any_other_is_a_model_to_load() -> None:
+def test_each_name_must_be_given_once_and_any_other_is_a_model_to_load():
     encoder = Candidate("mine", len)
     assert select_encoders(["TF-IDF+SVD", encoder]) == [ENCODERS["TF-IDF+SVD"], encoder]
     assert select_encoders(["some/model"])[0].base == "some/model"
@@ -116,7 +114,7 @@ def test_each_name_must_be_given_once_and_any_other_is_a_model_to_load() -> None
             select_encoders(wrong)
 
 
-def test_the_revision_of_a_model_in_the_cache_of_the_hub_is_its_commit(own_cache: Path, tiny: Tiny) -> None:
+def test_the_revision_of_a_model_in_the_cache_of_the_hub_is_its_commit(own_cache, tiny):
     repository = own_cache / "hub" / "models--roberta-base"
     commit = "e2da8e2f811d1448a5b465c236feacd80ffbac7b"
     write_plain_folder(repository / "snapshots" / commit, tiny().tokenizer)
@@ -125,7 +123,7 @@ def test_the_revision_of_a_model_in_the_cache_of_the_hub_is_its_commit(own_cache
     assert named("roberta-base").revision() == commit
 
 
-def test_the_revision_of_another_model_is_the_sha256_of_its_weights(tmp_path: Path) -> None:
+def test_the_revision_of_another_model_is_the_sha256_of_its_weights(tmp_path):
     weights, encoder = tmp_path / "model.safetensors", named(str(tmp_path))
     (tmp_path / "config.json").write_bytes(b"{}")
     seen = []
@@ -139,20 +137,18 @@ def test_the_revision_of_another_model_is_the_sha256_of_its_weights(tmp_path: Pa
     assert encoder.revision() not in seen
 
 
-def test_other_revisions_are_checksums_of_the_packaged_files_or_empty(own_cache: Path) -> None:
+def test_other_revisions_are_checksums_of_the_packaged_files_or_empty(own_cache):
     assert named("roberta-base").revision() == "", "before the download"
     assert Candidate("made up", len).revision() == ""
     assert ENCODERS["TF-IDF+SVD"].revision() == hashlib.sha256(helpdesk.CORPUS.read_bytes()).hexdigest()
 
 
-def test_the_revision_of_the_packaged_model_is_its_pinned_checksum(minilm_folder: Path) -> None:
+def test_the_revision_of_the_packaged_model_is_its_pinned_checksum(minilm_folder):
     expected = PACKAGED["sentence-transformers/all-MiniLM-L6-v2"]["files"]["model.safetensors"]
     assert ENCODERS["all-MiniLM-L6-v2"].revision() == expected
 
 
-def test_the_first_three_layers_equal_the_third_hidden_state_of_the_whole_model(
-    minilm_folder: Path, minilm: SentenceTransformer
-) -> None:
+def test_the_first_three_layers_equal_the_third_hidden_state_of_the_whole_model(minilm_folder, minilm):
     whole = AutoModel.from_pretrained(minilm_folder, output_hidden_states=True).eval()
     inputs = minilm.tokenizer(TEXTS, padding=True, return_tensors="pt")
     mask = inputs["attention_mask"].unsqueeze(-1)
@@ -163,7 +159,7 @@ def test_the_first_three_layers_equal_the_third_hidden_state_of_the_whole_model(
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
-def test_token_embeddings_are_the_mean_of_the_rows_of_the_embedding_matrix(minilm: SentenceTransformer) -> None:
+def test_token_embeddings_are_the_mean_of_the_rows_of_the_embedding_matrix(minilm):
     model = encoders.token_embeddings("all-MiniLM-L6-v2")
     matrix = minilm[0].auto_model.get_input_embeddings().weight.detach()
     for text in TEXTS:
@@ -172,7 +168,7 @@ def test_token_embeddings_are_the_mean_of_the_rows_of_the_embedding_matrix(minil
         np.testing.assert_allclose(model.encode(text), expected.numpy(), atol=1e-6)
 
 
-def test_random_weights_follow_from_the_seed_alone(minilm: SentenceTransformer) -> None:
+def test_random_weights_follow_from_the_seed_alone(minilm):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     first, again, other = (encoders.random_weights("all-MiniLM-L6-v2", seed).encode(TEXTS) for seed in (0, 0, 1))
@@ -182,13 +178,13 @@ def test_random_weights_follow_from_the_seed_alone(minilm: SentenceTransformer) 
     assert np.abs(first - minilm.encode(TEXTS)).max() > 0.01
 
 
-def test_training_one_copy_leaves_the_next_untouched(minilm: SentenceTransformer) -> None:
+def test_training_one_copy_leaves_the_next_untouched(minilm):
     with torch.no_grad():
         pretrained("all-MiniLM-L6-v2")[0].auto_model.get_input_embeddings().weight.zero_()
     np.testing.assert_allclose(pretrained("all-MiniLM-L6-v2").encode(TEXTS), minilm.encode(TEXTS), atol=1e-6)
 
 
-def test_tfidf_has_seen_the_training_texts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tfidf_has_seen_the_training_texts_only(monkeypatch):
     seen: list[str | None] = []
     load = helpdesk.load_helpdesk
     monkeypatch.setattr(helpdesk, "load_helpdesk", lambda split=None: (seen.append(split), load(split))[1])
@@ -198,7 +194,7 @@ def test_tfidf_has_seen_the_training_texts_only(monkeypatch: pytest.MonkeyPatch)
     assert parameter_count(pipeline) == len(pipeline[0].vocabulary_) * 257, "a weight and 256 coordinates each"
 
 
-def test_parameters_are_counted_by_hand(tiny: Tiny) -> None:
+def test_parameters_are_counted_by_hand(tiny):
     words, size, inner, layers, positions = len(tiny().tokenizer), 32, 64, 2, 64
     embeddings = (words + positions + 2) * size + 2 * size
     layer = 4 * (size * size + size) + 2 * (size * inner) + inner + size + 2 * 2 * size

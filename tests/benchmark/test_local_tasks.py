@@ -57,7 +57,7 @@ def local(name: str, folder: Path) -> Task:
     return task
 
 
-def test_the_family_of_a_local_set_follows_from_its_files_and_the_note_says_which_rows_are_used(folder: Path) -> None:
+def test_the_family_of_a_local_set_follows_from_its_files_and_the_note_says_which_rows_are_used(folder):
     names = ["stsb", "sickr", "mine", "stackoverflow_short", "wikiqa", "medline"]
     tasks = select_tasks(names, folder)
     assert {task.name: (task.family, task.metric, task.note) for task in tasks} == {
@@ -73,7 +73,7 @@ def test_the_family_of_a_local_set_follows_from_its_files_and_the_note_says_whic
         assert all(file.exists() for file in task.files)
 
 
-def test_only_test_rows_are_used_and_na_and_null_are_texts(folder: Path) -> None:
+def test_only_test_rows_are_used_and_na_and_null_are_texts(folder):
     model = Letters()
     local("stsb", folder).evaluate(model)
     assert set(model.asked) == {"aa", "ab", 'a, "b"', "NA", "ba", "null"}
@@ -87,7 +87,7 @@ def test_only_test_rows_are_used_and_na_and_null_are_texts(folder: Path) -> None
         local("stsb", folder).evaluate(Letters())
 
 
-def test_judged_documents_are_reranked_and_a_corpus_is_searched(folder: Path) -> None:
+def test_judged_documents_are_reranked_and_a_corpus_is_searched(folder):
     model = Letters()
     reranked = local("wikiqa", folder).evaluate(model).per_example
     assert reranked[["positives", "negatives"]].to_numpy().tolist() == [[1, 1], [1, 1]]
@@ -97,7 +97,7 @@ def test_judged_documents_are_reranked_and_a_corpus_is_searched(folder: Path) ->
     assert searched["relevant"].tolist() == [1, 1]
 
 
-def test_a_sample_is_the_same_every_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_is_the_same_every_time(folder, monkeypatch):
     monkeypatch.setitem(local_tasks.LOCAL_SETS, "stackoverflow_short", local_tasks.LocalSet("all", sample=3))
     task = local("stackoverflow_short", folder)
     first, second = task.evaluate(Letters()).per_example, task.evaluate(Letters()).per_example
@@ -122,7 +122,7 @@ def test_a_sample_is_the_same_every_time(folder: Path, monkeypatch: pytest.Monke
         ("medline/corpus.jsonl.gz", "", "corpus.jsonl.gz is missing id, text"),
     ],
 )
-def test_a_broken_set_is_refused(folder: Path, file: str, text: str | bytes | None, message: str) -> None:
+def test_a_broken_set_is_refused(folder, file, text, message):
     if isinstance(text, str):
         write(folder / file, text)
     elif text is not None:
@@ -143,13 +143,11 @@ def test_a_broken_set_is_refused(folder: Path, file: str, text: str | bytes | No
         pytest.param("twitter_url", 77.09, marks=pytest.mark.long),
     ],
 )
-def test_minilm_gets_the_known_value_on_a_real_set(
-    name: str, value: float, data_dir: Path, minilm: SentenceTransformer
-) -> None:
+def test_minilm_gets_the_known_value_on_a_real_set(name, value, data_dir, minilm):
     assert local(name, data_dir).evaluate(minilm).value == pytest.approx(value, abs=0.05)
 
 
 @pytest.mark.long
-def test_mpnet_gets_the_known_value_on_stsb(data_dir: Path) -> None:
+def test_mpnet_gets_the_known_value_on_stsb(data_dir):
     mpnet = SentenceTransformer("all-mpnet-base-v2", device="cpu")
     assert local("stsb", data_dir).evaluate(mpnet).value == pytest.approx(83.42, abs=0.05)

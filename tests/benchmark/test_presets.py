@@ -59,9 +59,7 @@ NEVER = Candidate("never", never)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_run_writes_what_it_measured_and_a_second_run_the_same_without_encoding(
-    small: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_writes_what_it_measured_and_a_second_run_the_same_without_encoding(small, tmp_path, monkeypatch):
     names = ["helpdesk-duplicates", "helpdesk-clustering"]
     table = run([small, "TF-IDF+SVD"], names, seeds=2, output=tmp_path / "new" / "out", recipe=SHORT)
     assert list(table.columns) == COLUMNS
@@ -97,7 +95,7 @@ def test_a_run_writes_what_it_measured_and_a_second_run_the_same_without_encodin
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_another_run_gives_the_same_cells_whatever_the_global_generators(small: Candidate, tmp_path: Path) -> None:
+def test_another_run_gives_the_same_cells_whatever_the_global_generators(small, tmp_path):
     found = []
     for seed in (0, 99):
         torch.manual_seed(seed)
@@ -108,9 +106,7 @@ def test_another_run_gives_the_same_cells_whatever_the_global_generators(small: 
 
 
 @pytest.mark.slow
-def test_a_run_overwrites_the_rows_of_its_preset_and_names_the_machines_that_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_overwrites_the_rows_of_its_preset_and_names_the_machines_that_measured(tmp_path, monkeypatch):
     tasks = ["helpdesk-duplicates", "helpdesk-clustering"]
     here = environment()
     monkeypatch.setattr(runner, "environment", lambda: here | {"processor": "another", "threads": 64})
@@ -126,7 +122,7 @@ def test_a_run_overwrites_the_rows_of_its_preset_and_names_the_machines_that_mea
 
 
 @pytest.mark.slow
-def test_the_check_recomputes_cells_and_finds_a_wrong_one(tmp_path: Path) -> None:
+def test_the_check_recomputes_cells_and_finds_a_wrong_one(tmp_path):
     run(["TF-IDF+SVD"], ["helpdesk-clustering", "helpdesk-duplicates"], seeds=1, output=tmp_path)
     table, _, manifest = read(tmp_path)
     table.loc[table["task"] == "helpdesk-clustering", "value"] += 0.2
@@ -142,7 +138,7 @@ def test_the_check_recomputes_cells_and_finds_a_wrong_one(tmp_path: Path) -> Non
         check(output=tmp_path, tasks=["helpdesk-sts"])
 
 
-def test_a_check_without_a_table_or_seeds_is_refused(tmp_path: Path) -> None:
+def test_a_check_without_a_table_or_seeds_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere/benchmark.csv is missing; .*`python -m sbertlab benchmark`"):
         check(output=tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"seeds must be .*got 0"):
@@ -163,9 +159,7 @@ def test_a_check_without_a_table_or_seeds_is_refused(tmp_path: Path) -> None:
         ({"output": None, "models": None, "tasks": None, "recipe": SHORT}, "whole presets.* --output DIR"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_built(
-    wrong: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes_are_found_before_anything_is_built(wrong, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SBERTLAB_DATA", raising=False)
     monkeypatch.setattr(presets, "run_jobs", never)
@@ -175,7 +169,7 @@ def test_mistakes_are_found_before_anything_is_built(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_cannot_be_written_or_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_or_was_changed_by_hand_is_refused(tmp_path):
     (tmp_path / "file").write_text("a file")
     with pytest.raises(OSError, match="file"):
         run([NEVER], ["helpdesk-sts"], seeds=1, output=tmp_path / "file" / "inside")
@@ -187,9 +181,7 @@ def test_an_output_that_cannot_be_written_or_was_changed_by_hand_is_refused(tmp_
         run([NEVER], ["helpdesk-sts"], seeds=1, output=tmp_path)
 
 
-def test_everything_that_is_missing_is_listed_before_anything_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_everything_that_is_missing_is_listed_before_anything_is_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("SBERTLAB_DATA", str(tmp_path))
     texts = {"biosses": "sentence1,sentence2,score\na,,1\n", "sickr": "wrong\n1\n"}

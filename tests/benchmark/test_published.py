@@ -3,7 +3,6 @@
 import gzip
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ def dataset(**columns: Any) -> Any:
     return pytest.importorskip("datasets").Dataset.from_dict(columns)
 
 
-def test_the_fourteen_tasks_are_those_of_the_average_with_their_metrics() -> None:
+def test_the_fourteen_tasks_are_those_of_the_average_with_their_metrics():
     metrics = {"STS": "spearman_max", "duplicates": "max_ap", "reranking": "map", "retrieval": "max_map@100"}
     metrics["clustering"] = "v_measure"
     families = [task.family for task in PUBLISHED.values()]
@@ -50,7 +49,7 @@ def test_the_fourteen_tasks_are_those_of_the_average_with_their_metrics() -> Non
     assert (path, revision[:7]) == ("mteb/cqadupstack-gaming", "4885aa1")
 
 
-def test_figures_equal_the_documents() -> None:
+def test_figures_equal_the_documents():
     table = figures()
     averages = table[(table["recipe"] == BATCH_64) & (table["task"] == MEAN)]
     assert averages["model"].tolist() == list(BASE_MODELS)
@@ -82,7 +81,7 @@ def test_figures_equal_the_documents() -> None:
 
 
 @SLOW
-def test_every_pin_is_the_revision_that_mteb_has() -> None:
+def test_every_pin_is_the_revision_that_mteb_has():
     mteb = pytest.importorskip("mteb")
     for name, task in PUBLISHED.items():
         for pin in task.pins:
@@ -99,7 +98,7 @@ class Letters:
         return [[text.count("a"), text.count("b"), 1] for text in texts]
 
 
-def test_a_local_set_replaces_the_hub_and_the_note_names_its_edition(tmp_path: Path) -> None:
+def test_a_local_set_replaces_the_hub_and_the_note_names_its_edition(tmp_path):
     def write(name: str, *lines: str) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.csv.gz").write_bytes(gzip.compress("\n".join([*lines, ""]).encode()))
@@ -217,9 +216,7 @@ def ours(model: Any, name: str, task: Any) -> float:
         ("RedditClustering", lambda: cluster_data(), ["v_measure"], 1e-6),
     ],
 )
-def test_tasks_of_mteb_are_scored_as_mteb_does(
-    name: str, make: Callable[[], Any], keys: list[str], tolerance: float, tiny: Tiny
-) -> None:
+def test_tasks_of_mteb_are_scored_as_mteb_does(name, make, keys, tolerance, tiny):
     task, model = loaded(name, make()), tiny()
     scores = by_mteb(model, task)
     assert len(keys) == 1 or len({round(scores[key], 6) for key in keys}) > 1
@@ -228,9 +225,7 @@ def test_tasks_of_mteb_are_scored_as_mteb_does(
 
 @SLOW
 @pytest.mark.parametrize(("name", "own"), [("CQADupstackGisRetrieval", False), ("QuoraRetrieval", True)])
-def test_retrieval_is_scored_as_mteb_does_by_the_better_of_cosine_and_dot_product(
-    name: str, own: bool, tiny: Tiny
-) -> None:
+def test_retrieval_is_scored_as_mteb_does_by_the_better_of_cosine_and_dot_product(name, own, tiny):
     model, found = tiny(), {}
     for similarity in ("cosine", "dot"):
         model.similarity_fn_name = similarity
@@ -241,7 +236,7 @@ def test_retrieval_is_scored_as_mteb_does_by_the_better_of_cosine_and_dot_produc
 
 
 @SLOW
-def test_a_published_task_of_several_sets_is_the_mean_over_them(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_published_task_of_several_sets_is_the_mean_over_them(tiny, monkeypatch):
     mteb = pytest.importorskip("mteb")
     made = mteb.get_task
     pins = PUBLISHED["CQADupstackRetrieval"].pins
@@ -263,7 +258,7 @@ def test_a_published_task_of_several_sets_is_the_mean_over_them(tiny: Tiny, monk
 
 
 @SLOW
-def test_another_revision_in_mteb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_revision_in_mteb_is_refused(monkeypatch):
     mteb = pytest.importorskip("mteb")
     other = loaded("SICK-R", None)
     monkeypatch.setattr(mteb, "get_task", lambda name: other)
@@ -272,7 +267,7 @@ def test_another_revision_in_mteb_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @SLOW
-def test_mteb_takes_our_model_and_gives_it_the_scores_of_sentence_transformers(tiny: Tiny, tmp_path: Path) -> None:
+def test_mteb_takes_our_model_and_gives_it_the_scores_of_sentence_transformers(tiny, tmp_path):
     reference = pytest.importorskip("sentence_transformers")
     model = tiny()
     model.save(tmp_path / "model")
@@ -285,7 +280,7 @@ def test_mteb_takes_our_model_and_gives_it_the_scores_of_sentence_transformers(t
 
 
 @SLOW
-def test_mteb_uses_our_models_prompts(tiny: Tiny) -> None:
+def test_mteb_uses_our_models_prompts(tiny):
     types = pytest.importorskip("mteb.types")
     model = tiny()
     model.prompts = {"query": "the question: ", "passage": "an answer: "}
@@ -300,7 +295,7 @@ def test_mteb_uses_our_models_prompts(tiny: Tiny) -> None:
 
 
 @SLOW
-def test_mteb_sees_another_revision_when_the_weights_change(tiny: Tiny) -> None:
+def test_mteb_sees_another_revision_when_the_weights_change(tiny):
     pytest.importorskip("mteb")
     model = tiny()
     before = model.mteb_model_meta

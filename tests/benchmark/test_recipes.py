@@ -71,7 +71,7 @@ def local(folder: Path) -> NLIRecipe:
     return replace(NLI_LOCAL, **SHORT)
 
 
-def test_triplets_are_as_many_as_the_plain_formula_allows_and_among_them() -> None:
+def test_triplets_are_as_many_as_the_plain_formula_allows_and_among_them():
     draw = random.Random(1)
     words, labels = [f"s{number}" for number in range(60)], LABELS
     for seed in range(5):
@@ -93,7 +93,7 @@ def test_triplets_are_as_many_as_the_plain_formula_allows_and_among_them() -> No
         assert anchors == positives == both, "each sentence stands at both places"
 
 
-def test_partners_are_drawn_evenly_among_distinct_texts_and_independently() -> None:
+def test_partners_are_drawn_evenly_among_distinct_texts_and_independently():
     rows = [("p", text, "entailment") for text in ("e1", "e2", "e2", "e2", "e3")]
     rows += [("p", text, "contradiction") for text in ("c1", "c2")]
     pairs = pd.DataFrame(rows, columns=COLUMNS)
@@ -108,7 +108,7 @@ def test_partners_are_drawn_evenly_among_distinct_texts_and_independently() -> N
         assert all(abs(count - 300 / kinds) < 30 for count in counts.values()), counts
 
 
-def test_recipes_describe_settings_and_data_without_a_path_of_this_machine(local: NLIRecipe, folder: Path) -> None:
+def test_recipes_describe_settings_and_data_without_a_path_of_this_machine(local, folder):
     assert [recipe.name for recipe in (OFFLINE, TRAINING_NLI_V2, NLI_LOCAL)] == list(DATA["differences"])
     described = local.describe()
     assert (described["name"], described["rows"]) == ("nli-local", 160)
@@ -118,7 +118,7 @@ def test_recipes_describe_settings_and_data_without_a_path_of_this_machine(local
     assert OFFLINE.describe()["data"] == {"corpora/helpdesk.jsonl": sha256_of(helpdesk.CORPUS)}
 
 
-def test_missing_or_unusable_data_are_named(local: NLIRecipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_unusable_data_are_named(local, folder, monkeypatch):
     path = folder / "snli_devtest" / "data.csv.gz"
     table = pd.read_csv(path)
     table[table["label"] == "neutral"].to_csv(path, index=False)
@@ -132,7 +132,7 @@ def test_missing_or_unusable_data_are_named(local: NLIRecipe, folder: Path, monk
         local.data()
 
 
-def test_the_hub_is_asked_for_pinned_revisions_and_its_classes_get_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_asked_for_pinned_revisions_and_its_classes_get_their_names(monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.delenv("SBERTLAB_DATA", raising=False)
     asked: list[dict[str, str]] = []
@@ -162,7 +162,7 @@ def test_the_hub_is_asked_for_pinned_revisions_and_its_classes_get_their_names(m
     assert replace(TRAINING_NLI_V2, pairs=moved).data() != TRAINING_NLI_V2.data()
 
 
-def test_a_local_all_nli_is_read_as_the_field_writes_it(folder: Path) -> None:
+def test_a_local_all_nli_is_read_as_the_field_writes_it(folder):
     lines = [
         "split\tdataset\tfilename\tsentence1\tsentence2\tlabel",
         'train\tSNLI\tf\tHe said "yes\tHe spoke\tentailment',
@@ -204,9 +204,7 @@ class Longest:
         return 8807
 
 
-def test_the_recipe_of_the_table_has_the_settings_of_the_published_runs(
-    folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_recipe_of_the_table_has_the_settings_of_the_published_runs(folder, tiny, monkeypatch):
     monkeypatch.setattr(recipes, "NoDuplicatesDataLoader", Longest)
     assert TRAINING_NLI_V2.max_seq_length == 75
     recipe = replace(TRAINING_NLI_V2, pairs=NLI_LOCAL.pairs, max_seq_length=30)
@@ -227,7 +225,7 @@ def test_the_recipe_of_the_table_has_the_settings_of_the_published_runs(
     )
 
 
-def test_an_encoder_may_bring_its_own_rate_for_a_recipe(local: NLIRecipe, tiny: Tiny, monkeypatch: Any) -> None:
+def test_an_encoder_may_bring_its_own_rate_for_a_recipe(local, tiny, monkeypatch):
     for rates, expected in [({}, 1e-3), ({"nli_local": 0.25}, 0.25), ({"helpdesk_triplets": 0.5}, 1e-3)]:
         assert capture(monkeypatch, local, tiny(), **rates)["optimizer_params"] == {"lr": expected}
 
@@ -239,9 +237,7 @@ def static(transformer: Any) -> SentenceTransformer:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["bert", "static"])
-def test_the_recipe_trains_from_end_to_end_and_what_is_measured_is_the_best_checkpoint(
-    kind: str, local: NLIRecipe, tiny: Tiny, tmp_path: Path
-) -> None:
+def test_the_recipe_trains_from_end_to_end_and_what_is_measured_is_the_best_checkpoint(kind, local, tiny, tmp_path):
     model = tiny(dropout=0.1)
     model = static(model[0]) if kind == "static" else model
     evaluator = local.evaluator()
@@ -259,9 +255,7 @@ def test_the_recipe_trains_from_end_to_end_and_what_is_measured_is_the_best_chec
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_best_checkpoint_counts_even_in_the_middle_of_a_run(
-    local: NLIRecipe, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_best_checkpoint_counts_even_in_the_middle_of_a_run(local, tiny, monkeypatch, tmp_path):
     seen: list[dict[str, torch.Tensor]] = []
 
     def judge(model: SentenceTransformer, **_: Any) -> float:
@@ -279,13 +273,7 @@ def test_the_best_checkpoint_counts_even_in_the_middle_of_a_run(
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", ["nli-local", "helpdesk-triplets"])
-def test_a_killed_fine_tuning_resumes_and_ends_in_the_same_weights(
-    name: str,
-    local: NLIRecipe,
-    tiny: Tiny,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_killed_fine_tuning_resumes_and_ends_in_the_same_weights(name, local, tiny, tmp_path, monkeypatch):
     recipe = replace(local, learning_rate=1e-2) if name == "nli-local" else Recipe(rows=180, learning_rate=1e-2)
     unbroken = tiny(dropout=0.1)
     recipe.fine_tune(unbroken, candidate(), 0, tmp_path)
@@ -311,7 +299,7 @@ def test_a_killed_fine_tuning_resumes_and_ends_in_the_same_weights(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_length_of_training_stays_or_goes_as_the_recipe_says(local: NLIRecipe, tiny: Tiny, tmp_path: Path) -> None:
+def test_the_length_of_training_stays_or_goes_as_the_recipe_says(local, tiny, tmp_path):
     short = replace(local, rows=64, max_seq_length=6)
     for keeps, expected in [(True, 64), (False, 6)]:
         model = tiny()
@@ -320,9 +308,7 @@ def test_the_length_of_training_stays_or_goes_as_the_recipe_says(local: NLIRecip
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_an_interrupted_run_is_not_measured_even_in_its_last_step(
-    last: bool, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_is_not_measured_even_in_its_last_step(last, tiny, monkeypatch, tmp_path):
     def press(event: Any) -> None:
         if event.kind == "step" and event.step == (event.steps if last else 1):
             signal.raise_signal(signal.SIGINT)
@@ -332,7 +318,7 @@ def test_an_interrupted_run_is_not_measured_even_in_its_last_step(
         Recipe(rows=60).fine_tune(tiny(), candidate(), 0, tmp_path)
 
 
-def test_the_helpdesk_recipe_trains_on_training_intents_only_in_batches_without_an_intent_twice(tiny: Tiny) -> None:
+def test_the_helpdesk_recipe_trains_on_training_intents_only_in_batches_without_an_intent_twice(tiny):
     loader, loss, selection = OFFLINE.objective(tiny(), 2)
     assert (loss.scale, loss.hard_negatives, selection) == (20.0, "own", {})
     loader.collate_fn = list

@@ -26,9 +26,7 @@ NO_PAIRS = pd.DataFrame(columns=PAIR_FILE)
 
 
 @pytest.mark.parametrize("renames", range(4))
-def test_a_killed_save_leaves_every_file_complete_and_never_mixed_tables(
-    renames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_save_leaves_every_file_complete_and_never_mixed_tables(renames, tmp_path, monkeypatch):
     table, pairs, manifest = read(ROOT / "figures")
 
     def saved(preset: str) -> None:
@@ -62,7 +60,7 @@ def test_a_killed_save_leaves_every_file_complete_and_never_mixed_tables(
     assert {path.name for path in tmp_path.iterdir()} == set(FILES), "no temporary file is left"
 
 
-def test_the_committed_tables_are_saved_as_they_are(tmp_path: Path) -> None:
+def test_the_committed_tables_are_saved_as_they_are(tmp_path):
     table, pairs, manifest = read(ROOT / "figures")
     for preset, about in manifest["presets"].items():
         save(tmp_path, rows_of(table, preset), pairs[pairs["preset"] == preset], preset, about)
@@ -71,14 +69,14 @@ def test_the_committed_tables_are_saved_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_folder_without_one_of_the_three_files_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_folder_without_one_of_the_three_files_is_refused(name, tmp_path):
     for file in set(FILES) - {name}:
         (tmp_path / file).write_bytes((ROOT / "figures" / file).read_bytes())
     with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
         read(tmp_path)
 
 
-def test_means_and_spreads_are_those_over_the_seeds() -> None:
+def test_means_and_spreads_are_those_over_the_seeds():
     random = np.random.default_rng(0)
     places = pd.MultiIndex.from_product([["b", "a"], range(3), list("xyz")], names=["model", "seed", "task"])
     rows = pd.DataFrame({"value": random.uniform(0, 100, len(places))}, places).reset_index()
@@ -90,7 +88,7 @@ def test_means_and_spreads_are_those_over_the_seeds() -> None:
         assert found.tolist() == pytest.approx([np.mean(by_seed), np.std(by_seed, ddof=1)])
 
 
-def test_a_mean_over_tasks_with_a_failed_cell_is_missing() -> None:
+def test_a_mean_over_tasks_with_a_failed_cell_is_missing():
     cells = [("a", "untuned", 0, "x", 50.0), ("a", "untuned", 0, "y", np.nan), ("b", "untuned", 0, "x", 1.0)]
     cells.append(("b", "untuned", 0, "y", 2.0))
     table = pd.DataFrame(cells, columns=["model", "variant", "seed", "task", "value"])
@@ -108,7 +106,7 @@ def test_a_mean_over_tasks_with_a_failed_cell_is_missing() -> None:
     assert "one seed" in report(table[table["model"] == "b"].assign(variant="fine-tuned"), NO_PAIRS)
 
 
-def test_the_committed_page_and_readme_are_those_of_the_committed_tables() -> None:
+def test_the_committed_page_and_readme_are_those_of_the_committed_tables():
     table, pairs, manifest = read(ROOT / "figures")
     assert (ROOT / "figures" / "benchmark.md").read_text(encoding="utf-8") == report(table, pairs)
     found = BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
@@ -123,7 +121,7 @@ def test_the_committed_page_and_readme_are_those_of_the_committed_tables() -> No
             assert (ROOT / "figures" / f"{preset}_{kind}.png").exists()
 
 
-def test_in_the_committed_table_fine_tuning_helps_every_model_and_the_best_rank_is_real() -> None:
+def test_in_the_committed_table_fine_tuning_helps_every_model_and_the_best_rank_is_real():
     table, pairs, _ = read(ROOT / "figures")
     own = rows_of(table, "offline")
     tuned = summarise(own)["mean"].xs("mean", level="task").unstack("variant").dropna()  # noqa: PD010

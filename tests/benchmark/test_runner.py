@@ -7,7 +7,6 @@ import sys
 import time
 import timeit
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sbertlab import SentenceTransformer
 from sbertlab.analysis.resampling import Examples
 from sbertlab.benchmark import runner
 from sbertlab.benchmark.cells import FACTS, Cell, CellStore
@@ -66,7 +64,7 @@ def values(cells: list[Cell]) -> list[tuple[Any, ...]]:
     return [tuple(cell.row[name] for name in ("model", "variant", "seed", "task", "value")) for cell in cells]
 
 
-def test_each_job_gives_one_cell_per_task_in_order_and_a_second_run_computes_nothing(store: CellStore) -> None:
+def test_each_job_gives_one_cell_per_task_in_order_and_a_second_run_computes_nothing(store):
     jobs = jobs_of([LETTERS, Candidate("random letters", make_letters, random=True)], 2, SHORT)
     cells = run_jobs(jobs, TASKS, store)
     names = [task.name for task in TASKS]
@@ -86,7 +84,7 @@ def test_each_job_gives_one_cell_per_task_in_order_and_a_second_run_computes_not
             np.testing.assert_array_equal(one.examples.predictions, other.examples.predictions)
 
 
-def test_a_failed_cell_has_its_error_is_not_cached_and_is_tried_again(store: CellStore) -> None:
+def test_a_failed_cell_has_its_error_is_not_cached_and_is_tried_again(store):
     broken = Task("broken", "STS", "no_such_metric", "", TASKS[0].load)
     models = [Candidate("no model", lambda seed: 1 / 0), Candidate("no encoding", lambda seed: Failing()), LETTERS]
     cells = run_jobs(jobs_of(models, 1, SHORT), [broken, TASKS[0]], store)
@@ -97,9 +95,7 @@ def test_a_failed_cell_has_its_error_is_not_cached_and_is_tried_again(store: Cel
     assert len(list(store.folder.iterdir())) == 2, "the facts and one task of the only model that works"
 
 
-def test_a_key_depends_on_everything_that_the_number_depends_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_depends_on_everything_that_the_number_depends_on(tmp_path, monkeypatch):
     minilm, task, file = ENCODERS["all-MiniLM-L6-v2"], TASKS[0], tmp_path / "texts"
     makers: list[Any] = [make_letters, make_others, *(partial(make_letters, scale=scale) for scale in (2.0, 3.0))]
     jobs = [Job(minilm, 0, SHORT), Job(minilm, 1, SHORT), Job(minilm, 0), Job(minilm, 0, Recipe(rows=90))]
@@ -122,9 +118,7 @@ def test_a_key_depends_on_everything_that_the_number_depends_on(
     assert key_of(jobs[0], task) not in keys
 
 
-def test_a_key_depends_on_every_file_of_a_model_folder(
-    tiny: Callable[..., SentenceTransformer], tmp_path: Path
-) -> None:
+def test_a_key_depends_on_every_file_of_a_model_folder(tiny, tmp_path):
     tiny().save(tmp_path)
     job = Job(named(str(tmp_path)), 0)
     weights, first = job.candidate.revision(), key_of(job, TASKS[0])
@@ -140,9 +134,7 @@ def test_a_key_depends_on_every_file_of_a_model_folder(
 
 
 @pytest.mark.parametrize(("name", "value"), [("processor", "another"), ("device", "cuda"), ("threads", 64)])
-def test_a_speed_from_another_machine_is_measured_again_and_a_score_is_not(
-    name: str, value: Any, store: CellStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_speed_from_another_machine_is_measured_again_and_a_score_is_not(name, value, store, monkeypatch):
     first = run_jobs([Job(LETTERS, 0)], TASKS[:1], store)
     elsewhere = environment() | {name: value}
     monkeypatch.setattr(runner, "environment", lambda: elsewhere)
@@ -153,7 +145,7 @@ def test_a_speed_from_another_machine_is_measured_again_and_a_score_is_not(
 
 
 @pytest.mark.parametrize("unknown", ["candidate", "task"])
-def test_what_cannot_be_fingerprinted_is_computed_in_every_run(unknown: str, store: CellStore) -> None:
+def test_what_cannot_be_fingerprinted_is_computed_in_every_run(unknown, store):
     candidate, task = LETTERS, TASKS[0]
     if unknown == "task":
         task = Task("unknown", task.family, task.metric, "", lambda: TASKS[0].load())
@@ -180,7 +172,7 @@ class Stopped(Recipe):
             raise SystemExit
 
 
-def test_a_killed_fine_tuning_finds_its_folder_again_until_it_is_finished(store: CellStore) -> None:
+def test_a_killed_fine_tuning_finds_its_folder_again_until_it_is_finished(store):
     jobs = [Job(LETTERS, seed, Stopped()) for seed in range(2)]
     Stopped.given.clear()
     for _ in jobs:
@@ -194,7 +186,7 @@ def test_a_killed_fine_tuning_finds_its_folder_again_until_it_is_finished(store:
 
 
 @pytest.mark.parametrize("damage", ["cell.json", "examples.npz", "missing"])
-def test_a_damaged_cell_is_computed_again(store: CellStore, damage: str) -> None:
+def test_a_damaged_cell_is_computed_again(store, damage):
     store.put("k", CELL)
     found = store.get("k")
     assert found is not None
@@ -216,7 +208,7 @@ def die(seed: int) -> Any:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_cells_of_one_and_one_that_dies_leaves_failed_cells(tmp_path: Path) -> None:
+def test_two_processes_give_the_cells_of_one_and_one_that_dies_leaves_failed_cells(tmp_path):
     encoders = [ENCODERS["TF-IDF+SVD"], LETTERS]
     alone = run_jobs(jobs_of(encoders, 1, SHORT), TASKS, CellStore(tmp_path / "one" / "cells"))
     store = CellStore(tmp_path / "two" / "cells")
@@ -229,7 +221,7 @@ def test_two_processes_give_the_cells_of_one_and_one_that_dies_leaves_failed_cel
 
 
 @pytest.mark.slow
-def test_jobs_run_as_tasks_of_ray(tmp_path: Path) -> None:
+def test_jobs_run_as_tasks_of_ray(tmp_path):
     ray = pytest.importorskip("ray", reason='ray is not installed: pip install "sbertlab[ray]"')
     jobs = jobs_of([ENCODERS["TF-IDF+SVD"]], 1, SHORT)
     alone = run_jobs(jobs, TASKS, CellStore(tmp_path / "one" / "cells"))
@@ -243,7 +235,7 @@ def test_jobs_run_as_tasks_of_ray(tmp_path: Path) -> None:
     assert len(list((tmp_path / "ray" / "cells").iterdir())) == 3
 
 
-def test_two_runs_can_finish_the_same_cell(store: CellStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_can_finish_the_same_cell(store, monkeypatch):
     save = Examples.save
 
     def save_late(examples: Examples, path: Path) -> None:
@@ -261,9 +253,7 @@ def test_two_runs_can_finish_the_same_cell(store: CellStore, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("fault", ["unwritable", "full"])
-def test_a_cache_that_cannot_be_written_warns_and_no_cell_is_lost(
-    fault: str, store: CellStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_cannot_be_written_warns_and_no_cell_is_lost(fault, store, monkeypatch):
     def full(examples: Examples, path: Path) -> None:
         raise OSError(28, "No space left on device")
 
@@ -277,14 +267,14 @@ def test_a_cache_that_cannot_be_written_warns_and_no_cell_is_lost(
     assert fault == "unwritable" or list(store.folder.iterdir()) == [], "nothing half-written is left"
 
 
-def test_what_is_out_of_range_is_refused(store: CellStore) -> None:
+def test_what_is_out_of_range_is_refused(store):
     with pytest.raises(ValueError, match="workers must be a whole number of at least 1, got 0"):
         run_jobs([], [], store, workers=0)
     with pytest.raises(ValueError, match="engine must be one of 'processes', 'ray'"):
         run_jobs([], [], store, engine="threads")  # type: ignore[arg-type]
 
 
-def test_the_speed_is_the_median_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_speed_is_the_median_of_the_rounds(monkeypatch):
     clock = iter([0.0, 2.0, 2.0, 3.0, 3.0, 19.0])
     repeat = partial(timeit.repeat, timer=lambda: next(clock))
     monkeypatch.setattr(timeit, "repeat", repeat)
@@ -312,9 +302,7 @@ run(encoders, ["helpdesk-duplicates", "helpdesk-retrieval"], seeds=1, output={ou
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_without_its_finished_cells_and_writes_the_tables_of_an_unbroken_one(
-    tmp_path: Path,
-) -> None:
+def test_a_killed_run_resumes_without_its_finished_cells_and_writes_the_tables_of_an_unbroken_one(tmp_path):
     def started(folder: Path) -> subprocess.Popen[bytes]:
         folder.mkdir(exist_ok=True)
         script = folder / "script.py"

@@ -1,7 +1,5 @@
 import pickle
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -46,9 +44,7 @@ class Oracle:
         return np.stack([self.vectors[text] for text in texts])
 
 
-def test_an_oracle_of_intents_gets_full_marks_one_of_topics_does_not_and_each_text_is_encoded_once(
-    corpus: pd.DataFrame,
-) -> None:
+def test_an_oracle_of_intents_gets_full_marks_one_of_topics_does_not_and_each_text_is_encoded_once(corpus):
     oracle = Oracle(corpus)
     shared = StoredEmbeddings(oracle)
     scores = {task.family: task.evaluate(shared) for task in helpdesk_tasks()}
@@ -62,16 +58,14 @@ def test_an_oracle_of_intents_gets_full_marks_one_of_topics_does_not_and_each_te
     assert all(task.evaluate(shared).value < 80 for task in helpdesk_tasks())
 
 
-def test_a_scikit_learn_pipeline_is_measured_as_it_is(corpus: pd.DataFrame) -> None:
+def test_a_scikit_learn_pipeline_is_measured_as_it_is(corpus):
     (task,) = select_tasks(["helpdesk-duplicates"])
     pipeline = make_pipeline(TfidfVectorizer(), FunctionTransformer(lambda rows: rows.toarray())).fit(corpus["text"])
     assert 30 < task.evaluate(pipeline).value < 90
 
 
 @pytest.mark.slow
-def test_a_model_of_sentence_transformers_gets_what_ours_gets_from_the_same_folder(
-    tiny: Callable[..., SentenceTransformer], tmp_path: Path
-) -> None:
+def test_a_model_of_sentence_transformers_gets_what_ours_gets_from_the_same_folder(tiny, tmp_path):
     reference = pytest.importorskip("sentence_transformers")
     tiny().save(tmp_path / "model")
     (task,) = select_tasks(["helpdesk-reranking"])
@@ -125,9 +119,7 @@ def clusterings() -> SentenceEvaluator:
         ("cos_sim_ndcg@10", partial(search, 1), "cos_sim_ndcg@10"),
     ],
 )
-def test_a_metric_computed_from_the_examples_is_that_of_the_evaluator(
-    metric: str, load: Callable[[], SentenceEvaluator], key: str
-) -> None:
+def test_a_metric_computed_from_the_examples_is_that_of_the_evaluator(metric, load, key):
     score = Task("any", "STS", metric, "", load).evaluate(Random())
     expected = load()(StoredEmbeddings(Random()))[key]
     assert score.value == pytest.approx(100 * expected, abs=1e-6)
@@ -135,7 +127,7 @@ def test_a_metric_computed_from_the_examples_is_that_of_the_evaluator(
     assert abs(expected) > 0.01
 
 
-def test_the_best_similarity_counts_within_each_set_and_sets_count_equally() -> None:
+def test_the_best_similarity_counts_within_each_set_and_sets_count_equally():
     table = pd.DataFrame(
         {
             "evaluator": [0, 0, 1, 1, 1, 1],
@@ -147,14 +139,14 @@ def test_the_best_similarity_counts_within_each_set_and_sets_count_equally() -> 
     assert examples_of("max_map@100", table.drop(columns="evaluator")).value() == pytest.approx(1.6 / 6)
 
 
-def test_tasks_can_be_sent_to_another_process() -> None:
+def test_tasks_can_be_sent_to_another_process():
     tasks = [*helpdesk_tasks(), *select_tasks(["STSBenchmark", "CQADupstackRetrieval"], data="")]
     again = pickle.loads(pickle.dumps(tasks))
     assert [task.name for task in again] == [task.name for task in tasks]
     assert len(again[1].load().labels) == len(tasks[1].load().labels)
 
 
-def test_unknown_names_and_missing_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_and_missing_folders_are_named(tmp_path, monkeypatch):
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
     for name in ("mine", "medline"):
         (tmp_path / "sets" / name).mkdir(parents=True)

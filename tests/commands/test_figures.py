@@ -17,9 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_the_command_measures_draws_prints_and_checks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_measures_draws_prints_and_checks(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(presets, "cache_home", lambda: tmp_path / "cache")
     words = ["benchmark", "--models", "TF-IDF+SVD", "--tasks", "helpdesk-clustering", "--seeds", "1"]
     assert main(words) == 1
@@ -36,7 +34,7 @@ def test_the_command_measures_draws_prints_and_checks(
 
 
 @pytest.mark.slow
-def test_drawing_makes_the_page_the_pictures_and_the_readmes_block(tmp_path: Path) -> None:
+def test_drawing_makes_the_page_the_pictures_and_the_readmes_block(tmp_path):
     pytest.importorskip("matplotlib")
     folder = tmp_path / "figures"
     folder.mkdir()
@@ -52,13 +50,13 @@ def test_drawing_makes_the_page_the_pictures_and_the_readmes_block(tmp_path: Pat
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written[2:])
 
 
-def test_drawing_without_a_table_says_what_creates_it(tmp_path: Path) -> None:
+def test_drawing_without_a_table_says_what_creates_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"benchmark.csv is missing; .*`python -m sbertlab benchmark`"):
         draw_figures(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_card_is_measured_written_and_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_is_measured_written_and_drawn_again(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(figures, "EmbeddingStore", lambda: None)
     written = write_card(["TF-IDF+SVD"], tmp_path / "card")
@@ -73,13 +71,13 @@ def test_a_card_is_measured_written_and_drawn_again(tmp_path: Path, monkeypatch:
     assert (tmp_path / "card" / "robustness.md").read_text() == page
 
 
-def test_an_unknown_model_is_told_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+def test_an_unknown_model_is_told_in_words(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["robustness", "no/such-model", "--output", str(tmp_path)]) == 1
     assert "no/such-model" in capsys.readouterr().err
 
 
-def test_the_committed_page_is_that_of_the_committed_tables() -> None:
+def test_the_committed_page_is_that_of_the_committed_tables():
     table, gaps = (pd.read_csv(ROOT / "figures" / name) for name in ("robustness.csv", "associations.csv"))
     page = (ROOT / "figures" / "robustness.md").read_text(encoding="utf-8")
     for model, part in table.groupby("model", sort=False):

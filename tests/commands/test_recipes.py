@@ -3,7 +3,6 @@
 import gzip
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +27,7 @@ SETTINGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_trains_on_the_packaged_data(
-    recipe: str, tiny: Callable[..., SentenceTransformer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_trains_on_the_packaged_data(recipe, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     start = tiny(dropout=0.1)
     start.save("tiny")
@@ -59,9 +56,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("recipe", "command"), COMMANDS)
-def test_the_commands_in_a_recipes_comments_read_a_file(
-    recipe: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commands_in_a_recipes_comments_read_a_file(recipe, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("train.tsv").write_text("anchor\tpositive\tnegative\na\tb\tc\n")
     Path("train.csv").write_text("sentence1,sentence2,score\na,b,1\nd,e,0\n")

@@ -4,8 +4,6 @@ import inspect
 import json
 import re
 import signal
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -34,7 +32,7 @@ from sbertlab.training.fit import fit
 pytestmark = pytest.mark.filterwarnings("ignore::sbertlab.data.texts.TruncationWarning")
 
 
-def test_nemos_own_command_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nemos_own_command_is_understood(capsys):
     words = (
         "nemo restore_from_path=base trainer.devices=1 trainer.val_check_interval=100 trainer.max_epochs=1 "
         "+trainer.num_sanity_val_steps=0 model.global_batch_size=8 model.micro_batch_size=8 "
@@ -73,15 +71,13 @@ def test_nemos_own_command_is_understood(capsys: pytest.CaptureFixture[str]) -> 
         (["sts", "output=x", "data.evaluation_sample_size=9999"], "leaves none of 1600 examples"),
     ],
 )
-def test_errors_reach_the_shell_in_words(
-    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_reach_the_shell_in_words(words, message, tmp_path, capsys):
     (tmp_path / "broken.yaml").write_text("fit: {epochs: [1")
     assert main(["train", *(word.replace("{broken}", str(tmp_path / "broken.yaml")) for word in words)]) == 1
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_settings_and_help_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_and_help_are_printed(capsys):
     assert main(["train", "sts", "fit.epochs=5", "loss=MSELoss", "model.layers=1", "--print_config"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["fit"]["epochs"], printed["loss"], printed["model"]["layers"]) == (5, "MSELoss", 1)
@@ -93,7 +89,7 @@ def test_settings_and_help_are_printed(capsys: pytest.CaptureFixture[str]) -> No
     assert all(name in text for name in [*RECIPES, *LOSSES, *EVALUATORS, *inspect.signature(fit).parameters])
 
 
-def test_unknown_and_missing_names_and_settings_are_errors(tiny: Callable[..., SentenceTransformer]) -> None:
+def test_unknown_and_missing_names_and_settings_are_errors(tiny):
     model = tiny()
     for make, message in [
         (lambda: make_loss(model, "CosentLoss"), r"loss\.name must be .* got 'CosentLoss'. Did you mean 'CoSENTLoss'"),
@@ -107,9 +103,7 @@ def test_unknown_and_missing_names_and_settings_are_errors(tiny: Callable[..., S
             make()
 
 
-def test_every_loss_is_known_and_accepts_functions_losses_and_models(
-    tiny: Callable[..., SentenceTransformer], folder: str
-) -> None:
+def test_every_loss_is_known_and_accepts_functions_losses_and_models(tiny, folder):
     named = {name for name in losses.__all__ if "Loss" in name and not name.endswith("Function")}
     assert set(LOSSES) == named - {"Loss"}
     model = tiny()
@@ -124,7 +118,7 @@ def test_every_loss_is_known_and_accepts_functions_losses_and_models(
     assert make_loss(model, {"name": "SoftmaxLoss", "num_labels": 3}).sentence_embedding_dimension == 32
 
 
-def test_pooling_layers_and_length_of_the_model_can_be_changed(folder: str) -> None:
+def test_pooling_layers_and_length_of_the_model_can_be_changed(folder):
     model = load_model(folder, pooling=["cls", "mean"], max_seq_length=16, layers=1)
     assert model.get_sentence_embedding_dimension() == 64
     assert model.max_seq_length == 16
@@ -132,7 +126,7 @@ def test_pooling_layers_and_length_of_the_model_can_be_changed(folder: str) -> N
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
-def test_tables_of_every_kind_give_the_same_examples(kind: str, tmp_path: Path) -> None:
+def test_tables_of_every_kind_give_the_same_examples(kind, tmp_path):
     frame = pd.DataFrame({"q": ["how", "NA", "who"], "a": ["so", "7", "I"], "s": [0.5, 1.0, 0.0]})
     frame["class"] = ["contradiction", "neutral", "entailment"]
     path = tmp_path / f"table.{kind}"
@@ -153,7 +147,7 @@ def test_tables_of_every_kind_give_the_same_examples(kind: str, tmp_path: Path) 
     assert len(held_out) == 1
 
 
-def test_batches_have_no_duplicates_or_noise() -> None:
+def test_batches_have_no_duplicates_or_noise():
     rows = [InputExample(texts=["one two three four"]) for _ in range(8)]
     with pytest.raises(ValueError, match="8 examples give no batch of 4 in which no text is repeated"):
         Data(no_duplicates=True, batch_size=4).batches(rows, losses.MSELoss(), 0)
@@ -162,7 +156,7 @@ def test_batches_have_no_duplicates_or_noise() -> None:
     assert whole == "one two three four"
 
 
-def test_the_classes_of_the_helpdesk_pairs_are_those_of_nli() -> None:
+def test_the_classes_of_the_helpdesk_pairs_are_those_of_nli():
     scored = {tuple(row.texts): row.label for row in Data(helpdesk="sts").read()[0]}
     classes = {tuple(row.texts): row.label for row in Data(helpdesk="nli").read()[0]}
     assert len(classes) == 1200
@@ -170,7 +164,7 @@ def test_the_classes_of_the_helpdesk_pairs_are_those_of_nli() -> None:
     assert all(label == expected[scored[texts]] for texts, label in classes.items())
 
 
-def test_a_teacher_gives_what_the_loss_learns(tiny: Callable[..., SentenceTransformer]) -> None:
+def test_a_teacher_gives_what_the_loss_learns(tiny):
     teacher = tiny(seed=1)
     rows = [InputExample(texts=["the cat", "a dog", "the sea"])]
     vectors = teacher.encode(rows[0].texts)
@@ -182,9 +176,7 @@ def test_a_teacher_gives_what_the_loss_learns(tiny: Callable[..., SentenceTransf
 
 
 @pytest.mark.parametrize("name", sorted(EVALUATORS))
-def test_every_evaluator_is_made_from_examples(
-    name: str, tiny: Callable[..., SentenceTransformer], folder: str
-) -> None:
+def test_every_evaluator_is_made_from_examples(name, tiny, folder):
     rows = [InputExample(texts=[f"cat {n}", f"dog {n}", f"fish {n}"], label=n % 2) for n in range(6)]
     given = {"name": name} | ({"teacher_model": folder} if name == "MSEEvaluator" else {})
     metrics = make_evaluator(given, rows)(tiny())
@@ -192,7 +184,7 @@ def test_every_evaluator_is_made_from_examples(
     assert all(np.isfinite(list(metrics.values())))
 
 
-def test_training_by_a_file_equals_training_by_hand(config: str, tmp_path: Path, folder: str, pairs: str) -> None:
+def test_training_by_a_file_equals_training_by_hand(config, tmp_path, folder, pairs):
     history = train([config, f"output={tmp_path / 'out'}", "fit.seed=3"])
     assert history is not None
     model = SentenceTransformer(folder)
@@ -211,9 +203,7 @@ def test_training_by_a_file_equals_training_by_hand(config: str, tmp_path: Path,
     assert again["loss"].tolist() == history["loss"].tolist()
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(
-    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupted_run_resumes_to_the_same_weights(config, tmp_path, monkeypatch, capsys):
     assert main(["train", config, "fit.epochs=2", f"output={tmp_path / 'whole'}"]) == 0
     compute, calls = losses.CosineSimilarityLoss.compute, iter(range(9))
 
@@ -233,9 +223,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
 
 
-def test_evaluate_prints_what_the_evaluator_returns(
-    tmp_path: Path, config: str, folder: str, pairs: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_prints_what_the_evaluator_returns(tmp_path, config, folder, pairs, capsys):
     assert main(["evaluate", folder, config, "evaluator=EmbeddingSimilarityEvaluator"]) == 0
     printed = json.loads(capsys.readouterr().out)
     frame = pd.read_csv(pairs)
@@ -243,9 +231,7 @@ def test_evaluate_prints_what_the_evaluator_returns(
     assert printed == pytest.approx(evaluator(SentenceTransformer(folder)))
 
 
-def test_evaluate_uses_a_recipe_and_nemos_held_out_rows(
-    tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_uses_a_recipe_and_nemos_held_out_rows(tmp_path, folder, capsys):
     assert main(["evaluate", folder, "retrieval", "evaluator.truncate_dim=8"]) == 0
     assert 0 < json.loads(capsys.readouterr().out)["max_map@100"] <= 1
     assert main(["evaluate", folder, "retrieval", "data.path=mine.csv"]) == 1
@@ -258,7 +244,7 @@ def test_evaluate_uses_a_recipe_and_nemos_held_out_rows(
 
 
 @pytest.mark.parametrize(("source", "target"), [("in.txt", "out.npy"), ("in.csv", "out.parquet")])
-def test_embed_writes_what_encode_returns(source: str, target: str, tmp_path: Path, folder: str) -> None:
+def test_embed_writes_what_encode_returns(source, target, tmp_path, folder):
     texts = [f"the cat sits {n}" * (1 + n % 3) for n in range(8)]
     head = "text\n" if source == "in.csv" else ""
     (tmp_path / source).write_text(head + "\n".join(texts) + "\n\n")
@@ -274,9 +260,7 @@ def test_embed_writes_what_encode_returns(source: str, target: str, tmp_path: Pa
     assert np.allclose(found, expected, atol=1e-5)
 
 
-def test_bad_files_of_embed_are_refused(
-    tmp_path: Path, folder: str, pairs: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_files_of_embed_are_refused(tmp_path, folder, pairs, capsys):
     for target, message in [
         ("o.npy", "missing the columns ['text']; it has ['one', 'two', 'score']"),
         ("o.bin", "must be one of '.npy', '.parquet', got '.bin'"),
@@ -286,7 +270,7 @@ def test_bad_files_of_embed_are_refused(
         assert not (tmp_path / target).exists()
 
 
-def test_convert_reads_a_folder_of_transformers(tmp_path: Path, tiny: Callable[..., SentenceTransformer]) -> None:
+def test_convert_reads_a_folder_of_transformers(tmp_path, tiny):
     model = tiny()
     model[0].auto_model.save_pretrained(tmp_path / "plain")
     model.tokenizer.save_pretrained(tmp_path / "plain")

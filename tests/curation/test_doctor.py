@@ -1,7 +1,5 @@
 """The doctor of data: every planted fault is found in its row, and a clean set has none."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +8,7 @@ from sbertlab.helpdesk import graded_pairs, load_helpdesk, triplets
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
-from sbertlab import SentenceTransformer, doctor
+from sbertlab import doctor
 from sbertlab.data.texts import normalised
 from sbertlab.encoder.stored_embeddings import StoredEmbeddings
 
@@ -37,7 +35,7 @@ class Written:
         return np.array([self.embeddings[text] for text in texts])
 
 
-def test_clean_sets_have_no_findings(clean: pd.DataFrame) -> None:
+def test_clean_sets_have_no_findings(clean):
     train = load_helpdesk("train")
     findings = examine(clean, QA, group="intent", evaluation=load_helpdesk("test")["text"])
     assert findings.empty
@@ -50,11 +48,11 @@ def test_clean_sets_have_no_findings(clean: pd.DataFrame) -> None:
 
 
 @pytest.mark.slow
-def test_a_clean_set_has_no_findings_by_a_real_model_either(clean: pd.DataFrame, minilm: SentenceTransformer) -> None:
+def test_a_clean_set_has_no_findings_by_a_real_model_either(clean, minilm):
     assert examine(clean, QA, group="intent", model=minilm).empty
 
 
-def test_every_planted_fault_is_found_in_its_row_and_nowhere_else(clean: pd.DataFrame) -> None:
+def test_every_planted_fault_is_found_in_its_row_and_nowhere_else(clean):
     faulty, size = clean.copy(), len(clean)
     held = load_helpdesk("test")["text"].tolist()
     extra = [
@@ -79,7 +77,7 @@ def test_every_planted_fault_is_found_in_its_row_and_nowhere_else(clean: pd.Data
     assert examine(faulty.drop(index=findings["row"]), QA, group="intent", evaluation=held).empty
 
 
-def test_near_is_the_cosine_of_runs_of_four_letters_in_the_least_alike_column(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_is_the_cosine_of_runs_of_four_letters_in_the_least_alike_column(monkeypatch):
     questions = ["Where is my parcel?", "Where is my parcel!", "Who has my parcel?"]
     answers = ["It is on its way to you.", "It is on its way to you.", "It is on its way to you."]
     monkeypatch.setattr("sbertlab.doctor.NEAR", 0.8)
@@ -94,14 +92,14 @@ def test_near_is_the_cosine_of_runs_of_four_letters_in_the_least_alike_column(mo
     assert examine(ordered, ["text"])[["finding", "row"]].to_numpy().tolist() == [["repeated row", 5]]
 
 
-def test_shared_texts_are_known_where_the_group_is_the_same_and_told_where_it_is_not() -> None:
+def test_shared_texts_are_known_where_the_group_is_the_same_and_told_where_it_is_not():
     table = pd.DataFrame({"q": ["a", "b", "c", "A"], "a": ["x", "X", "y", "z"], "g": [1.0, 1.0, np.nan, np.nan]})
     known = shared_texts(table, ["q", "a"], "g")[["finding", "row", "other"]]
     assert known.to_numpy().tolist() == [["shared anchor", 3, 0]], "missing is not a group"
     assert found(shared_texts(table, ["q", "a"]), "shared positive") == [1]
 
 
-def test_no_split_by_linked_rows_trains_on_a_text_or_a_group_of_the_test() -> None:
+def test_no_split_by_linked_rows_trains_on_a_text_or_a_group_of_the_test():
     rng = np.random.default_rng(0)
     many = pd.DataFrame({"text": rng.integers(0, 300, 200), "answer": rng.integers(200, 500, 200)}).astype(str)
     many["group"] = [number if number < 50 else None for number in rng.integers(0, 200, 200)]
@@ -115,7 +113,7 @@ def test_no_split_by_linked_rows_trains_on_a_text_or_a_group_of_the_test() -> No
     assert linked_rows(many, QA, "group").nunique() < linked_rows(many, QA).nunique()
 
 
-def test_linked_rows_are_named_by_the_first_and_empty_texts_or_groups_link_nothing() -> None:
+def test_linked_rows_are_named_by_the_first_and_empty_texts_or_groups_link_nothing():
     table = pd.DataFrame(
         {"text": ["a", "b", " A ", "", ""], "answer": ["x", "y", "z", "u", "v"], "group": ["v", None, "w", None, "u"]},
         index=list("fghij"),
@@ -126,7 +124,7 @@ def test_linked_rows_are_named_by_the_first_and_empty_texts_or_groups_link_nothi
     assert linked_rows(table.head(0), QA).empty
 
 
-def test_hard_negatives_that_are_right_by_row_anchor_or_group_are_found() -> None:
+def test_hard_negatives_that_are_right_by_row_anchor_or_group_are_found():
     columns = ["anchor", "positive", "negative_1", "negative_2", "group"]
     rows = [
         ("a", "p", "n", "P ", 1),  # its own positive
@@ -147,7 +145,7 @@ def test_hard_negatives_that_are_right_by_row_anchor_or_group_are_found() -> Non
     assert doctor.false_hard_negatives(table, columns[:2]).empty
 
 
-def test_nearer_positives_are_found_by_the_model_nearest_first() -> None:
+def test_nearer_positives_are_found_by_the_model_nearest_first():
     model = Written(why=[1, 0], wherefore=[1, 0.1], how=[0, 1], so=[1, 1], thus=[1, 0.05], then=[0.1, 1])
     table = pd.DataFrame({"q": ["why", "wherefore", "how"], "a": ["so", "thus", "then"]})
     findings = nearer_positives(table, ["q", "a"], model, alike=0.7)
@@ -161,9 +159,7 @@ def test_nearer_positives_are_found_by_the_model_nearest_first() -> None:
     assert nearer_positives(table, ["q", "a"], model).empty, "the anchor itself, as a positive of another row"
 
 
-def test_nearer_positives_are_the_same_block_by_block(
-    monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., SentenceTransformer], clean: pd.DataFrame
-) -> None:
+def test_nearer_positives_are_the_same_block_by_block(monkeypatch, tiny, clean):
     model, table = StoredEmbeddings(tiny()), clean.head(30)
     whole = nearer_positives(table, QA, model, alike=0.1)
     monkeypatch.setattr("sbertlab.doctor.BLOCK", 4)
@@ -172,7 +168,7 @@ def test_nearer_positives_are_the_same_block_by_block(
     assert whole["value"].is_monotonic_decreasing
 
 
-def test_the_tokens_that_are_lost_are_counted(tiny: Callable[..., SentenceTransformer]) -> None:
+def test_the_tokens_that_are_lost_are_counted(tiny):
     model = tiny()
     model.max_seq_length = 8
     table = pd.DataFrame({"q": ["the cat sits", "the " * 6, "cat " * 20], "a": ["dog " * 7, "dog", "dog"]})
@@ -182,7 +178,7 @@ def test_the_tokens_that_are_lost_are_counted(tiny: Callable[..., SentenceTransf
     assert found(examine(table, ["q", "a"], model=StoredEmbeddings(model)), "truncated text") == [2, 0]
 
 
-def test_labels_that_are_missing_off_the_scale_or_all_the_same_are_found() -> None:
+def test_labels_that_are_missing_off_the_scale_or_all_the_same_are_found():
     table = pd.DataFrame({"a": list("stuv"), "b": list("wxyz"), "score": [0.0, 1.0, 2.5, 5.0]})
     assert found(examine(table, ["a", "b"], label="score"), "label off the scale") == [2, 3]
     assert examine(table, ["a", "b"], label="score", scale=(0, 5)).empty
@@ -197,15 +193,13 @@ def test_labels_that_are_missing_off_the_scale_or_all_the_same_are_found() -> No
 @pytest.mark.parametrize(
     "table", [pd.DataFrame({"q": [], "a": [], "s": []}), pd.DataFrame({"q": [""], "a": [""], "s": [1]})]
 )
-def test_a_table_with_nothing_to_compare_is_examined_all_the_same(
-    table: pd.DataFrame, tiny: Callable[..., SentenceTransformer]
-) -> None:
+def test_a_table_with_nothing_to_compare_is_examined_all_the_same(table, tiny):
     for label in (None, "s"):
         findings = examine(table, ["q", "a"], label=label, evaluation=["held"], model=tiny())
         assert set(findings["finding"]) == ({"empty text"} if len(table) else set())
 
 
-def test_a_summary_names_rows_by_the_index_shows_one_and_says_what_to_do() -> None:
+def test_a_summary_names_rows_by_the_index_shows_one_and_says_what_to_do():
     table = pd.DataFrame({"q": ["Why? " + "so " * 40, "why?  " + "so " * 40, "", None, 7]}, index=list("abcde"))
     findings = examine(table, ["q"])
     assert found(findings, "empty text") == list("cde")
@@ -216,7 +210,7 @@ def test_a_summary_names_rows_by_the_index_shows_one_and_says_what_to_do() -> No
     assert len(told.loc["repeated row", "example"]) < 160
 
 
-def test_the_expected_collisions_are_those_of_shuffled_batches() -> None:
+def test_the_expected_collisions_are_those_of_shuffled_batches():
     keys = np.repeat(np.arange(30), np.arange(1, 31) % 5 + 1)
     expected = collision_share(keys.tolist(), batch_size=16)
     random = np.random.default_rng(0)
@@ -229,6 +223,6 @@ def test_the_expected_collisions_are_those_of_shuffled_batches() -> None:
     assert collision_share(["a", "a", "a"], 2) == 1
 
 
-def test_an_index_that_names_two_rows_alike_is_refused() -> None:
+def test_an_index_that_names_two_rows_alike_is_refused():
     with pytest.raises(ValueError, match=r"got 7 twice; frame\.reset_index"):
         examine(pd.DataFrame({"q": ["a", "b"]}, index=[7, 7]), ["q"])

@@ -13,7 +13,7 @@ def corpus() -> pd.DataFrame:
     return helpdesk.load_helpdesk()
 
 
-def test_the_corpus_has_the_size_its_readme_states_and_repeats_no_text(corpus: pd.DataFrame) -> None:
+def test_the_corpus_has_the_size_its_readme_states_and_repeats_no_text(corpus):
     answers = corpus["answer"].drop_duplicates()
     assert (len(corpus), len(answers), corpus["intent"].nunique(), corpus["topic"].nunique()) == (1440, 120, 120, 12)
     assert pd.concat([corpus["text"], answers]).nunique() == 1560
@@ -24,7 +24,7 @@ def test_the_corpus_has_the_size_its_readme_states_and_repeats_no_text(corpus: p
         assert words in readme
 
 
-def test_near_intents_are_mutual_and_topics_are_split_alike(corpus: pd.DataFrame) -> None:
+def test_near_intents_are_mutual_and_topics_are_split_alike(corpus):
     intents = corpus.drop_duplicates("intent").set_index("intent")
     assert (intents["near"].map(len) >= 2).all()
     for intent, near, topic in intents[["near", "topic"]].itertuples():
@@ -36,7 +36,7 @@ def test_near_intents_are_mutual_and_topics_are_split_alike(corpus: pd.DataFrame
     assert len(corpus.drop_duplicates(["intent", "split"])) == 120
 
 
-def test_grades_of_pairs_equal_those_found_pair_by_pair(corpus: pd.DataFrame) -> None:
+def test_grades_of_pairs_equal_those_found_pair_by_pair(corpus):
     table = corpus[corpus["topic"].isin(["billing", "returns"])].iloc[::5].reset_index(drop=True)
     expected = [
         3 if one.intent == other.intent else 2 if other.intent in one.near else int(one.topic == other.topic)
@@ -48,7 +48,7 @@ def test_grades_of_pairs_equal_those_found_pair_by_pair(corpus: pd.DataFrame) ->
     assert list(zip(found["first"], found["second"], strict=True)) == list(combinations(range(len(table)), 2))
 
 
-def test_graded_pairs_hold_as_many_of_each_grade_and_no_pair_twice() -> None:
+def test_graded_pairs_hold_as_many_of_each_grade_and_no_pair_twice():
     test = helpdesk.load_helpdesk("test")
     pairs = helpdesk.graded_pairs(test, per_grade=50, seed=1)
     assert pairs["score"].value_counts().to_dict() == {0: 50, 1 / 3: 50, 2 / 3: 50, 1: 50}
@@ -57,7 +57,7 @@ def test_graded_pairs_hold_as_many_of_each_grade_and_no_pair_twice() -> None:
     assert not pairs.equals(helpdesk.graded_pairs(test, per_grade=50, seed=2))
 
 
-def test_triplets_take_the_positive_from_the_intent_and_the_negative_from_a_near_one() -> None:
+def test_triplets_take_the_positive_from_the_intent_and_the_negative_from_a_near_one():
     train = helpdesk.load_helpdesk("train")
     intent_of = dict(zip([*train["text"], *train["answer"]], [*train["intent"]] * 2, strict=True))
     near_of = dict(zip(train["intent"], train["near"], strict=True))
@@ -77,7 +77,7 @@ def test_triplets_take_the_positive_from_the_intent_and_the_negative_from_a_near
     assert all(batch.is_unique for batch in batches)
 
 
-def test_impossible_requests_are_refused() -> None:
+def test_impossible_requests_are_refused():
     with pytest.raises(ValueError, match=r"split must be one of .*'validation'"):
         helpdesk.load_helpdesk("validation")
     with pytest.raises(ValueError, match=r"4176 pairs of grade 'near intent'.*5000"):

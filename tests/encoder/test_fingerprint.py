@@ -99,7 +99,7 @@ def dense(tiny: Tiny) -> SentenceTransformer:
     return tiny(modules=[models.Dense(32, 5, activation_function=nn.Tanh())])
 
 
-def test_every_change_that_embeddings_depend_on_has_a_fingerprint_of_its_own(tiny: Tiny) -> None:
+def test_every_change_that_embeddings_depend_on_has_a_fingerprint_of_its_own(tiny):
     found: dict[str, str] = {}
     for name, change in CHANGES.items():
         model = dense(tiny)
@@ -111,7 +111,7 @@ def test_every_change_that_embeddings_depend_on_has_a_fingerprint_of_its_own(tin
     assert all(len(value) == 64 for value in found.values())
 
 
-def test_what_embeddings_do_not_depend_on_leaves_the_fingerprint_alone(tiny: Tiny, tmp_path: Path) -> None:
+def test_what_embeddings_do_not_depend_on_leaves_the_fingerprint_alone(tiny, tmp_path):
     model = dense(tiny)
     before = fingerprint(model)
     model.encode(["the cat sits", "a dog"], batch_size=1)
@@ -126,7 +126,7 @@ def test_what_embeddings_do_not_depend_on_leaves_the_fingerprint_alone(tiny: Tin
     assert fingerprint(SentenceTransformer(tmp_path / "b", device="cpu")) == before
 
 
-def test_an_adapter_and_its_strength_change_the_fingerprint(tiny: Tiny) -> None:
+def test_an_adapter_and_its_strength_change_the_fingerprint(tiny):
     peft = pytest.importorskip("peft")
     model = tiny()
     found = {fingerprint(model)}
@@ -156,7 +156,7 @@ print(fingerprint(made), fingerprint(tiny_transformer()))
 
 
 @pytest.mark.slow
-def test_a_fingerprint_is_the_same_in_another_process_and_after_use(tiny: Tiny) -> None:
+def test_a_fingerprint_is_the_same_in_another_process_and_after_use(tiny):
     made = pipeline()
     before = fingerprint(made)
     made.transform(["cat"])
@@ -168,16 +168,14 @@ def test_a_fingerprint_is_the_same_in_another_process_and_after_use(tiny: Tiny) 
     assert done.stdout.split()[1] == fingerprint(tiny()[0])
 
 
-def test_what_a_pipeline_was_fitted_on_and_how_is_in_its_fingerprint() -> None:
+def test_what_a_pipeline_was_fitted_on_and_how_is_in_its_fingerprint():
     other = make_pipeline(TfidfVectorizer(stop_words=["padding", "the"]), TruncatedSVD(2, random_state=0))
     models_ = [pipeline(), pipeline(1), other.fit(["the cat sits", "a dog runs", "cat bird"]), Sized(3), Sized(4)]
     words = [TfidfVectorizer(vocabulary={"padding": 0, "cat": 1}), TfidfVectorizer(vocabulary={"dtype": 0, "cat": 1})]
     assert len({fingerprint(model) for model in [*models_, *words]}) == 7
 
 
-def test_code_that_may_change_unseen_is_refused_with_a_store_and_serves_without(
-    tiny: Tiny, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_code_that_may_change_unseen_is_refused_with_a_store_and_serves_without(tiny, tmp_path, monkeypatch):
     class Local(Sized):
         pass
 
@@ -198,7 +196,7 @@ UNREAD = ("widgets", "plots", "analysis/intervals.py", "benchmark/results.py", "
 
 
 @pytest.mark.parametrize("part", [*MEASURING, *UNREAD])
-def test_an_edit_changes_the_digests_of_the_numbers_that_follow_from_it(part: str, tmp_path: Path) -> None:
+def test_an_edit_changes_the_digests_of_the_numbers_that_follow_from_it(part, tmp_path):
     root = tmp_path / "package"
     shutil.copytree(PACKAGE, root)
     before = [source_digest.__wrapped__(parts, root) for parts in (ENCODING, MEASURING)]
@@ -209,14 +207,12 @@ def test_an_edit_changes_the_digests_of_the_numbers_that_follow_from_it(part: st
     assert changed == [part in ENCODING, part in MEASURING]
 
 
-def test_a_part_that_does_not_exist_is_refused_instead_of_hashed_as_nothing(tmp_path: Path) -> None:
+def test_a_part_that_does_not_exist_is_refused_instead_of_hashed_as_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="would not notice"):
         source_digest.__wrapped__(("models",), tmp_path)
 
 
-def test_other_code_of_the_package_gives_another_fingerprint(
-    tiny: Callable[..., SentenceTransformer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_code_of_the_package_gives_another_fingerprint(tiny, monkeypatch):
     before = fingerprint(tiny())
     monkeypatch.setattr("sbertlab.encoder.fingerprint.source_digest", lambda *parts: "changed")
     assert fingerprint(tiny()) != before

@@ -56,7 +56,7 @@ def saved(folder: Path, modules: list[Any], **settings: Any) -> sentence_transfo
     return model
 
 
-def test_dense_norm_and_normalize_of_version_6_load_here(bert: Path, tmp_path: Path) -> None:
+def test_dense_norm_and_normalize_of_version_6_load_here(bert, tmp_path):
     torch.manual_seed(2)
     norm = LayerNorm(16)
     nn.init.normal_(norm.norm.weight)
@@ -68,7 +68,7 @@ def test_dense_norm_and_normalize_of_version_6_load_here(bert: Path, tmp_path: P
     assert (ours.max_seq_length, ours.prompts["query"], ours.similarity_fn_name) == (9, "question ", "euclidean")
 
 
-def test_a_router_of_version_6_loads_here_and_goes_back(bert: Path, tmp_path: Path) -> None:
+def test_a_router_of_version_6_loads_here_and_goes_back(bert, tmp_path):
     router = Router.for_query_document(
         query_modules=[Transformer(str(bert)), Pooling(32), Dense(32, 8)],
         document_modules=[StaticEmbedding(Transformer(str(bert)).tokenizer, embedding_dim=8)],
@@ -81,7 +81,7 @@ def test_a_router_of_version_6_loads_here_and_goes_back(bert: Path, tmp_path: Pa
     np.testing.assert_allclose(peer(tmp_path / "again").encode_query(TEXTS), model.encode_query(TEXTS), atol=1e-5)
 
 
-def test_a_static_embedding_in_the_layout_of_model2vec_loads_here(bert: Path, tmp_path: Path) -> None:
+def test_a_static_embedding_in_the_layout_of_model2vec_loads_here(bert, tmp_path):
     static = StaticEmbedding(Transformer(str(bert)).tokenizer, embedding_dim=8)
     model = saved(tmp_path / "model", [static])
     weights = {"embeddings": static.embedding.weight.detach()}
@@ -92,7 +92,7 @@ def test_a_static_embedding_in_the_layout_of_model2vec_loads_here(bert: Path, tm
         read(tmp_path / "model")
 
 
-def test_weighted_layer_pooling_of_version_6_loads_here(bert: Path, tmp_path: Path) -> None:
+def test_weighted_layer_pooling_of_version_6_loads_here(bert, tmp_path):
     first = Transformer(str(bert), config_kwargs={"output_hidden_states": True})
     weights = nn.Parameter(torch.tensor([1.0, 3.0]))
     mix = WeightedLayerPooling(32, num_hidden_layers=2, layer_start=1, layer_weights=weights)
@@ -126,7 +126,7 @@ POOLING = {
 DENSE = {"in_features": 32, "out_features": 8, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"}
 
 
-def test_a_folder_of_version_2_loads_with_the_embeddings_of_the_formula(bert: Path, tiny: Tiny) -> None:
+def test_a_folder_of_version_2_loads_with_the_embeddings_of_the_formula(bert, tiny):
     folder = by_hand(
         bert,
         {**PLAIN, "2_Dense": "Dense", "3_Normalize": "Normalize"},
@@ -147,7 +147,7 @@ def test_a_folder_of_version_2_loads_with_the_embeddings_of_the_formula(bert: Pa
     np.testing.assert_allclose(ours.encode(TEXTS), nn.functional.normalize(expected), atol=1e-5)
 
 
-def test_the_middle_dialect_loads(bert: Path) -> None:
+def test_the_middle_dialect_loads(bert):
     later = {"pooling_mode_weightedmean_tokens": True, "pooling_mode_lasttoken": True, "include_prompt": True}
     settings = {"prompts": {"q": "question "}, "default_prompt_name": "q"}
     files = {"1_Pooling/config.json": {**POOLING, **later}, "config_sentence_transformers.json": settings}
@@ -158,9 +158,7 @@ def test_the_middle_dialect_loads(bert: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "xlnet"])
-def test_the_transformer_may_lie_in_a_folder_of_its_own_with_an_older_length_file(
-    kind: str, bert: Path, tmp_path: Path
-) -> None:
+def test_the_transformer_may_lie_in_a_folder_of_its_own_with_an_older_length_file(kind, bert, tmp_path):
     shutil.move(bert, tmp_path / "model" / "0_Transformer")
     entries = {"0_Transformer": "Transformer", "1_Pooling": "Pooling"}
     files = {f"0_Transformer/sentence_{kind}_config.json": {"max_seq_length": 6}, "1_Pooling/config.json": POOLING}
@@ -170,7 +168,7 @@ def test_the_transformer_may_lie_in_a_folder_of_its_own_with_an_older_length_fil
     assert_same(ours, peer(folder))
 
 
-def test_asym_of_version_2_loads_by_route(bert: Path) -> None:
+def test_asym_of_version_2_loads_by_route(bert):
     names = ("1_Dense", "2_Dense")
     asym = {
         "types": dict.fromkeys(names, "sentence_transformers.models.Dense"),
@@ -187,19 +185,19 @@ def test_asym_of_version_2_loads_by_route(bert: Path) -> None:
         assert_same(read(folder), peer(folder), task=route)
 
 
-def test_a_plain_folder_gets_mean_pooling(bert: Path, tiny: Tiny) -> None:
+def test_a_plain_folder_gets_mean_pooling(bert, tiny):
     assert_same(read(bert), tiny())
     assert_same(read(bert), peer(bert))
 
 
 @pytest.mark.parametrize("gone", ["pytorch_model.bin", "model.safetensors"])
-def test_either_kind_of_weights_will_do(gone: str, folder: Path) -> None:
+def test_either_kind_of_weights_will_do(gone, folder):
     expected = read(folder).encode(TEXTS)
     (folder / "2_Dense" / gone).unlink()
     np.testing.assert_array_equal(read(folder).encode(TEXTS), expected)
 
 
-def test_a_length_beyond_the_positions_is_reduced(folder: Path) -> None:
+def test_a_length_beyond_the_positions_is_reduced(folder):
     edit_json(folder / "sentence_bert_config.json", max_seq_length=100)
     assert read(folder).max_seq_length == 64
 
@@ -207,7 +205,7 @@ def test_a_length_beyond_the_positions_is_reduced(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "key"), [("2_Dense/config.json", "from_the_future"), ("sentence_bert_config.json", "model_args")]
 )
-def test_unknown_keys_are_left_out_with_a_warning(file: str, key: str, folder: Path) -> None:
+def test_unknown_keys_are_left_out_with_a_warning(file, key, folder):
     expected = read(folder).encode(TEXTS)
     edit_json(folder / file, **{key: {"attn_implementation": "someone/kernel", "trust_remote_code": True}})
     with pytest.warns(UserWarning, match=rf"{file}: unknown keys \['{key}'\] are ignored"):
@@ -242,27 +240,27 @@ def test_unknown_keys_are_left_out_with_a_warning(file: str, key: str, folder: P
         ("tokenizer.json", "{}", "model cannot be loaded as Transformer"),
     ],
 )
-def test_a_damaged_file_is_named(file: str, content: str, said: str, folder: Path) -> None:
+def test_a_damaged_file_is_named(file, content, said, folder):
     (folder / file).write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=rf"(?s){said}"):
         read(folder)
 
 
 @pytest.mark.parametrize("file", ["1_Pooling/config.json", "2_Dense/config.json"])
-def test_a_missing_file_is_named(file: str, folder: Path) -> None:
+def test_a_missing_file_is_named(file, folder):
     (folder / file).unlink()
     with pytest.raises(FileNotFoundError, match=file):
         read(folder)
 
 
-def test_missing_weights_are_named(folder: Path) -> None:
+def test_missing_weights_are_named(folder):
     for file in ("model.safetensors", "pytorch_model.bin"):
         (folder / "2_Dense" / file).unlink()
     with pytest.raises(FileNotFoundError, match=r"2_Dense/pytorch_model.bin"):
         read(folder)
 
 
-def test_weights_that_do_not_fit_the_architecture_are_not_filled_with_random_numbers(folder: Path) -> None:
+def test_weights_that_do_not_fit_the_architecture_are_not_filled_with_random_numbers(folder):
     edit_json(folder / "config.json", hidden_size=16, intermediate_size=32)
     with pytest.raises(ValueError, match="model cannot be loaded as Transformer"):
         read(folder)
@@ -282,7 +280,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("where", ["2_Dense", "."])
-def test_pickled_code_is_never_run(where: str, folder: Path, tmp_path: Path) -> None:
+def test_pickled_code_is_never_run(where, folder, tmp_path):
     (folder / where / "model.safetensors").unlink()
     file, bomb = folder / where / "pytorch_model.bin", Bomb(tmp_path / "executed")
     for write in (lambda: torch.save({"linear.weight": bomb}, file), lambda: file.write_bytes(pickle.dumps(bomb))):
@@ -295,7 +293,7 @@ def test_pickled_code_is_never_run(where: str, folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc", "1_Pooling/../../outside", "..\\outside", "C:x", None, 5])
-def test_a_module_path_that_leaves_the_folder_is_refused(path: object, folder: Path) -> None:
+def test_a_module_path_that_leaves_the_folder_is_refused(path, folder):
     shutil.copytree(folder / "1_Pooling", folder.parent / "outside")
     change_entry(folder, 1, path=path)
     with pytest.raises(ValueError, match=r"modules.json: the path .* leaves the model's folder and is refused"):
@@ -303,7 +301,7 @@ def test_a_module_path_that_leaves_the_folder_is_refused(path: object, folder: P
 
 
 @pytest.mark.parametrize("path", ["../../1_Pooling", "/etc", "", "."])
-def test_a_route_that_leaves_its_folder_or_contains_itself_is_refused(path: str, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_route_that_leaves_its_folder_or_contains_itself_is_refused(path, tiny, tmp_path):
     tiny(modules=[models.Router({"a": [models.Dense(32, 8)]})]).save(tmp_path / "model")
     content = {"types": {path: "sentence_transformers.models.Asym"}, "structure": {"a": [path]}, "parameters": {}}
     (tmp_path / "model" / "2_Asym" / "config.json").write_text(json.dumps(content))
@@ -317,7 +315,7 @@ def change_entry(folder: Path, position: int, **changes: object) -> None:
     (folder / "modules.json").write_text(json.dumps(entries))
 
 
-def test_blocks_that_we_do_not_have_are_named(folder: Path) -> None:
+def test_blocks_that_we_do_not_have_are_named(folder):
     change_entry(folder, 1, type="sentence_transformers.models.WordWeights")
     with pytest.raises(ValueError, match=r"sbertlab has no block sentence_transformers.models.WordWeights"):
         read(folder)
@@ -344,9 +342,7 @@ class LSTM(models.Module):  # named like one of ours
 """
 
 
-def test_a_class_from_outside_is_loaded_by_who_trusts_it_alone(
-    tiny: Tiny, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_class_from_outside_is_loaded_by_who_trusts_it_alone(tiny, folder, tmp_path, monkeypatch):
     (tmp_path / "somebodys_blocks.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(str(tmp_path))
     change_entry(folder, 2, type="somebodys_blocks.LSTM")
@@ -362,7 +358,7 @@ def test_a_class_from_outside_is_loaded_by_who_trusts_it_alone(
     assert read(tmp_path / "mine", trust_remote_code=True)[2].factor.item() == 7.0
 
 
-def test_code_beside_the_transformer_is_not_run(folder: Path, tmp_path: Path) -> None:
+def test_code_beside_the_transformer_is_not_run(folder, tmp_path):
     code = f"from pathlib import Path\nPath({str(tmp_path / 'executed')!r}).touch()\n"
     (folder / "modeling_evil.py").write_text(code + "class Evil: pass\nclass EvilConfig: pass\n")
     auto_map = {"AutoModel": "modeling_evil.Evil", "AutoConfig": "modeling_evil.EvilConfig"}

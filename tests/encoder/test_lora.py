@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ def train(model: SentenceTransformer, **arguments: Any) -> None:
     model.fit([(loader, losses.MultipleNegativesRankingLoss(model))], **{**settings, **arguments})
 
 
-def test_fresh_adapters_change_no_embedding_and_train_a_known_number_of_weights(tiny: Tiny) -> None:
+def test_fresh_adapters_change_no_embedding_and_train_a_known_number_of_weights(tiny):
     model = tiny()
     before = model.encode(TEXTS)
     assert add_lora(model, r=4) is model
@@ -53,7 +52,7 @@ def test_fresh_adapters_change_no_embedding_and_train_a_known_number_of_weights(
     assert linear == {FastLinear}
 
 
-def test_adapters_go_where_the_names_say_and_follow_the_seed_alone(tiny: Tiny) -> None:
+def test_adapters_go_where_the_names_say_and_follow_the_seed_alone(tiny):
     states = []
     for seed in (3, 3, 4):
         model = tiny()
@@ -68,7 +67,7 @@ def test_adapters_go_where_the_names_say_and_follow_the_seed_alone(tiny: Tiny) -
     assert not torch.equal(states[0][adapted[0]], states[2][adapted[0]])
 
 
-def test_fit_moves_the_adapters_and_the_dense_block_and_saving_merges_a_copy(tiny: Tiny, tmp_path: Path) -> None:
+def test_fit_moves_the_adapters_and_the_dense_block_and_saving_merges_a_copy(tiny, tmp_path):
     model = add_lora(tiny(modules=[models.Dense(32, 16)], dropout=0.1), dropout=0.1)
     before = state_of(model)
     train(model)
@@ -83,7 +82,7 @@ def test_fit_moves_the_adapters_and_the_dense_block_and_saving_merges_a_copy(tin
     assert read(tmp_path / "model").state_dict().keys() == tiny(modules=[models.Dense(32, 16)]).state_dict().keys()
 
 
-def test_a_run_with_adapters_resumes_from_its_checkpoint_to_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_with_adapters_resumes_from_its_checkpoint_to_the_same_bits(tiny, tmp_path):
     whole, broken, other = (add_lora(tiny(dropout=0.1), dropout=0.1, seed=seed) for seed in (0, 0, 1))
     train(whole)
     arguments: dict[str, Any] = {"checkpoint_path": tmp_path, "checkpoint_save_steps": 3}
@@ -93,6 +92,6 @@ def test_a_run_with_adapters_resumes_from_its_checkpoint_to_the_same_bits(tiny: 
     assert_equal_states(other, state_of(whole))
 
 
-def test_models_that_cannot_be_adapted_are_refused(tiny: Tiny) -> None:
+def test_models_that_cannot_be_adapted_are_refused(tiny):
     with pytest.raises(ValueError, match="No modules were targeted"):
         add_lora(tiny(), target_modules=["q_lin"])

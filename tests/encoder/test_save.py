@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,7 @@ HEADS: dict[str, Callable[[], list[models.Module]]] = {
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_saved_folder_loads_here_and_in_version_6_with_the_same_embeddings(
-    head: str, tiny: Tiny, tmp_path: Path
-) -> None:
+def test_a_saved_folder_loads_here_and_in_version_6_with_the_same_embeddings(head, tiny, tmp_path):
     torch.manual_seed(1)
     model = tiny(modules=HEADS[head]())
     for block in model.modules():  # a fresh norm is the identity: give it something to lose
@@ -40,7 +37,7 @@ def test_a_saved_folder_loads_here_and_in_version_6_with_the_same_embeddings(
 
 
 @pytest.mark.parametrize("mode", [*models.POOLING_MODES, ["cls", "mean", "max"]])
-def test_every_pooling_mode_survives(mode: str | list[str], tiny: Tiny, tmp_path: Path) -> None:
+def test_every_pooling_mode_survives(mode, tiny, tmp_path):
     model = tiny(pooling=mode)
     model.save(tmp_path / "model")
     assert_same(model, peer(tmp_path / "model"))
@@ -57,7 +54,7 @@ ON_TOKENS: dict[
 
 
 @pytest.mark.parametrize("kind", ON_TOKENS)
-def test_a_block_on_token_vectors_survives(kind: str, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_block_on_token_vectors_survives(kind, tiny, tmp_path):
     make, size, agreed = ON_TOKENS[kind]
     model = SentenceTransformer(modules=[tiny()[0], make(), models.Pooling(size)], device="cpu")
     model[0].auto_model.config.output_hidden_states = True
@@ -68,7 +65,7 @@ def test_a_block_on_token_vectors_survives(kind: str, tiny: Tiny, tmp_path: Path
         np.testing.assert_allclose(model.encode(texts), peer(tmp_path / "model").encode(texts), atol=1e-5)
 
 
-def test_a_static_embedding_survives(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_static_embedding_survives(tiny, tmp_path):
     model = SentenceTransformer(modules=[models.StaticEmbedding.from_transformer(tiny()[0])], device="cpu")
     model.tokenizer.truncation_side, model.max_seq_length = "left", 2
     model.save(tmp_path / "model")
@@ -76,7 +73,7 @@ def test_a_static_embedding_survives(tiny: Tiny, tmp_path: Path) -> None:
     assert_same(model, read(tmp_path / "model"))
 
 
-def test_routes_survive_and_shared_blocks_stay_shared(tiny: Tiny, tmp_path: Path) -> None:
+def test_routes_survive_and_shared_blocks_stay_shared(tiny, tmp_path):
     shared = models.Dense(32, 8)
     routes = {"query": [shared], "document": [models.Dense(32, 16), models.Dense(16, 8)], "other": [shared]}
     model = tiny(modules=[models.Router(routes, default_route="document", allow_empty_key=False)])
@@ -90,7 +87,7 @@ def test_routes_survive_and_shared_blocks_stay_shared(tiny: Tiny, tmp_path: Path
     assert router.route("query")[0] is router.route("other")[0]
 
 
-def test_a_router_without_default_is_written_as_version_2_writes_asym(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_router_without_default_is_written_as_version_2_writes_asym(tiny, tmp_path):
     router = models.Asym({"query": [models.Dense(32, 8)], "doc": [models.Dense(32, 8)]})
     tiny(modules=[router]).save(tmp_path / "model")
     entry = json.loads((tmp_path / "model" / "modules.json").read_text())[2]
@@ -101,7 +98,7 @@ def test_a_router_without_default_is_written_as_version_2_writes_asym(tiny: Tiny
     assert_same(read(tmp_path / "model"), peer(tmp_path / "model"), task="query")
 
 
-def test_the_portable_dialect_has_the_files_and_keys_of_version_2(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_portable_dialect_has_the_files_and_keys_of_version_2(tiny, tmp_path):
     def content(name: str) -> Any:
         return json.loads((tmp_path / name).read_text())
 
@@ -120,7 +117,7 @@ def test_the_portable_dialect_has_the_files_and_keys_of_version_2(tiny: Tiny, tm
     assert list((tmp_path / "3_Normalize").iterdir())
 
 
-def test_settings_length_and_lower_casing_survive(tiny: Tiny, tmp_path: Path) -> None:
+def test_settings_length_and_lower_casing_survive(tiny, tmp_path):
     model = tiny()
     backend = model[0].tokenizer.backend_tokenizer
     backend.normalizer = type(backend.normalizer)(lowercase=False)
@@ -137,13 +134,13 @@ def test_settings_length_and_lower_casing_survive(tiny: Tiny, tmp_path: Path) ->
         np.testing.assert_allclose(loaded.encode(shouted), model.encode(TEXTS), atol=1e-5)
 
 
-def test_the_real_model_survives(minilm: SentenceTransformer, tmp_path: Path) -> None:
+def test_the_real_model_survives(minilm, tmp_path):
     minilm.save(tmp_path / "model")
     assert_same(minilm, peer(tmp_path / "model"))
     assert_same(minilm, read(tmp_path / "model"), 1e-6)
 
 
-def test_tokens_added_just_before_saving_are_saved(tiny: Tiny, tmp_path: Path) -> None:
+def test_tokens_added_just_before_saving_are_saved(tiny, tmp_path):
     model = tiny()
     model.tokenizer.add_tokens(["[DOC]"], special_tokens=True)
     with pytest.warns(UserWarning, match="1 tokens were added"):
@@ -159,9 +156,7 @@ def test_tokens_added_just_before_saving_are_saved(tiny: Tiny, tmp_path: Path) -
         *((lambda r=r: models.Router({r: [models.Dense(32, 8)]}), "cannot name a folder") for r in ("/tmp/x", "a b")),
     ],
 )
-def test_what_the_format_would_lose_or_put_elsewhere_is_refused(
-    block: Callable[[], nn.Module], said: str, tiny: Tiny, tmp_path: Path
-) -> None:
+def test_what_the_format_would_lose_or_put_elsewhere_is_refused(block, said, tiny, tmp_path):
     model = tiny()
     model.append(block())
     with pytest.raises(ValueError, match=said):
@@ -169,7 +164,7 @@ def test_what_the_format_would_lose_or_put_elsewhere_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_model_card_names_model_sizes_blocks_and_data(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_model_card_names_model_sizes_blocks_and_data(tiny, tmp_path):
     model = tiny(modules=[models.Dense(32, 8)])
     model.save(tmp_path / "model", model_name="my model", train_datasets=["helpdesk"])
     card = (tmp_path / "model" / "README.md").read_text()
@@ -182,7 +177,7 @@ def test_the_model_card_names_model_sizes_blocks_and_data(tiny: Tiny, tmp_path: 
     assert not (tmp_path / "bare" / "README.md").exists()
 
 
-def test_saving_again_replaces_the_model_and_keeps_other_files(tiny: Tiny, tmp_path: Path) -> None:
+def test_saving_again_replaces_the_model_and_keeps_other_files(tiny, tmp_path):
     folder = tmp_path / "model"
     tiny(modules=[models.Dense(32, 16)]).save(folder)
     others = ("eval/scores.csv", "checkpoints/5/state", "notes.json", "2024_results/table", "exp_1_Final/x", ".hidden")
@@ -200,7 +195,7 @@ def test_saving_again_replaces_the_model_and_keeps_other_files(tiny: Tiny, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_saving_into_a_folder_that_is_no_model_keeps_all_that_is_not_overwritten(tiny: Tiny, tmp_path: Path) -> None:
+def test_saving_into_a_folder_that_is_no_model_keeps_all_that_is_not_overwritten(tiny, tmp_path):
     for name in ("vocab.txt", "config.json", "data.csv"):
         (tmp_path / name).write_text("mine")
     tiny().save(tmp_path)
@@ -208,7 +203,7 @@ def test_saving_into_a_folder_that_is_no_model_keeps_all_that_is_not_overwritten
     assert (tmp_path / "config.json").read_text() != "mine"
 
 
-def test_saving_onto_a_file_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_saving_onto_a_file_is_refused(tiny, tmp_path):
     (tmp_path / "model").write_text("precious")
     with pytest.raises(NotADirectoryError, match="is a file"):
         tiny().save(tmp_path / "model")
@@ -216,9 +211,7 @@ def test_saving_onto_a_file_is_refused(tiny: Tiny, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["save_file", "write_json", "_write_transformer"])
-def test_a_failure_while_saving_leaves_the_earlier_model(
-    failing: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_while_saving_leaves_the_earlier_model(failing, tiny, tmp_path, monkeypatch):
     def fail(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 

@@ -86,9 +86,7 @@ def found(store: EmbeddingStore, texts: list[str]) -> list[str]:
     return [key.decode() for key in rows]
 
 
-def test_a_second_run_does_no_forward_pass_and_gives_the_same_bits(
-    tiny: Tiny, store: EmbeddingStore, monkeypatch: Any
-) -> None:
+def test_a_second_run_does_no_forward_pass_and_gives_the_same_bits(tiny, store, monkeypatch):
     monkeypatch.setattr(stored_embeddings, "BLOCK", 3)
     model = tiny()
     first = StoredEmbeddings(model, store)
@@ -103,7 +101,7 @@ def test_a_second_run_does_no_forward_pass_and_gives_the_same_bits(
     assert again.computed == 0
 
 
-def test_another_model_and_mixed_precision_find_nothing(tiny: Tiny, store: EmbeddingStore) -> None:
+def test_another_model_and_mixed_precision_find_nothing(tiny, store):
     StoredEmbeddings(tiny(), store).encode(TEXTS)
     other = StoredEmbeddings(tiny(pooling="cls"), store)
     exact = other.encode(TEXTS)
@@ -114,7 +112,7 @@ def test_another_model_and_mixed_precision_find_nothing(tiny: Tiny, store: Embed
     assert other.computed == 16
 
 
-def test_texts_may_come_alone_in_a_series_or_not_at_all(store: EmbeddingStore) -> None:
+def test_texts_may_come_alone_in_a_series_or_not_at_all(store):
     memory = StoredEmbeddings(Digits(), store)
     assert memory.encode([]).shape == (0, 0)
     assert memory.encode("ab").tolist() == digits(["ab"])[0].tolist()
@@ -124,7 +122,7 @@ def test_texts_may_come_alone_in_a_series_or_not_at_all(store: EmbeddingStore) -
     assert memory.model.asked == ["ab", "c"]
 
 
-def test_a_model_that_cannot_encode_or_returns_the_wrong_shape_is_refused() -> None:
+def test_a_model_that_cannot_encode_or_returns_the_wrong_shape_is_refused():
     with pytest.raises(TypeError, match=r"encode\(texts\) or transform\(texts\), got int"):
         StoredEmbeddings(3)
 
@@ -136,9 +134,7 @@ def test_a_model_that_cannot_encode_or_returns_the_wrong_shape_is_refused() -> N
         StoredEmbeddings(Flat()).encode(["a", "b"])
 
 
-def test_a_run_that_is_broken_off_keeps_its_blocks_and_goes_on_in_the_same_company(
-    store: EmbeddingStore, monkeypatch: Any
-) -> None:
+def test_a_run_that_is_broken_off_keeps_its_blocks_and_goes_on_in_the_same_company(store, monkeypatch):
     monkeypatch.setattr(stored_embeddings, "BLOCK", 5)
     with pytest.raises(KeyboardInterrupt):
         StoredEmbeddings(Digits(fails_at=15), store).encode(numbered(25))
@@ -147,9 +143,7 @@ def test_a_run_that_is_broken_off_keeps_its_blocks_and_goes_on_in_the_same_compa
     assert again.model.asked == numbered(25, start=15)
 
 
-def test_with_a_store_memory_holds_the_texts_of_the_last_call_and_the_others_are_read_again(
-    store: EmbeddingStore,
-) -> None:
+def test_with_a_store_memory_holds_the_texts_of_the_last_call_and_the_others_are_read_again(store):
     memory, alone = StoredEmbeddings(Digits(), store), StoredEmbeddings(Digits())
     for model in (memory, alone):
         first = model.encode(["a", "b", "c"])
@@ -159,7 +153,7 @@ def test_with_a_store_memory_holds_the_texts_of_the_last_call_and_the_others_are
         assert model.computed == 4
 
 
-def test_a_model_that_was_trained_meanwhile_is_refused(tiny: Tiny, store: EmbeddingStore) -> None:
+def test_a_model_that_was_trained_meanwhile_is_refused(tiny, store):
     memory = StoredEmbeddings(tiny(), store)
     memory.encode(["the cat sits"])
     with torch.no_grad():
@@ -168,9 +162,7 @@ def test_a_model_that_was_trained_meanwhile_is_refused(tiny: Tiny, store: Embedd
         memory.encode(["a dog runs"])
 
 
-def test_roles_with_prompts_of_their_own_are_kept_apart_and_others_are_shared(
-    tiny: Tiny, store: EmbeddingStore
-) -> None:
+def test_roles_with_prompts_of_their_own_are_kept_apart_and_others_are_shared(tiny, store):
     plain = StoredEmbeddings(tiny(), store)
     for encode in (plain.encode_query, plain.encode_document, plain.encode):
         encode(["the cat sits"])
@@ -192,7 +184,7 @@ def test_roles_with_prompts_of_their_own_are_kept_apart_and_others_are_shared(
         assert memory.computed == computed
 
 
-def test_routes_are_kept_apart(tiny: Tiny, store: EmbeddingStore) -> None:
+def test_routes_are_kept_apart(tiny, store):
     routes = {name: [tiny(seed=seed)[0], models.Pooling(32)] for seed, name in enumerate(("query", "document"))}
     model = SentenceTransformer(modules=[models.Router(routes, default_route="document")], device="cpu")
     memory = StoredEmbeddings(model, store)
@@ -202,7 +194,7 @@ def test_routes_are_kept_apart(tiny: Tiny, store: EmbeddingStore) -> None:
     assert not np.allclose(memory.encode_query(["a cat"]), memory.encode_document(["a cat"]))
 
 
-def test_a_model_that_treats_queries_in_its_own_way_is_asked_for_each_role(store: EmbeddingStore) -> None:
+def test_a_model_that_treats_queries_in_its_own_way_is_asked_for_each_role(store):
     model = Digits()
     model.encode_query = lambda texts: -digits(texts)  # type: ignore[attr-defined]
     for computed in (2, 0):
@@ -213,7 +205,7 @@ def test_a_model_that_treats_queries_in_its_own_way_is_asked_for_each_role(store
         assert asked.computed == computed
 
 
-def test_stored_bits_come_back_whatever_they_are(store: EmbeddingStore) -> None:
+def test_stored_bits_come_back_whatever_they_are(store):
     bits = np.random.default_rng(0).integers(0, 2**32, (50, 7), dtype=np.uint32)
     bits[0] = [0, 1 << 31, 1, 0x7F800000, 0xFF800000, 0x7FC00001, 0x7F7FFFFF]  # zeros, subnormal, infinities, NaN
     keys = [str(row).encode() for row in range(50)]
@@ -224,7 +216,7 @@ def test_stored_bits_come_back_whatever_they_are(store: EmbeddingStore) -> None:
     assert all(np.array_equal(rows[key].view(np.uint32), row) for key, row in zip(keys, bits, strict=True))
 
 
-def test_the_folder_is_beside_the_models_and_made_when_something_is_written(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_folder_is_beside_the_models_and_made_when_something_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("SBERTLAB_CACHE", str(tmp_path / "cache"))
     store = EmbeddingStore()
     assert store.folder == tmp_path / "cache" / "embeddings"
@@ -251,7 +243,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_a_warning_and_its_texts_are_computed_again(damage: str, store: EmbeddingStore) -> None:
+def test_a_damaged_file_is_a_warning_and_its_texts_are_computed_again(damage, store):
     texts = numbered(5000)
     StoredEmbeddings(Digits(), store).encode(texts)
     DAMAGES[damage](store.file)
@@ -266,7 +258,7 @@ def test_a_damaged_file_is_a_warning_and_its_texts_are_computed_again(damage: st
     assert third.computed == 0
 
 
-def test_a_file_that_is_too_large_loses_its_older_half(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_loses_its_older_half(tmp_path):
     store = EmbeddingStore(tmp_path, most_bytes=600_000)
     for start in range(0, 40_000, 2000):
         fill(store, numbered(start + 2000, start))
@@ -276,7 +268,7 @@ def test_a_file_that_is_too_large_loses_its_older_half(tmp_path: Path) -> None:
     assert set(kept) == set(numbered(40_000)[-len(kept) :])
 
 
-def test_a_full_disk_costs_a_warning_and_nothing_stored_before(store: EmbeddingStore) -> None:
+def test_a_full_disk_costs_a_warning_and_nothing_stored_before(store):
     fill(store, ["before"])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     texts = numbered(5000)
@@ -291,7 +283,7 @@ def test_a_full_disk_costs_a_warning_and_nothing_stored_before(store: EmbeddingS
     assert found(EmbeddingStore(store.folder), ["before"]) == ["before"]
 
 
-def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path):
     (tmp_path / "file").write_text("")
     memory = StoredEmbeddings(Digits(), EmbeddingStore(tmp_path / "file" / "store"))
     with pytest.warns(EmbeddingStoreWarning, match="cannot be written"):
@@ -320,7 +312,7 @@ print("done")
 
 
 @pytest.mark.slow
-def test_two_processes_write_at_once_and_a_killed_one_leaves_a_sound_store(store: EmbeddingStore) -> None:
+def test_two_processes_write_at_once_and_a_killed_one_leaves_a_sound_store(store):
     store.folder.mkdir()
     command = [sys.executable, "-c", WRITER, str(store.folder)]
     whole, killed = (

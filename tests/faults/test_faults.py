@@ -21,7 +21,7 @@ FULL = bool(os.environ.get("SBERTLAB_FAULTS"))
 
 
 @pytest.mark.slow
-def test_killed_and_interrupted_runs_end_in_the_weights_of_the_unbroken_one(tmp_path: Path) -> None:
+def test_killed_and_interrupted_runs_end_in_the_weights_of_the_unbroken_one(tmp_path):
     kills, interrupts = (36, 12) if FULL else (5, 3)
     done = subprocess.run(
         [sys.executable, str(RUNS), str(tmp_path / "runs"), f"--kills={kills}", f"--interrupts={interrupts}"],
@@ -57,7 +57,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_leaves_earlier_checkpoints_whole_and_the_run_goes_on(small_disk: Path, tiny) -> None:  # type: ignore[no-untyped-def]
+def test_a_full_disk_is_said_leaves_earlier_checkpoints_whole_and_the_run_goes_on(small_disk, tiny):
     words = "cat dog bird fish man woman child house garden street".split()
     rows = [InputExample(texts=[f"the {word} sleeps", f"a {word} is there"]) for word in words]
 

@@ -1,12 +1,10 @@
 """What losses refuse: rows and labels that do not fit, and settings out of range."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import DistilBertConfig, DistilBertModel
 
 from sbertlab import losses
@@ -41,9 +39,7 @@ def softmax() -> losses.SoftmaxLoss:
         (lambda: Matryoshka(None, losses.TripletLoss(), [2]), 2, None, r"takes 3 text\(s\) per row, got 2"),
     ],
 )
-def test_rows_that_a_loss_cannot_take_are_refused(
-    make: Callable[[], losses.Loss], columns: int, labels: Any, message: str
-) -> None:
+def test_rows_that_a_loss_cannot_take_are_refused(make, columns, labels, message):
     with pytest.raises(ValueError, match=message):
         make().check_batch(TEXTS[:columns], labels)
 
@@ -58,7 +54,7 @@ def test_rows_that_a_loss_cannot_take_are_refused(
         (2, torch.zeros(2), "MultipleNegativesRankingLoss", "MatryoshkaLoss"),
     ],
 )
-def test_fitting_losses_take_such_rows(texts: int, labels: Tensor, fits: str, does_not: str) -> None:
+def test_fitting_losses_take_such_rows(texts, labels, fits, does_not):
     found = losses.fitting_losses(texts, labels)
     assert fits in found
     assert does_not not in found
@@ -78,9 +74,7 @@ def test_fitting_losses_take_such_rows(texts: int, labels: Tensor, fits: str, do
         (lambda: losses.SoftmaxLoss(None, 4, 3), PAIRS, BITS, "loss was made for embeddings of dimension 4, got 6"),
     ],
 )
-def test_compute_names_what_does_not_fit(
-    make: Callable[[], losses.Loss], embeddings: Any, labels: Any, message: str
-) -> None:
+def test_compute_names_what_does_not_fit(make, embeddings, labels, message):
     with pytest.raises(ValueError, match=message):
         make().compute(embeddings, labels)
 
@@ -94,12 +88,12 @@ def test_compute_names_what_does_not_fit(
         (lambda: Matryoshka(None, losses.TripletLoss(), [4, 0]), "matryoshka_dims must be .* got 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(make: Callable[[], Any], message: str) -> None:
+def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_models_that_cannot_be_decoders_and_token_ids_that_are_none_are_refused(tiny: Callable) -> None:
+def test_models_that_cannot_be_decoders_and_token_ids_that_are_none_are_refused(tiny):
     model, tsdae = tiny(), losses.DenoisingAutoEncoderLoss
     with pytest.raises(ValueError, match="takes a model with a Transformer"):
         tsdae(nn.Linear(2, 2))

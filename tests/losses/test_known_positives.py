@@ -69,7 +69,7 @@ def batches(columns: int) -> list[Batch]:
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])
-def test_the_mask_equals_a_slow_loop_over_rows_and_texts(columns: int) -> None:
+def test_the_mask_equals_a_slow_loop_over_rows_and_texts(columns):
     masked = 0
     for batch in batches(columns):
         known = known_positives(batch.columns, batch.groups)
@@ -98,12 +98,12 @@ def test_the_mask_equals_a_slow_loop_over_rows_and_texts(columns: int) -> None:
         ([[{"query": "A  cat"}, {"query": "b"}], [{"document": "x"}, {"document": "a cat"}]], [[0, 1]]),
     ],
 )
-def test_each_way_of_being_known_masks_its_pair_and_nothing_else(columns: Any, masked: list[list[int]]) -> None:
+def test_each_way_of_being_known_masks_its_pair_and_nothing_else(columns, masked):
     known = known_positives(columns)
     assert ([] if known is None else known.nonzero().tolist()) == masked
 
 
-def test_a_row_without_a_group_is_in_no_group() -> None:
+def test_a_row_without_a_group_is_in_no_group():
     texts = [["a", "b", "c", "d"], ["w", "x", "y", "z"]]
     for missing in (None, float("nan"), np.nan, pd.NA, pd.NaT):
         assert known_positives(texts, [missing] * 4) is None
@@ -111,7 +111,7 @@ def test_a_row_without_a_group_is_in_no_group() -> None:
     assert known_positives(texts, pd.Series([1, 2, 3, 4])) is None
 
 
-def test_a_large_batch_is_masked_without_comparing_all_texts() -> None:
+def test_a_large_batch_is_masked_without_comparing_all_texts():
     size = 4096
     positives, negatives = ([f"{kind} {row}" for row in range(size)] for kind in "pn")
     assert known_positives([[f"a {row}" for row in range(size)], positives, negatives]) is None
@@ -169,7 +169,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 @every_case
-def test_a_loss_and_its_gradients_equal_the_slow_formula_without_known_positives(case: Case) -> None:
+def test_a_loss_and_its_gradients_equal_the_slow_formula_without_known_positives(case):
     changed, exact = 0, [column.double() for column in case.embeddings()]
     guide = None if case.labels() is None else case.labels().double()
     for batch in [*batches(case.columns), Batch(distinct(case.columns))]:
@@ -185,7 +185,7 @@ def test_a_loss_and_its_gradients_equal_the_slow_formula_without_known_positives
 
 
 @every_case
-def test_with_everything_masked_or_a_collapsed_model_losses_and_gradients_are_finite(case: Case) -> None:
+def test_with_everything_masked_or_a_collapsed_model_losses_and_gradients_are_finite(case):
     assert case.make().known_positives(distinct(case.columns)) is None
     known = case.make().known_positives([["same"] * BATCH] * case.columns)
     result = case.run(known)
@@ -196,7 +196,7 @@ def test_with_everything_masked_or_a_collapsed_model_losses_and_gradients_are_fi
 
 
 @every_case
-def test_matryoshka_hands_the_mask_to_the_inner_loss(case: Case) -> None:
+def test_matryoshka_hands_the_mask_to_the_inner_loss(case):
     batch, inner = batches(case.columns)[4], case.make()
     loss = losses.MatryoshkaLoss(None, inner, [DIM, 2], [1.0, 0.5])
     known = loss.known_positives(batch.columns, batch.groups)
@@ -206,7 +206,7 @@ def test_matryoshka_hands_the_mask_to_the_inner_loss(case: Case) -> None:
     torch.testing.assert_close(loss.compute(case.embeddings(), case.labels(), known), wanted)
 
 
-def test_own_hard_negatives_count_only_those_of_their_row() -> None:
+def test_own_hard_negatives_count_only_those_of_their_row():
     columns = [["a", "b", "c"], ["x", "y", "z"], ["y", "n", "z"]]  # the negative of a is b's positive, that of c is c's
     assert Ranking().known_positives(columns).nonzero().tolist() == [[1, 3], [2, 5]]
     own = Ranking(hard_negatives="own")
@@ -214,7 +214,7 @@ def test_own_hard_negatives_count_only_those_of_their_row() -> None:
     assert own.known_positives([column[:2] for column in columns]) is None
 
 
-def test_losses_without_in_batch_negatives_mask_nothing() -> None:
+def test_losses_without_in_batch_negatives_mask_nothing():
     in_batch = {name for name in losses.__all__ if getattr(getattr(losses, name), "in_batch", False)}
     assert in_batch == {
         "MultipleNegativesRankingLoss",

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,7 +129,7 @@ def run_peer(loss: nn.Module, labels: Tensor | None) -> Callable[[Columns], Tens
 
 
 @every_case
-def test_a_loss_and_its_gradients_equal_those_of_sentence_transformers(case: Case) -> None:
+def test_a_loss_and_its_gradients_equal_those_of_sentence_transformers(case):
     for seed in range(3):
         columns, labels = random_batch(case.columns, case.labels, seed)
         case.ours().check_batch([[f"text {row}" for row in range(BATCH)]] * case.columns, labels)
@@ -139,7 +138,7 @@ def test_a_loss_and_its_gradients_equal_those_of_sentence_transformers(case: Cas
 
 
 @every_case
-def test_repeated_texts_collapsed_models_and_single_rows_give_finite_gradients(case: Case) -> None:
+def test_repeated_texts_collapsed_models_and_single_rows_give_finite_gradients(case):
     columns, labels = random_batch(case.columns, case.labels)
     run = lambda leaves, y=labels: case.ours().compute(leaves, y)  # noqa: E731
     for fill in (0.0, 1.0):
@@ -154,7 +153,7 @@ def test_repeated_texts_collapsed_models_and_single_rows_give_finite_gradients(c
 
 
 @every_case
-def test_losses_are_computed_in_float32_under_autocast(case: Case) -> None:
+def test_losses_are_computed_in_float32_under_autocast(case):
     columns, labels = random_batch(case.columns, case.labels)
     halves, loss = [column.bfloat16() for column in columns], case.ours()
     wanted = loss.compute([column.float() for column in halves], labels)
@@ -166,7 +165,7 @@ def test_losses_are_computed_in_float32_under_autocast(case: Case) -> None:
 
 @pytest.mark.parametrize("classes", [[4] * BATCH, list(range(BATCH))], ids=["one class", "no class twice"])
 @pytest.mark.parametrize("kind", ["Hard", "HardSoftMargin", "SemiHard", "All"])
-def test_a_batch_without_a_triplet_costs_nothing(kind: str, classes: list[int]) -> None:
+def test_a_batch_without_a_triplet_costs_nothing(kind, classes):
     loss = getattr(losses, f"Batch{kind}TripletLoss")()
     value, gradients = value_and_gradients(lambda c: loss.compute(c, torch.tensor(classes)), random_batch(1)[0])
     assert value == 0
@@ -174,21 +173,21 @@ def test_a_batch_without_a_triplet_costs_nothing(kind: str, classes: list[int]) 
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_online_contrastive_loss_of_one_label_equals_the_peers(label: int) -> None:
+def test_online_contrastive_loss_of_one_label_equals_the_peers(label):
     columns, labels = random_batch(2)[0], torch.full((BATCH,), label)
     columns[1] = columns[0] + 0.4 * columns[1]  # near enough for the margin
     theirs = value_and_gradients(run_peer(peer.OnlineContrastiveLoss(Leaves()), labels), columns)
     assert_same(value_and_gradients(lambda c: losses.OnlineContrastiveLoss().compute(c, labels), columns), theirs)
 
 
-def test_cosent_with_equal_labels_is_zero_and_has_a_graph() -> None:
+def test_cosent_with_equal_labels_is_zero_and_has_a_graph():
     run = lambda leaves: losses.CoSENTLoss().compute(leaves, torch.ones(BATCH))  # noqa: E731
     value, gradients = value_and_gradients(run, random_batch(2)[0])
     assert value == 0
     assert all(gradient.abs().max() == 0 for gradient in gradients)
 
 
-def test_euclidean_batch_distances_keep_the_digits_of_near_rows() -> None:
+def test_euclidean_batch_distances_keep_the_digits_of_near_rows():
     texts = 100 + torch.tensor([[0.0], [1e-3]], dtype=torch.float32)
     assert BatchDistance.euclidean_distance(texts)[0, 1] == texts[1, 0] - texts[0, 0]
     assert BatchDistance.eucledian_distance(texts, squared=True)[0, 1] == (texts[1, 0] - texts[0, 0]) ** 2
@@ -203,7 +202,7 @@ FLAGS = [
 
 
 @pytest.mark.parametrize("flags", FLAGS)
-def test_softmax_loss_and_its_classifier_learn_as_in_the_peer(flags: dict[str, bool]) -> None:
+def test_softmax_loss_and_its_classifier_learn_as_in_the_peer(flags):
     ours, theirs = losses.SoftmaxLoss(None, DIM, 3, **flags), peer.SoftmaxLoss(Leaves(), DIM, 3, **flags)
     theirs.classifier.load_state_dict(ours.classifier.state_dict())
     columns, labels = random_batch(2)[0], torch.tensor([0, 1, 2, 2, 1, 0, 0, 0, 1])
@@ -214,7 +213,7 @@ def test_softmax_loss_and_its_classifier_learn_as_in_the_peer(flags: dict[str, b
     torch.testing.assert_close(ours.classifier.weight.grad, gradient, rtol=1e-5, atol=1e-5)
 
 
-def test_contrastive_tension_and_its_scale_learn_as_in_the_peer() -> None:
+def test_contrastive_tension_and_its_scale_learn_as_in_the_peer():
     columns, ours = random_batch(2)[0], losses.ContrastiveTensionLossInBatchNegatives()
     theirs = peer.ContrastiveTensionLossInBatchNegatives(Leaves())
     theirs.model1, theirs.model2 = Leaves("first"), Leaves("second")
@@ -240,7 +239,7 @@ def fake_guide() -> nn.Module:
     ],
 )
 @pytest.mark.parametrize("count", [2, 3])
-def test_gist_and_its_gradients_equal_those_of_the_peer(settings: dict[str, Any], count: int) -> None:
+def test_gist_and_its_gradients_equal_those_of_the_peer(settings, count):
     columns, guide = random_batch(count)[0], torch.stack(random_batch(count, seed=3)[0])
     ours = losses.GISTEmbedLoss(None, nn.Identity(), **settings)
     theirs = peer.GISTEmbedLoss(Leaves(), fake_guide(), **settings)
@@ -249,14 +248,14 @@ def test_gist_and_its_gradients_equal_those_of_the_peer(settings: dict[str, Any]
     assert_same(result, value_and_gradients(lambda leaves: theirs(pairs(leaves), None), columns))
 
 
-def test_gist_never_lets_a_text_compete_with_itself() -> None:
+def test_gist_never_lets_a_text_compete_with_itself():
     columns, same = random_batch(2)[0], torch.eye(BATCH)  # to the guide all anchors equal their positives
     value = losses.GISTEmbedLoss(None, nn.Identity(), temperature=0.1).compute(columns, torch.stack([same, same]))
     wanted = slow.gist(temperature=0.1)([column.double() for column in columns], torch.stack([same, same]).double())
     torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_gist_embeds_the_texts_with_the_guide_and_neither_trains_nor_keeps_it(tiny: Callable) -> None:
+def test_gist_embeds_the_texts_with_the_guide_and_neither_trains_nor_keeps_it(tiny):
     model, guide = tiny(), tiny(seed=5, dropout=0.5)
     loss = losses.GISTEmbedLoss(model, guide).train()
     columns = [["the cat sits", "a red apple"], ["a small cat", "the apple is good"]]
@@ -275,7 +274,7 @@ def cut(columns: Columns, dim: int) -> Columns:
 
 
 @every_case
-def test_matryoshka_of_any_loss_equals_the_peers(case: Case) -> None:
+def test_matryoshka_of_any_loss_equals_the_peers(case):
     columns, labels = random_batch(case.columns, case.labels, seed=2)
     dims, weights = [2, DIM, 4], [0.5, 1.0, 2.0]
     ours, model = losses.MatryoshkaLoss(None, case.ours(), dims, weights), Leaves()
@@ -284,7 +283,7 @@ def test_matryoshka_of_any_loss_equals_the_peers(case: Case) -> None:
     assert_same(result, value_and_gradients(run_peer(theirs, labels), columns))
 
 
-def test_matryoshka_shares_the_classifier_of_softmax_loss_between_dimensions() -> None:
+def test_matryoshka_shares_the_classifier_of_softmax_loss_between_dimensions():
     columns, labels = random_batch(2)[0], torch.tensor([0, 1, 2] * 3)
     inner = losses.SoftmaxLoss(None, DIM, 3)
     value = losses.MatryoshkaLoss(None, inner, [2, DIM]).compute(columns, labels)
@@ -292,7 +291,7 @@ def test_matryoshka_shares_the_classifier_of_softmax_loss_between_dimensions() -
     torch.testing.assert_close(value, inner.compute(cut(columns, DIM), labels) + inner.compute(short, labels))
 
 
-def test_matryoshka_draws_some_dimensions_per_step_by_torchs_seed() -> None:
+def test_matryoshka_draws_some_dimensions_per_step_by_torchs_seed():
     columns, labels = random_batch(2, "float")
     parts = {dim: losses.CosineSimilarityLoss().compute(cut(columns, dim), labels).item() for dim in (1, 3, DIM)}
     loss = losses.MatryoshkaLoss(None, losses.CosineSimilarityLoss(), [1, 3, DIM], n_dims_per_step=1)
@@ -306,7 +305,7 @@ def test_matryoshka_draws_some_dimensions_per_step_by_torchs_seed() -> None:
     assert {round(value, 5) for value in values} == {round(value, 5) for value in parts.values()}
 
 
-def test_matryoshka_passes_on_what_the_inner_loss_needs(tiny: Callable) -> None:
+def test_matryoshka_passes_on_what_the_inner_loss_needs(tiny):
     model, texts = tiny(pooling="cls"), [["the cat", "a dog"], ["a cat", "the dog"]]
     features = [model.tokenize(column) for column in texts]
     embeddings = [model(dict(column))["sentence_embedding"] for column in features]
@@ -326,7 +325,7 @@ DAMAGED = ["the cat", "red and", "a book on the table in the garden"]
 WHOLE = ["the cat sits in the garden", "red and green apple", "a book and a lamp on the table in the garden"]
 
 
-def test_tsdae_and_the_gradients_of_shared_weights_equal_the_peers(tiny: Callable, tmp_path: Path) -> None:
+def test_tsdae_and_the_gradients_of_shared_weights_equal_the_peers(tiny, tmp_path):
     model = tiny(pooling="cls")
     model[0].auto_model.save_pretrained(tmp_path)
     model.tokenizer.save_pretrained(tmp_path)
@@ -349,7 +348,7 @@ def test_tsdae_and_the_gradients_of_shared_weights_equal_the_peers(tiny: Callabl
     assert compared > 40
 
 
-def test_the_tsdae_decoder_shares_the_encoders_parameters_and_copies_none(tiny: Callable) -> None:
+def test_the_tsdae_decoder_shares_the_encoders_parameters_and_copies_none(tiny):
     model = tiny()
     loss = losses.DenoisingAutoEncoderLoss(model, decoder_name_or_path="ignored-as-in-the-field")
     encoder, decoder = model[0].auto_model, loss.decoder
@@ -359,7 +358,7 @@ def test_the_tsdae_decoder_shares_the_encoders_parameters_and_copies_none(tiny: 
     assert not encoder.config.is_decoder
 
 
-def test_tsdae_with_an_untied_decoder_uses_that_decoders_weights_and_tokenizer(tiny: Callable, tmp_path: Path) -> None:
+def test_tsdae_with_an_untied_decoder_uses_that_decoders_weights_and_tokenizer(tiny, tmp_path):
     source, model = tiny(seed=9), tiny()
     source[0].auto_model.save_pretrained(tmp_path)
     source.tokenizer.save_pretrained(tmp_path)
@@ -374,7 +373,7 @@ def test_tsdae_with_an_untied_decoder_uses_that_decoders_weights_and_tokenizer(t
     torch.testing.assert_close(loss(features), direct)
 
 
-def test_a_loss_embeds_tokenised_columns_with_its_model_and_trains_it(tiny: Callable) -> None:
+def test_a_loss_embeds_tokenised_columns_with_its_model_and_trains_it(tiny):
     model = tiny()
     loss = losses.MultipleNegativesRankingLoss(model)
     columns = [["the cat sits", "a red apple"], ["a small cat", "the apple is good"]]
@@ -386,7 +385,7 @@ def test_a_loss_embeds_tokenised_columns_with_its_model_and_trains_it(tiny: Call
     assert {id(p) for p in loss.parameters()} == {id(p) for p in model.parameters()}
 
 
-def test_contrastive_tension_embeds_a_text_twice_so_that_dropout_makes_two_views(tiny: Callable) -> None:
+def test_contrastive_tension_embeds_a_text_twice_so_that_dropout_makes_two_views(tiny):
     loss, views = losses.ContrastiveTensionLossInBatchNegatives(tiny(dropout=0.3)), []
     loss.compute = lambda embeddings, labels: views.append(embeddings)  # type: ignore[method-assign]
     for mode in (True, False):
@@ -401,7 +400,7 @@ DUE = """CosineSimilarityLoss CoSENTLoss AnglELoss SoftmaxLoss MSELoss MarginMSE
 
 
 @pytest.mark.parametrize("name", DUE)
-def test_every_loss_is_documented_and_has_the_fields_arguments_and_defaults(name: str) -> None:
+def test_every_loss_is_documented_and_has_the_fields_arguments_and_defaults(name):
     text = getattr(losses, name).__doc__
     assert all(part in text for part in ("Rows:", "Relatives:", "Source:", ">>>"))
     mine, theirs = (inspect.signature(getattr(module, name)).parameters for module in (losses, peer))

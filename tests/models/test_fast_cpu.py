@@ -1,7 +1,6 @@
 """Fast layers on a CPU against torch's: oneDNN linear layers, forced on, and attention for short texts."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -173,7 +172,7 @@ def run(function: Callable, flat: list[Tensor], mask: Tensor | None, **settings:
 @pytest.mark.parametrize("tokens", [1, 7, SHORT_TOKENS, SHORT_TOKENS + 1])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("scaling", [None, 0.3])
-def test_values_and_gradients_are_those_of_torch(tokens: int, masked: bool, scaling: float | None) -> None:
+def test_values_and_gradients_are_those_of_torch(tokens, masked, scaling):
     flat, mask = inputs(tokens, masked)
     ours, our_gradients = run(attention, flat, mask, scaling=scaling)
     theirs, their_gradients = run(sdpa_attention_forward, flat, mask, scaling=scaling)
@@ -184,7 +183,7 @@ def test_values_and_gradients_are_those_of_torch(tokens: int, masked: bool, scal
         assert (mine - other).abs().max() < 1e-5
 
 
-def test_dropout_keeps_the_mean_drops_the_stated_share_and_follows_the_seed() -> None:
+def test_dropout_keeps_the_mean_drops_the_stated_share_and_follows_the_seed():
     def dropped() -> Tensor:
         torch.manual_seed(0)
         ones = torch.ones(64, 4, 16, 16)
@@ -196,7 +195,7 @@ def test_dropout_keeps_the_mean_drops_the_stated_share_and_follows_the_seed() ->
     assert torch.equal(found, dropped())
 
 
-def test_the_gradient_under_dropout_uses_the_same_draw() -> None:
+def test_the_gradient_under_dropout_uses_the_same_draw():
     heads = [torch.randn(2, 2, 5, 3, dtype=torch.float64).requires_grad_() for _ in range(3)]
 
     def drawn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -212,7 +211,7 @@ def small_bert(**settings: object) -> BertModel:
     return BertModel(BertConfig(vocab_size=9, **sizes, **settings)).eval()
 
 
-def test_models_use_it_unless_they_were_given_another_and_no_file_names_it(tiny: Tiny, tmp_path: Path) -> None:
+def test_models_use_it_unless_they_were_given_another_and_no_file_names_it(tiny, tmp_path):
     assert tiny()[0].auto_model.config._attn_implementation == SHORT_ATTENTION
     tiny().save(tmp_path)
     assert SHORT_ATTENTION not in "".join(path.read_text() for path in tmp_path.rglob("*.json"))
@@ -221,7 +220,7 @@ def test_models_use_it_unless_they_were_given_another_and_no_file_names_it(tiny:
     assert eager.config._attn_implementation == "eager"
 
 
-def test_attention_of_a_decoder_still_looks_back_only() -> None:
+def test_attention_of_a_decoder_still_looks_back_only():
     decoder = small_bert(is_decoder=True)
     kernels.use_short_attention(decoder)
     first, second = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3, 5]])

@@ -70,7 +70,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_is_drawn_on_its_page(name: str, theme: str, on_its_page: Callable[..., None]) -> None:
+def test_every_figure_is_drawn_on_its_page(name, theme, on_its_page):
     on_its_page(FIGURES[name], theme)
 
 
@@ -101,9 +101,7 @@ def overlapping(boxes: list[Any]) -> bool:
     return any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
-def test_models_stand_in_the_order_of_their_means_with_ring_or_dot_interval_and_seeds(
-    written: Callable[..., list[str]],
-) -> None:
+def test_models_stand_in_the_order_of_their_means_with_ring_or_dot_interval_and_seeds(written):
     figure = standings_figure(by_hand(), note="And more of it. " * 6)
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "a", "c"]
@@ -118,7 +116,7 @@ def test_models_stand_in_the_order_of_their_means_with_ring_or_dot_interval_and_
     assert footer.get_window_extent().x1 <= figure.bbox.x1, "long lines are wrapped"
 
 
-def test_lines_join_ties_and_ranks_are_ranges(written: Callable[..., list[str]]) -> None:
+def test_lines_join_ties_and_ranks_are_ranges(written):
     figure = standings_figure(by_hand(), compared(by_hand(), resolution=9), resolution=9.0)
     (axes,) = figure.axes
     assert ties(axes) == [[0, 1], [1, 2]], "80 and 78, 78 and 70; 60 differs from all"
@@ -133,16 +131,14 @@ def test_lines_join_ties_and_ranks_are_ranges(written: Callable[..., list[str]])
     assert not any("smallest difference" in text for text in written(unknown))
 
 
-def test_a_tie_may_leave_out_a_model_between_its_members() -> None:
+def test_a_tie_may_leave_out_a_model_between_its_members():
     pairs = compared(by_hand(), resolution=1)
     both = (pairs["task"] == "mean") & (pairs["model_a"] == "a") & (pairs["model_b"] == "a")
     axes = standings_figure(by_hand(), pairs.assign(different=pairs["different"] & ~both)).axes[0]
     assert ties(axes) == [[0, 2]], "the knots are at the members"
 
 
-def test_a_heat_map_prints_every_score_by_family_and_marks_the_best_and_its_ties(
-    written: Callable[..., list[str]],
-) -> None:
+def test_a_heat_map_prints_every_score_by_family_and_marks_the_best_and_its_ties(written):
     figure = score_heatmap(by_hand(), compared(by_hand(), 7.5), "all")
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["mean", "y", "x"], "STS before clustering"
@@ -158,7 +154,7 @@ def test_a_heat_map_prints_every_score_by_family_and_marks_the_best_and_its_ties
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_best_cells_are_strongest_and_all_numbers_can_be_read(theme: str) -> None:
+def test_the_best_cells_are_strongest_and_all_numbers_can_be_read(theme):
     axes = score_heatmap(simulated(13, 14), theme=theme).axes[0]
     axes.figure.draw_without_rendering()
     mesh = axes.collections[0]
@@ -178,7 +174,7 @@ def test_the_best_cells_are_strongest_and_all_numbers_can_be_read(theme: str) ->
         assert (bright + 0.05) / (dark + 0.05) >= 4.5
 
 
-def test_the_front_is_what_no_other_beats_in_both() -> None:
+def test_the_front_is_what_no_other_beats_in_both():
     random = np.random.default_rng(0)
     costs, scores = pd.Series(random.integers(1, 9, 40)), pd.Series(random.integers(1, 9, 40))
     for more in (True, False):
@@ -189,7 +185,7 @@ def test_the_front_is_what_no_other_beats_in_both() -> None:
             assert front[one] == (not beaten.any())
 
 
-def test_quality_is_drawn_against_cost_with_the_front_in_colour(written: Callable[..., list[str]]) -> None:
+def test_quality_is_drawn_against_cost_with_the_front_in_colour(written):
     figure = quality_figure(by_hand(), COSTS | {"c": {"sentences_per_second": 50}})
     speed, size = figure.axes
     assert marks(speed, LIGHT.good) == [(100, 80)]
@@ -206,7 +202,7 @@ def test_quality_is_drawn_against_cost_with_the_front_in_colour(written: Callabl
     assert len(quality_figure(by_hand(), {"a": {"parameters": 1e7}}).axes) == 1, "no panel without a value"
 
 
-def test_names_of_points_do_not_collide() -> None:
+def test_names_of_points_do_not_collide():
     random = np.random.default_rng(1)
     models = {f"model-{i}": {"sentences_per_second": 10 ** random.uniform(2, 3.2)} for i in range(13)}
     figure = quality_figure(simulated(13, 14), models)
@@ -220,7 +216,7 @@ def test_names_of_points_do_not_collide() -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 200, "<b>$x^2$</b>", "", "a/b-c_d " * 9])
-def test_names_are_drawn_as_they_are_written_on_at_most_two_lines(name: str) -> None:
+def test_names_are_drawn_as_they_are_written_on_at_most_two_lines(name):
     table = simulated(2, 2, 2).replace({"model-0": name})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -231,7 +227,7 @@ def test_names_are_drawn_as_they_are_written_on_at_most_two_lines(name: str) -> 
     assert max(map(len, lines)) <= 28
 
 
-def test_what_cannot_be_drawn_is_refused() -> None:
+def test_what_cannot_be_drawn_is_refused():
     incomplete = by_hand().query("model == 'd' or (model == 'c' and task == 'y')")
     with pytest.raises(ValueError, match="no model with all its tasks"):
         standings_figure(incomplete)

@@ -6,7 +6,6 @@ import itertools
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,12 +51,12 @@ FIGURES: dict[str, Callable[..., Figure]] = {
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_is_drawn_on_its_page(name: str, theme: str, on_its_page: Callable[..., None]) -> None:
+def test_every_figure_is_drawn_on_its_page(name, theme, on_its_page):
     on_its_page(FIGURES[name], theme)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_letters_have_contrast_on_every_page(theme: str) -> None:
+def test_letters_have_contrast_on_every_page(theme):
     colors = plots.THEMES[theme]
 
     def light(color: str) -> float:
@@ -70,7 +69,7 @@ def test_letters_have_contrast_on_every_page(theme: str) -> None:
         assert (bright + 0.05) / (dark + 0.05) >= 4.5, color
 
 
-def test_a_map_names_its_groups_near_their_points_and_prints_its_quality(written: Read) -> None:
+def test_a_map_names_its_groups_near_their_points_and_prints_its_quality(written):
     figure = plots.embedding_map(BLOBS, TOPICS, quality="trustworthiness 0.93")
     axes = figure.axes[0]
     assert "trustworthiness 0.93" in written(figure)
@@ -84,14 +83,14 @@ def test_a_map_names_its_groups_near_their_points_and_prints_its_quality(written
         assert np.linalg.norm(np.subtract(text.get_position(), centre)) < 5, name
 
 
-def test_a_group_has_one_colour_in_all_maps(written: Read) -> None:
+def test_a_group_has_one_colour_in_all_maps(written):
     figure = plots.map_comparison({"before": BLOBS, "after": -BLOBS}, TOPICS, {"before": "poor", "after": "better"})
     colors = [[to_hex(cloud.get_facecolor()[0][:3]) for cloud in axes.collections[1:]] for axes in figure.axes]
     assert colors[0] == colors[1] == list(plots.THEMES["light"].palette[:4])
     assert {"before", "after", "poor", "better"} <= set(written(figure))
 
 
-def test_of_many_groups_the_largest_are_coloured_and_points_without_a_label_are_grey(written: Read) -> None:
+def test_of_many_groups_the_largest_are_coloured_and_points_without_a_label_are_grey(written):
     labels = [*(f"large {i % 23}" for i in range(92)), *(f"small {i}" for i in range(25)), None, None, None]
     figure = plots.embedding_map(BLOBS, labels, quality="kept")
     assert "kept\n24 of 48 groups are coloured and named" in written(figure)
@@ -103,7 +102,7 @@ def test_of_many_groups_the_largest_are_coloured_and_points_without_a_label_are_
     assert len(plots.embedding_map(BLOBS).axes[0].collections[0].get_offsets()) == 120
 
 
-def test_numbers_are_drawn_on_a_scale_that_carries_their_name(written: Read) -> None:
+def test_numbers_are_drawn_on_a_scale_that_carries_their_name(written):
     figure = plots.embedding_map(BLOBS, pd.Series([np.inf, pd.NA, None, *range(117)], name="length"))
     missing, points = figure.axes[0].collections
     assert (len(missing.get_offsets()), len(points.get_offsets())) == (3, 117)
@@ -111,7 +110,7 @@ def test_numbers_are_drawn_on_a_scale_that_carries_their_name(written: Read) -> 
     assert "length" in written(figure)
 
 
-def test_few_points_carry_their_texts_and_a_key_to_their_groups(written: Read) -> None:
+def test_few_points_carry_their_texts_and_a_key_to_their_groups(written):
     few = plots.embedding_map(BLOBS[::10], TOPICS[::10], pd.Series(TEXTS[:12], range(5, 17)))
     assert {*TEXTS[:12], *TOPICS} <= set(written(few))
     many = plots.embedding_map(BLOBS, TOPICS, TEXTS)
@@ -121,7 +120,7 @@ def test_few_points_carry_their_texts_and_a_key_to_their_groups(written: Read) -
 @pytest.mark.parametrize(
     "label", ["<script>alert(1)</script>", "$x^2$ and $", "\\frac{", "a\nb\tc", "", "_hidden", "x" * 500]
 )
-def test_labels_are_drawn_as_they_are_written_whatever_they_hold(label: str, written: Read) -> None:
+def test_labels_are_drawn_as_they_are_written_whatever_they_hold(label, written):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = plots.embedding_map(BLOBS, [label] * 120, [label] * 120, label, title=label)
@@ -132,7 +131,7 @@ def test_labels_are_drawn_as_they_are_written_whatever_they_hold(label: str, wri
     assert not shown or any(text.startswith(shown[:20]) for text in written(figure))
 
 
-def test_similarities_are_written_into_their_cells_and_zero_has_no_sign(written: Read) -> None:
+def test_similarities_are_written_into_their_cells_and_zero_has_no_sign(written):
     figure = plots.similarity_heatmap([[1, -0.001], [0.456, -0.5]], ["first text", "second text"])
     axes = figure.axes[0]
     cells = {text.get_position(): text.get_text() for text in axes.texts}
@@ -144,7 +143,7 @@ def test_similarities_are_written_into_their_cells_and_zero_has_no_sign(written:
     assert not plots.similarity_heatmap(np.zeros((17, 17)), ["text"] * 17).axes[0].texts, "too many to read"
 
 
-def test_a_history_shows_each_quantity_and_the_best_metric() -> None:
+def test_a_history_shows_each_quantity_and_the_best_metric():
     figure = plots.training_history(history())
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[:3] == ["Loss", "Metric of the evaluator, best 0.9000", "Learning rate"]
@@ -155,7 +154,7 @@ def test_a_history_shows_each_quantity_and_the_best_metric() -> None:
     assert [line.get_xdata()[0] for line in loss.lines if line.get_linestyle() == ":"] == [20.5], "one epoch ended"
 
 
-def test_a_history_leaves_empty_panels_out_and_shows_all_objectives(written: Read) -> None:
+def test_a_history_leaves_empty_panels_out_and_shows_all_objectives(written):
     rows = history(steps=10, objectives=2).assign(metric=np.nan)
     rows["padding_share"] *= 1 + (rows["objective"] == "1")
     figure = plots.training_history(rows)
@@ -167,7 +166,7 @@ def test_a_history_leaves_empty_panels_out_and_shows_all_objectives(written: Rea
     assert len(written(plots.training_history(history(steps=1, epochs=1)))) > 6, "one step is a history too"
 
 
-def test_lengths_beyond_the_limit_are_marked_and_counted(written: Read) -> None:
+def test_lengths_beyond_the_limit_are_marked_and_counted(written):
     lengths = [*([5] * 6), *([16] * 3), 17]
     figure = plots.token_lengths(lengths, 16)
     colors = plots.THEMES["light"]
@@ -181,7 +180,7 @@ def test_lengths_beyond_the_limit_are_marked_and_counted(written: Read) -> None:
     assert "max_seq_length = 512" not in written(plots.token_lengths(lengths, 512)), "far beyond the figure"
 
 
-def test_auc_is_the_share_of_couples_in_the_right_order(written: Read) -> None:
+def test_auc_is_the_share_of_couples_in_the_right_order(written):
     figure = plots.similarity_distributions([0.9, 0.8], [0.1, 0.86], before=([0.2, 0.2], [0.1, 0.3]))
     texts = written(figure)
     assert "AUC before 0.500" in texts
@@ -190,7 +189,7 @@ def test_auc_is_the_share_of_couples_in_the_right_order(written: Read) -> None:
     assert len(figure.axes) == 2
 
 
-def test_the_architecture_shows_shapes_by_name_and_the_tokens(written: Read) -> None:
+def test_the_architecture_shows_shapes_by_name_and_the_tokens(written):
     tokens = ["[CLS]", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "[SEP]"]
     texts = written(plots.architecture(MODULES, tokens, {"Pooling": "mean"}))
     assert [text for text in texts if "×" in text] == ["2 × 11", "2 × 11 × 384", "2 × 384", "2 × 96"]  # noqa: RUF001
@@ -203,7 +202,7 @@ def test_the_architecture_shows_shapes_by_name_and_the_tokens(written: Read) -> 
 
 
 @pytest.mark.parametrize("mode", ["cls", "mean", "weightedmean", "lasttoken"])
-def test_pooling_shares_times_tokens_are_what_pooling_gives(mode: str) -> None:
+def test_pooling_shares_times_tokens_are_what_pooling_gives(mode):
     tokens = torch.from_numpy(RANDOM.normal(size=(7, 16)))
     pooled = models.Pooling(16, mode)({"token_embeddings": tokens[None], "attention_mask": torch.ones(1, 7)})
     shares, expected = plots.pooling_shares(tokens.numpy()), pooled["sentence_embedding"][0].numpy()
@@ -211,7 +210,7 @@ def test_pooling_shares_times_tokens_are_what_pooling_gives(mode: str) -> None:
     assert shares.sum(axis=1).to_numpy() == pytest.approx(np.ones(5))
 
 
-def test_pooling_is_written_in_percent_token_by_token() -> None:
+def test_pooling_is_written_in_percent_token_by_token():
     figure = plots.pooling_comparison(np.array([[1.0, 0, 0, 0], [0, 2, 2, 0], [0, 0, 0, 3]]), ["[CLS]", "cat", "[SEP]"])
     rows = [[text.get_text() for text in figure.axes[0].texts][start : start + 3] for start in range(0, 15, 3)]
     assert rows[:2] == [["100", "·", "·"], ["33", "33", "33"]]
@@ -231,12 +230,12 @@ def test_pooling_is_written_in_percent_token_by_token() -> None:
         (lambda: plots.training_history(history().drop(columns=["lr"])), r"missing the columns \['lr'\]"),
     ],
 )
-def test_what_does_not_fit_is_refused(draw: Callable[[], Any], message: str) -> None:
+def test_what_does_not_fit_is_refused(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
 
 
-def test_a_missing_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_matplotlib_says_what_to_install(monkeypatch):
     for name in ("matplotlib", "matplotlib.pyplot"):
         monkeypatch.setitem(sys.modules, name, None)
     for name in [name for name in sys.modules if name.startswith("sbertlab.plots")]:

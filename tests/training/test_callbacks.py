@@ -3,7 +3,6 @@
 import signal
 import threading
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,15 +10,15 @@ import pytest
 
 from sbertlab import InputExample, SentenceTransformer, losses
 from sbertlab.training.checkpoint import verify
-from tests.training.runs import PAIRS, STEPS, Tiny, assert_equal, press_at, ranking, run
+from tests.training.runs import PAIRS, STEPS, assert_equal, press_at, ranking, run
 
 
 @pytest.mark.parametrize(
     ("kind", "step", "last"), [("step", 5, 5), ("evaluation", 4, 4), ("checkpoint", 3, 3)], ids=["step", "eval", "save"]
 )
 def test_an_interrupted_run_finishes_its_step_writes_a_checkpoint_and_resumes_to_the_same_weights(
-    tiny: Tiny, tmp_path: Path, kind: str, step: int, last: int
-) -> None:
+    tiny, tmp_path, kind, step, last
+):
     whole, stopped, again = (tiny(dropout=0.1) for _ in range(3))
     how: Any = {"evaluator": lambda *_, **__: 0.5}
     before = signal.getsignal(signal.SIGINT)
@@ -40,7 +39,7 @@ def test_an_interrupted_run_finishes_its_step_writes_a_checkpoint_and_resumes_to
     assert_equal(again, whole)
 
 
-def test_a_second_signal_stops_at_once_and_leaves_the_checkpoint_before_it_whole(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_second_signal_stops_at_once_and_leaves_the_checkpoint_before_it_whole(tiny, tmp_path):
     whole, stopped, again = (tiny(dropout=0.1) for _ in range(3))
     before = signal.getsignal(signal.SIGINT)
     run(whole)
@@ -55,7 +54,7 @@ def test_a_second_signal_stops_at_once_and_leaves_the_checkpoint_before_it_whole
     assert_equal(again, whole)
 
 
-def test_a_signal_during_the_last_step_interrupts_nothing_and_is_told_to_the_caller(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_signal_during_the_last_step_interrupts_nothing_and_is_told_to_the_caller(tiny, tmp_path):
     model = tiny()
     history = run(model, output_path=tmp_path / "out", callbacks=[press_at(STEPS)])
     assert not history.attrs["interrupted"]
@@ -64,7 +63,7 @@ def test_a_signal_during_the_last_step_interrupts_nothing_and_is_told_to_the_cal
     assert_equal(SentenceTransformer(tmp_path / "out", device="cpu"), model)
 
 
-def test_the_handler_is_put_back_after_an_error_in_a_callback(tiny: Tiny) -> None:
+def test_the_handler_is_put_back_after_an_error_in_a_callback(tiny):
     def fails(event: Any) -> None:
         raise ZeroDivisionError
 
@@ -75,7 +74,7 @@ def test_the_handler_is_put_back_after_an_error_in_a_callback(tiny: Tiny) -> Non
     assert not model.training
 
 
-def test_in_a_thread_no_handler_is_set_and_the_run_is_whole(tiny: Tiny) -> None:
+def test_in_a_thread_no_handler_is_set_and_the_run_is_whole(tiny):
     before, model = signal.getsignal(signal.SIGINT), tiny()
     handlers: list[Any] = []
     histories: list[pd.DataFrame] = []
@@ -88,7 +87,7 @@ def test_in_a_thread_no_handler_is_set_and_the_run_is_whole(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("kind", ["step", "evaluation"])
-def test_a_function_that_returns_true_ends_the_run_after_the_step(tiny: Tiny, tmp_path: Path, kind: str) -> None:
+def test_a_function_that_returns_true_ends_the_run_after_the_step(tiny, tmp_path, kind):
     model = tiny()
     told: list[str] = []
 
@@ -105,11 +104,11 @@ def test_a_function_that_returns_true_ends_the_run_after_the_step(tiny: Tiny, tm
 
 
 @pytest.mark.parametrize("answer", [None, False, 1, "yes"])
-def test_only_true_ends_a_run(tiny: Tiny, answer: object) -> None:
+def test_only_true_ends_a_run(tiny, answer):
     assert len(run(tiny(), callbacks=[lambda event: answer])) == STEPS
 
 
-def test_functions_are_told_steps_evaluations_checkpoints_and_the_end_in_order(tiny: Tiny, tmp_path: Path) -> None:
+def test_functions_are_told_steps_evaluations_checkpoints_and_the_end_in_order(tiny, tmp_path):
     told: list[str] = []
     run(
         tiny(),
@@ -135,7 +134,7 @@ def test_functions_are_told_steps_evaluations_checkpoints_and_the_end_in_order(t
     assert events[1::2] == ["second"] * (len(events) // 2), "each event is told to all before the next"
 
 
-def test_an_event_holds_the_newest_row_and_the_model(tiny: Tiny) -> None:
+def test_an_event_holds_the_newest_row_and_the_model(tiny):
     model = tiny()
     events: list[Any] = []
 
@@ -152,7 +151,7 @@ def test_an_event_holds_the_newest_row_and_the_model(tiny: Tiny) -> None:
     assert [row["metric"] for kind, *_, row in events if kind == "evaluation"] == [0.25, 0.25]
 
 
-def test_steps_with_a_gradient_of_0_are_counted_in_one_warning(tiny: Tiny) -> None:
+def test_steps_with_a_gradient_of_0_are_counted_in_one_warning(tiny):
     model = tiny()
     equal = [InputExample(texts=row.texts, label=0.5) for row in PAIRS]
     objective = (ranking(model, equal)[0][0], losses.CoSENTLoss(model))

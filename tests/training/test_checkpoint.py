@@ -18,7 +18,7 @@ from sbertlab.evaluation import EmbeddingSimilarityEvaluator
 from sbertlab.storage.files import sha256_of
 from sbertlab.training import checkpoint
 from sbertlab.training.checkpoint import MANIFEST, STATE, CheckpointError, CheckpointWarning, verify
-from tests.training.runs import PAIRS, WORDS, Killed, Objectives, Tiny, assert_equal, kill_after, ranking, run, weights
+from tests.training.runs import PAIRS, WORDS, Killed, Objectives, assert_equal, kill_after, ranking, run, weights
 
 CLASSES = [InputExample(texts=[f"the {word} is old"], label=i % 3) for i, word in enumerate(WORDS)]
 
@@ -74,9 +74,7 @@ def matryoshka(model: SentenceTransformer) -> Objectives:
     ],
     ids=lambda value: getattr(value, "__name__", None) or "-".join(map(str, value)) or "plain",
 )
-def test_a_killed_run_resumes_to_the_weights_of_the_unbroken_one(
-    tiny: Tiny, tmp_path: Path, make: Callable[[SentenceTransformer], Objectives], how: dict[str, Any]
-) -> None:
+def test_a_killed_run_resumes_to_the_weights_of_the_unbroken_one(tiny, tmp_path, make, how):
     how = {"epochs": 3.5, "seed": 11, **how}
     whole = tiny(dropout=0.1)
     objectives = make(whole)
@@ -97,7 +95,7 @@ def test_a_killed_run_resumes_to_the_weights_of_the_unbroken_one(
     pd.testing.assert_frame_equal(history[same], expected[same], check_exact=True)
 
 
-def test_scores_the_best_model_and_their_file_are_those_of_the_unbroken_run(tiny: Tiny, tmp_path: Path) -> None:
+def test_scores_the_best_model_and_their_file_are_those_of_the_unbroken_run(tiny, tmp_path):
     evaluator = EmbeddingSimilarityEvaluator.from_input_examples(PAIRS[:8], name="dev")
     outcomes = []
     for name, kills in (("whole", []), ("broken", [2, 4, 7])):
@@ -117,7 +115,7 @@ def test_scores_the_best_model_and_their_file_are_those_of_the_unbroken_run(tiny
     assert_equal(best, best_again)
 
 
-def test_the_same_model_in_a_notebook_resumes_where_it_was_stopped(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_same_model_in_a_notebook_resumes_where_it_was_stopped(tiny, tmp_path):
     whole, stopped = tiny(dropout=0.1), tiny(dropout=0.1)
     run(whole)
     objectives = ranking(stopped)
@@ -127,7 +125,7 @@ def test_the_same_model_in_a_notebook_resumes_where_it_was_stopped(tiny: Tiny, t
     assert_equal(stopped, whole)
 
 
-def test_a_checkpoint_is_a_model_folder(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_checkpoint_is_a_model_folder(tiny, tmp_path):
     model = tiny()
     run(model, None, tmp_path, epochs=0.75)
     assert_equal(SentenceTransformer(tmp_path / "3", device="cpu"), model)
@@ -156,7 +154,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_an_older_whole_one_taken(tiny: Tiny, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_named_and_an_older_whole_one_taken(tiny, tmp_path, damage):
     whole, again = tiny(dropout=0.1), tiny(dropout=0.1)
     run(whole)
     with pytest.raises(Killed):
@@ -168,7 +166,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_whole_one_taken(tiny: Tiny, 
     assert_equal(again, whole)
 
 
-def test_a_state_that_would_run_code_is_not_loaded(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_state_that_would_run_code_is_not_loaded(tiny, tmp_path):
     class Evil:
         def __reduce__(self) -> Any:
             return (Path.touch, (tmp_path / "ran",))
@@ -203,9 +201,7 @@ def frozen_embeddings(model: SentenceTransformer) -> None:
         ({}, {}, frozen_embeddings, "model: then"),
     ],
 )
-def test_other_arguments_or_another_model_are_refused_and_listed(
-    tiny: Tiny, tmp_path: Path, how: dict[str, Any], make: dict[str, Any], change: Callable | None, words: str
-) -> None:
+def test_other_arguments_or_another_model_are_refused_and_listed(tiny, tmp_path, how, make, change, words):
     run(tiny(), None, tmp_path)
     other = tiny(**make)
     if change is not None:
@@ -217,7 +213,7 @@ def test_other_arguments_or_another_model_are_refused_and_listed(
     assert_equal(weights(other), before)
 
 
-def test_other_data_and_another_loss_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_other_data_and_another_loss_are_refused(tiny, tmp_path):
     model = tiny()
     run(model, None, tmp_path)
     [(loader, _)] = ranking(model)
@@ -237,7 +233,7 @@ def test_other_data_and_another_loss_are_refused(tiny: Tiny, tmp_path: Path) -> 
         assert_equal(weights(model), before)
 
 
-def test_a_checkpoint_that_a_killed_writer_took_away_is_put_back(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_checkpoint_that_a_killed_writer_took_away_is_put_back(tiny, tmp_path):
     whole, again = tiny(dropout=0.1), tiny(dropout=0.1)
     run(whole)
     with pytest.raises(Killed):
@@ -250,7 +246,7 @@ def test_a_checkpoint_that_a_killed_writer_took_away_is_put_back(tiny: Tiny, tmp
     assert_equal(again, whole)
 
 
-def test_what_killed_writers_left_is_cleared_away(tiny: Tiny, tmp_path: Path) -> None:
+def test_what_killed_writers_left_is_cleared_away(tiny, tmp_path):
     for name in (".500.partial-abcd", ".hidden"):
         (tmp_path / "c" / name).mkdir(parents=True)
     output, model = tmp_path / "out", tiny()
@@ -272,8 +268,8 @@ class Odd(torch.optim.SGD):
 
 
 def test_a_checkpoint_that_cannot_be_written_or_read_back_leaves_the_others_and_the_run_going(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny, tmp_path, monkeypatch
+):
     with pytest.warns(CheckpointWarning, match="step 3 could not be written.* plain values"):
         assert len(run(tiny(), None, tmp_path / "odd", optimizer_class=Odd)) == 8
     save = torch.save
@@ -291,9 +287,7 @@ def test_a_checkpoint_that_cannot_be_written_or_read_back_leaves_the_others_and_
     verify(tmp_path / "c" / "3")
 
 
-def test_the_last_whole_checkpoint_is_never_removed(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_whole_checkpoint_is_never_removed(tiny, tmp_path, monkeypatch):
     def spoilt(folder: Path) -> dict[str, Any]:
         if folder.name != "3":
             flip(folder / "model.safetensors")
@@ -305,9 +299,7 @@ def test_the_last_whole_checkpoint_is_never_removed(
     verify(tmp_path / "3")
 
 
-def test_the_limit_counts_the_checkpoints_before_the_interruption_and_those_of_this_run_alone(
-    tiny: Tiny, tmp_path: Path
-) -> None:
+def test_the_limit_counts_the_checkpoints_before_the_interruption_and_those_of_this_run_alone(tiny, tmp_path):
     for earlier in (5000, 2024):
         (tmp_path / str(earlier)).mkdir()
     how = {"checkpoint_save_steps": 2, "checkpoint_save_total_limit": 2}
@@ -318,7 +310,7 @@ def test_the_limit_counts_the_checkpoints_before_the_interruption_and_those_of_t
     assert {path.name for path in tmp_path.iterdir()} == {"5000", "2024", "6", "8"}
 
 
-def test_the_newest_in_time_counts_and_not_the_highest_step(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_newest_in_time_counts_and_not_the_highest_step(tiny, tmp_path):
     second, third = tiny(seed=1), tiny(seed=1)
     run(tiny(), None, tmp_path)  # leaves 3 and 6
     with pytest.raises(Killed):

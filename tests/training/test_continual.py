@@ -19,7 +19,7 @@ from sbertlab.evaluation import (
     RerankingEvaluator,
     TripletEvaluator,
 )
-from tests.training.runs import Tiny, assert_equal, weights
+from tests.training.runs import assert_equal, weights
 
 NEW = [
     ("the parcel is late", "when is my delivery", "a refund of the money"),
@@ -73,7 +73,7 @@ def letters(*counted: str) -> Any:
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.2, 20), (0.5, 80), (0.01, 1), (0.001, 1), (0, 0)])
-def test_an_epoch_holds_all_new_rows_in_their_order_and_the_share_of_old_ones(share: float, count: int) -> None:
+def test_an_epoch_holds_all_new_rows_in_their_order_and_the_share_of_old_ones(share, count):
     rows = replay(numbered("new", 80), numbered("old", 100), share)
     texts = first_texts(rows)
     assert len(rows) == len(texts) == 80 + count
@@ -81,13 +81,13 @@ def test_an_epoch_holds_all_new_rows_in_their_order_and_the_share_of_old_ones(sh
     assert len({text for text in texts if text.startswith("old")}) == count
 
 
-def test_old_rows_lie_evenly_so_that_batches_in_order_hold_their_share_too() -> None:
+def test_old_rows_lie_evenly_so_that_batches_in_order_hold_their_share_too():
     texts = first_texts(replay(numbered("new", 60), numbered("old", 40), share=0.25))
     for start in range(0, 80, 8):
         assert sum(text.startswith("old") for text in texts[start : start + 8]) == 2
 
 
-def test_an_epoch_follows_from_the_seed_and_its_number_and_no_old_row_returns_before_the_others() -> None:
+def test_an_epoch_follows_from_the_seed_and_its_number_and_no_old_row_returns_before_the_others():
     new, old = numbered("new", 8), numbered("old", 10)
     walked, jumped, other = replay(new, old), replay(new, old), replay(new, old, seed=1)
     epochs = [old_of_epoch(walked, epoch) for epoch in range(10)]
@@ -97,13 +97,13 @@ def test_an_epoch_follows_from_the_seed_and_its_number_and_no_old_row_returns_be
     assert [old_of_epoch(other, epoch) for epoch in range(5)] != epochs[:5]
 
 
-def test_too_few_old_rows_are_all_taken_once() -> None:
+def test_too_few_old_rows_are_all_taken_once():
     rows = replay(numbered("new", 6), numbered("old", 2), share=0.5)
     for epoch in range(3):
         assert sorted(old_of_epoch(rows, epoch)) == ["old 0", "old 1"]
 
 
-def test_a_wrong_share_and_rows_that_do_not_fit_together_are_refused() -> None:
+def test_a_wrong_share_and_rows_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match="share must be a number"):
         replay(rows_of(NEW), rows_of(OLD), 1)
     with pytest.raises(ValueError, match=r"example 4 has 2 texts and .*, example 0 has 3"):
@@ -112,7 +112,7 @@ def test_a_wrong_share_and_rows_that_do_not_fit_together_are_refused() -> None:
         replay(rows_of(NEW), [InputExample(texts=["a", "b", "c"], label=1.0)])
 
 
-def test_fit_sets_the_epoch_so_that_its_passes_see_different_old_rows(tiny: Tiny) -> None:
+def test_fit_sets_the_epoch_so_that_its_passes_see_different_old_rows(tiny):
     seen: list[set[str]] = []
     dataset = replay(rows_of(NEW), rows_of(OLD), share=1 / 3)
 
@@ -124,7 +124,7 @@ def test_fit_sets_the_epoch_so_that_its_passes_see_different_old_rows(tiny: Tiny
     assert not seen[0] & seen[1]
 
 
-def test_replay_keeps_what_training_on_new_data_alone_forgets(tiny: Tiny) -> None:
+def test_replay_keeps_what_training_on_new_data_alone_forgets(tiny):
     old = [InputExample(texts=[a, text], label=y) for a, near, far in OLD for text, y in ((near, 1.0), (far, 0.0))]
     new = [InputExample(texts=[anchor, positive], label=1.0) for anchor, positive, _ in NEW]  # nothing is unlike
     settings = {"loss": losses.CosineSimilarityLoss, "epochs": 20}
@@ -138,7 +138,7 @@ def test_replay_keeps_what_training_on_new_data_alone_forgets(tiny: Tiny) -> Non
     assert alone["worse"] == -alone["difference"]
 
 
-def test_the_table_has_a_row_for_every_evaluator_and_counts_examples_that_rose_and_fell() -> None:
+def test_the_table_has_a_row_for_every_evaluator_and_counts_examples_that_rose_and_fell():
     won, lost, kept = ("c", "c", "d"), ("a", "a", "b"), ("ac", "ac", "bd")
     new = evaluator_of([won, won, kept, lost], name="dev")
     graded = EmbeddingSimilarityEvaluator(["a", "a", "a"], ["a", "ab", "b"], [1, 0.5, 0], main_similarity="cosine")
@@ -154,7 +154,7 @@ def test_the_table_has_a_row_for_every_evaluator_and_counts_examples_that_rose_a
     pd.testing.assert_frame_equal(table, expected)
 
 
-def test_examples_of_rankings_are_counted_by_their_own_value() -> None:
+def test_examples_of_rankings_are_counted_by_their_own_value():
     queries, corpus = {"q1": "c", "q2": "a"}, {"d1": "d", "d2": "c", "d3": "a", "d4": "b"}
     search = InformationRetrievalEvaluator(queries, corpus, {"q1": {"d2"}, "q2": {"d3"}}, name="search")
     ranked = RerankingEvaluator([{"query": "c", "positive": ["c"], "negative": ["d"]}])
@@ -164,7 +164,7 @@ def test_examples_of_rankings_are_counted_by_their_own_value() -> None:
     assert (table["difference"] > 0).all()
 
 
-def test_evaluators_may_be_plain_functions() -> None:
+def test_evaluators_may_be_plain_functions():
     table = gained_and_lost(
         letters("a"), letters("b"), lambda model: float(np.mean(model.encode(["aab", "bb"]))), evaluator_of(OLD), False
     )
@@ -173,13 +173,13 @@ def test_evaluators_may_be_plain_functions() -> None:
     assert pd.isna(table.loc[0, "better"])
 
 
-def test_the_same_model_twice_is_refused() -> None:
+def test_the_same_model_twice_is_refused():
     model, evaluator = letters("a"), evaluator_of(NEW)
     with pytest.raises(ValueError, match=r"one object.*copy\.deepcopy"):
         gained_and_lost(model, model, evaluator, evaluator)
 
 
-def test_a_model_between_two_has_the_mean_weights_and_leaves_both_as_they_are(tiny: Tiny) -> None:
+def test_a_model_between_two_has_the_mean_weights_and_leaves_both_as_they_are(tiny):
     base, tuned = tiny(seed=0), tiny(seed=1)
     for model, steps in ((base, 3), (tuned, 8)):
         model[1].register_buffer("steps", torch.tensor(steps))
@@ -196,13 +196,13 @@ def test_a_model_between_two_has_the_mean_weights_and_leaves_both_as_they_are(ti
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_ends_are_the_two_models_to_the_bit(tiny: Tiny, dtype: torch.dtype) -> None:
+def test_the_ends_are_the_two_models_to_the_bit(tiny, dtype):
     base, tuned = tiny(seed=0).to(dtype), tiny(seed=1).to(dtype)
     assert_equal(interpolate(base, tuned, 0), base)
     assert_equal(interpolate(base, tuned, 1), tuned)
 
 
-def test_half_precision_weights_are_mixed_in_float32_and_rounded_once(tiny: Tiny) -> None:
+def test_half_precision_weights_are_mixed_in_float32_and_rounded_once(tiny):
     base, tuned = tiny(seed=0).bfloat16(), tiny(seed=1).bfloat16()
     mixed, rounded_often = interpolate(base, tuned, 0.3), 0
     for name, weight in mixed.state_dict().items():
@@ -213,7 +213,7 @@ def test_half_precision_weights_are_mixed_in_float32_and_rounded_once(tiny: Tiny
     assert rounded_often, "in bfloat16 throughout the numbers would be others"
 
 
-def test_weights_that_are_equal_in_both_models_stay_so_to_the_bit(tiny: Tiny) -> None:
+def test_weights_that_are_equal_in_both_models_stay_so_to_the_bit(tiny):
     base, tuned = tiny(seed=0), tiny(seed=1)
     frozen = "0.auto_model.embeddings.word_embeddings.weight"
     shared = base.state_dict()[frozen]
@@ -224,7 +224,7 @@ def test_weights_that_are_equal_in_both_models_stay_so_to_the_bit(tiny: Tiny) ->
         assert torch.equal(interpolate(base, tuned, alpha).state_dict()[frozen], shared)
 
 
-def test_models_that_do_not_belong_together_are_refused_by_their_first_difference(tiny: Tiny) -> None:
+def test_models_that_do_not_belong_together_are_refused_by_their_first_difference(tiny):
     wide = tiny()
     wide[0].auto_model.pooler = nn.Linear(32, 8)
     for tuned, difference in [
@@ -239,7 +239,7 @@ def test_models_that_do_not_belong_together_are_refused_by_their_first_differenc
         interpolate(tiny(), tiny(), 1.5)
 
 
-def test_the_curve_joins_the_scores_of_the_two_models(tiny: Tiny) -> None:
+def test_the_curve_joins_the_scores_of_the_two_models(tiny):
     base = train(tiny(), rows_of(OLD))
     tuned = train(copy.deepcopy(base), rows_of(NEW))
     on_new, on_old = evaluator_of(NEW), [evaluator_of(OLD), evaluator_of(NEW)]

@@ -3,7 +3,7 @@
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from sbertlab.data import DenoisingAutoEncoderDataset
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
 from sbertlab.training.fit import HISTORY_COLUMNS
 from sbertlab.training.step import NonFiniteLossError
-from tests.training.runs import PAIRS, Tiny, assert_equal, weights
+from tests.training.runs import PAIRS, assert_equal, weights
 
 SCORED = PAIRS[:8]
 RANKED = [InputExample(texts=row.texts) for row in SCORED]
@@ -36,7 +36,7 @@ def scored(model: SentenceTransformer, kind: type = losses.CosineSimilarityLoss,
     return DataLoader(SCORED, batch_size=4, shuffle=shuffle), kind(model)  # type: ignore[arg-type]
 
 
-def test_the_loop_equals_a_loop_written_by_hand(tiny: Tiny) -> None:
+def test_the_loop_equals_a_loop_written_by_hand(tiny):
     by_fit, by_hand = tiny(), tiny()
     how = {"epochs": 2, "scheduler": "ConstantLR", "optimizer_params": {"lr": 1e-3}, "weight_decay": 0.1}
     history = by_fit.fit([scored(by_fit, shuffle=False)], max_grad_norm=0.1, **how, **QUIET)
@@ -63,7 +63,7 @@ def test_the_loop_equals_a_loop_written_by_hand(tiny: Tiny) -> None:
     assert max((a - b).abs().max() for a, b in zip(by_fit.parameters(), by_hand.parameters(), strict=True)) < 1e-4
 
 
-def test_the_same_seed_gives_the_same_weights_with_dropout_on_and_another_seed_others(tiny: Tiny) -> None:
+def test_the_same_seed_gives_the_same_weights_with_dropout_on_and_another_seed_others(tiny):
     trained = []
     for seed in (3, 3, 4):
         model = tiny(dropout=0.2)
@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_weights_with_dropout_on_and_another_seed_o
         assert_equal(trained[0], trained[2])
 
 
-def test_the_history_has_a_row_for_every_step_and_objective(tiny: Tiny) -> None:
+def test_the_history_has_a_row_for_every_step_and_objective(tiny):
     model = tiny()
     history = model.fit([scored(model), ranked(model, batch_size=2)], epochs=2, **QUIET)
     assert list(history.columns) == HISTORY_COLUMNS
@@ -86,7 +86,7 @@ def test_the_history_has_a_row_for_every_step_and_objective(tiny: Tiny) -> None:
     assert history["metric"].isna().all()
 
 
-def test_the_history_holds_the_rate_of_each_step_and_the_padding_counted_by_hand(tiny: Tiny) -> None:
+def test_the_history_holds_the_rate_of_each_step_and_the_padding_counted_by_hand(tiny):
     model = tiny()
     how = {"epochs": 2, "warmup_steps": 2, "optimizer_params": {"lr": 1.0}, "show_progress_bar": False}
     history = model.fit([ranked(model, shuffle=False)], **how)
@@ -97,7 +97,7 @@ def test_the_history_holds_the_rate_of_each_step_and_the_padding_counted_by_hand
         assert share == pytest.approx(1 - sum(lengths) / (len(lengths) * max(lengths)))
 
 
-def test_a_loader_that_runs_dry_is_started_again_in_another_order(tiny: Tiny) -> None:
+def test_a_loader_that_runs_dry_is_started_again_in_another_order(tiny):
     model, seen = tiny(), []
 
     class Recorder(losses.MultipleNegativesRankingLoss):
@@ -111,7 +111,7 @@ def test_a_loader_that_runs_dry_is_started_again_in_another_order(tiny: Tiny) ->
     assert seen[:8] != seen[8:16]
 
 
-def test_the_best_model_is_kept_and_its_score_is_the_best_of_the_history(tiny: Tiny, tmp_path) -> None:
+def test_the_best_model_is_kept_and_its_score_is_the_best_of_the_history(tiny, tmp_path):
     model = tiny()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("kept")
@@ -129,7 +129,7 @@ def test_the_best_model_is_kept_and_its_score_is_the_best_of_the_history(tiny: T
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_without_a_score_that_is_a_number_the_last_model_is_kept_and_this_is_said(tiny: Tiny, tmp_path) -> None:
+def test_without_a_score_that_is_a_number_the_last_model_is_kept_and_this_is_said(tiny, tmp_path):
     model = tiny()
     with pytest.warns(UserWarning, match="the last model is kept"):
         model.fit([scored(model)], evaluator=lambda *_, **__: math.nan, output_path=tmp_path / "out", **QUIET)
@@ -137,7 +137,7 @@ def test_without_a_score_that_is_a_number_the_last_model_is_kept_and_this_is_sai
 
 
 @pytest.mark.parametrize("argument", ["output_path", "checkpoint_path"])
-def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tiny: Tiny, tmp_path, argument: str) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tiny, tmp_path, argument):
     model = tiny()
     before = weights(model)
     (tmp_path / "file").write_text("no folder")
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tiny: 
     assert_equal(weights(model), before)
 
 
-def test_a_part_of_an_epoch_ends_with_an_evaluation_too(tiny: Tiny) -> None:
+def test_a_part_of_an_epoch_ends_with_an_evaluation_too(tiny):
     model, calls = tiny(), []
     how = {"epochs": 1.5, "evaluation_steps": 100, "callback": lambda *call: calls.append(call)}
     assert len(model.fit([scored(model)], lambda *_, **__: 0.5, **how, **QUIET)) == 3
@@ -169,7 +169,7 @@ class BadGradient(losses.Loss):
         return embeddings[0].sum() * 0 + torch.sqrt((embeddings[0] * 0).sum())
 
 
-def test_a_loss_that_becomes_nan_stops_the_run_names_the_step_and_keeps_the_last_good_weights(tiny: Tiny) -> None:
+def test_a_loss_that_becomes_nan_stops_the_run_names_the_step_and_keeps_the_last_good_weights(tiny):
     model, twin = tiny(), tiny()
     with pytest.raises(NonFiniteLossError, match=r"step 3, objective 0:NaNAfter.*nan"):
         model.fit([scored(model, NaNAfter, shuffle=False)], epochs=4, scheduler="ConstantLR", **QUIET)
@@ -178,7 +178,7 @@ def test_a_loss_that_becomes_nan_stops_the_run_names_the_step_and_keeps_the_last
     assert not model.training
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(tiny: Tiny) -> None:
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(tiny):
     model = tiny()
     before = weights(model)
     with pytest.raises(NonFiniteLossError, match="gradient"):
@@ -186,7 +186,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(t
     assert_equal(weights(model), before)
 
 
-def test_losses_of_sentence_transformers_train_here_with_the_same_values(tiny: Tiny) -> None:
+def test_losses_of_sentence_transformers_train_here_with_the_same_values(tiny):
     for name, examples in (("MultipleNegativesRankingLoss", RANKED), ("CosineSimilarityLoss", SCORED)):
         ours, theirs = tiny(), tiny()
         one = ours.fit([(ranked(ours, examples)[0], getattr(losses, name)(ours))], **QUIET)
@@ -196,7 +196,7 @@ def test_losses_of_sentence_transformers_train_here_with_the_same_values(tiny: T
 
 
 @pytest.mark.parametrize("end", [lambda x: x.sum(dim=1), lambda x: {"loss": x.sum()}, lambda x: x.sum().detach()])
-def test_a_loss_that_is_not_a_number_with_a_gradient_is_named(tiny: Tiny, end: Callable) -> None:
+def test_a_loss_that_is_not_a_number_with_a_gradient_is_named(tiny, end):
     class Homemade(nn.Module):
         def __init__(self, model: SentenceTransformer) -> None:
             super().__init__()
@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_a_number_with_a_gradient_is_named(tiny: Tiny, end: C
         model.fit([(ranked(model)[0], Homemade(model))], **QUIET)
 
 
-def test_the_losses_own_modules_are_in_training_mode(tiny: Tiny) -> None:
+def test_the_losses_own_modules_are_in_training_mode(tiny):
     model = tiny("cls")
     loss = losses.DenoisingAutoEncoderLoss(model).eval()
     modes: list[bool] = []
@@ -220,7 +220,7 @@ def test_the_losses_own_modules_are_in_training_mode(tiny: Tiny) -> None:
     assert modes == [True, True]
 
 
-def test_two_workers_give_the_same_losses_as_none_and_persistent_ones_see_every_epoch(tiny: Tiny) -> None:
+def test_two_workers_give_the_same_losses_as_none_and_persistent_ones_see_every_epoch(tiny):
     histories = []
     for settings in ({}, {"num_workers": 2}, {"num_workers": 1, "persistent_workers": True}):
         model = tiny("cls")
@@ -238,12 +238,12 @@ class Stream(IterableDataset):
         return iter(RANKED)
 
 
-def test_a_stream_without_a_length_trains_when_the_steps_are_given(tiny: Tiny) -> None:
+def test_a_stream_without_a_length_trains_when_the_steps_are_given(tiny):
     model = tiny()
     assert len(model.fit([ranked(model, Stream(), shuffle=False)], steps_per_epoch=3, **QUIET)) == 3
 
 
-def test_samplers_and_random_data_sets_follow_from_the_seed_and_the_step(tiny: Tiny) -> None:
+def test_samplers_and_random_data_sets_follow_from_the_seed_and_the_step(tiny):
     class Sampler(torch.utils.data.Sampler[int]):
         def set_epoch(self, epoch: int) -> None:
             epochs.append(epoch)
@@ -272,7 +272,7 @@ def test_samplers_and_random_data_sets_follow_from_the_seed_and_the_step(tiny: T
     assert len(set(draws[0])) == 16
 
 
-def test_known_positives_are_counted_and_left_out_unless_told_otherwise(tiny: Tiny) -> None:
+def test_known_positives_are_counted_and_left_out_unless_told_otherwise(tiny):
     rows = [*RANKED[:3], InputExample(texts=[RANKED[0].texts[0].upper(), "another cat"])]
     values = []
     for mask in (True, False):
@@ -283,7 +283,7 @@ def test_known_positives_are_counted_and_left_out_unless_told_otherwise(tiny: Ti
     assert values[0] < values[1]
 
 
-def test_a_run_leaves_no_trace_in_the_process(tiny: Tiny) -> None:
+def test_a_run_leaves_no_trace_in_the_process(tiny):
     model = tiny()
     AcceleratorState._reset_state(reset_partial_state=True)
     theirs = Accelerator(mixed_precision="bf16", cpu=True)
@@ -308,7 +308,7 @@ def test_a_run_leaves_no_trace_in_the_process(tiny: Tiny) -> None:
         {"optimizer_params": {"lr": np.float64(1e-3)}},
     ],
 )
-def test_other_optimizers_and_kinds_of_numbers_are_taken(tiny: Tiny, tmp_path, arguments: dict) -> None:
+def test_other_optimizers_and_kinds_of_numbers_are_taken(tiny, tmp_path, arguments):
     model = tiny()
     before = weights(model)
     model.fit([ranked(model)], checkpoint_path=tmp_path, checkpoint_save_steps=1, **{**QUIET, **arguments})
@@ -316,13 +316,13 @@ def test_other_optimizers_and_kinds_of_numbers_are_taken(tiny: Tiny, tmp_path, a
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_warm_up_longer_than_the_run_is_said(tiny: Tiny) -> None:
+def test_a_warm_up_longer_than_the_run_is_said(tiny):
     model = tiny()
     with pytest.warns(UserWarning, match="warmup_steps=10000 is not reached in 2 steps"):
         model.fit([ranked(model)], show_progress_bar=False)
 
 
-def test_auto_takes_bfloat16_where_the_processor_multiplies_it(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_bfloat16_where_the_processor_multiplies_it(tiny, monkeypatch):
     for native, precision in ((True, "bf16"), (False, "no")):
         monkeypatch.setattr("sbertlab.training.fit.has_native_bfloat16", lambda native=native: native)
         model = tiny()
@@ -353,7 +353,7 @@ def test_auto_takes_bfloat16_where_the_processor_multiplies_it(tiny: Tiny, monke
     ],
     ids=lambda case: next(iter(case)) if isinstance(case, dict) else "",
 )
-def test_wrong_arguments_are_named(tiny: Tiny, arguments: dict, error: type[Exception], message: str) -> None:
+def test_wrong_arguments_are_named(tiny, arguments, error, message):
     model = tiny()
     with pytest.raises(error, match=message):
         model.fit([ranked(model)], **{**QUIET, **arguments})
@@ -371,7 +371,7 @@ def test_wrong_arguments_are_named(tiny: Tiny, arguments: dict, error: type[Exce
         (lambda loader, loss: [(DataLoader([{"a": "b"}] * 4, batch_size=4), loss)], ValueError, "an InputExample"),
     ],
 )
-def test_wrong_objectives_are_named(tiny: Tiny, make: Any, error: type[Exception], message: str) -> None:
+def test_wrong_objectives_are_named(tiny, make, error, message):
     model = tiny()
     with pytest.raises(error, match=message):
         model.fit(make(*ranked(model)), probe_steps=0, **QUIET)
@@ -386,7 +386,7 @@ def test_wrong_objectives_are_named(tiny: Tiny, make: Any, error: type[Exception
         ([InputExample(texts=["a"]), InputExample(texts=["a", "b"])] * 4, losses.MultipleNegativesRankingLoss, "texts"),
     ],
 )
-def test_all_data_are_checked_before_one_objective_is_learnt_from(tiny: Tiny, examples, make, message) -> None:  # type: ignore[no-untyped-def]
+def test_all_data_are_checked_before_one_objective_is_learnt_from(tiny, examples, make, message):
     model = tiny()
     before = weights(model)
     with pytest.raises(ValueError, match=f"step 1, objective 1.*{message}"):
@@ -394,7 +394,7 @@ def test_all_data_are_checked_before_one_objective_is_learnt_from(tiny: Tiny, ex
     assert_equal(weights(model), before)
 
 
-def test_weights_and_losses_that_cannot_be_trained_are_named(tiny: Tiny) -> None:
+def test_weights_and_losses_that_cannot_be_trained_are_named(tiny):
     model = tiny()
     with pytest.raises(ValueError, match=r"cached=True needs losses of sbertlab"):
         model.fit([scored(model, peer_losses.CosineSimilarityLoss)], cached=True, **QUIET)

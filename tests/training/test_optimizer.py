@@ -8,7 +8,7 @@ from torch import nn
 
 from sbertlab import losses, models
 from sbertlab.training.optimizer import frozen, make_optimizer, make_schedule
-from tests.training.runs import Tiny, run, weights
+from tests.training.runs import run, weights
 
 EMBEDDINGS = "0.auto_model.embeddings.*"
 
@@ -23,7 +23,7 @@ def rates_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, fl
     return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
 
 
-def test_the_first_pattern_that_matches_decides_and_the_rest_keeps_the_optimizers_rate(tiny: Tiny) -> None:
+def test_the_first_pattern_that_matches_decides_and_the_rest_keeps_the_optimizers_rate(tiny):
     model = tiny(modules=[models.Dense(32, 16)])
     patterns = {"*.layer.[0-0].*": 1e-5, "*embeddings*": 1e-6, "0.auto_model.*LayerNorm*": 1e-4}
     rates = rates_of(model, optimizer_of(model, patterns))
@@ -35,7 +35,7 @@ def test_the_first_pattern_that_matches_decides_and_the_rest_keeps_the_optimizer
     assert len(rates) == len(list(model.parameters()))
 
 
-def test_each_rate_has_a_decayed_and_an_undecayed_group_and_the_main_rate_comes_first(tiny: Tiny) -> None:
+def test_each_rate_has_a_decayed_and_an_undecayed_group_and_the_main_rate_comes_first(tiny):
     model = tiny()
     optimizer = optimizer_of(model, {"*.layer.0.*": 1e-5, "*.layer.1.*": 5e-3})
     groups = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
@@ -47,7 +47,7 @@ def test_each_rate_has_a_decayed_and_an_undecayed_group_and_the_main_rate_comes_
         assert undecayed == {group["weight_decay"] == 0.0}
 
 
-def test_frozen_puts_back_what_was_there_also_after_an_error(tiny: Tiny) -> None:
+def test_frozen_puts_back_what_was_there_also_after_an_error(tiny):
     model = tiny()
     model[0].auto_model.pooler.requires_grad_(False)
     before = [parameter.requires_grad for parameter in model.parameters()]
@@ -63,7 +63,7 @@ def test_frozen_puts_back_what_was_there_also_after_an_error(tiny: Tiny) -> None
     assert [parameter.requires_grad for parameter in model.parameters()] == before
 
 
-def test_a_rate_of_0_keeps_a_parameter_out_even_where_a_loss_names_it_again(tiny: Tiny) -> None:
+def test_a_rate_of_0_keeps_a_parameter_out_even_where_a_loss_names_it_again(tiny):
     model = tiny()
 
     class Holder(nn.Module):
@@ -85,12 +85,12 @@ def test_a_rate_of_0_keeps_a_parameter_out_even_where_a_loss_names_it_again(tiny
         ({"*": 0}, "nothing to train"),
     ],
 )
-def test_mistakes_in_the_rates_are_named(rates: Any, message: str, tiny: Tiny) -> None:
+def test_mistakes_in_the_rates_are_named(rates, message, tiny):
     with pytest.raises(ValueError, match=message):
         optimizer_of(tiny(), rates)
 
 
-def test_fit_takes_the_rates_and_leaves_the_frozen_as_they_are(tiny: Tiny) -> None:
+def test_fit_takes_the_rates_and_leaves_the_frozen_as_they_are(tiny):
     model = tiny()
     model.tokenizer.add_tokens(["parcelwise"])  # the table grows before it is frozen
     with pytest.warns(UserWarning, match="1 tokens were added"):
@@ -106,7 +106,7 @@ def test_fit_takes_the_rates_and_leaves_the_frozen_as_they_are(tiny: Tiny) -> No
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_all_objectives_share_one_optimizer_and_each_parameter_is_in_it_once(tiny: Tiny) -> None:
+def test_all_objectives_share_one_optimizer_and_each_parameter_is_in_it_once(tiny):
     model = tiny()
     softmax = losses.SoftmaxLoss(model, sentence_embedding_dimension=32, num_labels=3)
     ranking = losses.MultipleNegativesRankingLoss(model)
@@ -121,7 +121,7 @@ def test_all_objectives_share_one_optimizer_and_each_parameter_is_in_it_once(tin
     assert undecayed == {name for name in names.values() if "bias" in name or "LayerNorm.weight" in name}
 
 
-def test_weights_with_gaps_in_memory_are_trained_as_others(tiny: Tiny) -> None:
+def test_weights_with_gaps_in_memory_are_trained_as_others(tiny):
     matrix = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     steps = []
     for weight in (matrix.clone()[:, ::2], matrix[:, ::2].clone()):
@@ -145,7 +145,7 @@ def test_weights_with_gaps_in_memory_are_trained_as_others(tiny: Tiny) -> None:
         ("WarmupCosineWithHardRestarts", [0.0, 0.5, 1.0, 0.5]),
     ],
 )
-def test_the_schedules_give_the_rates_worked_out_by_hand(name: str, expected: list[float]) -> None:
+def test_the_schedules_give_the_rates_worked_out_by_hand(name, expected):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = make_schedule(name, optimizer, 2, 4)
     rates = []

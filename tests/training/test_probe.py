@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Iterator
 from itertools import combinations, product
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +18,7 @@ from sbertlab import InputExample, SentenceTransformer, losses, models
 from sbertlab.data import collate
 from sbertlab.losses.base import Loss
 from sbertlab.training.probe import METRICS, MOST_TEXTS, CollapseWarning, Probe, collapse_reason, space_metrics
-from tests.training.runs import PAIRS, Objectives, Tiny, assert_equal, ranking, run
+from tests.training.runs import PAIRS, Objectives, assert_equal, ranking, run
 
 BEFORE = {"alignment": 0.8, "uniformity": -3.0, "effective_rank": 100.0, "mean_cosine": 0.2, "margin": 0.3}
 
@@ -63,7 +62,7 @@ def metrics_of(*columns: Tensor) -> dict[str, float]:
 
 @pytest.mark.parametrize("with_negatives", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_metrics_equal_their_definitions(with_negatives: bool, dtype: torch.dtype) -> None:
+def test_the_metrics_equal_their_definitions(with_negatives, dtype):
     a, p, n = (draw(7, 5, seed=seed, dtype=dtype) for seed in range(3))
     found = metrics_of(a, p, *([n] if with_negatives else []))
     expected = slow_metrics(a.double().numpy(), p.double().numpy(), n.double().numpy() if with_negatives else None)
@@ -71,7 +70,7 @@ def test_the_metrics_equal_their_definitions(with_negatives: bool, dtype: torch.
     assert found == pytest.approx(expected, abs=1e-9)
 
 
-def test_rotating_and_scaling_change_nothing() -> None:
+def test_rotating_and_scaling_change_nothing():
     a, p, n = (draw(9, 6, seed=seed) for seed in range(3))
     rotation = torch.linalg.qr(draw(6, 6, seed=7)).Q
     plain = metrics_of(a, p, n)
@@ -80,21 +79,21 @@ def test_rotating_and_scaling_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_equal_embeddings_have_rank_one(dtype: torch.dtype) -> None:
+def test_equal_embeddings_have_rank_one(dtype):
     metrics = metrics_of(*(draw(1, 64, dtype=dtype).expand(100, 64) for _ in range(2)))
     assert metrics["effective_rank"] == pytest.approx(1, abs=1e-3)
     assert metrics["mean_cosine"] == pytest.approx(1)
     assert [metrics[name] for name in ("uniformity", "alignment", "margin")] == pytest.approx([0, 0, 0], abs=1e-9)
 
 
-def test_orthogonal_embeddings_have_full_rank_and_zeros_have_none() -> None:
+def test_orthogonal_embeddings_have_full_rank_and_zeros_have_none():
     ranks = [space_metrics(rows)["effective_rank"] for rows in (torch.eye(8), torch.zeros(4, 3))]
     assert ranks == [pytest.approx(8), 0]
     metrics = metrics_of(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
     assert [metrics[name] for name in ("alignment", "mean_cosine", "uniformity")] == [1, 0, -2]
 
 
-def test_what_cannot_be_computed_is_nan_and_no_collapse() -> None:
+def test_what_cannot_be_computed_is_nan_and_no_collapse():
     assert [name for name, value in space_metrics(draw(4, 3)).items() if math.isnan(value)] == ["alignment", "margin"]
     assert all(math.isnan(value) for value in space_metrics(torch.empty(0, 3)).values())
     for bad in (math.nan, math.inf):
@@ -134,14 +133,14 @@ THREE = [["a", "b", "c"], ["A", "B", "C"]]
         ([["a", "b"]], [0.5, 1.0], set(), set()),
     ],
 )
-def test_which_pairs_are_positive_and_negative(columns: list, labels: Any, positive: set, negative: set) -> None:
+def test_which_pairs_are_positive_and_negative(columns, labels, positive, negative):
     probe = Probe(columns, labels)
     for mask, expected in ((probe.positive, positive), (probe.negative, negative)):
         assert {(probe.texts[i], probe.texts[j]) for i, j in mask.nonzero().tolist()} == expected
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4, 9])
-def test_a_probe_keeps_so_many_texts_chosen_by_the_seed(columns: int) -> None:
+def test_a_probe_keeps_so_many_texts_chosen_by_the_seed(columns):
     table = [[f"{row} {column}" for row in range(1000)] for column in range(columns)]
     probe = Probe(table)
     assert MOST_TEXTS - 9 < len(probe.texts) <= MOST_TEXTS
@@ -170,7 +169,7 @@ POINT = BEFORE | {"mean_cosine": 1.0, "effective_rank": 1.0, "margin": 0.0}
         (POINT, {"mean_cosine": 1.0 + 1e-12}, None),  # one point from the start
     ],
 )
-def test_collapse_is_a_matter_of_comparison(first: dict, change: dict, shape: str | None) -> None:
+def test_collapse_is_a_matter_of_comparison(first, change, shape):
     reason = collapse_reason(first, first | change)
     assert reason is None if shape is None else f"nearly one {shape}" in str(reason)
 
@@ -204,7 +203,7 @@ def helpdesk_rows(columns: int) -> Rows:
 @pytest.mark.filterwarnings("ignore::sbertlab.data.texts.TruncationWarning")
 @pytest.mark.parametrize("columns", [2, 3])
 @pytest.mark.parametrize("lr", [2e-5, 1e-4, 1e-3])
-def test_ranking_training_is_never_called_a_collapse(tiny: Tiny, columns: int, lr: float) -> None:
+def test_ranking_training_is_never_called_a_collapse(tiny, columns, lr):
     rows = helpdesk_rows(columns)
     said = dict(reasons(tiny(), losses.MultipleNegativesRankingLoss(), rows, None, lr, steps=39))
     assert set(said.values()) == {None}
@@ -212,7 +211,7 @@ def test_ranking_training_is_never_called_a_collapse(tiny: Tiny, columns: int, l
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sbertlab.data.texts.TruncationWarning")
-def test_training_on_grades_or_on_two_classes_is_not_called_a_collapse(tiny: Tiny) -> None:
+def test_training_on_grades_or_on_two_classes_is_not_called_a_collapse(tiny):
     table = load_helpdesk("train")
     graded = graded_pairs(table).sample(frac=1, random_state=0)
     rows = graded[["sentence1", "sentence2"]].to_numpy().T.tolist()
@@ -226,7 +225,7 @@ def test_training_on_grades_or_on_two_classes_is_not_called_a_collapse(tiny: Tin
 
 
 @pytest.mark.long
-def test_the_real_model_collapses_on_labels_all_one_and_not_by_ranking(minilm_folder: Path) -> None:
+def test_the_real_model_collapses_on_labels_all_one_and_not_by_ranking(minilm_folder):
     rows = helpdesk_rows(2)
     model = SentenceTransformer(minilm_folder, device="cpu")
     ones = torch.ones(len(rows[0]))
@@ -250,7 +249,7 @@ def run_of(model: SentenceTransformer, number: int = 0) -> Any:
 
 
 @pytest.mark.parametrize("on_collapse", ["warn", "stop", "ignore"])
-def test_positives_alone_collapse_the_space_which_is_reported_once(tiny: Tiny, on_collapse: str) -> None:
+def test_positives_alone_collapse_the_space_which_is_reported_once(tiny, on_collapse):
     model = tiny()
     how = {"epochs": 12, "steps_per_epoch": 3, "warmup_steps": 0, "probe_steps": 3}
     with warnings.catch_warnings(record=True) as caught:
@@ -267,7 +266,7 @@ def test_positives_alone_collapse_the_space_which_is_reported_once(tiny: Tiny, o
         assert f"step {last}: the embeddings have become nearly one point" in str(told[0].message)
 
 
-def test_the_space_is_in_the_history_at_every_so_many_steps_and_only_there(tiny: Tiny) -> None:
+def test_the_space_is_in_the_history_at_every_so_many_steps_and_only_there(tiny):
     model = tiny()
     history = run(model, ranking(model) + only_positives(model), probe_steps=2)
     assert len(history) == 16, "two objectives, eight steps"
@@ -277,7 +276,7 @@ def test_the_space_is_in_the_history_at_every_so_many_steps_and_only_there(tiny:
     assert measured[list(METRICS)].notna().all(axis=None)
 
 
-def test_the_figures_are_those_of_the_model_without_dropout_and_watching_does_not_change_the_run(tiny: Tiny) -> None:
+def test_the_figures_are_those_of_the_model_without_dropout_and_watching_does_not_change_the_run(tiny):
     watched, alone = tiny(dropout=0.3), tiny(dropout=0.3)
     history = run(watched, probe_steps=1)
     run(alone, probe_steps=0)
@@ -293,7 +292,7 @@ class Stream(IterableDataset[InputExample]):
         return iter(PAIRS)
 
 
-def test_a_short_run_no_steps_and_a_stream_leave_the_probe_out(tiny: Tiny) -> None:
+def test_a_short_run_no_steps_and_a_stream_leave_the_probe_out(tiny):
     model = tiny()
     stream = ranking(model, Stream(), shuffle=False)
     for objectives, how in (
@@ -307,7 +306,7 @@ def test_a_short_run_no_steps_and_a_stream_leave_the_probe_out(tiny: Tiny) -> No
         assert history[list(METRICS)].isna().all(axis=None)
 
 
-def test_routes_are_measured_as_they_are_trained(tiny: Tiny) -> None:
+def test_routes_are_measured_as_they_are_trained(tiny):
     parts = [tiny(seed=seed) for seed in (0, 1)]
     router = models.Router({"query": list(parts[0]), "document": list(parts[1])})
     model = SentenceTransformer(modules=[router], device="cpu")
@@ -315,7 +314,7 @@ def test_routes_are_measured_as_they_are_trained(tiny: Tiny) -> None:
     assert run(model, ranking(model, rows), probe_steps=4)["margin"].notna().sum() == 2
 
 
-def test_a_resumed_probe_compares_with_the_space_before_the_first_step(tiny: Tiny) -> None:
+def test_a_resumed_probe_compares_with_the_space_before_the_first_step(tiny):
     model = tiny()
     before, later, resumed = (Probe(*collate(PAIRS), on_collapse="stop") for _ in range(3))
     before.on_begin(run_of(model))

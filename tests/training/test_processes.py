@@ -72,7 +72,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
-def test_two_processes_equal_one(trained: Path, name: str) -> None:
+def test_two_processes_equal_one(trained, name):
     history, alone = outcome(trained / "1" / name)
     history_of_two, together = outcome(trained / "2" / name)
     _, other = outcome(trained / "2" / name, rank=1)
@@ -90,9 +90,7 @@ def test_two_processes_equal_one(trained: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_dead_process_ends_the_run_clearly_and_another_number_of_processes_resumes_it(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_a_dead_process_ends_the_run_clearly_and_another_number_of_processes_resumes_it(trained, tmp_path):
     checkpoints = {"checkpoint_path": str(tmp_path / "c"), "checkpoint_save_steps": 2}
     left, lost = train(tmp_path, 2, {"dies": {"loss": "dying", "die": 5, **checkpoints}})
     assert lost.returncode == 9, lost.stderr[-4000:]

@@ -110,7 +110,7 @@ def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], relative: float) ->
         assert (a[name] - b[name]).abs().max() <= relative * scale, name
 
 
-def test_every_loss_is_among_the_cases() -> None:
+def test_every_loss_is_among_the_cases():
     classes = {
         name
         for name in losses.__all__
@@ -120,7 +120,7 @@ def test_every_loss_is_among_the_cases() -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_cached_equals_plain_with_dropout_on(tiny: Tiny, name: str) -> None:
+def test_cached_equals_plain_with_dropout_on(tiny, name):
     model = tiny(dropout=0.2)
     torch.manual_seed(0)
     loss, count, labels = EVERY[name](model)
@@ -133,7 +133,7 @@ def test_cached_equals_plain_with_dropout_on(tiny: Tiny, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("cached", [False, True])
-def test_the_gradient_is_that_of_one_graph_through_all_texts(tiny: Tiny, name: str, cached: bool) -> None:
+def test_the_gradient_is_that_of_one_graph_through_all_texts(tiny, name, cached):
     model = tiny(dropout=0.0)
     torch.manual_seed(0)
     loss, count, labels = EVERY[name](model)
@@ -155,7 +155,7 @@ def test_the_gradient_is_that_of_one_graph_through_all_texts(tiny: Tiny, name: s
     assert_close(gradients, there, 1e-5)  # type: ignore[arg-type]
 
 
-def test_dropout_differs_between_chunks_and_between_places(tiny: Tiny) -> None:
+def test_dropout_differs_between_chunks_and_between_places(tiny):
     model = tiny(dropout=0.2)
     loss = losses.ContrastiveTensionLossInBatchNegatives(model)
     same = [gradient_of(model, loss, 1, None)[0] for _ in range(2)]
@@ -165,7 +165,7 @@ def test_dropout_differs_between_chunks_and_between_places(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_mixed_precision_is_close_to_float32(tiny: Tiny, cached: bool) -> None:
+def test_mixed_precision_is_close_to_float32(tiny, cached):
     model = tiny()
     loss, count, labels = EVERY["MultipleNegativesRankingLoss"](model)
     exact, exact_gradients = gradient_of(model, loss, count, labels)
@@ -175,7 +175,7 @@ def test_mixed_precision_is_close_to_float32(tiny: Tiny, cached: bool) -> None:
     assert_close(gradients, exact_gradients, 0.1)
 
 
-def test_cached_equals_plain_under_mixed_precision_with_dropout_on(tiny: Tiny) -> None:
+def test_cached_equals_plain_under_mixed_precision_with_dropout_on(tiny):
     model = tiny(dropout=0.2)
     loss, count, labels = EVERY["MatryoshkaLoss"](model)
     plain, plain_gradients = gradient_of(model, loss, count, labels, precision="bf16")
@@ -184,7 +184,7 @@ def test_cached_equals_plain_under_mixed_precision_with_dropout_on(tiny: Tiny) -
     assert_close(cached_gradients, plain_gradients, 1e-5)
 
 
-def test_several_routes_share_a_batch_in_the_cache(tiny: Tiny) -> None:
+def test_several_routes_share_a_batch_in_the_cache(tiny):
     parts = [tiny(seed=seed) for seed in (0, 1)]
     router = models.Router({"query": list(parts[0]), "document": list(parts[1])})
     model = SentenceTransformer(modules=[router], device="cpu")
@@ -201,7 +201,7 @@ def test_several_routes_share_a_batch_in_the_cache(tiny: Tiny) -> None:
 
 
 @pytest.mark.long
-def test_a_batch_of_4096_triplets_trains_the_real_model_within_three_gibibytes(minilm_folder) -> None:  # type: ignore[no-untyped-def]
+def test_a_batch_of_4096_triplets_trains_the_real_model_within_three_gibibytes(minilm_folder):
     """In a process of its own, because a process's peak never falls."""
     import subprocess
     import sys

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader
 
 from sbertlab import InputExample, SentenceTransformer, losses
-from tests.training.runs import Tiny, assert_equal, weights
+from tests.training.runs import assert_equal, weights
 
 ROWS = [
     InputExample(texts=["the cat sits in the garden", "a cat is in the garden"], label=0.9),
@@ -88,7 +88,7 @@ class Notes(GeneralTracker):
         self.told.append("finish")
 
 
-def test_tensorboard_files_hold_the_history_and_the_configuration(tiny: Tiny, tmp_path: Path) -> None:
+def test_tensorboard_files_hold_the_history_and_the_configuration(tiny, tmp_path):
     history = train(tiny(), log_with="tensorboard", log_dir=tmp_path / "logs")
     (file,) = event_files(tmp_path / "logs")
     assert_same_curves(file, history, OWN + SHARED)
@@ -99,7 +99,7 @@ def test_tensorboard_files_hold_the_history_and_the_configuration(tiny: Tiny, tm
     assert "mixed_precision: 'no'" in settings
 
 
-def test_several_objectives_have_curves_of_their_own_and_the_model_one(tiny: Tiny, tmp_path: Path) -> None:
+def test_several_objectives_have_curves_of_their_own_and_the_model_one(tiny, tmp_path):
     history = train(tiny(), objectives=2, log_with="tensorboard", log_dir=tmp_path)
     (file,) = event_files(tmp_path)
     for name, rows in history.groupby("objective"):
@@ -109,7 +109,7 @@ def test_several_objectives_have_curves_of_their_own_and_the_model_one(tiny: Tin
 
 
 @pytest.mark.slow
-def test_wandb_writes_into_the_folder_without_network_or_question(tiny: Tiny, tmp_path: Path) -> None:
+def test_wandb_writes_into_the_folder_without_network_or_question(tiny, tmp_path):
     train(tiny(), log_with=["wandb"], log_dir=tmp_path / "logs")
     (file,) = (tmp_path / "logs").glob("wandb/offline-run-*/*.wandb")
     for _ in range(600):  # a process of wandb writes the last rows shortly after `finish` returned
@@ -121,14 +121,14 @@ def test_wandb_writes_into_the_folder_without_network_or_question(tiny: Tiny, tm
     assert os.listdir() == []
 
 
-def test_files_go_to_runs_in_the_working_folder_unless_told_otherwise_and_two_fits_are_two_runs(tiny: Tiny) -> None:
+def test_files_go_to_runs_in_the_working_folder_unless_told_otherwise_and_two_fits_are_two_runs(tiny):
     for _ in range(2):
         train(tiny(), log_with="tensorboard", evaluator=None, epochs=1)
     assert os.listdir() == ["runs"]
     assert len({file.parent for file in event_files(Path("runs"))}) == 2
 
 
-def test_the_own_tracker_of_a_user_is_begun_told_and_finished_once(tiny: Tiny) -> None:
+def test_the_own_tracker_of_a_user_is_begun_told_and_finished_once(tiny):
     notes = Notes()
     history = train(tiny(), log_with=notes)
     start, configuration, *steps, finish = notes.told
@@ -139,7 +139,7 @@ def test_the_own_tracker_of_a_user_is_begun_told_and_finished_once(tiny: Tiny) -
         assert values == {k: v for k, v in row.items() if k not in ("step", "objective") and not math.isnan(v)}
 
 
-def test_an_exception_in_the_middle_closes_the_files_once(tiny: Tiny, tmp_path: Path) -> None:
+def test_an_exception_in_the_middle_closes_the_files_once(tiny, tmp_path):
     def stop(event: Any) -> None:
         if event.step == 2:
             raise ZeroDivisionError
@@ -152,7 +152,7 @@ def test_an_exception_in_the_middle_closes_the_files_once(tiny: Tiny, tmp_path: 
     assert [event.step for event in EventAccumulator(str(file)).Reload().Scalars("loss")] == [1]
 
 
-def test_a_tracker_that_cannot_begin_ends_the_fit_before_its_first_step_and_closes_the_others(tiny: Tiny) -> None:
+def test_a_tracker_that_cannot_begin_ends_the_fit_before_its_first_step_and_closes_the_others(tiny):
     class Refusing(Notes):
         def start(self) -> None:
             raise ConnectionError("no server")
@@ -174,22 +174,20 @@ def test_a_tracker_that_cannot_begin_ends_the_fit_before_its_first_step_and_clos
         (3, "got 3"),
     ],
 )
-def test_a_tracker_that_is_not_available_is_named_before_anything_is_done(
-    tiny: Tiny, log_with: Any, words: str
-) -> None:
+def test_a_tracker_that_is_not_available_is_named_before_anything_is_done(tiny, log_with, words):
     with pytest.raises(ValueError, match=f"log_with.* must be one of .*{words}"):
         train(tiny(), log_with=log_with)
     assert os.listdir() == []
 
 
-def test_a_log_dir_that_is_a_file_is_an_error_before_the_first_step(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_log_dir_that_is_a_file_is_an_error_before_the_first_step(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         train(tiny(), log_with="wandb", log_dir=tmp_path / "file")
 
 
 @pytest.mark.slow
-def test_no_tracker_is_imported_until_it_is_asked_for() -> None:
+def test_no_tracker_is_imported_until_it_is_asked_for():
     names = ["wandb", "tensorboard", "trackio", "torch.utils.tensorboard"]
     code = "import sys, sbertlab, sbertlab.training.callbacks as c; c.tracker_settings(['tensorboard', 'wandb'], None);"
     code += f"print([name for name in {names} if name in sys.modules])"

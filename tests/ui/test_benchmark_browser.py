@@ -1,7 +1,6 @@
 """`BenchmarkBrowser` on the repository's own tables in a real browser; what Python received is asserted."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def assert_verdict(book: Any, task: str, *pair: str) -> None:
     assert numbers == pytest.approx([abs(wanted["difference"]), low, high], abs=0.15 if task == "mean" else 0.07)
 
 
-def test_filters_and_pairs_by_mouse_and_keyboard_give_the_verdicts_of_the_table(notebook: Callable[..., Any]) -> None:
+def test_filters_and_pairs_by_mouse_and_keyboard_give_the_verdicts_of_the_table(notebook):
     book = notebook(SHOW)
     page, keys = book.page, book.page.keyboard
     panel = page.locator(".sbertlab-panel")

@@ -2,7 +2,7 @@
 
 import ast
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -59,7 +59,7 @@ def lasso(book: Any, corners: Sequence[tuple[float, float]]) -> None:
     book.page.mouse.up()
 
 
-def test_the_mouse_hovers_clicks_and_draws_a_lasso(notebook: Callable[..., Any]) -> None:
+def test_the_mouse_hovers_clicks_and_draws_a_lasso(notebook):
     book = notebook(SETUP, "panel = EmbeddingMap(frame, embeddings, xy, color='topic', neighbors=5); panel")
     book.page.wait_for_timeout(2000)
     (lone,) = spots(book, [7])
@@ -85,9 +85,7 @@ def test_the_mouse_hovers_clicks_and_draws_a_lasso(notebook: Callable[..., Any])
     book.wait_for_python("len(panel.selected)", 0)
 
 
-def test_the_keyboard_alone_searches_by_words_and_meaning_walks_to_neighbours_and_saves(
-    notebook: Callable[..., Any],
-) -> None:
+def test_the_keyboard_alone_searches_by_words_and_meaning_walks_to_neighbours_and_saves(notebook):
     evil = "<img src=x onerror='window.ran=1'><script>window.ran=1</script> שלום 😀"
     book = notebook(
         SETUP,
@@ -138,7 +136,7 @@ def test_the_keyboard_alone_searches_by_words_and_meaning_walks_to_neighbours_an
     assert read.loc[1, "text"] == evil
 
 
-def test_the_film_plays_and_its_slider_moves_by_keyboard(notebook: Callable[..., Any]) -> None:
+def test_the_film_plays_and_its_slider_moves_by_keyboard(notebook):
     book = notebook(
         SETUP,
         "first, second = rng.normal(size=(2, 120, 2))",
@@ -165,7 +163,7 @@ def test_the_film_plays_and_its_slider_moves_by_keyboard(notebook: Callable[...,
     book.wait_for_python("seen[-1]", 2)
 
 
-def test_linked_maps_share_what_is_selected(notebook: Callable[..., Any]) -> None:
+def test_linked_maps_share_what_is_selected(notebook):
     book = notebook(
         SETUP,
         "a = EmbeddingMap(frame, rng.normal(size=(120, 3)), rng.normal(size=(120, 2)), color='topic', neighbors=5)\n"
@@ -197,7 +195,7 @@ frame = pd.DataFrame({"text": [f"{name} question {i}" for i, name in enumerate(n
 """
 
 
-def test_two_hundred_thousand_points_are_hovered_zoomed_and_selected(notebook: Callable[..., Any]) -> None:
+def test_two_hundred_thousand_points_are_hovered_zoomed_and_selected(notebook):
     book = notebook(MANY, "panel = EmbeddingMap(frame, xy=xy, color='topic'); panel")
     page = book.page
     page.wait_for_timeout(2000)

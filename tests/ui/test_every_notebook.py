@@ -1,9 +1,7 @@
 """Every notebook in JupyterLab, without a model hub: the kernel is restarted, all cells run, every widget stands."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +16,7 @@ ALIVE = "import json, ipywidgets; print(json.dumps(list(ipywidgets.widgets.widge
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_after_a_restart_all_cells_run_and_all_widgets_stand(path: Path, notebook: Callable[..., Any]) -> None:
+def test_after_a_restart_all_cells_run_and_all_widgets_stand(path, notebook):
     book = notebook(path, run=False)
     book.python("left_over = 1")
     book.restart_and_run_all(patience=900)

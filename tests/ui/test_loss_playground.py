@@ -1,10 +1,7 @@
 """`LossPlayground` in a real browser, by keyboard and mouse; what Python received is asserted."""
 
-from collections.abc import Callable
-from typing import Any
 
-
-def test_menu_slider_and_buttons_reach_the_points(notebook: Callable[..., Any]) -> None:
+def test_menu_slider_and_buttons_reach_the_points(notebook):
     book = notebook(
         "from sbertlab.widgets.loss_playground import LossPlayground",
         "panel = LossPlayground('TripletLoss'); panel",

@@ -1,7 +1,6 @@
 """`SimilarityExplorer` in a real browser, by mouse and by keyboard; what Python received is asserted."""
 
 import ast
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ DRAWN = """async image => {
 }"""
 
 
-def test_typed_sentences_give_a_matrix_and_the_chosen_pair_its_tokens(notebook: Callable[..., Any]) -> None:
+def test_typed_sentences_give_a_matrix_and_the_chosen_pair_its_tokens(notebook):
     book = notebook(SETUP, "panel = SimilarityExplorer(model); panel")
     page, keys = book.page, book.page.keyboard
     panel = page.locator(".sbertlab-panel")

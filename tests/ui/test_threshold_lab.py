@@ -1,8 +1,5 @@
 """`ThresholdLab` in a real browser, by mouse and by keyboard; what Python received and wrote is asserted."""
 
-from collections.abc import Callable
-from typing import Any
-
 SETUP = """
 import numpy as np, pandas as pd
 from sbertlab.widgets.threshold_lab import ThresholdLab
@@ -15,7 +12,7 @@ pairs = pd.DataFrame({"first": [f"{evil} {n}" for n in range(300)], "second": [f
 """
 
 
-def test_a_threshold_is_moved_chosen_and_exported_by_keyboard_and_mouse(notebook: Callable[..., Any]) -> None:
+def test_a_threshold_is_moved_chosen_and_exported_by_keyboard_and_mouse(notebook):
     book = notebook(
         SETUP,
         "lab = ThresholdLab(labels, scores, pairs, 'saved', resamples=100); lab",

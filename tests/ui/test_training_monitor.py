@@ -1,8 +1,6 @@
 """`TrainingMonitor` in a real browser: its buttons reach a running cell, by mouse and by keyboard."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nbformat
 
@@ -36,7 +34,7 @@ STEP = """([words, atLeast]) => {
 }"""
 
 
-def test_pause_and_stop_reach_a_running_cell(notebook: Callable[..., Any]) -> None:
+def test_pause_and_stop_reach_a_running_cell(notebook):
     book = notebook(SETUP, FIT, run=False)
     page, keys = book.page, book.page.keyboard
 

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_verdict_follows_the_chosen_tasks(folder: Path) -> None:
+def test_the_verdict_follows_the_chosen_tasks(folder):
     panel = BenchmarkBrowser(folder)
     a, b = ("alpha", "untuned"), ("beta", "untuned")
     assert panel.verdict(a, b)["difference"] == pytest.approx(0, abs=1.5)
@@ -48,7 +48,7 @@ def test_the_verdict_follows_the_chosen_tasks(folder: Path) -> None:
     assert "interval: 1" in panel._verdict.value, "of the one ahead minus the other"
 
 
-def test_leaving_models_out_makes_no_difference_real(folder: Path) -> None:
+def test_leaving_models_out_makes_no_difference_real(folder):
     panel = BenchmarkBrowser(folder)
     weak = panel.pairs["task"].eq("x")
     panel.pairs.loc[weak, ["difference", "error", "freedom", "seed_error"]] = 2.2, 1.0, np.inf, 0.0  # p is 0.028
@@ -61,7 +61,7 @@ def test_leaving_models_out_makes_no_difference_real(folder: Path) -> None:
     assert not found["different"]
 
 
-def test_filters_change_the_picture_and_the_cells(folder: Path) -> None:
+def test_filters_change_the_picture_and_the_cells(folder):
     panel = BenchmarkBrowser(folder)
     pictures = {panel._image.value}
     panel.select(tasks=["x", "z"])
@@ -73,7 +73,7 @@ def test_filters_change_the_picture_and_the_cells(folder: Path) -> None:
     assert len(pictures) == 3
 
 
-def test_empty_choices_and_missing_tables_are_told_in_words(folder: Path, tmp_path: Path) -> None:
+def test_empty_choices_and_missing_tables_are_told_in_words(folder, tmp_path):
     panel = BenchmarkBrowser(folder)
     panel.select(models=[])
     panel.select(tasks=[])

@@ -3,7 +3,6 @@
 import html
 import importlib.resources
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,7 +49,7 @@ def ends(panel: Any) -> list[list[tuple[float, float]]]:
     return [line.vertices for line in panel.scatter.annotations()["annotations"]]
 
 
-def test_a_lasso_selects_rows_of_the_frame(controls: Any) -> None:
+def test_a_lasso_selects_rows_of_the_frame(controls):
     frame = texts()
     frame.index = pd.Index([f"row {i % 7}" for i in range(30)])  # names that repeat
     panel = EmbeddingMap(frame, xy=PLANE)
@@ -67,7 +66,7 @@ def test_a_lasso_selects_rows_of_the_frame(controls: Any) -> None:
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_the_colour_menu_changes_the_map_and_its_picture(theme: str) -> None:
+def test_the_colour_menu_changes_the_map_and_its_picture(theme):
     panel = EmbeddingMap(texts(), EMBEDDINGS, color="topic", theme=theme)
     scatter, menu = panel.scatter.widget, panel._color
     assert [to_hex(color) for color in scatter.color] == list(THEMES[theme].palette[:3])
@@ -85,7 +84,7 @@ def test_the_colour_menu_changes_the_map_and_its_picture(theme: str) -> None:
         panel.color = "text"
 
 
-def test_hover_shows_the_text_and_columns_whatever_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hover_shows_the_text_and_columns_whatever_their_names(monkeypatch):
     names = ["x", "color", "opacity"]  # which the map library uses itself
     frame = texts(**{name: [name, "other"] * 15 for name in names})
     frame.loc[4, "text"] = "<b>not bold</b> & " + "long " * 50
@@ -102,7 +101,7 @@ def test_hover_shows_the_text_and_columns_whatever_their_names(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("evil", ["</ul><script>alert(1)</script><img src=x>", "&lt;b&gt; שלום 😀"])
-def test_markup_in_texts_labels_names_and_queries_is_shown_and_not_run(evil: str) -> None:
+def test_markup_in_texts_labels_names_and_queries_is_shown_and_not_run(evil):
     frame = texts(**{evil: [evil, "plain"] * 15})
     frame.loc[0, "text"] = evil
     panel = EmbeddingMap(frame, EMBEDDINGS, color=evil, model=model(EMBEDDINGS[0]))
@@ -116,7 +115,7 @@ def test_markup_in_texts_labels_names_and_queries_is_shown_and_not_run(evil: str
     assert evil in written(panel.static())
 
 
-def test_the_map_library_writes_tooltips_and_legends_as_text_and_not_as_html() -> None:
+def test_the_map_library_writes_tooltips_and_legends_as_text_and_not_as_html():
     import jscatter
 
     bundle = (importlib.resources.files(jscatter) / "bundle.js").read_text(encoding="utf-8")
@@ -126,7 +125,7 @@ def test_the_map_library_writes_tooltips_and_legends_as_text_and_not_as_html() -
     assert not [word for word in sinks if word in own]
 
 
-def test_coordinates_are_given_or_by_pca_or_by_umap_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_coordinates_are_given_or_by_pca_or_by_umap_once(monkeypatch, tmp_path):
     assert EmbeddingMap(texts(), EMBEDDINGS).xy == pytest.approx(maps.pca(EMBEDDINGS))
     assert EmbeddingMap(texts(), xy=PLANE.tolist()).xy == pytest.approx(PLANE)
     asked: list[dict[str, Any]] = []
@@ -137,7 +136,7 @@ def test_coordinates_are_given_or_by_pca_or_by_umap_once(monkeypatch: pytest.Mon
     assert asked == [{"seed": 5}]
 
 
-def test_missing_names_are_a_group_and_missing_numbers_make_ranges() -> None:
+def test_missing_names_are_a_group_and_missing_numbers_make_ranges():
     numbers = np.where(np.arange(30) == 3, np.nan, np.arange(30.0))
     done, classes = [True, False, None] * 10, [0.0, 1.0, np.nan] * 10
     when = pd.date_range("2026-01-01", periods=30)
@@ -157,7 +156,7 @@ def test_missing_names_are_a_group_and_missing_numbers_make_ranges() -> None:
     assert panel._list.options == (("", 2),), "a missing text is empty"
 
 
-def test_many_groups_have_no_legend_and_too_many_no_colours() -> None:
+def test_many_groups_have_no_legend_and_too_many_no_colours():
     frame = pd.DataFrame({"text": "t", "some": [f"g{i % 100}" for i in range(300)], "id": [*map(str, range(300))]})
     panel = EmbeddingMap(frame, xy=np.random.default_rng(0).normal(size=(300, 2)), color="some")
     assert (list(panel.columns), panel.scatter.widget.legend) == (["some"], False)
@@ -178,18 +177,18 @@ def test_many_groups_have_no_legend_and_too_many_no_colours() -> None:
         ({"xy": PLANE, "method": "tsne"}, "method must be one of 'pca', 'umap', got 'tsne'"),
     ],
 )
-def test_what_gives_no_map_is_refused(arguments: dict[str, Any], words: str) -> None:
+def test_what_gives_no_map_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         EmbeddingMap(**{"frame": texts(), **arguments})
 
 
-def test_without_jupyter_scatter_an_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_jupyter_scatter_an_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "jscatter", None)
     with pytest.raises(ImportError, match=r'jupyter-scatter: pip install "sbertlab\[lab\]"'):
         EmbeddingMap(texts(), EMBEDDINGS)
 
 
-def test_a_click_shows_the_neighbours_in_the_original_space_with_lines_to_them() -> None:
+def test_a_click_shows_the_neighbours_in_the_original_space_with_lines_to_them():
     panel = EmbeddingMap(texts(), EMBEDDINGS, PLANE, neighbors=4)
     lasso(panel, [7])
     true = cosine_similarity(EMBEDDINGS[[7]], EMBEDDINGS)[0]
@@ -207,7 +206,7 @@ def test_a_click_shows_the_neighbours_in_the_original_space_with_lines_to_them()
         EmbeddingMap(texts(), xy=PLANE).neighbors(7)
 
 
-def test_words_are_found_in_any_order_case_and_spelling() -> None:
+def test_words_are_found_in_any_order_case_and_spelling():
     found = ["Refund the PAYMENT", "Straße gesperrt", "Cafe\u0301 au lait", "שלום עולם 😀", "a.b*c (x)"]
     panel = EmbeddingMap(pd.DataFrame({"text": [*found, None, float("nan")]}), xy=PLANE[:7])
     wanted = {"payment refund": [0], "refund parcel": [], "STRASSE": [1], "CAFÉ": [2], "עולם שלום 😀": [3], "b*c": [4]}
@@ -215,7 +214,7 @@ def test_words_are_found_in_any_order_case_and_spelling() -> None:
     assert {query: panel.find_words(query).tolist() for query in wanted} == wanted
 
 
-def test_a_search_by_meaning_selects_the_nearest_in_the_original_space() -> None:
+def test_a_search_by_meaning_selects_the_nearest_in_the_original_space():
     query = np.random.default_rng(5).normal(size=8)
     panel = EmbeddingMap(texts(), EMBEDDINGS, model=model(query), neighbors=3)
     panel._meaning.value = "where is my money"
@@ -232,7 +231,7 @@ def test_a_search_by_meaning_selects_the_nearest_in_the_original_space() -> None
     assert "the model that made them" in without.problem
 
 
-def test_points_that_a_busy_or_new_page_may_have_missed_are_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_that_a_busy_or_new_page_may_have_missed_are_sent_again(monkeypatch):
     later: list[Any] = []
     loop = SimpleNamespace(add_callback=lambda call, pause, send: call(pause, send))
     loop.call_later = lambda pause, send: later.append(send)
@@ -250,7 +249,7 @@ def test_points_that_a_busy_or_new_page_may_have_missed_are_sent_again(monkeypat
     np.testing.assert_allclose(widget.points, colored, atol=1e-6)
 
 
-def test_a_film_moves_the_points_and_each_frame_has_its_own_space() -> None:
+def test_a_film_moves_the_points_and_each_frame_has_its_own_space():
     turned = PLANE[:, ::-1] * 3
     spaces = {"step 9": EMBEDDINGS, "step 5": EMBEDDINGS[::-1].copy()}
     frames = {"step 0": PLANE, "step 5": PLANE, "step 9": turned}
@@ -274,7 +273,7 @@ def test_a_film_moves_the_points_and_each_frame_has_its_own_space() -> None:
     assert "step 5" in written(panel.static())
 
 
-def test_a_button_saves_the_selection_to_a_new_file(controls: Any, tmp_path: Path) -> None:
+def test_a_button_saves_the_selection_to_a_new_file(controls, tmp_path):
     panel = EmbeddingMap(texts(), EMBEDDINGS, color="topic", folder=tmp_path / "new")
     panel.select([2, 9])
     for _ in range(2):
@@ -286,7 +285,7 @@ def test_a_button_saves_the_selection_to_a_new_file(controls: Any, tmp_path: Pat
     assert "Error" in panel.problem
 
 
-def test_linked_maps_share_the_selection_and_show_their_own_neighbours() -> None:
+def test_linked_maps_share_the_selection_and_show_their_own_neighbours():
     other = np.random.default_rng(7).normal(size=(30, 5))
     a, b = EmbeddingMap(texts(), EMBEDDINGS, neighbors=3), EmbeddingMap(texts(), other, neighbors=3)
     both = linked(a, b, names=("before", "after"))

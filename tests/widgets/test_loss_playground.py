@@ -1,7 +1,5 @@
 """`LossPlayground`: menu, sliders and buttons act on the points."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -10,7 +8,7 @@ from sbertlab.widgets import LossPlayground
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_the_menu_changes_the_loss_its_sliders_and_its_points(name: str) -> None:
+def test_the_menu_changes_the_loss_its_sliders_and_its_points(name):
     panel = LossPlayground("BatchAllTripletLoss" if name == "CoSENTLoss" else "CoSENTLoss")
     panel._menu.value = name
     there = scene(name)
@@ -21,7 +19,7 @@ def test_the_menu_changes_the_loss_its_sliders_and_its_points(name: str) -> None
     assert panel.problem == ""
 
 
-def test_buttons_step_descend_start_again_and_scatter(controls: Any) -> None:
+def test_buttons_step_descend_start_again_and_scatter(controls):
     panel = LossPlayground("TripletLoss")
     wanted = descend(panel.loss, TRIPLETS, 26)
     pictures = [panel._image.value]
@@ -41,7 +39,7 @@ def test_buttons_step_descend_start_again_and_scatter(controls: Any) -> None:
     assert np.array_equal(panel.push.points.xy, places[1])
 
 
-def test_a_slider_moves_the_setting_and_not_the_points(controls: Any) -> None:
+def test_a_slider_moves_the_setting_and_not_the_points(controls):
     panel = LossPlayground("TripletLoss")
     controls(panel)["Descend"].click()
     before = panel.push
@@ -54,7 +52,7 @@ def test_a_slider_moves_the_setting_and_not_the_points(controls: Any) -> None:
     assert controls(panel)["triplet margin"].value == 0.5
 
 
-def test_scale_goes_by_factors_and_may_be_set_beyond_its_slider(controls: Any) -> None:
+def test_scale_goes_by_factors_and_may_be_set_beyond_its_slider(controls):
     panel = LossPlayground(scale=1)
     controls(panel)["scale"].value = 10.0
     assert panel.loss.scale == pytest.approx(10)
@@ -63,14 +61,14 @@ def test_scale_goes_by_factors_and_may_be_set_beyond_its_slider(controls: Any) -
     assert controls(panel)["scale"].value == pytest.approx(100)
 
 
-def test_an_unknown_loss_or_setting_is_refused() -> None:
+def test_an_unknown_loss_or_setting_is_refused():
     with pytest.raises(ValueError, match=r"a loss for the plane must be one of .*'MSELoss'"):
         LossPlayground("MSELoss")
     with pytest.raises(TypeError, match="'margin'"):
         LossPlayground("CoSENTLoss", margin=1)
 
 
-def test_the_picture_shows_what_the_panel_shows() -> None:
+def test_the_picture_shows_what_the_panel_shows():
     panel = LossPlayground("MegaBatchMarginLoss", theme="dark", negative_margin=0.1)
     panel.step(3)
     assert repr(panel) == f"LossPlayground: MegaBatchMarginLoss, loss {panel.push.loss:.3g} after 3 steps"

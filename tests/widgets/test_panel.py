@@ -13,7 +13,7 @@ from sbertlab.plots.style import canvas
 from sbertlab.widgets.panel import Panel, table
 
 
-def test_a_table_escapes_texts_and_leaves_missing_values_empty() -> None:
+def test_a_table_escapes_texts_and_leaves_missing_values_empty():
     html = table(pd.DataFrame({"<b>": ["<i>x</i>", None], "share": [0.12345, np.nan]}), "<script>")
     assert "<i>" not in html
     assert "<script>" not in html
@@ -21,7 +21,7 @@ def test_a_table_escapes_texts_and_leaves_missing_values_empty() -> None:
     assert "0.123</td>" in html
 
 
-def test_a_callback_shows_its_error_until_the_next_one_works() -> None:
+def test_a_callback_shows_its_error_until_the_next_one_works():
     panel, said = Panel(), []
     panel.guarded(lambda: [][0])()
     assert panel.problem == "IndexError: list index out of range"
@@ -33,12 +33,12 @@ def test_a_callback_shows_its_error_until_the_next_one_works() -> None:
         Panel(theme="sepia")
 
 
-def test_the_keyboard_belongs_to_the_panel_and_not_to_the_notebook() -> None:
+def test_the_keyboard_belongs_to_the_panel_and_not_to_the_notebook():
     keyboard = Panel().children[0].children[1]
     assert "lmSuppressShortcuts" in keyboard._esm
 
 
-def test_a_page_that_runs_no_widgets_gets_the_picture() -> None:
+def test_a_page_that_runs_no_widgets_gets_the_picture():
     class Empty(Panel):
         def static(self) -> Any:
             return canvas(2, 1)[0]
@@ -48,7 +48,7 @@ def test_a_page_that_runs_no_widgets_gets_the_picture() -> None:
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
 
 
-def test_without_ipywidgets_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ipywidgets_the_import_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     monkeypatch.delitem(sys.modules, "sbertlab.widgets")
     with pytest.raises(ImportError, match=r'pip install "sbertlab\[lab\]"'):

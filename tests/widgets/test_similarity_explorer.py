@@ -14,7 +14,7 @@ from sbertlab.widgets import SimilarityExplorer
 Tiny = Callable[..., SentenceTransformer]
 
 
-def test_typed_sentences_are_compared_and_a_pair_is_explained(tiny: Tiny, controls: Any) -> None:
+def test_typed_sentences_are_compared_and_a_pair_is_explained(tiny, controls):
     def compare(typed: str) -> None:
         panel._typed.value = typed
         controls(panel)["Compare"].click()
@@ -36,7 +36,7 @@ def test_typed_sentences_are_compared_and_a_pair_is_explained(tiny: Tiny, contro
     assert len(panel.texts) == 3, "what was shown stays"
 
 
-def test_a_pair_that_cannot_be_explained_leaves_the_matrix(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_that_cannot_be_explained_leaves_the_matrix(tiny, monkeypatch):
     def refuse(model: SentenceTransformer, a: str, b: str) -> Any:
         if "dog" in b:
             raise ValueError("the model gives 'a <dog>' the zero vector")
@@ -53,13 +53,13 @@ def test_a_pair_that_cannot_be_explained_leaves_the_matrix(tiny: Tiny, monkeypat
     assert "zero vector" not in panel._words.value
 
 
-def test_what_belongs_to_no_token_is_said(tiny: Tiny) -> None:
+def test_what_belongs_to_no_token_is_said(tiny):
     panel = SimilarityExplorer(tiny(modules=[models.Dense(32, 8)]), ["the cat", "a dog"])
     assert "see (rest)" in panel._words.value
     assert "(rest)" in panel.explanation.pairs.index  # type: ignore[union-attr]
 
 
-def test_the_figure_has_every_share_and_the_sums_at_its_edge(tiny: Tiny) -> None:
+def test_the_figure_has_every_share_and_the_sums_at_its_edge(tiny):
     found = explain(tiny(), "the cat sits", "a dog")
     (axes,) = explanation_figure(found, theme="dark").axes
     texts = [text.get_text() for text in axes.texts]

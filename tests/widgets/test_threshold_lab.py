@@ -1,8 +1,5 @@
 """`ThresholdLab` follows its slider, goes to a precision, and exports what it shows."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +13,7 @@ LABELS = (RANDOM.random(300) < 0.4).astype(int)
 SCORES = (0.4 + 0.25 * LABELS + RANDOM.normal(0, 0.15, 300)).round(2)
 
 
-def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(controls: Any, tmp_path: Path) -> None:
+def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(controls, tmp_path):
     texts = pd.DataFrame({"first": [f"<b>{n}</b>" for n in range(300)], "second": ["x"] * 300})
     lab = ThresholdLab(LABELS, SCORES, texts, tmp_path / "<b>", resamples=30)
     best, before = lab.chosen, lab._image.value
@@ -37,7 +34,7 @@ def test_the_panel_follows_the_slider_goes_to_a_precision_and_exports(controls: 
     assert lab.chosen == best
 
 
-def test_a_goal_that_cannot_be_reached_leaves_the_panel_where_it_is(controls: Any) -> None:
+def test_a_goal_that_cannot_be_reached_leaves_the_panel_where_it_is(controls):
     lab = ThresholdLab([0, 1, 0], [0.9, 0.5, 0.1], resamples=20)
     before = lab.chosen
     controls(lab)["Go there"].click()

@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,9 +84,7 @@ def watching(*probe: Any) -> Any:
     return monitor
 
 
-def test_training_with_the_monitor_equals_training_without_it_to_the_bit(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_with_the_monitor_equals_training_without_it_to_the_bit(tiny, monkeypatch):
     plain, watched = tiny(dropout=0.1), tiny(dropout=0.1)
     monkeypatch.setattr(module, "SHARE", float("inf"))  # every part is always due
     monitor = watching(TEXTS, list("ab") * (len(TEXTS) // 2))
@@ -104,7 +101,7 @@ def test_training_with_the_monitor_equals_training_without_it_to_the_bit(
     assert_equal(plain, watched)
 
 
-def test_it_shows_the_numbers_of_the_history_and_the_state_of_the_run(tiny: Tiny) -> None:
+def test_it_shows_the_numbers_of_the_history_and_the_state_of_the_run(tiny):
     monitor, states = watching(), []
     assert (monitor.state, monitor._stop.disabled, monitor._pause.disabled) == ("waiting", True, True)
     assert monitor.picture(), "the status, before there is a history"
@@ -118,7 +115,7 @@ def test_it_shows_the_numbers_of_the_history_and_the_state_of_the_run(tiny: Tiny
     assert {"Loss", "Learning rate"} <= {axes.get_title(loc="left") for axes in monitor.static().axes}
 
 
-def test_drawing_is_rationed_to_its_share_of_the_time(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawing_is_rationed_to_its_share_of_the_time(tiny, monkeypatch):
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr(module, "time", clock)
     monitor, model, drawn = watching(), tiny(), []
@@ -136,7 +133,7 @@ def test_drawing_is_rationed_to_its_share_of_the_time(tiny: Tiny, monkeypatch: p
     assert "Training: step 100 of 400." in shown(monitor)
 
 
-def test_the_map_stays_on_the_plane_of_the_first_step_and_states_its_share_of_the_variance(tiny: Tiny) -> None:
+def test_the_map_stays_on_the_plane_of_the_first_step_and_states_its_share_of_the_variance(tiny):
     model, places = tiny(), ProbeMap(TEXTS, WORDS)
 
     def rows() -> np.ndarray:
@@ -162,16 +159,14 @@ def test_the_map_stays_on_the_plane_of_the_first_step_and_states_its_share_of_th
     assert first.get_xlim() == last.get_xlim() == last.get_ylim()
 
 
-def test_a_collapse_is_reported(tiny: Tiny) -> None:
+def test_a_collapse_is_reported(tiny):
     monitor = watching()
     with pytest.warns(UserWarning, match="nearly one"):
         run(tiny(), monitor, loss=losses.CosineSimilarityLoss, epochs=9)
     assert "Collapsed: the embeddings have become nearly one" in shown(monitor)
 
 
-def test_stop_ends_after_the_current_step_with_a_checkpoint_and_resumes_to_the_same_weights(
-    tiny: Tiny, tmp_path: Path
-) -> None:
+def test_stop_ends_after_the_current_step_with_a_checkpoint_and_resumes_to_the_same_weights(tiny, tmp_path):
     whole, stopped, again = (tiny(dropout=0.1) for _ in range(3))
     before = signal.getsignal(signal.SIGINT)
     expected = run(whole)
@@ -190,7 +185,7 @@ def test_stop_ends_after_the_current_step_with_a_checkpoint_and_resumes_to_the_s
     assert monitor.status.startswith("Finished after 8 of 8 steps")
 
 
-def test_stop_during_an_evaluation_or_together_with_ctrl_c_is_one_request(tiny: Tiny) -> None:
+def test_stop_during_an_evaluation_or_together_with_ctrl_c_is_one_request(tiny):
     monitor = TrainingMonitor()
     history = run(tiny(), at(4, monitor.stop, "evaluation"), monitor, evaluator=score)
     assert history["step"].iloc[-1] == 4
@@ -201,7 +196,7 @@ def test_stop_during_an_evaluation_or_together_with_ctrl_c_is_one_request(tiny: 
     assert both.status.startswith("Stopped after step 2.")
 
 
-def test_stop_ends_a_fit_in_a_thread_as_a_callback_does(tiny: Tiny) -> None:
+def test_stop_ends_a_fit_in_a_thread_as_a_callback_does(tiny):
     monitor = TrainingMonitor()
     histories: list[pd.DataFrame] = []
     thread = threading.Thread(target=lambda: histories.append(run(tiny(), at(3, monitor.stop), monitor)))
@@ -211,7 +206,7 @@ def test_stop_ends_a_fit_in_a_thread_as_a_callback_does(tiny: Tiny) -> None:
     assert histories[0].attrs["stopped_early"]
 
 
-def test_pause_holds_the_run_and_resume_continues_to_the_same_weights(tiny: Tiny) -> None:
+def test_pause_holds_the_run_and_resume_continues_to_the_same_weights(tiny):
     whole, paused = tiny(dropout=0.1), tiny(dropout=0.1)
     run(whole)
     monitor, steps, seen = watching(), [], []
@@ -233,7 +228,7 @@ def test_pause_holds_the_run_and_resume_continues_to_the_same_weights(tiny: Tiny
 
 
 @pytest.mark.parametrize("how", ["stop", "Ctrl-C"])
-def test_a_paused_run_can_be_stopped_from_another_thread(tiny: Tiny, tmp_path: Path, how: str) -> None:
+def test_a_paused_run_can_be_stopped_from_another_thread(tiny, tmp_path, how):
     monitor, main = TrainingMonitor(), threading.main_thread().ident
     for press in (monitor.stop, monitor.pause, monitor.resume):
         press()
@@ -264,9 +259,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return page
 
 
-def test_in_a_notebook_it_appears_where_fit_runs_and_leaves_its_pictures_there(
-    tiny: Tiny, notebook: SimpleNamespace
-) -> None:
+def test_in_a_notebook_it_appears_where_fit_runs_and_leaves_its_pictures_there(tiny, notebook):
     monitor = TrainingMonitor(TEXTS)
     assert monitor.live
     run(tiny(), monitor)
@@ -277,9 +270,7 @@ def test_in_a_notebook_it_appears_where_fit_runs_and_leaves_its_pictures_there(
 
 
 @pytest.mark.parametrize("cell_ends", [True, False])
-def test_a_fit_that_raises_is_reported_and_the_next_run_starts_a_new_history(
-    tiny: Tiny, notebook: SimpleNamespace, cell_ends: bool
-) -> None:
+def test_a_fit_that_raises_is_reported_and_the_next_run_starts_a_new_history(tiny, notebook, cell_ends):
     monitor = TrainingMonitor()
     with pytest.raises(ZeroDivisionError):
         run(tiny(), at(4, lambda: 1 / 0), monitor, seed=1)
@@ -294,7 +285,7 @@ def test_a_fit_that_raises_is_reported_and_the_next_run_starts_a_new_history(
     assert monitor.status.startswith("Finished after 8 of 8 steps")
 
 
-def test_an_error_while_drawing_is_shown_and_the_run_continues(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_drawing_is_shown_and_the_run_continues(tiny, monkeypatch):
     monitor = watching(TEXTS)
     monkeypatch.setattr(monitor.map, "figure", lambda *options, **more: 1 / 0)
     assert len(run(tiny(), monitor)) == STEPS
@@ -309,7 +300,7 @@ def test_an_error_while_drawing_is_shown_and_the_run_continues(tiny: Tiny, monke
         (["a", "b", "c"], [1, 2], "probe has 3, labels has 2"),
     ],
 )
-def test_a_probe_that_gives_no_map_is_refused(probe: Any, labels: Any, words: str) -> None:
+def test_a_probe_that_gives_no_map_is_refused(probe, labels, words):
     with pytest.raises(ValueError, match=words):
         TrainingMonitor(probe, labels)
     with pytest.raises(TypeError, match=re.escape("callbacks=[monitor]")):
