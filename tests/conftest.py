@@ -84,12 +84,7 @@ def tiny_transformer(seed: int = 0, dropout: float = 0.0, **config: object) -> m
 def tiny() -> Callable[..., SentenceTransformer]:
     """Factory of fresh, seeded tiny encoders: `tiny(pooling="cls", modules=[...], dropout=0.1, seed=1)`."""
 
-    def make(
-        pooling: str | list[str] = "mean",
-        modules: list[models.Module] | None = None,
-        seed: int = 0,
-        dropout: float = 0.0,
-    ) -> SentenceTransformer:
+    def make(pooling="mean", modules=None, seed=0, dropout=0.0):
         transformer = tiny_transformer(seed, dropout)
         pool = models.Pooling(transformer.get_word_embedding_dimension(), pooling)
         return SentenceTransformer(modules=[transformer, pool, *(modules or [])], device="cpu")

@@ -6,7 +6,6 @@ SBERTLAB_DATA names (stsb, wikiqa, snli_devtest); without it, from the helpdesk 
 writes figures/speed.csv.
 """
 
-import argparse
 import os
 import statistics
 import time
@@ -21,12 +20,7 @@ import sentence_transformers
 import torch
 from sbertlab.helpdesk import load_helpdesk, triplets
 from scipy.stats import spearmanr
-from sentence_transformers.sentence_transformer.losses import (
-    CachedMultipleNegativesRankingLoss as CachedPeerRankingLoss,
-)
-from sentence_transformers.sentence_transformer.losses import (
-    MultipleNegativesRankingLoss as PeerRankingLoss,
-)
+from sentence_transformers.sentence_transformer import losses as peer_losses
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -37,7 +31,10 @@ from sbertlab.models import fast_cpu
 from sbertlab.storage.find import find_model
 
 MODEL = "all-MiniLM-L6-v2"
-BATCH = 64
+TEXTS = 1000  # to encode
+BATCH, STEPS = 64, 3  # of training
+REPEATS = 3  # measured rounds per row
+OUTPUT = Path("figures/speed.csv")
 
 
 def machine_name() -> str:
@@ -54,9 +51,9 @@ def seconds_of(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def alternate(a: Callable[[], float], b: Callable[[], float], repeats: int, name: str) -> tuple[float, float]:
+def alternate(a: Callable[[], float], b: Callable[[], float], name: str) -> tuple[float, float]:
     """Call two functions that return seconds, once unmeasured, then in turn; return the median of each."""
-    rounds = [(a(), b()) for _ in tqdm(range(repeats + 1), desc=name, unit="round", leave=False)]
+    rounds = [(a(), b()) for _ in tqdm(range(REPEATS + 1), desc=name, unit="round", leave=False)]
     first, second = zip(*rounds[1:], strict=True)
     return statistics.median(first), statistics.median(second)
 
@@ -99,19 +96,19 @@ def stsb_spearman(model: SentenceTransformer, folder: Path | None) -> float:
     return 100 * float(spearmanr((a * b).sum(axis=1), frame["score"]).statistic)
 
 
-def encode_rows(path: Path, folder: Path | None, count: int, repeats: int) -> list[dict[str, object]]:
+def encode_rows(path: Path, folder: Path | None) -> list[dict[str, object]]:
     """Time encoding, in float32 and bfloat16, against the peer's float32 default."""
     peer = sentence_transformers.SentenceTransformer(str(path), device="cpu")
     ours = SentenceTransformer(path, device="cpu")
     half = SentenceTransformer(path, device="cpu", model_kwargs={"dtype": torch.bfloat16})
     lost = stsb_spearman(half, folder) - stsb_spearman(ours, folder)
     rows = []
-    for name, texts in text_sets(folder, count).items():
+    for name, texts in text_sets(folder, TEXTS).items():
         theirs = partial(peer.encode, texts, show_progress_bar=False)
         expected, work = theirs(), f"encode {name}"
         for precision, model in (("float32", ours), ("bfloat16", half)):
             mine = partial(model.encode, texts)
-            seconds = alternate(partial(seconds_of, theirs), partial(seconds_of, mine), repeats, work)
+            seconds = alternate(partial(seconds_of, theirs), partial(seconds_of, mine), work)
             difference = float(np.abs(mine() - expected).max())
             rows.append(comparison(work, precision, "texts/s", len(texts), seconds, difference))
             rows[-1]["stsb_points"] = lost if precision == "bfloat16" else 0.0
@@ -151,13 +148,13 @@ def comparison(
     return row | {"peer": peer, "sbertlab": ours, "ratio": ours / peer, "difference": difference}
 
 
-def training_rows(path: Path, folder: Path | None, steps: int, repeats: int) -> list[dict[str, object]]:
+def training_rows(path: Path, folder: Path | None) -> list[dict[str, object]]:
     """Time training steps against the peer's, dropout off, and compare the losses of the steps."""
     nli, triplets_ = nli_triplets(folder, 8 * BATCH)
     pairs_of, pairs_ = long_pairs(folder, 2 * BATCH)
     plans = [  # source, rows, batch size, precision, gradient cache
-        (f"{nli} triplets", triplets_[: steps * BATCH], BATCH, "float32", False),
-        (f"{nli} triplets", triplets_[: steps * BATCH], BATCH, "bfloat16", False),
+        (f"{nli} triplets", triplets_[: STEPS * BATCH], BATCH, "float32", False),
+        (f"{nli} triplets", triplets_[: STEPS * BATCH], BATCH, "bfloat16", False),
         (f"{pairs_of} pairs", pairs_, BATCH, "float32", False),
         (f"{nli} triplets", triplets_, len(triplets_), "float32", True),
     ]
@@ -167,7 +164,7 @@ def training_rows(path: Path, folder: Path | None, steps: int, repeats: int) -> 
         work = f"train {source}, batch {batch}{', cached' if cached else ''}"
         theirs = partial(train_peer, path, texts, batch, cached, results)
         mine = partial(train_ours, path, texts, batch, precision, cached, results)
-        seconds = alternate(theirs, mine, repeats, work)
+        seconds = alternate(theirs, mine, work)
         difference = float(np.abs(np.subtract(results["peer"], results["ours"])).max())
         rows.append(comparison(work, precision, "rows/s", len(texts), seconds, difference))
     return rows
@@ -178,7 +175,7 @@ def train_peer(
 ) -> float:
     """Train the peer in a plain loop, as its trainer does, in float32; return the seconds and store the losses."""
     model = no_dropout(sentence_transformers.SentenceTransformer(str(path), device="cpu"))
-    loss = CachedPeerRankingLoss(model) if cached else PeerRankingLoss(model)
+    loss = getattr(peer_losses, f"{'Cached' * cached}MultipleNegativesRankingLoss")(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
     model.train()
     start = time.perf_counter()
@@ -227,23 +224,15 @@ def no_dropout(model: torch.nn.Module) -> torch.nn.Module:
 
 def main() -> None:
     """Measure, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=int, default=1000, help="to encode")
-    parser.add_argument("--steps", type=int, default=3, help="of training, with 64 rows each")
-    parser.add_argument("--repeats", type=int, default=3, help="measured rounds per row")
-    parser.add_argument("--output", type=Path, default=Path("figures/speed.csv"))
-    arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     folder = Path(os.environ["SBERTLAB_DATA"]) if os.environ.get("SBERTLAB_DATA") else None
     path = find_model(MODEL)
     versions = {"torch": torch.__version__, "peer_version": sentence_transformers.__version__}
     print(f"{machine_name()}\nsbertlab {sbertlab.__version__}, {versions}")
-    rows = encode_rows(path, folder, arguments.texts, arguments.repeats)
-    rows += training_rows(path, folder, arguments.steps, arguments.repeats)
+    rows = encode_rows(path, folder) + training_rows(path, folder)
     table = pd.DataFrame(rows).assign(machine=machine_name(), **versions)
-    arguments.output.parent.mkdir(exist_ok=True)
-    table.to_csv(arguments.output, index=False, float_format="%.6g")
-    print(f"written: {arguments.output}")
+    table.to_csv(OUTPUT, index=False, float_format="%.6g")
+    print(f"written: {OUTPUT}")
 
 
 if __name__ == "__main__":

@@ -111,17 +111,6 @@ def test_no_path_or_address_of_a_machine_is_in_a_notebook(path):
         assert not re.search(r"[A-Z]:\\|file://", text)
 
 
-@every_notebook
-@pytest.mark.long
-def test_a_notebook_runs_from_top_to_bottom_without_a_browser(path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    notebook = tool.execute(path, fast=True, timeout=300)
-    said = tool.normalise(notebook)
-    assert not [line for line in said if "Traceback" in line]
-    assert not [output for output in outputs_of(notebook) if output.output_type == "error"]
-    assert len(outputs_of(notebook)) == len(outputs_of(read(path)))
-
-
 def small_notebook() -> NotebookNode:
     html = "<svg></svg>"
     view = {tool.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "Widget()"}
@@ -164,17 +153,6 @@ def test_the_hash_follows_the_code_and_nothing_else():
     assert tool.code_sha256(notebook) != before
     parted = new_notebook(cells=[new_code_cell("1"), new_code_cell("2")])
     assert tool.code_sha256(new_notebook(cells=[new_code_cell("1\n2")])) != tool.code_sha256(parted)
-
-
-def test_paths_go_and_what_only_looks_like_one_stays():
-    assert tool.without_machine("/Users/ann/lab/x.png, /tmp/a b") == "x.png, a b"
-    for harmless in ("1/2", "https://example.org/home/page", "figures/map.png", "</style>", "and/or", "tests/usr/x"):
-        assert tool.without_machine(harmless) == harmless
-
-
-def test_notebooks_are_chosen_by_the_beginnings_of_their_names():
-    assert [path.name[:2] for path in tool.notebook_paths(["01", "07_m"])] == ["01", "07"]
-    assert tool.notebook_paths(["99"]) == []
 
 
 @pytest.mark.slow

@@ -274,10 +274,3 @@ def test_communities_equal_those_of_the_peer(threshold, least, batch_size):
     ours = util.community_detection(rows, threshold, least, batch_size)
     assert ours
     assert ours == peer.community_detection(rows, threshold, least)
-
-
-def test_a_batch_moves_in_place_and_keeps_other_values():
-    batch = {"input_ids": torch.ones(2, 3), "texts": ["a", "b"]}
-    assert util.batch_to_device(batch, torch.device("meta")) is batch
-    assert batch["input_ids"].device.type == "meta"
-    assert batch["texts"] == ["a", "b"]

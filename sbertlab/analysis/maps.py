@@ -44,11 +44,7 @@ def pca(embeddings: Embeddings) -> np.ndarray:
 
 
 def umap_map(
-    embeddings: Embeddings,
-    n_neighbors: int = 15,
-    min_dist: float = 0.1,
-    seed: int = 0,
-    init: np.ndarray | None = None,
+    embeddings: Embeddings, n_neighbors: int = 15, min_dist: float = 0.1, seed: int = 0, init: np.ndarray | None = None
 ) -> np.ndarray:
     """Return a UMAP layout, which keeps nearest neighbours together.
 

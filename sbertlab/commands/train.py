@@ -133,10 +133,7 @@ def name_and_settings(given: Any, where: str, known: Collection[str]) -> tuple[s
 
 
 def load_model(
-    name: str,
-    pooling: str | list[str] | None = None,
-    max_seq_length: int | None = None,
-    layers: int | None = None,
+    name: str, pooling: str | list[str] | None = None, max_seq_length: int | None = None, layers: int | None = None
 ) -> SentenceTransformer:
     """Load the model to train.
 

@@ -31,11 +31,7 @@ from sbertlab.evaluation.pairs import (
     TranslationEvaluator,
     TripletEvaluator,
 )
-from sbertlab.evaluation.retrieval import (
-    InformationRetrievalEvaluator,
-    ParaphraseMiningEvaluator,
-    RerankingEvaluator,
-)
+from sbertlab.evaluation.retrieval import InformationRetrievalEvaluator, ParaphraseMiningEvaluator, RerankingEvaluator
 from sbertlab.util import SimilarityFunction
 
 __all__ = [

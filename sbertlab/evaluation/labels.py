@@ -124,12 +124,7 @@ class ClusteringEvaluator(SentenceEvaluator):
     """
 
     def __init__(
-        self,
-        texts: Sequence[str],
-        labels: Sequence[Any],
-        seed: int = 42,
-        starts: int = 1,
-        **settings: Unpack[Settings],
+        self, texts: Sequence[str], labels: Sequence[Any], seed: int = 42, starts: int = 1, **settings: Unpack[Settings]
     ) -> None:
         super().__init__("v_measure", "clustering_evaluation{}_results.csv", **settings)
         (self.texts,) = checked_texts(texts=texts)

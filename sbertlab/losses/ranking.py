@@ -35,11 +35,7 @@ class MultipleNegativesRankingLoss(Loss):
     columns, in_batch = (2, None), True
 
     def __init__(
-        self,
-        model: Model = None,
-        scale: float = 20.0,
-        similarity_fct: Metric = cos_sim,
-        hard_negatives: str = "shared",
+        self, model: Model = None, scale: float = 20.0, similarity_fct: Metric = cos_sim, hard_negatives: str = "shared"
     ) -> None:
         super().__init__(model)
         check_choice("hard_negatives", hard_negatives, ("shared", "own"))

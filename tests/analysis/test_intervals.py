@@ -9,7 +9,6 @@ import pytest
 from scipy.stats import norm, t, ttest_ind, ttest_rel
 
 from sbertlab.analysis.intervals import (
-    Difference,
     compare,
     group_letters,
     holm,
@@ -75,17 +74,6 @@ def test_what_moves_from_start_to_start_counts_once_however_many_resamples_there
     assert np.arctanh(high) == pytest.approx(t.ppf(0.975, 9) * np.hypot(starts[0].std(ddof=1), 0.01), rel=0.05)
 
 
-def test_replicates_of_two_models_are_subtracted_one_by_one():
-    shared, own = np.random.default_rng(0).normal(size=(2, 2000))
-    found = compare(0.6, 0.5, 0.6 + 0.1 * shared + 0.01 * own, 0.5 + 0.1 * shared)
-    assert found.value == pytest.approx(0.1)
-    assert found.error == pytest.approx(0.01, rel=0.05)
-    assert found.p < 1e-10
-    assert (found.low, found.high) == pytest.approx((0.08, 0.12), abs=0.002)
-    back = compare(0.5, 0.6, 0.5 + 0.1 * shared, 0.6 + 0.1 * shared + 0.01 * own)
-    assert (back.value, back.low, back.high, back.p) == pytest.approx((-found.value, -found.high, -found.low, found.p))
-
-
 def test_the_p_value_and_the_interval_agree():
     drawn = 0.05 * np.random.default_rng(0).normal(size=400)
     for seeds in (None, [0.4, 0.5, 0.6]):
@@ -126,12 +114,6 @@ def test_the_mean_over_tasks_is_the_same_from_differences_and_from_replicates():
     assert joined.value == pytest.approx(direct.value)
     assert joined.error == pytest.approx(direct.error, rel=0.03)
     assert (joined.low, joined.high) == pytest.approx((direct.low, direct.high), abs=0.001)
-
-
-def test_the_seeds_of_a_mean_are_means_over_the_tasks():
-    tasks = [Difference(value, 0.01, 99, 0.02, 2, value - 0.05, value + 0.05, 0.01) for value in (0.1, 0.2)]
-    seeds = [0.58, 0.6, 0.65]
-    assert mean_difference(tasks, seeds).seed_error == pytest.approx(np.std(seeds, ddof=1) / 3**0.5)
 
 
 def test_holm_rejects_step_by_step():

@@ -1,36 +1,16 @@
 """What losses push where: gradients, the way down, and what scale and margin do; the figures that show it."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import approx_fprime
 
 from sbertlab import losses
-from sbertlab.analysis.loss_plane import (
-    PAIRS,
-    SCENES,
-    SCORED,
-    TRIPLETS,
-    Points,
-    descend,
-    on_circle,
-    projected,
-    push,
-    roles,
-    scene,
-)
+from sbertlab.analysis.loss_plane import PAIRS, SCENES, SCORED, TRIPLETS, Points, descend, projected, push, roles, scene
 
 plots = pytest.importorskip("sbertlab.plots.losses", reason="the lab extra is not installed", exc_type=ImportError)
 
 every_scene = pytest.mark.parametrize("name", SCENES)
-
-
-def cosines(points: Points) -> np.ndarray:
-    """Cosine of the first two texts of each row."""
-    a, b = points.xy[:, 0], points.xy[:, 1]
-    return (a * b).sum(axis=-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
 @every_scene
@@ -57,15 +37,6 @@ def test_a_loss_on_the_circle_pushes_along_it_and_reads_no_lengths(name):
         longer = push(there.make(), Points(3 * points.xy, points.labels)).loss
         assert seen.circle == (outward < 1e-9)
         assert seen.circle == (longer == pytest.approx(seen.loss, abs=1e-9))
-
-
-def test_an_arrow_by_hand():
-    pair = Points(on_circle([[0, 60]]), np.array([1.0]))  # cosine 1/2, wanted 1
-    seen = push(losses.CosineSimilarityLoss(), pair)
-    assert seen.loss == pytest.approx(0.25)
-    # |d loss / d angle| = 2 (1 - cos) sin = sin 60; the arrows point at each other along the circle
-    assert seen.lengths == pytest.approx(math.sin(math.pi / 3) * np.ones((1, 2)))
-    assert seen.arrows[0, 0] == pytest.approx([0, math.sin(math.pi / 3)])
 
 
 def test_a_negative_beyond_the_margin_gets_no_arrow():
@@ -101,14 +72,6 @@ def test_a_step_is_plain_gradient_descent():
     loss = losses.TripletLoss(triplet_margin=1.0)
     _, there = descend(loss, TRIPLETS, steps=1, rate=0.01)
     assert there.points.xy == pytest.approx(TRIPLETS.xy + 0.01 * push(loss, TRIPLETS).arrows)
-
-
-def test_where_the_losses_want_three_scored_pairs():
-    found = {kind: cosines(descend(kind(), SCORED, 300)[-1].points) for kind in (losses.CosineSimilarityLoss,)}
-    assert found[losses.CosineSimilarityLoss] == pytest.approx(SCORED.labels, abs=0.02)
-    order = cosines(descend(losses.CoSENTLoss(), SCORED, 300)[-1].points)
-    assert order[0] > order[1] > order[2]
-    assert abs(order - SCORED.labels).max() > 0.1
 
 
 def test_projected_arrows_are_those_of_the_space_as_the_plane_sees_them():

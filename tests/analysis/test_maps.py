@@ -1,7 +1,6 @@
 """Maps and films: the measures against slow formulas, films that are comparable, maps cached by content."""
 
 import importlib.util
-import sys
 from typing import Any
 
 import numpy as np
@@ -228,12 +227,6 @@ def with_row(value: float, row: int = 7) -> np.ndarray:
 def test_what_has_no_map_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_a_missing_umap_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(ImportError, match=r'pip install "sbertlab\[lab\]"'):
-        maps.umap_map(ROWS)
 
 
 @pytest.mark.slow

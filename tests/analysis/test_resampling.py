@@ -103,17 +103,6 @@ def test_replicates_take_the_starts_of_a_clustering_in_turn_and_its_value_is_of_
     np.testing.assert_array_equal(drawn[1::2], turns[1][1::2])
 
 
-def test_the_best_rival_is_chosen_anew_in_every_resample_and_sub_set():
-    values = np.array([[1.0, 0.0, 1.0, 0.0], [0.4, 0.4, 0.8, 0.8]])
-    assert Examples("mean", values).value() == pytest.approx(0.6)  # rivals 0.5 and 0.6
-    assert Examples("mean", values, sets=[0, 0, 1, 1]).value() == pytest.approx((0.5 + 0.8) / 2)
-    alone = [Examples("mean", row).replicates(200) for row in values]
-    together = Examples("mean", values).replicates(200)
-    np.testing.assert_array_equal(together, np.maximum(*alone))
-    assert (together > alone[0]).any()
-    assert (together > alone[1]).any()
-
-
 @pytest.mark.parametrize("statistic", REFERENCES)
 def test_examples_drawn_once_for_several_models_give_what_each_gives_alone(statistic):
     sets = np.random.default_rng(1).permutation(np.repeat([7, 2, 5], [40, 25, 12]))

@@ -7,17 +7,7 @@ import pandas as pd
 import pytest
 
 from sbertlab.benchmark.published import published_cells
-from sbertlab.benchmark.results import (
-    COLUMNS,
-    PAIR_FILE,
-    ranking,
-    read,
-    readme_block,
-    report,
-    rows_of,
-    save,
-    summarise,
-)
+from sbertlab.benchmark.results import COLUMNS, PAIR_FILE, ranking, read, readme_block, report, rows_of, save, summarise
 from sbertlab.commands.figures import BLOCK
 
 ROOT = Path(__file__).parents[2]

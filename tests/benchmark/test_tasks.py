@@ -1,4 +1,3 @@
-import pickle
 from functools import partial
 
 import numpy as np
@@ -137,13 +136,6 @@ def test_the_best_similarity_counts_within_each_set_and_sets_count_equally():
     )
     assert examples_of("max_map@100", table).value() == pytest.approx((0.5 + 0.3) / 2)
     assert examples_of("max_map@100", table.drop(columns="evaluator")).value() == pytest.approx(1.6 / 6)
-
-
-def test_tasks_can_be_sent_to_another_process():
-    tasks = [*helpdesk_tasks(), *select_tasks(["STSBenchmark", "CQADupstackRetrieval"], data="")]
-    again = pickle.loads(pickle.dumps(tasks))
-    assert [task.name for task in again] == [task.name for task in tasks]
-    assert len(again[1].load().labels) == len(tasks[1].load().labels)
 
 
 def test_unknown_names_and_missing_folders_are_named(tmp_path, monkeypatch):

@@ -50,11 +50,6 @@ def test_drawing_makes_the_page_the_pictures_and_the_readmes_block(tmp_path):
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written[2:])
 
 
-def test_drawing_without_a_table_says_what_creates_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"benchmark.csv is missing; .*`python -m sbertlab benchmark`"):
-        draw_figures(tmp_path)
-
-
 @pytest.mark.slow
 def test_a_card_is_measured_written_and_drawn_again(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
@@ -69,12 +64,6 @@ def test_a_card_is_measured_written_and_drawn_again(tmp_path, monkeypatch):
     (tmp_path / "card" / "robustness.md").unlink()
     assert [path.name for path in draw_card(tmp_path / "card")] == names[2:]
     assert (tmp_path / "card" / "robustness.md").read_text() == page
-
-
-def test_an_unknown_model_is_told_in_words(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert main(["robustness", "no/such-model", "--output", str(tmp_path)]) == 1
-    assert "no/such-model" in capsys.readouterr().err
 
 
 def test_the_committed_page_is_that_of_the_committed_tables():

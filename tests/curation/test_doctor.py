@@ -47,11 +47,6 @@ def test_clean_sets_have_no_findings(clean):
     assert examine(phrasings, ["anchor", "positive", "negative"]).empty
 
 
-@pytest.mark.slow
-def test_a_clean_set_has_no_findings_by_a_real_model_either(clean, minilm):
-    assert examine(clean, QA, group="intent", model=minilm).empty
-
-
 def test_every_planted_fault_is_found_in_its_row_and_nowhere_else(clean):
     faulty, size = clean.copy(), len(clean)
     held = load_helpdesk("test")["text"].tolist()
@@ -157,15 +152,6 @@ def test_nearer_positives_are_found_by_the_model_nearest_first():
     table = pd.DataFrame({"q": ["one", "two"], "a": ["far", "one"]})
     model = Written(one=[1, 0], two=[1, 0.2], far=[0.5, 1])
     assert nearer_positives(table, ["q", "a"], model).empty, "the anchor itself, as a positive of another row"
-
-
-def test_nearer_positives_are_the_same_block_by_block(monkeypatch, tiny, clean):
-    model, table = StoredEmbeddings(tiny()), clean.head(30)
-    whole = nearer_positives(table, QA, model, alike=0.1)
-    monkeypatch.setattr("sbertlab.doctor.BLOCK", 4)
-    pd.testing.assert_frame_equal(nearer_positives(table, QA, model, alike=0.1), whole)
-    assert len(whole) > 5
-    assert whole["value"].is_monotonic_decreasing
 
 
 def test_the_tokens_that_are_lost_are_counted(tiny):

@@ -4,7 +4,6 @@ import gzip
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from sentence_transformers.sentence_transformer import readers as peer
 
@@ -122,15 +121,3 @@ def test_files_of_different_length_are_an_error_that_names_the_shorter(tmp_path)
     paths = [write(tmp_path / "en.txt", "one\ntwo\nthree\n"), write(tmp_path / "de.txt", "eins\n")]
     with pytest.raises(ValueError, match=r"en\.txt \+ de\.txt:2: de\.txt ended before this line"):
         readers.PairedFilesReader(paths).get_examples()
-
-
-@pytest.mark.parametrize("name", ["stsb", "snli_devtest"])
-def test_real_files_are_read_as_pandas_reads_them(data_dir, name):
-    folder, label = data_dir / name, "score" if name == "stsb" else "label"
-    reader = readers.NLIDataReader(folder, delimiter=",")
-    if name == "stsb":
-        reader = readers.STSDataReader(folder, "sentence1", "sentence2", "score", delimiter=",", max_score=1)
-    table = pd.read_csv(data_dir / name / "data.csv.gz", keep_default_na=False)
-    examples = reader.get_examples("data.csv.gz")
-    assert [example.texts for example in examples] == table[["sentence1", "sentence2"]].values.tolist()
-    assert [example.label for example in examples] == table[label].replace(readers.NLIDataReader.get_labels()).tolist()

@@ -9,11 +9,7 @@ import sentence_transformers
 import torch
 
 from sbertlab import InputExample, SentenceTransformer, models
-from sbertlab.encoder.batching import (
-    CHUNK_COST,
-    PaddingMeter,
-    token_budget_chunks,
-)
+from sbertlab.encoder.batching import CHUNK_COST, token_budget_chunks
 
 Tiny = Callable[..., SentenceTransformer]
 WORDS = ["the cat sits", "a dog", "", "where is my parcel ?", "the cat sits", "how can i change my e mail address"]
@@ -53,25 +49,6 @@ def test_every_text_is_in_one_chunk_and_no_chunk_with_two_exceeds_the_budget(len
     assert sorted(index for chunk in chunks for index in chunk) == list(range(len(lengths)))
     assert any(len(chunk) > 1 for chunk in chunks)
     assert all(len(chunk) * max(lengths[i] for i in chunk) <= 100 for chunk in chunks if len(chunk) > 1)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "budget", "chunks"),
-    [
-        ([3, 50, 3, 60], 10, [[3], [1], [0, 2]]),  # a text longer than the budget has a chunk of its own
-        ([5] * 6, 15, [[0, 1, 2], [3, 4, 5]]),  # texts of equal length keep their order
-        ([], 10, []),
-    ],
-)
-def test_small_cases_by_hand(lengths, budget, chunks):
-    assert token_budget_chunks(lengths, budget) == chunks
-
-
-def test_the_padding_meter_adds_up_chunks():
-    meter = PaddingMeter()
-    for lengths in ([4, 1], [2, 2], []):
-        meter.add(lengths)
-    assert (meter.tokens, meter.padded, meter.share) == (9, 12, 3 / 12)
 
 
 def test_embed_equals_encode_in_any_chunks_and_keeps_order(tiny):

@@ -13,12 +13,7 @@ import sentence_transformers
 import torch
 from safetensors.torch import save_file
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
-from sentence_transformers.sentence_transformer.modules import (
-    LayerNorm,
-    Pooling,
-    StaticEmbedding,
-    WeightedLayerPooling,
-)
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling, StaticEmbedding, WeightedLayerPooling
 from torch import nn
 
 from sbertlab import SentenceTransformer, models
@@ -45,9 +40,6 @@ def bert(tiny: Tiny, tmp_path: Path) -> Path:
 
 def edit_json(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-
-
-# What sentence-transformers 6.2 writes
 
 
 def saved(folder: Path, modules: list[Any], **settings: Any) -> sentence_transformers.SentenceTransformer:
@@ -98,9 +90,6 @@ def test_weighted_layer_pooling_of_version_6_loads_here(bert, tmp_path):
     mix = WeightedLayerPooling(32, num_hidden_layers=2, layer_start=1, layer_weights=weights)
     model = saved(tmp_path / "model", [first, mix, Pooling(32)])
     assert_same(read(tmp_path / "model"), model)
-
-
-# Folders written by hand, as versions 2.2 to 5 left them
 
 
 def by_hand(bert: Path, entries: dict[str, str], files: dict[str, Any]) -> Path:
@@ -253,20 +242,10 @@ def test_a_missing_file_is_named(file, folder):
         read(folder)
 
 
-def test_missing_weights_are_named(folder):
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        (folder / "2_Dense" / file).unlink()
-    with pytest.raises(FileNotFoundError, match=r"2_Dense/pytorch_model.bin"):
-        read(folder)
-
-
 def test_weights_that_do_not_fit_the_architecture_are_not_filled_with_random_numbers(folder):
     edit_json(folder / "config.json", hidden_size=16, intermediate_size=32)
     with pytest.raises(ValueError, match="model cannot be loaded as Transformer"):
         read(folder)
-
-
-# Hostile folders: nothing from them is run
 
 
 class Bomb:

@@ -283,14 +283,6 @@ def test_a_full_disk_costs_a_warning_and_nothing_stored_before(store):
     assert found(EmbeddingStore(store.folder), ["before"]) == ["before"]
 
 
-def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path):
-    (tmp_path / "file").write_text("")
-    memory = StoredEmbeddings(Digits(), EmbeddingStore(tmp_path / "file" / "store"))
-    with pytest.warns(EmbeddingStoreWarning, match="cannot be written"):
-        rows = memory.encode(["a"])
-    assert rows.tolist() == digits(["a"]).tolist()
-
-
 WRITER = f"""
 import sys, time, warnings
 from pathlib import Path

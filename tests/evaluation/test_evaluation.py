@@ -273,15 +273,6 @@ def test_a_collapsed_model_gains_nothing_from_draws_in_reranking():
     assert metrics["map"] == metrics["mrr@10"] == 1 / 4
 
 
-def test_missed_duplicates_count_against_mining():
-    model = Vectors({"a 0": [1, 0], "b 0": [1, 0.1], "c 0": [0, 1], "d 0": [0.2, 1]})
-    sentences = {"a": "a 0", "b": "b 0", "c": "c 0", "d": "d 0"}
-    evaluator = ours.ParaphraseMiningEvaluator(sentences, [("a", "b"), ("a", "c")], top_k=1)
-    metrics = evaluator(model)
-    assert metrics["average_precision"] == pytest.approx(1 / 2)
-    assert metrics["recall"] == pytest.approx(1 / 2)
-
-
 def test_the_same_translation_in_another_row_is_right_and_wrong_ones_are_printed(capsys):
     model = Vectors({"yes 0": [1, 0], "ja 0": [1, 0], "no 0": [0, 1], "nein 0": [1, 0.2]})
     evaluator = ours.TranslationEvaluator(

@@ -8,13 +8,11 @@ import argparse
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,8 +33,8 @@ from sbertlab.evaluation import EmbeddingSimilarityEvaluator
 IMPORTED = (huggingface_hub.hf_file_system, peft, scipy.stats)
 """What a run would import on its way: of an interruption in the middle of an import Python makes another error."""
 
-HALF_WRITTEN = re.compile(r"\.+\d+(\.[0-9a-f]{8})+")
-"""Names of folders that a process leaves which is killed while it writes a checkpoint."""
+STRIKES = {"killed": [[signal.SIGKILL]], "interrupted": [[signal.SIGINT], [signal.SIGINT, signal.SIGINT]]}
+"""The signals that a run gets one after the other."""
 
 WORDS = "cat dog bird fish man woman child house garden street city river sea sun rain snow music guitar".split()
 PAIRS = [InputExample(texts=[f"the {word} sleeps", f"a {word} is there"], label=i / 17) for i, word in enumerate(WORDS)]
@@ -115,9 +113,7 @@ def equal(a: dict, b: dict) -> bool:
     return tensors and a["history"] == b["history"] and a["scores"] == b["scores"]
 
 
-def break_and_resume(
-    folder: Path, strike: Callable[[int], None], times: int, seconds: float, draw: random.Random
-) -> dict:
+def break_and_resume(folder, signals, times, seconds, draw):
     """Start a run, strike at random moments `times` times, and let it come to its end; return what was seen."""
     folder.mkdir()
     statuses, half_written = [], 0
@@ -126,29 +122,16 @@ def break_and_resume(
         while not (folder / "begun").exists():
             time.sleep(0.001)
         time.sleep(draw.uniform(0.0, seconds))
-        strike(process)
+        for number in signals:
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+            time.sleep(0.02)
         statuses.append(wait(process))
         checkpoints = folder / "checkpoints"
-        names = [path.name for path in checkpoints.iterdir()] if checkpoints.exists() else []
-        half_written += any(HALF_WRITTEN.fullmatch(name) for name in names)
+        half_written += any(checkpoints.glob(".*"))  # what a process leaves that is killed while it writes
     if not (folder / "result.pt").exists():
         statuses.append(wait(fork(folder)))
     return {"statuses": statuses, "half_written": half_written}
-
-
-def kill(process: int) -> None:
-    os.kill(process, signal.SIGKILL)
-
-
-def interrupt(process: int) -> None:
-    os.kill(process, signal.SIGINT)
-
-
-def interrupt_twice(process: int) -> None:
-    interrupt(process)
-    time.sleep(0.02)
-    with suppress(ProcessLookupError):
-        interrupt(process)
 
 
 def main() -> None:
@@ -157,11 +140,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--interrupts", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts aside without it
-    draw = random.Random(arguments.seed)
+    draw = random.Random(0)
     whole = arguments.folder / "whole"
     whole.mkdir(parents=True)
     start = time.perf_counter()
@@ -169,14 +151,12 @@ def main() -> None:
     seconds = time.perf_counter() - start
     expected = torch.load(whole / "result.pt", weights_only=True)
     found = {}
-    for name, count, strikes in (
-        ("killed", arguments.kills, [kill]),
-        ("interrupted", arguments.interrupts, [interrupt, interrupt_twice]),
-    ):
+    for name, count in (("killed", arguments.kills), ("interrupted", arguments.interrupts)):
         runs = []
         for index in range(count):
             folder = arguments.folder / f"{name}-{index}"
-            seen = break_and_resume(folder, strikes[index % len(strikes)], 1 + index % 3, seconds, draw)
+            signals = STRIKES[name][index % len(STRIKES[name])]
+            seen = break_and_resume(folder, signals, 1 + index % 3, seconds, draw)
             result = torch.load(folder / "result.pt", weights_only=True)
             seen["differing"] = [part for part in expected if not equal({**expected, part: result[part]}, expected)]
             runs.append(seen)

@@ -111,16 +111,6 @@ def test_a_row_without_a_group_is_in_no_group():
     assert known_positives(texts, pd.Series([1, 2, 3, 4])) is None
 
 
-def test_a_large_batch_is_masked_without_comparing_all_texts():
-    size = 4096
-    positives, negatives = ([f"{kind} {row}" for row in range(size)] for kind in "pn")
-    assert known_positives([[f"a {row}" for row in range(size)], positives, negatives]) is None
-    known = known_positives([[f"a {row // 2}" for row in range(size)], positives, positives[1:] + positives[:1]])
-    assert int(known.count_nonzero()) == size + 2 * size - 2 + 2  # the sibling's positive, and both as negatives
-    everything = known_positives([["a"] * size, ["b"] * size], groups=["g"] * size)
-    assert int(everything.count_nonzero()) == size * (size - 1)
-
-
 def random_embeddings(columns: int, seed: int = 0) -> list[Tensor]:
     draw = torch.Generator().manual_seed(seed)
     embeddings = [torch.randn(BATCH, DIM, generator=draw) for _ in range(columns)]

@@ -70,15 +70,6 @@ def test_the_fields_flags_choose_the_modes(flags, modes):
     assert Pooling(4, **flags).modes == modes
 
 
-def test_the_configuration_has_version_2s_keys_and_later_ones_if_needed():
-    flags = {f"pooling_mode_{name}": name == "mean_tokens" for name in ("cls_token", "mean_tokens", "max_tokens")}
-    plain = {"word_embedding_dimension": 4, **flags, "pooling_mode_mean_sqrt_len_tokens": False}
-    assert Pooling(4).config() == plain
-    later = Pooling(4, ["weightedmean", "lasttoken"], include_prompt=False).config()
-    added = {"pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken", "include_prompt"}
-    assert later.keys() - plain.keys() == added
-
-
 @pytest.mark.parametrize("modes", [["mean"], ["mean", "cls"], ["lasttoken", "max"], list(POOLING_MODES)])
 def test_the_configuration_makes_the_same_pooling_here_and_in_the_peer(modes):
     block = Pooling(4, modes, include_prompt=False)

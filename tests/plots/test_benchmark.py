@@ -1,6 +1,4 @@
-import io
 import itertools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from sbertlab.plots.benchmark import pareto_front, quality_figure, score_heatmap, short_name, standings_figure
+from sbertlab.plots.benchmark import pareto_front, quality_figure, score_heatmap, standings_figure
 from sbertlab.plots.style import THEMES
 
 LIGHT = THEMES["light"]
@@ -131,13 +129,6 @@ def test_lines_join_ties_and_ranks_are_ranges(written):
     assert not any("smallest difference" in text for text in written(unknown))
 
 
-def test_a_tie_may_leave_out_a_model_between_its_members():
-    pairs = compared(by_hand(), resolution=1)
-    both = (pairs["task"] == "mean") & (pairs["model_a"] == "a") & (pairs["model_b"] == "a")
-    axes = standings_figure(by_hand(), pairs.assign(different=pairs["different"] & ~both)).axes[0]
-    assert ties(axes) == [[0, 2]], "the knots are at the members"
-
-
 def test_a_heat_map_prints_every_score_by_family_and_marks_the_best_and_its_ties(written):
     figure = score_heatmap(by_hand(), compared(by_hand(), 7.5), "all")
     axes = figure.axes[0]
@@ -213,18 +204,6 @@ def test_names_of_points_do_not_collide():
     assert len(boxes) == len(spots) == 13
     assert not overlapping(boxes)
     assert not any(box.contains(*spot) for box in boxes for spot in spots)
-
-
-@pytest.mark.parametrize("name", ["x" * 200, "<b>$x^2$</b>", "", "a/b-c_d " * 9])
-def test_names_are_drawn_as_they_are_written_on_at_most_two_lines(name):
-    table = simulated(2, 2, 2).replace({"model-0": name})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for figure in (standings_figure(table), score_heatmap(table), quality_figure(table, {name: COSTS["a"]})):
-            figure.savefig(io.BytesIO(), format="svg")
-    lines = short_name(name).split("\n")
-    assert len(lines) <= 2
-    assert max(map(len, lines)) <= 28
 
 
 def test_what_cannot_be_drawn_is_refused():

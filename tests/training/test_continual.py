@@ -97,12 +97,6 @@ def test_an_epoch_follows_from_the_seed_and_its_number_and_no_old_row_returns_be
     assert [old_of_epoch(other, epoch) for epoch in range(5)] != epochs[:5]
 
 
-def test_too_few_old_rows_are_all_taken_once():
-    rows = replay(numbered("new", 6), numbered("old", 2), share=0.5)
-    for epoch in range(3):
-        assert sorted(old_of_epoch(rows, epoch)) == ["old 0", "old 1"]
-
-
 def test_a_wrong_share_and_rows_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match="share must be a number"):
         replay(rows_of(NEW), rows_of(OLD), 1)
@@ -162,15 +156,6 @@ def test_examples_of_rankings_are_counted_by_their_own_value():
     assert table["better"].tolist() == [0.5, 1.0]
     assert table["worse"].tolist() == [0.0, 0.0]
     assert (table["difference"] > 0).all()
-
-
-def test_evaluators_may_be_plain_functions():
-    table = gained_and_lost(
-        letters("a"), letters("b"), lambda model: float(np.mean(model.encode(["aab", "bb"]))), evaluator_of(OLD), False
-    )
-    assert table["evaluator"].tolist() == ["function", "TripletEvaluator"]
-    assert table.loc[0, ["before", "after"]].tolist() == [1.0, 1.5]
-    assert pd.isna(table.loc[0, "better"])
 
 
 def test_the_same_model_twice_is_refused():

@@ -8,7 +8,6 @@ from torch import nn
 
 from sbertlab import losses, models
 from sbertlab.training.optimizer import frozen, make_optimizer, make_schedule
-from tests.training.runs import run, weights
 
 EMBEDDINGS = "0.auto_model.embeddings.*"
 
@@ -88,22 +87,6 @@ def test_a_rate_of_0_keeps_a_parameter_out_even_where_a_loss_names_it_again(tiny
 def test_mistakes_in_the_rates_are_named(rates, message, tiny):
     with pytest.raises(ValueError, match=message):
         optimizer_of(tiny(), rates)
-
-
-def test_fit_takes_the_rates_and_leaves_the_frozen_as_they_are(tiny):
-    model = tiny()
-    model.tokenizer.add_tokens(["parcelwise"])  # the table grows before it is frozen
-    with pytest.warns(UserWarning, match="1 tokens were added"):
-        model[0].match_vocabulary()
-    before = weights(model)
-    rates = {EMBEDDINGS: 0, "*.layer.0.*": 1e-5}
-    history = run(model, learning_rates=rates, scheduler="ConstantLR", mask_known_positives=False)
-    moves = {name: float((value - before[name]).abs().max()) for name, value in weights(model).items()}
-    assert max(moves[name] for name in moves if "embeddings" in name) == 0
-    assert 0 < max(moves[name] for name in moves if ".layer.0." in name) < 2e-4
-    assert max(moves[name] for name in moves if ".layer.1." in name) > 5e-4
-    assert set(history["lr"]) == {1e-3}
-    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_all_objectives_share_one_optimizer_and_each_parameter_is_in_it_once(tiny):

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from sbertlab import InputExample, SentenceTransformer, losses, models
 from sbertlab.data import collate
-from sbertlab.losses.base import Loss
 from sbertlab.training.probe import METRICS, MOST_TEXTS, CollapseWarning, Probe, collapse_reason, space_metrics
 from tests.training.runs import PAIRS, Objectives, assert_equal, ranking, run
 
@@ -68,22 +67,6 @@ def test_the_metrics_equal_their_definitions(with_negatives, dtype):
     expected = slow_metrics(a.double().numpy(), p.double().numpy(), n.double().numpy() if with_negatives else None)
     assert tuple(found) == METRICS
     assert found == pytest.approx(expected, abs=1e-9)
-
-
-def test_rotating_and_scaling_change_nothing():
-    a, p, n = (draw(9, 6, seed=seed) for seed in range(3))
-    rotation = torch.linalg.qr(draw(6, 6, seed=7)).Q
-    plain = metrics_of(a, p, n)
-    assert metrics_of(a @ rotation, p @ rotation, n @ rotation) == pytest.approx(plain, abs=1e-12)
-    assert metrics_of(1e4 * a, draw(9, 1, seed=8).abs() * p, 1e-4 * n) == pytest.approx(plain, abs=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_equal_embeddings_have_rank_one(dtype):
-    metrics = metrics_of(*(draw(1, 64, dtype=dtype).expand(100, 64) for _ in range(2)))
-    assert metrics["effective_rank"] == pytest.approx(1, abs=1e-3)
-    assert metrics["mean_cosine"] == pytest.approx(1)
-    assert [metrics[name] for name in ("uniformity", "alignment", "margin")] == pytest.approx([0, 0, 0], abs=1e-9)
 
 
 def test_orthogonal_embeddings_have_full_rank_and_zeros_have_none():
@@ -177,9 +160,7 @@ def test_collapse_is_a_matter_of_comparison(first, change, shape):
 Rows = list[list[str]]
 
 
-def reasons(
-    model: SentenceTransformer, loss: Loss, columns: Rows, labels: Tensor | None, lr: float, steps: int
-) -> Iterator[tuple[int, str | None]]:
+def reasons(model, loss, columns, labels, lr, steps):
     """Train by a loop of our own, at batch 16, and yield what is said of the space every third step."""
     probe = Probe([column[:40] for column in columns], None if labels is None else labels[:40])
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
@@ -222,18 +203,6 @@ def test_training_on_grades_or_on_two_classes_is_not_called_a_collapse(tiny):
     assert not any(
         dict(reasons(tiny(), losses.BatchAllTripletLoss(), [two["text"].tolist()], classes, 1e-3, steps=60)).values()
     )
-
-
-@pytest.mark.long
-def test_the_real_model_collapses_on_labels_all_one_and_not_by_ranking(minilm_folder):
-    rows = helpdesk_rows(2)
-    model = SentenceTransformer(minilm_folder, device="cpu")
-    ones = torch.ones(len(rows[0]))
-    found = reasons(model, losses.CosineSimilarityLoss(), rows, ones, lr=2e-5, steps=36)
-    assert next((step for step, reason in found if reason), 0) > 3
-    model = SentenceTransformer(minilm_folder, device="cpu")
-    ranking = losses.MultipleNegativesRankingLoss()
-    assert not any(reason for _, reason in reasons(model, ranking, helpdesk_rows(3), None, 1e-4, steps=15))
 
 
 POSITIVE = [InputExample(texts=row.texts, label=1.0) for row in PAIRS]

@@ -2,8 +2,6 @@
 
 import math
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -178,18 +176,3 @@ def test_a_tracker_that_is_not_available_is_named_before_anything_is_done(tiny, 
     with pytest.raises(ValueError, match=f"log_with.* must be one of .*{words}"):
         train(tiny(), log_with=log_with)
     assert os.listdir() == []
-
-
-def test_a_log_dir_that_is_a_file_is_an_error_before_the_first_step(tiny, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        train(tiny(), log_with="wandb", log_dir=tmp_path / "file")
-
-
-@pytest.mark.slow
-def test_no_tracker_is_imported_until_it_is_asked_for():
-    names = ["wandb", "tensorboard", "trackio", "torch.utils.tensorboard"]
-    code = "import sys, sbertlab, sbertlab.training.callbacks as c; c.tracker_settings(['tensorboard', 'wandb'], None);"
-    code += f"print([name for name in {names} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -200,9 +200,7 @@ class Notebook:
 
 
 @pytest.fixture
-def notebook(
-    lab: tuple[str, Path], browser: Any, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Notebook]]:
+def notebook(lab, browser, request, tmp_path_factory):
     """Factory of open notebooks: `notebook("import x", "panel = ...; panel")` writes the cells, opens and runs them.
 
     When the test has passed: nothing left loopback, no error in the console. Its kernels are ended.

@@ -3,8 +3,7 @@
 
 def test_menu_slider_and_buttons_reach_the_points(notebook):
     book = notebook(
-        "from sbertlab.widgets.loss_playground import LossPlayground",
-        "panel = LossPlayground('TripletLoss'); panel",
+        "from sbertlab.widgets.loss_playground import LossPlayground", "panel = LossPlayground('TripletLoss'); panel"
     )
     page, keys = book.page, book.page.keyboard
     picture = page.locator(".sbertlab-panel img").first

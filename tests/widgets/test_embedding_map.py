@@ -2,7 +2,6 @@
 
 import html
 import importlib.resources
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -180,12 +179,6 @@ def test_many_groups_have_no_legend_and_too_many_no_colours():
 def test_what_gives_no_map_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         EmbeddingMap(**{"frame": texts(), **arguments})
-
-
-def test_without_jupyter_scatter_an_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jscatter", None)
-    with pytest.raises(ImportError, match=r'jupyter-scatter: pip install "sbertlab\[lab\]"'):
-        EmbeddingMap(texts(), EMBEDDINGS)
 
 
 def test_a_click_shows_the_neighbours_in_the_original_space_with_lines_to_them():

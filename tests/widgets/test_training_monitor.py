@@ -227,21 +227,6 @@ def test_pause_holds_the_run_and_resume_continues_to_the_same_weights(tiny):
     assert_equal(paused, whole)
 
 
-@pytest.mark.parametrize("how", ["stop", "Ctrl-C"])
-def test_a_paused_run_can_be_stopped_from_another_thread(tiny, tmp_path, how):
-    monitor, main = TrainingMonitor(), threading.main_thread().ident
-    for press in (monitor.stop, monitor.pause, monitor.resume):
-        press()
-        assert monitor.state == "waiting", "buttons do nothing without a run"
-    stop = monitor.stop if how == "stop" else lambda: signal.pthread_kill(main, signal.SIGINT)
-    thread = when(lambda: monitor.status.startswith("Paused after step 2."), stop)
-    history = run(tiny(), at(2, monitor.pause), monitor, checkpoint_path=tmp_path)
-    thread.join()
-    assert history["step"].tolist() == [1, 2]
-    assert history.attrs["interrupted"]
-    verify(tmp_path / "2")
-
-
 @pytest.fixture
 def notebook(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A notebook as the monitor sees one: what is displayed is noted, and hooks can be called."""
