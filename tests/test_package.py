@@ -102,11 +102,6 @@ def test_every_dependency_has_a_tested_version():
     assert not missing
 
 
-def test_the_version_is_said_once():
-    assert f"version: {sbertlab.__version__}" in (ROOT / "CITATION.cff").read_text()
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"] == ["version"]
-
-
 def code_blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
 

@@ -138,11 +138,8 @@ class ChunkedEncoder(nn.Sequential):
             for chunk in chunks:
                 meter.add(chunk.lengths)
         if any(any(chunk.truncated) for chunk in chunks):  # without counts: Python shows equal warnings only once
-            warnings.warn(
-                f"some texts are longer than max_seq_length={self.max_seq_length} and are truncated",
-                TruncationWarning,
-                stacklevel=3,
-            )
+            problem = f"some texts are longer than max_seq_length={self.max_seq_length} and are truncated"
+            warnings.warn(problem, TruncationWarning, stacklevel=3)
         return chunks
 
     def forward_chunk(self, chunk: Chunk) -> Tensor:

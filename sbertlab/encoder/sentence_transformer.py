@@ -251,6 +251,12 @@ class SentenceTransformer(ChunkedEncoder):
     def _last_module(self) -> nn.Module:
         return self[-1]
 
+    def match_vocabulary(self) -> None:
+        """Give tokens that were added to a tokenizer vectors of their own, as `encode` does."""
+        for block in self.modules():
+            if isinstance(block, TokenizerModule):
+                block.match_vocabulary()
+
     def save(
         self, path: str | Path, model_name: str | None = None, create_model_card: bool = True, train_datasets: Any = ()
     ) -> None:
@@ -258,9 +264,7 @@ class SentenceTransformer(ChunkedEncoder):
 
         An earlier model in `path` is replaced. `model_name` and `train_datasets` are named in the model card.
         """
-        for block in self.modules():
-            if isinstance(block, TokenizerModule):
-                block.match_vocabulary()
+        self.match_vocabulary()
         settings = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
         card = model_card(self, model_name, train_datasets) if create_model_card else None
         save_modules(self._modules, Path(path), {name: getattr(self, name) for name in settings}, model_card=card)

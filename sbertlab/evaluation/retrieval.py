@@ -69,7 +69,7 @@ class InformationRetrievalEvaluator(SentenceEvaluator):
         super().__init__(f"{main}_{self.map_key}", "Information-Retrieval_evaluation{}_results.csv", **settings)
         self.relevant_docs = _relevant(queries, corpus, relevant_docs)
         self.queries_ids = list(self.relevant_docs)
-        self.corpus_ids = sorted(corpus)  # equal scores keep the order of the corpus, hence rank by id
+        self.corpus_ids = sorted(corpus, key=lambda name: (str(type(name)), name))  # equal scores rank by id
         (self.queries,) = checked_texts(queries=[queries[query] for query in self.queries_ids])
         (self.corpus,) = checked_texts(corpus=[corpus[document] for document in self.corpus_ids])
         self.query_arguments = {"prompt": query_prompt, "prompt_name": query_prompt_name}

@@ -199,11 +199,8 @@ class Transformer(TokenizerModule):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             self.auto_model.resize_token_embeddings(size, mean_resizing=False)
             self.token_matrix()[rows:] = values
-        warnings.warn(
-            f"{missing} tokens were added to the tokenizer: the embedding matrix grew from {rows} to {size} rows, the "
-            "new ones random; fine-tune the model before you rely on them",
-            stacklevel=2,
-        )
+        grown = f"{missing} tokens were added to the tokenizer: the embedding matrix grew from {rows} to {size} rows"
+        warnings.warn(f"{grown}, the new ones random; fine-tune the model before you rely on them", stacklevel=2)
 
     def forward(self, features: Features) -> Features:
         """Add `token_embeddings` `(batch, tokens, dim)` and, with `output_hidden_states`, `all_layer_embeddings`."""

@@ -33,8 +33,8 @@ class Callback:
     | on_evaluation(run)  | after a step at which the model is to be evaluated                   |
     | on_step_end(run)    | when the rows of a step are complete                                 |
     | on_checkpoint(run)  | after a step at which a checkpoint is to be written                  |
-    | close(run)          | after the last step, or after an error                               |
-    | on_end(run)         | after `close`, unless there was an error                             |
+    | on_end(run)         | after the last step, unless there was an error                       |
+    | close(run)          | at the very end, also after an error                                 |
     """
 
     stops = False
@@ -91,7 +91,7 @@ class Event(NamedTuple):
     """What a user's function is told; the kind is "step", "evaluation", "checkpoint" or "end".
 
     `rows` are the rows of the history of this step, one per objective, and `row` the last of them; `steps` counts the
-    whole run, `examples` the rows of data in this step.
+    whole run.
     """
 
     kind: str
@@ -101,7 +101,6 @@ class Event(NamedTuple):
     model: SentenceTransformer
     rows: Sequence[dict[str, Any]] = ()
     steps: int = 0
-    examples: int = 0
 
 
 class Functions(Callback):
@@ -115,7 +114,7 @@ class Functions(Callback):
         if run.step.rows and run.is_main_process and written:
             rows = [dict(row) for row in run.newest_rows]
             step, epoch = rows[-1]["step"], rows[-1]["epoch"]
-            event = Event(kind, step, epoch, rows[-1], run.step.model, rows, run.total, run.step.examples)
+            event = Event(kind, step, epoch, rows[-1], run.step.model, rows, run.total)
             answers = [function(event) for function in self.functions]
             self.stops |= any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from sbertlab.checks import check_choice, check_sizes, checked_number
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
-from sbertlab.models import Module, TokenizerModule
+from sbertlab.models import Module
 from sbertlab.models.fast_cpu import has_native_bfloat16
 from sbertlab.training.batches import make_objectives
 from sbertlab.training.callbacks import Event, Functions, IdleSteps, Interrupt, Run, Trackers, tracker_settings
@@ -127,9 +127,7 @@ def fit(
         raise ValueError("resume=True needs checkpoint_path, the folder with the checkpoints")
     precision = choose_precision(mixed_precision, use_amp, model.device)
     settings = tracker_settings(log_with, log_dir)
-    for block in model.modules():
-        if isinstance(block, TokenizerModule):
-            block.match_vocabulary()
+    model.match_vocabulary()
     with isolated_accelerator(precision, model.device, **settings) as accelerator, frozen(model, learning_rates):
         main = accelerator.is_main_process
         if accelerator.num_processes > 1 and model.device.type != "cpu":
@@ -203,12 +201,13 @@ def train(run: Run, interrupt: Interrupt, checkpoint_save_steps: int, show_progr
         if run.interrupted and run.saved < step.number:
             run.tell("on_checkpoint")
         [interrupt.requested] = any_process(accelerator, interrupt.requested)
+        step.model.eval()
+        run.tell("on_end")
     finally:
         bar.close()
         step.optimizer.zero_grad()
         step.model.eval()
         run.tell("close")
-    run.tell("on_end")
 
 
 def architecture(model: SentenceTransformer) -> str:

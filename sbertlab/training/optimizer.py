@@ -74,9 +74,7 @@ def parameter_rates(model: nn.Module, learning_rates: Mapping[str, float] | None
     for pattern, rate in rates.items():
         checked_number(f"learning_rates[{pattern!r}]", rate)
         if pattern not in first.values():
-            raise ValueError(
-                f"learning_rates: {pattern!r} decides no rate; a pattern covers whole names, as *part* does"
-            )
+            raise ValueError(f"learning_rates: {pattern!r} decides no rate; patterns cover whole names, as *part* does")
     return {name: float(rates[pattern]) for name, pattern in first.items() if pattern is not None}
 
 
@@ -102,11 +100,8 @@ def make_schedule(name: str, optimizer: torch.optim.Optimizer, warmup_steps: int
     check_choice("scheduler", name, SCHEDULERS)
     checked_number("warmup_steps", warmup_steps, whole=True)
     if warmup_steps >= total and name != "ConstantLR":
-        warnings.warn(
-            f"warmup_steps={warmup_steps} is not reached in {total} steps: the learning rate only rises and never "
-            f"reaches its value; warmup_steps={max(1, total // 10)} would be a tenth of the run",
-            stacklevel=3,
-        )
+        problem = f"warmup_steps={warmup_steps} is not reached in {total} steps: the learning rate only rises"
+        warnings.warn(f"{problem}; warmup_steps={max(1, total // 10)} would be a tenth of the run", stacklevel=3)
     from transformers import get_scheduler  # imports much, so not before a run begins
 
     return get_scheduler(SCHEDULERS[name], optimizer, num_warmup_steps=warmup_steps, num_training_steps=total)

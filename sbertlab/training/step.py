@@ -42,7 +42,7 @@ class NonFiniteLossError(FloatingPointError):
 class Step:
     """Takes the steps of a run; the arguments are those of `fit`, the optimizer is prepared by the accelerator.
 
-    `number` counts the steps taken, `examples` the rows of data in the newest; `rows` is the history.
+    `number` counts the steps taken, `rows` is the history.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Step:
         self.token_budget, self.cached = token_budget, cached
         self.max_grad_norm = float(max_grad_norm)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.number = self.examples = 0
+        self.number = 0
         self.rows: list[dict[str, Any]] = []
 
     def take(self, epoch: int) -> None:
@@ -74,7 +74,6 @@ class Step:
             module.train()
         number = self.number + 1
         batches = [objective.next_batch(number) for objective in self.objectives]
-        self.examples = sum(len(batch.columns[0]) for batch in batches)
         for objective, batch in zip(self.objectives, batches, strict=True):
             try:
                 row = self.learn(objective, batch, number)
@@ -155,9 +154,7 @@ class Step:
             add_gradients(self.accelerator, self.parameters)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not math.isfinite(norm) and self.accelerator.scaler is None:
-            raise NonFiniteLossError(
-                f"the norm of the gradient is {norm}; lower the learning rate, or look at the batch"
-            )
+            raise NonFiniteLossError(f"the gradient's norm is {norm}; lower the learning rate, or look at the batch")
         self.optimizer.step()
         return norm
 

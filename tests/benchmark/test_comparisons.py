@@ -102,12 +102,6 @@ def test_intervals_stand_around_the_values_in_points():
     assert table.loc[1, ["value", "low", "high"]].isna().all()
 
 
-def test_one_example_alone_has_no_interval_and_proves_nothing():
-    scores = Scores([made(name, "x", Examples("mean", [value])) for name, value in (("a", 1.0), ("b", 0.0))], 100)
-    assert scores.table()[["low", "high"]].isna().to_numpy().all()
-    assert scores.comparisons()[["p", "different"]].to_numpy().tolist() == [[1.0, False]] * 2
-
-
 def clustered(model: str, values: np.ndarray, embeddings: np.ndarray) -> Cell:
     """k-means on real points, as a task does it."""
     toy = SimpleNamespace(encode=lambda texts, **_: embeddings[[int(one) for one in texts]])

@@ -247,6 +247,12 @@ def test_retrieval_does_not_depend_on_the_chunk_and_never_encodes_more(corpus_ch
     assert len(model.calls) == 1 + -(-60 // corpus_chunk_size)
 
 
+def test_documents_may_have_ids_of_several_types():
+    model = Vectors({"q 0": [1, 0], "a 0": [1, 0], "b 0": [0, 1]})
+    evaluator = ours.InformationRetrievalEvaluator({1: "q 0"}, {1: "a 0", "b": "b 0"}, {1: {1}})
+    assert evaluator(model)["cos_sim_mrr@10"] == 1
+
+
 def test_queries_and_documents_are_encoded_as_such_with_their_prompts():
     seen = []
 

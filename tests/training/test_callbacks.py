@@ -135,7 +135,7 @@ def test_an_event_holds_the_newest_row_and_the_model(tiny):
 
     def note(event: Any) -> None:
         assert event.model is model
-        assert (event.steps, event.examples, len(event.rows)) == (STEPS, 2 if event.step == 5 else 4, 1)
+        assert (event.steps, len(event.rows)) == (STEPS, 1)
         events.append((event.kind, event.step, event.epoch, event.row))
 
     history = run(model, evaluator=lambda *_, **__: 0.25, probe_steps=2, callbacks=[note])

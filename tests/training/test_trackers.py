@@ -137,6 +137,17 @@ def test_the_own_tracker_of_a_user_is_begun_told_and_finished_once(tiny):
         assert values == {k: v for k, v in row.items() if k not in ("step", "objective") and not math.isnan(v)}
 
 
+def test_a_tracker_that_fails_at_the_end_leaves_the_model_written(tiny, tmp_path):
+    class Failing(Notes):
+        def finish(self) -> None:
+            raise OSError("the disk of the tracker is full")
+
+    model = tiny()
+    with pytest.raises(OSError, match="disk of the tracker"):
+        train(model, log_with=Failing(), evaluator=None, output_path=tmp_path / "out")
+    assert_equal(SentenceTransformer(tmp_path / "out", device="cpu"), model)
+
+
 def test_an_exception_in_the_middle_closes_the_files_once(tiny, tmp_path):
     def stop(event: Any) -> None:
         if event.step == 2:
