@@ -126,6 +126,20 @@ def test_what_embeddings_do_not_depend_on_leaves_the_fingerprint_alone(tiny, tmp
     assert fingerprint(SentenceTransformer(tmp_path / "b", device="cpu")) == before
 
 
+def test_an_adapter_and_its_strength_change_the_fingerprint(tiny):
+    peft = pytest.importorskip("peft")
+    model = tiny()
+    found = {fingerprint(model)}
+    model[0].auto_model.add_adapter(peft.LoraConfig(r=2, target_modules=["query"]))
+    found.add(fingerprint(model))
+    layer = model[0].auto_model.encoder.layer[0].attention.self.query
+    layer.scaling["default"] = 7.0
+    found.add(fingerprint(model))
+    model[0].auto_model.disable_adapters()
+    found.add(fingerprint(model))
+    assert len(found) == 4
+
+
 def pipeline(dimensions: int = 2) -> Any:
     words = TfidfVectorizer(stop_words=["padding", "the"])
     return make_pipeline(words, TruncatedSVD(dimensions, random_state=0)).fit(["the cat sits", "a dog runs", "cat dog"])

@@ -242,6 +242,13 @@ def test_a_missing_file_is_named(file, folder):
         read(folder)
 
 
+def test_missing_weights_are_named(folder):
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        (folder / "2_Dense" / file).unlink()
+    with pytest.raises(FileNotFoundError, match=r"2_Dense/pytorch_model.bin"):
+        read(folder)
+
+
 def test_weights_that_do_not_fit_the_architecture_are_not_filled_with_random_numbers(folder):
     edit_json(folder / "config.json", hidden_size=16, intermediate_size=32)
     with pytest.raises(ValueError, match="model cannot be loaded as Transformer"):

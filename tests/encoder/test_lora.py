@@ -51,6 +51,21 @@ def test_fresh_adapters_change_no_embedding_and_train_a_known_number_of_weights(
     assert linear == {FastLinear}
 
 
+def test_adapters_go_where_the_names_say_and_follow_the_seed_alone(tiny):
+    states = []
+    for seed in (3, 3, 4):
+        model = tiny()
+        before = torch.get_rng_state()
+        states.append(state_of(add_lora(model, target_modules=["query"], seed=seed)))
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.rand(1)
+    adapted = [name for name in states[0] if ".lora_A." in name]
+    assert len(adapted) == 2
+    assert all(".self.query." in name for name in adapted)
+    assert torch.equal(states[0][adapted[0]], states[1][adapted[0]])
+    assert not torch.equal(states[0][adapted[0]], states[2][adapted[0]])
+
+
 def test_fit_moves_the_adapters_and_the_dense_block_and_saving_merges_a_copy(tiny, tmp_path):
     model = add_lora(tiny(modules=[models.Dense(32, 16)], dropout=0.1), dropout=0.1)
     before = state_of(model)

@@ -1,6 +1,7 @@
 """The encoder against sentence-transformers on the same folder, with every kind of input, good and bad."""
 
 import copy
+import logging
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
@@ -295,6 +296,14 @@ def test_a_bfloat16_model_gives_float32_arrays_near_the_float32_ones(tiny, tmp_p
     assert found.dtype == half.encode([]).dtype == np.float32
     assert 0 < np.abs(found - model.encode(WORDS)).max() < 0.05
     assert half.encode(WORDS, convert_to_tensor=True).dtype == torch.bfloat16
+
+
+def test_the_progress_bar_appears_when_asked_for_or_when_the_logger_informs(tiny, capfd, caplog):
+    model = tiny()
+    for asked, level, shown in ((None, "WARNING", False), (True, "WARNING", True), (None, "INFO", True)):
+        with caplog.at_level(getattr(logging, level), logger="sbertlab.encoder.sentence_transformer"):
+            model.encode(WORDS, show_progress_bar=asked)
+        assert ("Encoding: 100%" in capfd.readouterr().err) == shown
 
 
 def test_without_a_device_the_best_one_is_taken(monkeypatch):

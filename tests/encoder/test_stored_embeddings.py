@@ -303,6 +303,14 @@ print("done")
 """
 
 
+def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path):
+    (tmp_path / "file").write_text("")
+    memory = StoredEmbeddings(Digits(), EmbeddingStore(tmp_path / "file" / "store"))
+    with pytest.warns(EmbeddingStoreWarning, match="cannot be written"):
+        rows = memory.encode(["a"])
+    assert rows.tolist() == digits(["a"]).tolist()
+
+
 @pytest.mark.slow
 def test_two_processes_write_at_once_and_a_killed_one_leaves_a_sound_store(store):
     store.folder.mkdir()

@@ -71,6 +71,15 @@ def test_layer_norm_and_normalize_equal_the_peers():
     assert ours.config() == {"dimension": 4}
 
 
+def test_dropout_thins_while_training_and_not_afterwards():
+    block, features = models.Dropout(0.25), {"sentence_embedding": torch.ones(100, 100)}
+    thinned = pooled(block.train(), features)
+    assert 0.2 < (thinned == 0).float().mean() < 0.3
+    torch.testing.assert_close(thinned[thinned > 0].unique(), torch.tensor([1 / 0.75]))
+    assert pooled(block.eval(), features).equal(features["sentence_embedding"])
+    assert block.config() == {"dropout": 0.25}
+
+
 @pytest.mark.parametrize("block", [Pooling(4), models.CNN(4, 2), models.LSTM(4, 2)], ids=lambda b: type(b).__name__)
 def test_a_block_does_not_change_the_features_it_is_given(block):
     features = padded_batch()
