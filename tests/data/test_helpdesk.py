@@ -20,7 +20,7 @@ def test_the_corpus_has_the_size_its_readme_states_and_repeats_no_text(corpus):
     assert (corpus.groupby(["intent", "style"]).size() == 2).all()
     assert answers.str.count(r"[.!?](?:\s|$)").between(2, 4).all(), "answers have two to four sentences"
     readme = helpdesk.CORPUS.with_name("README.md").read_text(encoding="utf-8")
-    for words in ("CC0", "1,440", "120, 10 a topic", *corpus["topic"].unique(), *corpus["style"].unique()):
+    for words in ("CC0", "1,440", "120, 10 per topic", *corpus["topic"].unique(), *corpus["style"].unique()):
         assert words in readme
 
 
