@@ -34,7 +34,7 @@ from sbertlab.benchmark.encoders import (
     select_encoders,
 )
 from sbertlab.benchmark.published import BASE_MODELS, DATA
-from sbertlab.storage.find import full_name
+from sbertlab.storage.find import PACKAGED, full_name
 
 Tiny = Callable[..., SentenceTransformer]
 
@@ -137,6 +137,17 @@ def test_the_revision_of_another_model_is_the_sha256_of_its_weights(tmp_path):
     assert encoder.revision() not in seen
 
 
+def test_other_revisions_are_checksums_of_the_packaged_files_or_empty(own_cache):
+    assert named("roberta-base").revision() == "", "before the download"
+    assert Candidate("made up", len).revision() == ""
+    assert ENCODERS["TF-IDF+SVD"].revision() == hashlib.sha256(helpdesk.CORPUS.read_bytes()).hexdigest()
+
+
+def test_the_revision_of_the_packaged_model_is_its_pinned_checksum(minilm_folder):
+    expected = PACKAGED["sentence-transformers/all-MiniLM-L6-v2"]["files"]["model.safetensors"]
+    assert ENCODERS["all-MiniLM-L6-v2"].revision() == expected
+
+
 def test_the_first_three_layers_equal_the_third_hidden_state_of_the_whole_model(minilm_folder, minilm):
     whole = AutoModel.from_pretrained(minilm_folder, output_hidden_states=True).eval()
     inputs = minilm.tokenizer(TEXTS, padding=True, return_tensors="pt")
@@ -181,3 +192,13 @@ def test_tfidf_has_seen_the_training_texts_only(monkeypatch):
     assert seen == ["train"]
     assert pipeline.transform(TEXTS).shape == (2, 256)
     assert parameter_count(pipeline) == len(pipeline[0].vocabulary_) * 257, "a weight and 256 coordinates each"
+
+
+def test_parameters_are_counted_by_hand(tiny):
+    words, size, inner, layers, positions = len(tiny().tokenizer), 32, 64, 2, 64
+    embeddings = (words + positions + 2) * size + 2 * size
+    layer = 4 * (size * size + size) + 2 * (size * inner) + inner + size + 2 * 2 * size
+    pooler = size * size + size
+    parameters = embeddings + layers * layer + pooler
+    assert parameter_count(tiny(modules=[models.Dense(32, 8)])) == parameters + 32 * 8 + 8
+    assert parameter_count(object()) is None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sbertlab import SentenceTransformer
 from sbertlab.benchmark import local_tasks
 from sbertlab.benchmark.presets import select_tasks
 from sbertlab.benchmark.tasks import Task
@@ -144,3 +145,9 @@ def test_a_broken_set_is_refused(folder, file, text, message):
 )
 def test_minilm_gets_the_known_value_on_a_real_set(name, value, data_dir, minilm):
     assert local(name, data_dir).evaluate(minilm).value == pytest.approx(value, abs=0.05)
+
+
+@pytest.mark.long
+def test_mpnet_gets_the_known_value_on_stsb(data_dir):
+    mpnet = SentenceTransformer("all-mpnet-base-v2", device="cpu")
+    assert local("stsb", data_dir).evaluate(mpnet).value == pytest.approx(83.42, abs=0.05)

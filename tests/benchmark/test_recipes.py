@@ -225,6 +225,11 @@ def test_the_recipe_of_the_table_has_the_settings_of_the_published_runs(folder, 
     )
 
 
+def test_an_encoder_may_bring_its_own_rate_for_a_recipe(local, tiny, monkeypatch):
+    for rates, expected in [({}, 1e-3), ({"nli_local": 0.25}, 0.25), ({"helpdesk_triplets": 0.5}, 1e-3)]:
+        assert capture(monkeypatch, local, tiny(), **rates)["optimizer_params"] == {"lr": expected}
+
+
 def static(transformer: Any) -> SentenceTransformer:
     block = models.StaticEmbedding.from_transformer(transformer)
     return SentenceTransformer(modules=[block, models.Normalize()], device="cpu")

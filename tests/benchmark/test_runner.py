@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import timeit
 import warnings
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from sbertlab.benchmark import runner
 from sbertlab.benchmark.cells import FACTS, Cell, CellStore
 from sbertlab.benchmark.encoders import ENCODERS, Candidate, named
 from sbertlab.benchmark.recipes import Recipe
-from sbertlab.benchmark.runner import Job, environment, jobs_of, key_of, run_jobs
+from sbertlab.benchmark.runner import Job, environment, jobs_of, key_of, run_jobs, sentences_per_second
 from sbertlab.benchmark.tasks import Task, helpdesk_tasks
 from sbertlab.encoder import fingerprint
 
@@ -284,6 +285,20 @@ def slow(seed):
 encoders = [Candidate(f"letters {{number}}", slow) for number in range(3)]
 run(encoders, ["helpdesk-duplicates", "helpdesk-retrieval"], seeds=1, output={output!r})
 """
+
+
+def test_what_is_out_of_range_is_refused(store):
+    with pytest.raises(ValueError, match="workers must be a whole number of at least 1, got 0"):
+        run_jobs([], [], store, workers=0)
+    with pytest.raises(ValueError, match="engine must be one of 'processes', 'ray'"):
+        run_jobs([], [], store, engine="threads")  # type: ignore[arg-type]
+
+
+def test_the_speed_is_the_median_of_the_rounds(monkeypatch):
+    clock = iter([0.0, 2.0, 2.0, 3.0, 3.0, 19.0])
+    repeat = partial(timeit.repeat, timer=lambda: next(clock))
+    monkeypatch.setattr(timeit, "repeat", repeat)
+    assert sentences_per_second(Letters()) == 128.0, "256 texts in 2, 1 and 16 seconds"
 
 
 @pytest.mark.slow
