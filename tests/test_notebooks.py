@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -17,21 +16,21 @@ PATHS = tool.notebook_paths()
 every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
-def read(path: Path) -> NotebookNode:
+def read(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     return notebook
 
 
-def code_of(notebook: NotebookNode) -> list[str]:
+def code_of(notebook):
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def text_of(notebook: NotebookNode) -> str:
+def text_of(notebook):
     return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
-def outputs_of(notebook: NotebookNode) -> list[NotebookNode]:
+def outputs_of(notebook):
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
@@ -111,7 +110,7 @@ def test_no_path_or_address_of_a_machine_is_in_a_notebook(path):
         assert not re.search(r"[A-Z]:\\|file://", text)
 
 
-def small_notebook() -> NotebookNode:
+def small_notebook():
     html = "<svg></svg>"
     view = {tool.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "Widget()"}
     outputs = [

@@ -34,9 +34,9 @@ MODULES = {
 }
 
 
-def imports_of(path: Path) -> set[str]:
+def imports_of(path):
     """Return the modules of the package that a file imports, those inside its functions too."""
-    found: set[str] = set()
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: import by full names"
@@ -49,7 +49,7 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def floor_of(module: str) -> int:
+def floor_of(module):
     room = module.split(".")[1]
     return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
 
@@ -102,7 +102,7 @@ def test_every_dependency_has_a_tested_version():
     assert not missing
 
 
-def code_blocks(path: Path, language: str) -> list[str]:
+def code_blocks(path, language):
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
 
 

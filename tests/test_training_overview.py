@@ -3,9 +3,7 @@
 import csv
 import warnings
 import zipfile
-from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -15,7 +13,7 @@ MODEL = "all-MiniLM-L6-v2"
 
 
 @pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minilm_folder: Path) -> Iterator[None]:
+def _in_an_empty_folder(tmp_path, monkeypatch, minilm_folder):
     """Run in an empty folder, with the model already fetched, and the expected warnings silenced."""
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
@@ -130,7 +128,7 @@ def test_a_model_hosted_on_a_server_as_a_zip(minilm_folder, tmp_path, monkeypatc
     monkeypatch.setenv("SBERTLAB_CACHE", str(tmp_path / "cache"))
 
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:

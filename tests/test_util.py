@@ -14,11 +14,11 @@ MATRIX = ["cos_sim", "pytorch_cos_sim", "dot_score", "euclidean_sim", "manhattan
 PAIRWISE = [f"pairwise_{name}" for name in ("cos_sim", "dot_score", "euclidean_sim", "manhattan_sim", "angle_sim")]
 
 
-def embeddings(n: int, dim: int = 12, seed: int = 0) -> np.ndarray:
+def embeddings(n, dim=12, seed=0):
     return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
 
 
-def groups_of_neighbours(groups: int, size: int, noise: float = 0.25, dim: int = 16, seed: int = 0) -> np.ndarray:
+def groups_of_neighbours(groups, size, noise=0.25, dim=16, seed=0):
     rows = np.repeat(embeddings(groups, dim, seed), size, axis=0) + noise * embeddings(groups * size, dim, seed + 1)
     return rows[np.random.default_rng(seed).permutation(len(rows))]
 
@@ -274,3 +274,10 @@ def test_communities_equal_those_of_the_peer(threshold, least, batch_size):
     ours = util.community_detection(rows, threshold, least, batch_size)
     assert ours
     assert ours == peer.community_detection(rows, threshold, least)
+
+
+def test_a_batch_moves_in_place_and_keeps_other_values():
+    batch = {"input_ids": torch.ones(2, 3), "texts": ["a", "b"]}
+    assert util.batch_to_device(batch, torch.device("meta")) is batch
+    assert batch["input_ids"].device.type == "meta"
+    assert batch["texts"] == ["a", "b"]

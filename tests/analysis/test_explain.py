@@ -1,7 +1,5 @@
 """The explanation of a similarity: it adds up, is what the formula says, and is honest where it cannot be whole."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -10,17 +8,15 @@ from torch import nn
 from sbertlab import SentenceTransformer, models
 from sbertlab.analysis.explain import REST, explain, token_parts
 
-Tiny = Callable[..., SentenceTransformer]
-
 PAIR = ("the cat sits in the garden", "a dog plays in the house")
 
 
-def cosine(model: SentenceTransformer, a: str, b: str) -> float:
+def cosine(model, a, b):
     first, second = model.encode([a, b])
     return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
 
 
-def tokens_of(model: SentenceTransformer, text: str) -> list[str]:
+def tokens_of(model, text):
     return model.tokenizer.convert_ids_to_tokens(model.tokenizer(text)["input_ids"])
 
 

@@ -1,6 +1,5 @@
 """Intervals, comparisons and groups: against scipy, by hand, and by simulated models whose true scores are known."""
 
-from collections.abc import Callable
 from itertools import chain, combinations
 from string import ascii_letters
 
@@ -130,7 +129,7 @@ def test_holm_rejects_step_by_step():
     assert holm([]).tolist() == []
 
 
-def largest_sets_without_difference(different: np.ndarray) -> set[frozenset[int]]:
+def largest_sets_without_difference(different):
     """Every subset looked at."""
     ranks = range(len(different))
     subsets = [frozenset(one) for one in chain.from_iterable(combinations(ranks, size + 1) for size in ranks)]
@@ -163,38 +162,36 @@ def test_the_smallest_difference_is_seen_four_times_in_five():
 
 SIMULATIONS, RESAMPLES, MODELS = 2000, 200, 4
 
-Draw = Callable[[np.random.Generator, int], list[Examples]]
 
-
-def queries(random: np.random.Generator, n: int, models: int = MODELS) -> list[Examples]:
+def queries(random, n, models=MODELS):
     """Average precision of queries: some at 0, more at 1, as in retrieval; true mean 0.55 for every model."""
     level = random.normal(size=n) + 0.7 * random.normal(size=(models, n))  # hard queries are hard for all
     share = norm.cdf(level / np.sqrt(1.49))
     return [Examples("mean", np.where(row < 0.3, 0.0, np.where(row > 0.6, 1.0, 0.5))) for row in share]
 
 
-def graded_pairs(random: np.random.Generator, n: int, models: int = MODELS) -> list[Examples]:
+def graded_pairs(random, n, models=MODELS):
     """Similarity of pairs with grades in steps, true rank correlation about 0.78 for every model."""
     gold, shared = random.normal(size=(2, n))
     scores = 0.8 * gold + 0.6 * (0.7 * shared + 0.51**0.5 * random.normal(size=(models, n)))
     return [Examples("spearman", row, np.round(2 * gold)) for row in scores]
 
 
-def labelled_pairs(random: np.random.Generator, n: int, models: int = MODELS) -> list[Examples]:
+def labelled_pairs(random, n, models=MODELS):
     """Similarity of pairs, of which three in ten are duplicates."""
     labels, shared = (random.random(n) < 0.3).astype(int), random.normal(size=n)
     scores = 1.5 * labels + 0.7 * shared + 0.51**0.5 * random.normal(size=(models, n))
     return [Examples("average_precision", row, labels) for row in scores]
 
 
-def clusterings(random: np.random.Generator, n: int, models: int = MODELS) -> list[Examples]:
+def clusterings(random, n, models=MODELS):
     """Six classes and six clusters: two texts of three sit in the cluster of their class, the others anywhere."""
     classes = random.integers(6, size=n)
     clusters = np.where(random.random((models, n)) < 0.65, classes, random.integers(6, size=(models, n)))
     return [Examples("v_measure", row, classes) for row in clusters]
 
 
-def many_clusters(random: np.random.Generator, n: int, models: int = MODELS) -> list[Examples]:
+def many_clusters(random, n, models=MODELS):
     """Twelve texts of each class, as in the packaged corpus: a V-measure there is far above that of many texts."""
     classes = np.arange(n) // 12
     anywhere = random.integers(n // 12, size=(models, n))
@@ -202,7 +199,7 @@ def many_clusters(random: np.random.Generator, n: int, models: int = MODELS) -> 
     return [Examples("v_measure", row, classes) for row in clusters]
 
 
-def true_score(draw: Draw, n: int) -> float:
+def true_score(draw, n):
     """The expected score of samples of this size: exactly where there is a formula, else from many samples."""
     if draw is queries:
         return 0.4 + 0.5 * 0.3
@@ -211,7 +208,7 @@ def true_score(draw: Draw, n: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def simulated() -> dict[str, tuple[np.ndarray, ...]]:
+def simulated():
     """By kind of task, and for their mean: values `(simulations, models)`, replicates, truth, examples of each."""
     found = {}
     sizes = {queries: 30, graded_pairs: 100, labelled_pairs: 300, clusterings: 400, many_clusters: 576}

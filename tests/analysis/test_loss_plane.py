@@ -20,7 +20,7 @@ def test_arrows_are_the_negative_gradient_by_finite_differences(name, seed):
     points = there.points if seed is None else there.scattered(seed)
     loss, seen = there.make(), push(there.make(), points)
 
-    def value(flat: np.ndarray) -> float:
+    def value(flat):
         return push(loss, Points(flat.reshape(points.xy.shape), points.labels)).loss
 
     wanted = -approx_fprime(points.xy.ravel(), value, 1e-7).reshape(points.xy.shape)
@@ -113,11 +113,11 @@ def test_a_mistake_is_told_in_words():
         scene("SoftmaxLoss")
 
 
-def written(figure: plots.Figure) -> set[str]:
+def written(figure):
     return {text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))}
 
 
-def drawn_arrows(axes: plots.Axes) -> np.ndarray:
+def drawn_arrows(axes):
     """From where to where each arrow goes, `(arrows, 2, 2)`."""
     (arrows,) = axes.collections
     starts = arrows.get_offsets()

@@ -1,7 +1,6 @@
 """Maps and films: the measures against slow formulas, films that are comparable, maps cached by content."""
 
 import importlib.util
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +14,11 @@ POINTS, LABELS = make_blobs(120, n_features=20, centers=4, cluster_std=1.5, rand
 NOISE = np.random.default_rng(0).normal(size=POINTS.shape)
 
 
-def noise(points: int = 40, dim: int = 8, seed: int = 0) -> np.ndarray:
+def noise(points=40, dim=8, seed=0):
     return np.random.default_rng(seed).normal(size=(points, dim))
 
 
-def distances(space: np.ndarray, metric: str) -> np.ndarray:
+def distances(space, metric):
     """Row by row, without any library of neighbours."""
     count = len(space)
     found = np.full((count, count), np.inf)
@@ -32,7 +31,7 @@ def distances(space: np.ndarray, metric: str) -> np.ndarray:
     return found
 
 
-def slow_trustworthiness(original: np.ndarray, drawn: np.ndarray, k: int) -> float:
+def slow_trustworthiness(original, drawn, k):
     """The formula of Venna and Kaski as it is written, from two matrices of distances."""
     n, penalty = len(original), 0
     for i in range(n):
@@ -42,7 +41,7 @@ def slow_trustworthiness(original: np.ndarray, drawn: np.ndarray, k: int) -> flo
     return 1 - 2 / (n * k * (2 * n - 3 * k - 1)) * penalty
 
 
-def slow_recall(original: np.ndarray, drawn: np.ndarray, k: int) -> float:
+def slow_recall(original, drawn, k):
     kept = [len(set(np.argsort(a)[:k]) & set(np.argsort(b)[:k])) for a, b in zip(original, drawn, strict=True)]
     return sum(kept) / k / len(kept)
 
@@ -104,7 +103,7 @@ def test_pca_finds_the_plane_that_singular_values_give():
     assert np.array_equal(xy, maps.pca(embeddings))
 
 
-def growing(steps: int) -> dict[str, np.ndarray]:
+def growing(steps):
     """From noise to clusters."""
     shares = np.linspace(0, 1, steps)
     return {f"step {step}": share * POINTS + 4 * (1 - share) * NOISE for step, share in enumerate(shares)}
@@ -157,14 +156,14 @@ def test_a_film_shows_clusters_form_and_says_what_it_keeps():
     assert formed[0] < 0.2 < 0.5 < formed[-1]
 
 
-CALLS: list[Any] = []
+CALLS = []
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def calls(monkeypatch):
     """Counts the layouts, which are PCA here."""
 
-    def layout(rows: np.ndarray, scale: float = 1.0, init: np.ndarray | None = None) -> np.ndarray:
+    def layout(rows, scale=1.0, init=None):
         CALLS.append(rows)
         return scale * maps.pca(rows) if init is None else init
 
@@ -207,7 +206,7 @@ ROWS = noise(points=20)
 MAP = noise(points=20, dim=2, seed=1)
 
 
-def with_row(value: float, row: int = 7) -> np.ndarray:
+def with_row(value, row=7):
     return np.where(np.arange(20)[:, None] == row, value, ROWS)
 
 

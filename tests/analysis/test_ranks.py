@@ -5,7 +5,7 @@ import pytest
 from sbertlab.analysis.ranks import distinguishable, measured_cells, standings, task_scores
 
 
-def by_hand() -> pd.DataFrame:
+def by_hand():
     """Two tasks; means a 70 -> 80 (seeds 79, 81), b 78, c 60 and d failed on y. Intervals reach 3 or 4 far."""
     cells = [
         *[("a", "untuned", 0, "x", 72.0), ("a", "untuned", 0, "y", 68.0)],

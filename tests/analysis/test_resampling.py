@@ -1,7 +1,5 @@
 """The weighted statistics against scipy and scikit-learn on resamples written out; what replicates share."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -10,7 +8,7 @@ from sklearn.metrics import average_precision_score, v_measure_score
 from sbertlab.analysis import resampling
 from sbertlab.analysis.resampling import Examples, draw_counts, replicates_of
 
-REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray | None], float]] = {
+REFERENCES = {
     "mean": lambda values, target: float(np.mean(values)),
     "spearman": lambda scores, gold: float(spearmanr(scores, gold).statistic),
     "average_precision": lambda scores, labels: float(average_precision_score(labels, scores)),
@@ -18,9 +16,7 @@ REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray | None], float]] = {
 }
 
 
-def some_examples(
-    statistic: str, n: int, rivals: int = 1, ties: bool = True, seed: int = 0, **more: object
-) -> Examples:
+def some_examples(statistic, n, rivals=1, ties=True, seed=0, **more):
     random = np.random.default_rng(seed)
     if statistic == "v_measure":
         classes = random.integers(4, size=n)
@@ -32,7 +28,7 @@ def some_examples(
     return Examples(statistic, scores, None if statistic == "mean" else target, **more)
 
 
-def by_reference(examples: Examples, drawn: np.ndarray | slice = slice(None)) -> float:
+def by_reference(examples, drawn=slice(None)):
     """The definition: the examples `drawn`, written out; the best rival within each set; the mean over the sets."""
     numbers = np.zeros(len(examples)) if examples.sets is None else examples.sets
     numbers, columns = numbers[drawn], examples.predictions[:, drawn]

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 from sbertlab.analysis.robustness import (
     CORPORA,
@@ -26,7 +27,7 @@ from sbertlab.analysis.robustness import (
 COUNT = 72
 
 
-def lines_of(name: str) -> list[dict]:
+def lines_of(name):
     return [json.loads(line) for line in (CORPORA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
@@ -36,11 +37,11 @@ NAMES = {row["group"]: row for row in lines_of("minimal_terms") if row["slot"] =
 
 
 @pytest.fixture(scope="module")
-def pairs() -> pd.DataFrame:
+def pairs():
     return robustness_pairs()
 
 
-def of(pairs: pd.DataFrame, kind: str) -> list[tuple[str, str]]:
+def of(pairs, kind):
     rows = pairs[pairs["kind"] == kind]
     return list(zip(rows["base"], rows["variant"], strict=True))
 
@@ -48,24 +49,24 @@ def of(pairs: pd.DataFrame, kind: str) -> list[tuple[str, str]]:
 class Constant:
     """Takes all texts for the same."""
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts):
         return np.ones((len(texts), 3))
 
 
 class Letters:
     """Counts letters, whatever their case: blind to casing, punctuation, blanks, digits and the order of words."""
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts):
         return np.array([[text.lower().count(letter) for letter in string.ascii_lowercase] for text in texts], float)
 
 
 class Words:
     """One dimension a word of the texts it has seen, weighted; everything not named weighs 1."""
 
-    def __init__(self, **weights: float) -> None:
+    def __init__(self, **weights):
         self.weights, self.known = weights, {}
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts):
         vectors = np.zeros((len(texts), 4096))
         for vector, text in zip(vectors, texts, strict=True):
             for word in re.findall(r"\w+", text.lower()):
@@ -76,11 +77,11 @@ class Words:
 class Leaning(Words):
     """Next to one role, "her" leaves the sentence as it is and "his" moves it; next to every other it is alike."""
 
-    def __init__(self, role: str) -> None:
+    def __init__(self, role):
         super().__init__(the=0.0)
         self.role = role
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts):
         return super().encode([text.replace(" her ", " ") if self.role in text else text for text in texts])
 
 
@@ -98,6 +99,10 @@ def test_every_kind_changes_every_sentence_once(pairs):
     assert list(pairs["kind"].unique()) == list(KINDS)
     assert (pairs.groupby("kind")["sentence"].apply(sorted).map(lambda rows: rows == list(range(COUNT)))).all()
     assert not pairs.duplicated(["kind", "base"]).any()
+    unrelated, domains = of(pairs, "unrelated"), [row["domain"] for row in SENTENCES]
+    domain = dict(zip((base for base, _ in unrelated), domains, strict=True))
+    assert sorted(base for base, _ in unrelated) == sorted(variant for _, variant in unrelated)
+    assert all(domain[base] != domain[variant] for base, variant in unrelated)
     same = pairs["base"] == pairs["variant"]
     assert (same == (pairs["kind"] == "identical")).all()
     assert not pairs[["base", "variant", "paraphrase"]].stack().str.contains(r"[{}]").any()  # noqa: PD013
@@ -128,7 +133,7 @@ def test_typos_touch_as_many_words_as_they_say_and_change_one_or_two_letters_of_
 
 
 def test_casing_and_punctuation_change_nothing_else(pairs):
-    def letters(text: str) -> str:
+    def letters(text):
         return re.sub(r"\W", "", text).lower()
 
     for kind in set(EDITS) - {"one typo", "two typos"}:
@@ -197,7 +202,7 @@ def test_the_figures_are_those_of_the_formula_worked_out_by_hand(pairs):
     words = Words()
     table = robustness(words, seed=0, resamples=200).set_index("kind")
 
-    def cosine(one: str, other: str) -> float:
+    def cosine(one, other):
         a, b = (Counter(re.findall(r"\w+", text.lower())) for text in (one, other))
         lengths = [sum(count**2 for count in bag.values()) ** 0.5 for bag in (a, b)]
         return sum(a[word] * b[word] for word in a) / np.prod(lengths)
@@ -212,6 +217,8 @@ def test_the_figures_are_those_of_the_formula_worked_out_by_hand(pairs):
     margins = [cosine(row.base, row.variant) - cosine(row.base, row.paraphrase) for row in rows]
     wins = [0.5 if abs(margin) < 1e-9 else margin > 0 for margin in margins]
     assert table.loc["negation", "nearer"] == pytest.approx(np.mean(wins))
+    ends = binomtest(round(sum(wins)), COUNT).proportion_ci(method="wilson")
+    assert table.loc["negation", ["nearer_low", "nearer_high"]].tolist() == pytest.approx(list(ends))
     assert np.isnan(table.loc["paraphrase", "nearer"])
 
 

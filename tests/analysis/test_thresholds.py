@@ -11,7 +11,7 @@ from sbertlab.evaluation.pairs import best_thresholds
 from sbertlab.plots.analysis import threshold_figure
 
 
-def sample(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def sample(n=300, seed=0):
     random = np.random.default_rng(seed)
     labels = (random.random(n) < 0.4).astype(int)
     return labels, (0.4 + 0.25 * labels + random.normal(0, 0.15, n)).round(2)

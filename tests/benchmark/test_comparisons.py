@@ -18,17 +18,17 @@ HARDNESS = {task: RANDOM.normal(0.5, 0.15, 200) for task in ("x", "y", "z")}
 BROKEN = Cell({"model": "a", "variant": "untuned", "seed": 0, "task": "y", "value": np.nan, "error": "out of memory"})
 
 
-def made(model: str, task: str, examples: Examples, seed: int = 0, variant: str = "untuned") -> Cell:
+def made(model, task, examples, seed=0, variant="untuned"):
     row = {"model": model, "variant": variant, "seed": seed, "task": task, "error": "", "n": len(examples)}
     return Cell(row | {"value": 100 * examples.value()}, examples)
 
 
-def cell(model: str, task: str, shift: float, seed: int = 0, variant: str = "untuned") -> Cell:
+def cell(model, task, shift, seed=0, variant="untuned"):
     noise = np.random.default_rng([len(model), ord(task), seed]).normal(0, 0.05, 200)
     return made(model, task, Examples("mean", HARDNESS[task] + shift + noise), seed, variant)
 
 
-def table_of(shifts: dict[str, float]) -> list[Cell]:
+def table_of(shifts):
     return [cell(model, task, shift) for model, shift in shifts.items() for task in HARDNESS]
 
 
@@ -97,12 +97,12 @@ def test_intervals_stand_around_the_values_in_points():
     one = cell("a", "x", 0.0)
     table = Scores([one, BROKEN], 200).table()
     assert table["low"][0] < table["value"][0] < table["high"][0]
-    error = 100 * np.std(one.examples.predictions) / np.sqrt(200)  # type: ignore[union-attr]
+    error = 100 * np.std(one.examples.predictions) / np.sqrt(200)
     assert table["high"][0] - table["low"][0] == pytest.approx(2 * 1.96 * error, rel=0.2)
     assert table.loc[1, ["value", "low", "high"]].isna().all()
 
 
-def clustered(model: str, values: np.ndarray, embeddings: np.ndarray) -> Cell:
+def clustered(model, values, embeddings):
     """k-means on real points, as a task does it."""
     toy = SimpleNamespace(encode=lambda texts, **_: embeddings[[int(one) for one in texts]])
     evaluator = table_evaluator(
@@ -118,7 +118,7 @@ def test_the_luck_of_k_means_makes_no_difference_real():
     points = 0.9 * random.normal(size=(12, 16))[labels] + random.normal(size=(720, 16))
     cells = [clustered(f"m{copy}", labels, points + 0.01 * random.normal(size=points.shape)) for copy in range(16)]
     pairs = Scores(cells, 300).comparisons().query("task == 'x'")
-    alone = [Cell(one.row, Examples("v_measure", one.examples.predictions[:1], one.examples.target)) for one in cells]  # type: ignore[union-attr]
+    alone = [Cell(one.row, Examples("v_measure", one.examples.predictions[:1], one.examples.target)) for one in cells]
     unlucky = Scores(alone, 300).comparisons().query("task == 'x'")
     assert (unlucky["p"] < 0.05).mean() > 0.2, "without the starts copies of one model differ, so this test can fail"
     assert (pairs["p"] < 0.05).mean() < 0.07

@@ -1,8 +1,5 @@
 import hashlib
 import pickle
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from sbertlab import SentenceTransformer, helpdesk, models
+from sbertlab import helpdesk, models
 from sbertlab.benchmark import encoders
 from sbertlab.benchmark.encoders import (
     ENCODERS,
@@ -36,13 +33,11 @@ from sbertlab.benchmark.encoders import (
 from sbertlab.benchmark.published import BASE_MODELS, DATA
 from sbertlab.storage.find import PACKAGED, full_name
 
-Tiny = Callable[..., SentenceTransformer]
-
 TEXTS = ["Where is my parcel?", "I want my money back for the broken lamp."]
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own_cache(tmp_path, monkeypatch):
     """An empty cache of models, and no network."""
     from huggingface_hub import constants
 
@@ -55,7 +50,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-BODIES: dict[str, Callable[[int], Any]] = {
+BODIES = {
     "mpnet": lambda words: MPNetConfig(vocab_size=words, **SMALL),
     "ernie": lambda words: ErnieConfig(vocab_size=words, **SMALL),
     "deberta-v3": lambda words: DebertaV2Config(vocab_size=words, relative_attention=True, **SMALL),
@@ -68,11 +63,11 @@ BODIES: dict[str, Callable[[int], Any]] = {
 }
 
 
-def write_plain_folder(folder: Path, tokenizer: Any, kind: str = "") -> Any:
+def write_plain_folder(folder, tokenizer, kind=""):
     """Write what the Hub has of a base model: a body and a tokenizer, nothing of sentence embeddings."""
     torch.manual_seed(0)
     config = BODIES[kind](len(tokenizer))
-    body: Any = (T5EncoderModel if config.model_type == "t5" else AutoModel.from_config)(config)
+    body = (T5EncoderModel if config.model_type == "t5" else AutoModel.from_config)(config)
     body.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return body
@@ -185,7 +180,7 @@ def test_training_one_copy_leaves_the_next_untouched(minilm):
 
 
 def test_tfidf_has_seen_the_training_texts_only(monkeypatch):
-    seen: list[str | None] = []
+    seen = []
     load = helpdesk.load_helpdesk
     monkeypatch.setattr(helpdesk, "load_helpdesk", lambda split=None: (seen.append(split), load(split))[1])
     pipeline = encoders.tfidf_svd()

@@ -2,22 +2,20 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import pytest
 
 from sbertlab import SentenceTransformer
 from sbertlab.benchmark import local_tasks
 from sbertlab.benchmark.presets import select_tasks
-from sbertlab.benchmark.tasks import Task
 
 
-def write(path: Path, text: str) -> None:
+def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.encode()))
 
 
-def lines(**texts: str) -> str:
+def lines(**texts):
     return "".join(json.dumps({"id": key, "text": text}) + "\n" for key, text in texts.items())
 
 
@@ -26,7 +24,7 @@ CORPUS = lines(**{"1": "aaa", "2": "b", "3": "ba", "4": "a"})
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """Small sets of every kind."""
     for name in ("stsb", "sickr"):
         rows = 'train,x,y,0\ntest,aa,ab,1\ntest,"a, ""b""",NA,0.2\ntest,ba,null,0.4\n'
@@ -44,15 +42,15 @@ def folder(tmp_path: Path) -> Path:
 class Letters:
     """Counts a, b and everything, and remembers what it was asked."""
 
-    def __init__(self) -> None:
-        self.asked: list[str] = []
+    def __init__(self):
+        self.asked = []
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
+    def encode(self, texts):
         self.asked += texts
         return [[text.count("a"), text.count("b"), 1] for text in texts]
 
 
-def local(name: str, folder: Path) -> Task:
+def local(name, folder):
     (task,) = select_tasks([name], folder)
     return task
 

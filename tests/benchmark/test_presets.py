@@ -3,11 +3,9 @@
 import copy
 import gzip
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,23 +32,23 @@ SHORT = Recipe(rows=60)
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache(tmp_path, monkeypatch):
     """Cells and embeddings of a test stay in its folder; models come from the usual cache."""
     monkeypatch.setattr(presets, "cache_home", lambda: tmp_path / "cache")
 
 
-def copied(model: SentenceTransformer, seed: int) -> SentenceTransformer:
+def copied(model, seed):
     return copy.deepcopy(model)
 
 
 @pytest.fixture
-def small(tiny: Callable[..., SentenceTransformer]) -> Candidate:
+def small(tiny):
     """A tiny model that can be fine-tuned."""
     rates = {SHORT.name: 1e-3}
     return Candidate("tiny", partial(copied, tiny(seed=7, dropout=0.1)), trainable=True, learning_rates=rates)
 
 
-def never(*arguments: Any, **settings: Any) -> Any:
+def never(*arguments, **settings):
     raise AssertionError("called too early, or again")
 
 

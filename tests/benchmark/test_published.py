@@ -1,14 +1,11 @@
 """The published table: its figures and tasks, texts from a local folder or the Hub, and scores as mteb has them."""
 
 import gzip
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
 
-from sbertlab import SentenceTransformer
 from sbertlab.analysis.ranks import FAMILIES
 from sbertlab.benchmark.encoders import Candidate
 from sbertlab.benchmark.presets import select_tasks
@@ -27,12 +24,10 @@ from sbertlab.benchmark.results import COLUMNS
 from sbertlab.benchmark.runner import Job
 from sbertlab.benchmark.tasks import METRICS, Task
 
-Tiny = Callable[..., SentenceTransformer]
-
 SLOW = pytest.mark.slow  # mteb takes many seconds to import
 
 
-def dataset(**columns: Any) -> Any:
+def dataset(**columns):
     return pytest.importorskip("datasets").Dataset.from_dict(columns)
 
 
@@ -94,12 +89,12 @@ def test_every_pin_is_the_revision_that_mteb_has():
 class Letters:
     """A model whose cosine ranks otherwise than its distances."""
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
+    def encode(self, texts):
         return [[text.count("a"), text.count("b"), 1] for text in texts]
 
 
 def test_a_local_set_replaces_the_hub_and_the_note_names_its_edition(tmp_path):
-    def write(name: str, *lines: str) -> None:
+    def write(name, *lines):
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.csv.gz").write_bytes(gzip.compress("\n".join([*lines, ""]).encode()))
 
@@ -136,23 +131,23 @@ TEXTS = [
 ]
 
 
-def drawn(n: int, seed: int) -> list[str]:
+def drawn(n, seed):
     """So many different texts."""
     return np.random.default_rng(seed).permutation(TEXTS)[:n].tolist()
 
 
-def sts_data(seed: int = 0) -> Any:
+def sts_data(seed=0):
     scores = np.random.default_rng(seed).uniform(0, 5, 60).tolist()
     return {"test": dataset(sentence1=drawn(60, 1), sentence2=drawn(60, 2), score=scores)}
 
 
-def pair_data(one_row: bool = False) -> Any:
+def pair_data(one_row=False):
     labels = np.random.default_rng(3).integers(0, 2, 60).tolist()
-    columns: dict[str, Any] = {"sentence1": drawn(60, 3), "sentence2": drawn(60, 4), "labels": labels}
+    columns = {"sentence1": drawn(60, 3), "sentence2": drawn(60, 4), "labels": labels}
     return {"test": dataset(**{name: [rows] if one_row else rows for name, rows in columns.items()})}
 
 
-def search_data(seed: int = 5, reranking: bool = False, own: bool = False) -> Any:
+def search_data(seed=5, reranking=False, own=False):
     """Forty documents, some with a title; with `own`, every query lies in the corpus under its own id."""
     random = np.random.default_rng(seed)
     texts = drawn(52, seed)
@@ -178,27 +173,27 @@ def search_data(seed: int = 5, reranking: bool = False, own: bool = False) -> An
     return {"default": {"test": split}}
 
 
-def cluster_data() -> Any:
+def cluster_data():
     sets = [drawn(80, seed) for seed in (6, 7, 8)]
     labels = [[text.split()[-1] for text in texts] for texts in sets]
     return {"test": dataset(sentences=sets, labels=labels)}
 
 
-def loaded(name: str, data: Any) -> Any:
+def loaded(name, data):
     """The task of mteb, with these data in place of the Hub's."""
     task = pytest.importorskip("mteb").get_task(name)
     task.dataset, task.data_loaded = data, True
     return task
 
 
-def by_mteb(model: Any, task: Any) -> dict[str, float]:
+def by_mteb(model, task):
     """The scores that mteb gives the model."""
     mteb = pytest.importorskip("mteb")
     found = mteb.evaluate(model, task, cache=None, show_progress_bar=False, co2_tracker=False)
     return dict(found.task_results[0].scores["test"][0])
 
 
-def ours(model: Any, name: str, task: Any) -> float:
+def ours(model, name, task):
     """The score, 0 to 1, that our evaluator gives the model on the task's data."""
     published = PUBLISHED[name]
     return Task(name, published.family, published.metric, "", partial(mteb_evaluator, task)).evaluate(model).value / 100
@@ -242,7 +237,7 @@ def test_a_published_task_of_several_sets_is_the_mean_over_them(tiny, monkeypatc
     pins = PUBLISHED["CQADupstackRetrieval"].pins
     data = {pin[0]: partial(search_data, seed=20 + place) for place, pin in enumerate(pins)}
 
-    def get_task(name: str) -> Any:
+    def get_task(name):
         task = made(name)
         task.dataset, task.data_loaded = data[name](), True
         return task

@@ -2,12 +2,10 @@ import gzip
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -31,19 +29,17 @@ from sbertlab.storage.files import sha256_of
 from sbertlab.training.checkpoint import Checkpoints
 from sbertlab.util import cos_sim
 
-Tiny = Callable[..., SentenceTransformer]
-
 COLUMNS = ["sentence1", "sentence2", "label"]
 LABELS = ["entailment", "contradiction", "neutral", "-"]
 SHORT = {"batch_size": 16, "rows": 160, "learning_rate": 1e-3}
 
 
-def candidate(**rates: float) -> Candidate:
+def candidate(**rates):
     return Candidate("tiny", len, learning_rates={name.replace("_", "-"): rate for name, rate in rates.items()})
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     """The folder of data sets, with made-up pairs: who does what where."""
     monkeypatch.setenv("SBERTLAB_DATA", str(tmp_path))
     who, does = ("cat", "dog", "bird", "man", "woman", "child"), ("sits", "runs", "plays", "sleeps", "eats", "reads")
@@ -67,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def local(folder: Path) -> NLIRecipe:
+def local(folder):
     return replace(NLI_LOCAL, **SHORT)
 
 
@@ -76,7 +72,7 @@ def test_triplets_are_as_many_as_the_plain_formula_allows_and_among_them():
     words, labels = [f"s{number}" for number in range(60)], LABELS
     for seed in range(5):
         table = [(draw.choice(words) + " " * draw.randrange(2), *map(draw.choice, (words, labels))) for _ in range(150)]
-        partners: dict[str, dict[str, set[str]]] = {}
+        partners = {}
         for first, second, label in table:
             for one, other in ((first.strip(), second), (second, first.strip())):
                 partners.setdefault(one, {name: set() for name in labels})[label].add(other)
@@ -97,8 +93,8 @@ def test_partners_are_drawn_evenly_among_distinct_texts_and_independently():
     rows = [("p", text, "entailment") for text in ("e1", "e2", "e2", "e2", "e3")]
     rows += [("p", text, "contradiction") for text in ("c1", "c2")]
     pairs = pd.DataFrame(rows, columns=COLUMNS)
-    first: Counter[tuple[str, str]] = Counter()
-    both: Counter[tuple[str, str]] = Counter()
+    first = Counter()
+    both = Counter()
     for seed in range(300):
         drawn = {row[0] == "p": row for row in nli_triplets(pairs, seed).to_numpy().tolist()}
         first[drawn[True][1], drawn[True][2]] += 1
@@ -135,9 +131,9 @@ def test_missing_or_unusable_data_are_named(local, folder, monkeypatch):
 def test_the_hub_is_asked_for_pinned_revisions_and_its_classes_get_their_names(monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.delenv("SBERTLAB_DATA", raising=False)
-    asked: list[dict[str, str]] = []
+    asked = []
 
-    def load_dataset(**arguments: str) -> Any:
+    def load_dataset(**arguments):
         asked.append(arguments)
         if arguments["path"].endswith("stsb"):
             return datasets.Dataset.from_dict({"sentence1": ["a", "c"], "sentence2": ["b", "d"], "score": [0.25, 1]})
@@ -179,11 +175,11 @@ def test_a_local_all_nli_is_read_as_the_field_writes_it(folder):
     assert len(recipe.evaluator().scores) == 120
 
 
-def capture(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, model: SentenceTransformer, **rates: float) -> Any:
+def capture(monkeypatch, recipe, model, **rates):
     """Return what the recipe gives to `fit`."""
-    found: dict[str, Any] = {}
+    found = {}
 
-    def remember(model: Any, objectives: Any, **settings: Any) -> Any:
+    def remember(model, objectives, **settings):
         ((loader, loss),) = objectives
         found.update(settings, loader=loader, loss=loss, length=model.max_seq_length)
         raise InterruptedError
@@ -197,10 +193,10 @@ def capture(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, model: SentenceTran
 class Longest:
     """A loader of as many batches as the model cards of the published runs print."""
 
-    def __init__(self, rows: Any, batch_size: int, seed: int) -> None:
+    def __init__(self, rows, batch_size, seed):
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
 
-    def __len__(self) -> int:
+    def __len__(self):
         return 8807
 
 
@@ -230,7 +226,7 @@ def test_an_encoder_may_bring_its_own_rate_for_a_recipe(local, tiny, monkeypatch
         assert capture(monkeypatch, local, tiny(), **rates)["optimizer_params"] == {"lr": expected}
 
 
-def static(transformer: Any) -> SentenceTransformer:
+def static(transformer):
     block = models.StaticEmbedding.from_transformer(transformer)
     return SentenceTransformer(modules=[block, models.Normalize()], device="cpu")
 
@@ -256,9 +252,9 @@ def test_the_recipe_trains_from_end_to_end_and_what_is_measured_is_the_best_chec
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_best_checkpoint_counts_even_in_the_middle_of_a_run(local, tiny, monkeypatch, tmp_path):
-    seen: list[dict[str, torch.Tensor]] = []
+    seen = []
 
-    def judge(model: SentenceTransformer, **_: Any) -> float:
+    def judge(model, **_):
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return [0.1, 0.7, 0.3, 0.2, 0.6][len(seen) - 1]
 
@@ -278,10 +274,10 @@ def test_a_killed_fine_tuning_resumes_and_ends_in_the_same_weights(name, local, 
     unbroken = tiny(dropout=0.1)
     recipe.fine_tune(unbroken, candidate(), 0, tmp_path)
     monkeypatch.setattr(recipes, "CHECKPOINT_STEPS", 2)
-    saved: list[int] = []
+    saved = []
     save = Checkpoints.on_checkpoint
 
-    def killed(checkpoints: Checkpoints, run: Any) -> None:
+    def killed(checkpoints, run):
         saved.append(run.step.number)
         save(checkpoints, run)
         if run.step.number == 4:
@@ -309,7 +305,7 @@ def test_the_length_of_training_stays_or_goes_as_the_recipe_says(local, tiny, tm
 
 @pytest.mark.parametrize("last", [False, True])
 def test_an_interrupted_run_is_not_measured_even_in_its_last_step(last, tiny, monkeypatch, tmp_path):
-    def press(event: Any) -> None:
+    def press(event):
         if event.kind == "step" and event.step == (event.steps if last else 1):
             signal.raise_signal(signal.SIGINT)
 

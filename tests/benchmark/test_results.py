@@ -19,14 +19,14 @@ NO_PAIRS = pd.DataFrame(columns=PAIR_FILE)
 def test_a_killed_save_leaves_every_file_complete_and_never_mixed_tables(renames, tmp_path, monkeypatch):
     table, pairs, manifest = read(ROOT / "figures")
 
-    def saved(preset: str) -> None:
+    def saved(preset):
         chosen = pairs[pairs["preset"] == preset].drop(columns="preset")
         save(tmp_path, rows_of(table, preset), chosen, preset, manifest["presets"][preset])
 
     saved("offline")
     made, replace = 0, Path.replace
 
-    def killed_after(path: Path, target: Path) -> Path:
+    def killed_after(path, target):
         nonlocal made
         if made == renames:
             raise SystemExit

@@ -9,7 +9,6 @@ import timeit
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,21 +33,21 @@ class Letters:
 
     asked: list[str] = []  # noqa: RUF012 (shared on purpose)
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts):
         self.asked.extend(texts)
         return np.array([[1 + text.lower().count(chr(97 + place)) for place in range(26)] for text in texts], float)
 
 
 class Failing:
-    def encode(self, texts: list[str]) -> Any:
+    def encode(self, texts):
         raise RuntimeError("out of | memory")
 
 
-def make_letters(seed: int, scale: float = 1.0) -> Letters:
+def make_letters(seed, scale=1.0):
     return Letters()
 
 
-def make_others(seed: int) -> Letters:
+def make_others(seed):
     return Letters()
 
 
@@ -56,11 +55,11 @@ LETTERS = Candidate("letters", make_letters)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> CellStore:
+def store(tmp_path):
     return CellStore(tmp_path / "cells")
 
 
-def values(cells: list[Cell]) -> list[tuple[Any, ...]]:
+def values(cells):
     return [tuple(cell.row[name] for name in ("model", "variant", "seed", "task", "value")) for cell in cells]
 
 
@@ -97,7 +96,7 @@ def test_a_failed_cell_has_its_error_is_not_cached_and_is_tried_again(store):
 
 def test_a_key_depends_on_everything_that_the_number_depends_on(tmp_path, monkeypatch):
     minilm, task, file = ENCODERS["all-MiniLM-L6-v2"], TASKS[0], tmp_path / "texts"
-    makers: list[Any] = [make_letters, make_others, *(partial(make_letters, scale=scale) for scale in (2.0, 3.0))]
+    makers = [make_letters, make_others, *(partial(make_letters, scale=scale) for scale in (2.0, 3.0))]
     jobs = [Job(minilm, 0, SHORT), Job(minilm, 1, SHORT), Job(minilm, 0), Job(minilm, 0, Recipe(rows=90))]
     jobs += [Job(ENCODERS["MiniLM-tokens"], 0, SHORT), *(Job(Candidate("one name", make), 0) for make in makers)]
     keys = [key_of(job, task) for job in jobs] + [key_of(jobs[0], other) for other in (TASKS[1], None)]
@@ -164,7 +163,7 @@ class Stopped(Recipe):
 
     given: list[tuple[Path, bool]] = []  # noqa: RUF012 (shared on purpose)
 
-    def fine_tune(self, model: Any, candidate: Candidate, seed: int, folder: Path) -> Any:
+    def fine_tune(self, model, candidate, seed, folder):
         left = (folder / "left").exists()
         self.given.append((folder, left))
         if not left:
@@ -203,7 +202,7 @@ def test_a_damaged_cell_is_computed_again(store, damage):
     assert store.get("k") is not None
 
 
-def die(seed: int) -> Any:
+def die(seed):
     os._exit(3)
 
 
@@ -238,7 +237,7 @@ def test_jobs_run_as_tasks_of_ray(tmp_path):
 def test_two_runs_can_finish_the_same_cell(store, monkeypatch):
     save = Examples.save
 
-    def save_late(examples: Examples, path: Path) -> None:
+    def save_late(examples, path):
         save(examples, path)
         monkeypatch.setattr(Examples, "save", save)
         CellStore(store.folder).put("k", CELL)  # between the beginning and the end of the first
@@ -254,7 +253,7 @@ def test_two_runs_can_finish_the_same_cell(store, monkeypatch):
 
 @pytest.mark.parametrize("fault", ["unwritable", "full"])
 def test_a_cache_that_cannot_be_written_warns_and_no_cell_is_lost(fault, store, monkeypatch):
-    def full(examples: Examples, path: Path) -> None:
+    def full(examples, path):
         raise OSError(28, "No space left on device")
 
     if fault == "full":
@@ -291,7 +290,7 @@ def test_what_is_out_of_range_is_refused(store):
     with pytest.raises(ValueError, match="workers must be a whole number of at least 1, got 0"):
         run_jobs([], [], store, workers=0)
     with pytest.raises(ValueError, match="engine must be one of 'processes', 'ray'"):
-        run_jobs([], [], store, engine="threads")  # type: ignore[arg-type]
+        run_jobs([], [], store, engine="threads")
 
 
 def test_the_speed_is_the_median_of_the_rounds(monkeypatch):
@@ -303,7 +302,7 @@ def test_the_speed_is_the_median_of_the_rounds(monkeypatch):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_without_its_finished_cells_and_writes_the_tables_of_an_unbroken_one(tmp_path):
-    def started(folder: Path) -> subprocess.Popen[bytes]:
+    def started(folder):
         folder.mkdir(exist_ok=True)
         script = folder / "script.py"
         script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), output=str(folder / "figures")))
@@ -312,7 +311,7 @@ def test_a_killed_run_resumes_without_its_finished_cells_and_writes_the_tables_o
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 
-    def finished() -> dict[str, int]:
+    def finished():
         return {path.name: path.stat().st_mtime_ns for path in killed.glob("cells/*") if len(path.name) == 64}
 
     process, deadline = started(killed), time.monotonic() + 120

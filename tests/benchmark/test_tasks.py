@@ -17,28 +17,27 @@ from sbertlab.evaluation import (
     ClusteringEvaluator,
     EmbeddingSimilarityEvaluator,
     InformationRetrievalEvaluator,
-    SentenceEvaluator,
     SequentialEvaluator,
 )
 
 
 @pytest.fixture(scope="module")
-def corpus() -> pd.DataFrame:
+def corpus():
     return helpdesk.load_helpdesk()
 
 
 class Oracle:
     """Knows the intent of every text of the corpus, and its topic."""
 
-    def __init__(self, corpus: pd.DataFrame, intent_weight: float = 1.0) -> None:
+    def __init__(self, corpus, intent_weight=1.0):
         answers = corpus.drop_duplicates("intent")
         texts = pd.concat([corpus["text"], answers["answer"]])
         known = pd.concat([corpus, answers])
         vectors = np.hstack([intent_weight * pd.get_dummies(known["intent"]), pd.get_dummies(known["topic"])])
         self.vectors = dict(zip(texts, vectors.astype(float), strict=True))
-        self.asked: list[str] = []
+        self.asked = []
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts):
         self.asked += texts
         return np.stack([self.vectors[text] for text in texts])
 
@@ -77,7 +76,7 @@ def test_a_model_of_sentence_transformers_gets_what_ours_gets_from_the_same_fold
 class Random:
     """Gives each text a vector, neither centred nor of unit length, so that similarities disagree."""
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts):
         return np.stack([np.random.default_rng([*text.encode()]).normal(0.3, 1, 4) ** 3 for text in texts])
 
 
@@ -89,17 +88,17 @@ THREE = ["cosine", "euclidean", "manhattan"]
 CLASSES = [f"class {grade}" for grade in GRADES]
 
 
-def search(seed: int) -> SentenceEvaluator:
+def search(seed):
     drawn = np.random.default_rng(seed).permutation(40)
     relevant = {FIRST[row]: {SECOND[drawn[row]], SECOND[drawn[-1 - row]]} for row in range(15)}
     return InformationRetrievalEvaluator(dict(zip(FIRST, FIRST, strict=True)), {key: key for key in SECOND}, relevant)
 
 
-def searches() -> SentenceEvaluator:
+def searches():
     return SequentialEvaluator([search(seed) for seed in range(3)], lambda values: sum(values) / len(values))
 
 
-def clusterings() -> SentenceEvaluator:
+def clusterings():
     parts = [ClusteringEvaluator(FIRST, CLASSES), ClusteringEvaluator(SECOND[:30], LABELS[:30])]
     return SequentialEvaluator(parts, lambda values: sum(values) / len(values))
 

@@ -1,22 +1,17 @@
 """A small model, a table of pairs and a file of settings that tests of the commands share."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
-from sbertlab import SentenceTransformer
-
 
 @pytest.fixture
-def folder(tiny: Callable[..., SentenceTransformer], tmp_path: Path) -> str:
+def folder(tiny, tmp_path):
     tiny().save(tmp_path / "tiny")
     return str(tmp_path / "tiny")
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> str:
+def pairs(tmp_path):
     """A table of eight pairs with a score."""
     rows = [(f"the cat sits {n}", f"a dog runs {n}", n / 8) for n in range(8)]
     path = tmp_path / "pairs.csv"
@@ -25,7 +20,7 @@ def pairs(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def config(tmp_path: Path, folder: str, pairs: str) -> str:
+def config(tmp_path, folder, pairs):
     path = tmp_path / "config.yaml"
     path.write_text(
         f"model: {{name: {folder}}}\n"

@@ -16,22 +16,22 @@ QA = ["text", "answer"]
 
 
 @pytest.fixture(scope="module")
-def clean() -> pd.DataFrame:
+def clean():
     """Questions and answers; those of an intent share its answer, and the intent says so."""
     return load_helpdesk("train")[[*QA, "intent"]].iloc[::3].reset_index(drop=True)
 
 
-def found(findings: pd.DataFrame, finding: str) -> list[object]:
+def found(findings, finding):
     return findings.loc[findings["finding"] == finding, "row"].tolist()
 
 
 class Written:
     """A model whose embeddings are written down, text by text."""
 
-    def __init__(self, **embeddings: list[float]) -> None:
+    def __init__(self, **embeddings):
         self.embeddings = embeddings
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts):
         return np.array([self.embeddings[text] for text in texts])
 
 
@@ -152,6 +152,15 @@ def test_nearer_positives_are_found_by_the_model_nearest_first():
     table = pd.DataFrame({"q": ["one", "two"], "a": ["far", "one"]})
     model = Written(one=[1, 0], two=[1, 0.2], far=[0.5, 1])
     assert nearer_positives(table, ["q", "a"], model).empty, "the anchor itself, as a positive of another row"
+
+
+def test_nearer_positives_are_the_same_block_by_block(monkeypatch, tiny, clean):
+    model, table = StoredEmbeddings(tiny()), clean.head(30)
+    whole = nearer_positives(table, QA, model, alike=0.1)
+    monkeypatch.setattr("sbertlab.curation.doctor.BLOCK", 4)
+    pd.testing.assert_frame_equal(nearer_positives(table, QA, model, alike=0.1), whole)
+    assert len(whole) > 5
+    assert whole["value"].is_monotonic_decreasing
 
 
 def test_the_tokens_that_are_lost_are_counted(tiny):

@@ -9,7 +9,7 @@ from sbertlab.data import InputExample, collate, examples_from_frame, examples_t
 from sbertlab.data.texts import normalised
 
 
-def pair(label: object, **arguments) -> InputExample:
+def pair(label, **arguments):
     return InputExample(texts=["a", "b"], label=label, **arguments)
 
 

@@ -9,7 +9,7 @@ from sbertlab import helpdesk
 
 
 @pytest.fixture(scope="module")
-def corpus() -> pd.DataFrame:
+def corpus():
     return helpdesk.load_helpdesk()
 
 

@@ -12,20 +12,20 @@ from torch.utils.data import DataLoader
 from sbertlab.data.loaders import DenoisingAutoEncoderDataset, NoDuplicatesDataLoader, SentenceLabelDataset
 
 
-def rows(*texts: list) -> list[InputExample]:
+def rows(*texts):
     return [InputExample(guid=str(index), texts=row) for index, row in enumerate(texts)]
 
 
-def random_rows(count: int, distinct: int, seed: int = 0) -> list[InputExample]:
+def random_rows(count, distinct, seed=0):
     draw = np.random.default_rng(seed)
     return rows(*([f"a{draw.integers(distinct)}", f" A{draw.integers(distinct)} ", f"c{i}"] for i in range(count)))
 
 
-def guids(loader: NoDuplicatesDataLoader) -> list[list[str]]:
+def guids(loader):
     return [[example.guid for example in batch] for batch in loader]
 
 
-def repeated_texts(batch: list[InputExample]) -> list[str]:
+def repeated_texts(batch):
     keys = [key for example in batch for key in {text.strip().lower() for text in example.texts}]
     return [key for key, count in Counter(keys).items() if count > 1]
 
@@ -69,7 +69,7 @@ def test_rows_that_conflict_wait_for_a_later_batch_which_costs_few_batches_and_n
     assert not any(repeated_texts(batch) for batch in loader)
 
 
-def labelled(*counts: int) -> list[InputExample]:
+def labelled(*counts):
     rows = [(label, i) for label, count in enumerate(counts) for i in range(count)]
     return [InputExample(texts=[f"class {label}, row {i}"], label=label) for label, i in rows]
 
@@ -113,7 +113,7 @@ MAKERS = {
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_what_is_drawn_is_a_function_of_seed_and_epoch_alone(make):
-    def drawn(seed: int, *epochs: int) -> str:
+    def drawn(seed, *epochs):
         data = make(seed)
         for epoch in epochs:
             data.set_epoch(epoch)

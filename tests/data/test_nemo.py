@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import pytest
 from sbertlab.readers import InputExample
@@ -22,12 +21,12 @@ SPELLINGS = {
 }
 
 
-def write(path: Path, text: str | bytes) -> Path:
+def write(path, text):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
-def texts(examples: list[InputExample]) -> list[list[str]]:
+def texts(examples):
     return [list(example.texts) for example in examples]
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 from functools import partial
-from pathlib import Path
 
 import pytest
 from sentence_transformers.sentence_transformer import readers as peer
@@ -12,12 +11,12 @@ from sbertlab import readers
 PAIRS = "first\tsecond\t5\nthird\tfourth\t2.5\n"
 
 
-def content(examples: list[readers.InputExample]) -> list[tuple[list[str], object]]:
+def content(examples):
     """Texts and labels; the peer's readers of aligned files leave line ends on the texts."""
     return [([text.rstrip("\n") for text in example.texts], example.label) for example in examples]
 
 
-def write(path: Path, text: str | bytes) -> Path:
+def write(path, text):
     data = text if isinstance(text, bytes) else text.encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path

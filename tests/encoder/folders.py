@@ -1,8 +1,5 @@
 """What the tests of loading and saving share: reading a folder here and with sentence-transformers, and comparing."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import sentence_transformers
 
@@ -16,15 +13,15 @@ TEXTS = [
 ]
 
 
-def peer(folder: Path) -> sentence_transformers.SentenceTransformer:
+def peer(folder):
     return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
 
 
-def read(folder: Path, **arguments: Any) -> SentenceTransformer:
+def read(folder, **arguments):
     return SentenceTransformer(folder, device="cpu", **arguments)
 
 
-def assert_same(first: Any, second: Any, tolerance: float = 1e-5, **arguments: Any) -> None:
+def assert_same(first, second, tolerance=1e-5, **arguments):
     """Two encoders give the same vectors, and vectors that differ from text to text."""
     ours, theirs = first.encode(TEXTS, **arguments), second.encode(TEXTS, **arguments)
     assert np.abs(ours[0] - ours[1]).max() > 1e-4

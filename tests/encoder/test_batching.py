@@ -1,6 +1,5 @@
 """Token-budget chunks against the rules they promise; training and routes through them against encode and the peer."""
 
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -11,18 +10,17 @@ import torch
 from sbertlab import InputExample, SentenceTransformer, models
 from sbertlab.encoder.batching import CHUNK_COST, token_budget_chunks
 
-Tiny = Callable[..., SentenceTransformer]
 WORDS = ["the cat sits", "a dog", "", "where is my parcel ?", "the cat sits", "how can i change my e mail address"]
 RANDOM = [np.random.default_rng(seed).integers(0, 80, size=200).tolist() for seed in range(3)]
 
 
-def least_cost(lengths: list[int], budget: int) -> int:
+def least_cost(lengths, budget):
     """The least cost of any cuts of the sorted texts, by trying them all."""
     sizes = sorted(lengths, reverse=True)
     overhead = max(1, budget // CHUNK_COST)
 
     @cache
-    def of(first: int) -> int:
+    def of(first):
         if first == len(sizes):
             return 0
         fitting = [n for n in range(1, len(sizes) - first + 1) if n == 1 or n * sizes[first] <= budget]
@@ -31,7 +29,7 @@ def least_cost(lengths: list[int], budget: int) -> int:
     return of(0)
 
 
-def cost_of(chunks: list[list[int]], lengths: list[int], budget: int) -> int:
+def cost_of(chunks, lengths, budget):
     return sum(len(chunk) * max(lengths[i] for i in chunk) + max(1, budget // CHUNK_COST) for chunk in chunks)
 
 
@@ -88,7 +86,7 @@ def test_tokenize_and_collate_give_what_the_model_reads(tiny):
 
 
 @pytest.fixture
-def routed(tiny: Tiny) -> SentenceTransformer:
+def routed(tiny):
     """One body; queries and documents have a Dense of their own behind it."""
     torch.manual_seed(0)
     routes = {"query": [models.Dense(32, 8)], "document": [models.Dense(32, 8)]}

@@ -4,9 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,49 +20,48 @@ from sbertlab import SentenceTransformer, models
 from sbertlab.encoder.fingerprint import ENCODING, MEASURING, fingerprint, source_digest
 from sbertlab.encoder.stored_embeddings import EmbeddingStore, StoredEmbeddings
 
-Tiny = Callable[..., SentenceTransformer]
 PACKAGE = Path(sbertlab.__file__).parent
 
 
 class Sized:
     """An encoder with one setting, defined in a file."""
 
-    def __init__(self, dim: int = 4) -> None:
+    def __init__(self, dim=4):
         self.dim = dim
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts):
         return np.array([[len(text)] * self.dim for text in texts], dtype=np.float32)
 
 
 class Scaled(models.Module):
     """A building block of one's own, with a plain attribute that torch knows nothing of."""
 
-    def __init__(self, factor: float, table: Any = None) -> None:
+    def __init__(self, factor, table=None):
         super().__init__()
         self._factor, self.table = factor, table
 
-    def forward(self, features: models.Features) -> models.Features:
+    def forward(self, features):
         return {**features, "sentence_embedding": self._factor * features["sentence_embedding"]}
 
 
-def one_bit(model: SentenceTransformer) -> None:
+def one_bit(model):
     model[0].auto_model.encoder.layer[1].output.dense.weight.data.view(torch.int32)[3, 5] ^= 1
 
 
-def lower_case(model: SentenceTransformer) -> None:
+def lower_case(model):
     model.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
 
 
-def other_padding(model: SentenceTransformer) -> None:
+def other_padding(model):
     model.insert(1, models.CNN(32, 32, [3]))
     next(part for part in model.modules() if isinstance(part, nn.Conv1d)).padding = (0,)
 
 
-def pooling(*arguments: Any, **settings: Any) -> Callable[[SentenceTransformer], object]:
+def pooling(*arguments, **settings):
     return lambda model: model.__setitem__(1, models.Pooling(32, *arguments, **settings))
 
 
-CHANGES: dict[str, Callable[[SentenceTransformer], object]] = {
+CHANGES = {
     "nothing": lambda model: None,
     "one bit of the weights": one_bit,
     "the sign of a zero": lambda model: model[0].auto_model.encoder.layer[0].output.dense.bias.data.neg_(),
@@ -94,13 +91,13 @@ CHANGES: dict[str, Callable[[SentenceTransformer], object]] = {
 }
 
 
-def dense(tiny: Tiny) -> SentenceTransformer:
+def dense(tiny):
     torch.manual_seed(1)
     return tiny(modules=[models.Dense(32, 5, activation_function=nn.Tanh())])
 
 
 def test_every_change_that_embeddings_depend_on_has_a_fingerprint_of_its_own(tiny):
-    found: dict[str, str] = {}
+    found = {}
     for name, change in CHANGES.items():
         model = dense(tiny)
         change(model)
@@ -140,7 +137,7 @@ def test_an_adapter_and_its_strength_change_the_fingerprint(tiny):
     assert len(found) == 4
 
 
-def pipeline(dimensions: int = 2) -> Any:
+def pipeline(dimensions=2):
     words = TfidfVectorizer(stop_words=["padding", "the"])
     return make_pipeline(words, TruncatedSVD(dimensions, random_state=0)).fit(["the cat sits", "a dog runs", "cat dog"])
 

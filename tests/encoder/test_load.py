@@ -3,9 +3,7 @@
 import json
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,21 +14,19 @@ from sentence_transformers.base.modules import Dense, Normalize, Router, Transfo
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling, StaticEmbedding, WeightedLayerPooling
 from torch import nn
 
-from sbertlab import SentenceTransformer, models
+from sbertlab import models
 from tests.encoder.folders import TEXTS, assert_same, peer, read
-
-Tiny = Callable[..., SentenceTransformer]
 
 
 @pytest.fixture
-def folder(tiny: Tiny, tmp_path: Path) -> Path:
+def folder(tiny, tmp_path):
     """A tiny model with a Dense layer in the portable dialect."""
     tiny(modules=[models.Dense(32, 16), models.Normalize()]).save(tmp_path / "model")
     return tmp_path / "model"
 
 
 @pytest.fixture
-def bert(tiny: Tiny, tmp_path: Path) -> Path:
+def bert(tiny, tmp_path):
     """A plain transformers folder."""
     model = tiny()
     model[0].auto_model.save_pretrained(tmp_path / "bert")
@@ -38,11 +34,11 @@ def bert(tiny: Tiny, tmp_path: Path) -> Path:
     return tmp_path / "bert"
 
 
-def edit_json(file: Path, **changes: Any) -> None:
+def edit_json(file, **changes):
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def saved(folder: Path, modules: list[Any], **settings: Any) -> sentence_transformers.SentenceTransformer:
+def saved(folder, modules, **settings):
     model = sentence_transformers.SentenceTransformer(modules=modules, device="cpu", **settings)
     model.save(str(folder))
     return model
@@ -53,7 +49,7 @@ def test_dense_norm_and_normalize_of_version_6_load_here(bert, tmp_path):
     norm = LayerNorm(16)
     nn.init.normal_(norm.norm.weight)
     blocks = [Transformer(str(bert), max_seq_length=9), Pooling(32, ("cls", "mean")), Dense(64, 16), norm, Normalize()]
-    settings: dict[str, Any] = {"prompts": {"query": "question "}, "similarity_fn_name": "euclidean"}
+    settings = {"prompts": {"query": "question "}, "similarity_fn_name": "euclidean"}
     model = saved(tmp_path / "model", blocks, **settings)
     ours = read(tmp_path / "model")
     assert_same(ours, model)
@@ -92,7 +88,7 @@ def test_weighted_layer_pooling_of_version_6_loads_here(bert, tmp_path):
     assert_same(read(tmp_path / "model"), model)
 
 
-def by_hand(bert: Path, entries: dict[str, str], files: dict[str, Any]) -> Path:
+def by_hand(bert, entries, files):
     """Turn a plain folder into a model folder: path and type of the modules, and JSON files."""
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -258,11 +254,11 @@ def test_weights_that_do_not_fit_the_architecture_are_not_filled_with_random_num
 class Bomb:
     """Unpickled without care, it makes a file."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file):
         self.file = file
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
-        return Path.touch, (self.file,)  # type: ignore[return-value]
+    def __reduce__(self):
+        return Path.touch, (self.file,)
 
 
 @pytest.mark.parametrize("where", ["2_Dense", "."])
@@ -295,7 +291,7 @@ def test_a_route_that_leaves_its_folder_or_contains_itself_is_refused(path, tiny
         read(tmp_path / "model")
 
 
-def change_entry(folder: Path, position: int, **changes: object) -> None:
+def change_entry(folder, position, **changes):
     entries = json.loads((folder / "modules.json").read_text())
     entries[position].update(changes)
     (folder / "modules.json").write_text(json.dumps(entries))
@@ -336,7 +332,7 @@ def test_a_class_from_outside_is_loaded_by_who_trusts_it_alone(tiny, folder, tmp
         read(folder)
     assert not (tmp_path / "executed").exists()
 
-    import somebodys_blocks  # type: ignore[import-not-found]
+    import somebodys_blocks
 
     block = somebodys_blocks.LSTM()
     block.factor.data.fill_(7.0)

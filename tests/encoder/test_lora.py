@@ -1,20 +1,17 @@
 """LoRA: starts at the model as it was, trains alone, resumes, and is saved as a plain model that anyone reads."""
 
 import shutil
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from sbertlab.adapters import add_lora
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
-from sbertlab import InputExample, SentenceTransformer, losses, models
+from sbertlab import InputExample, losses, models
 from sbertlab.models.fast_cpu import FastLinear
 from tests.encoder.folders import TEXTS, assert_same, peer, read
 
-Tiny = Callable[..., SentenceTransformer]
 PAIRS = [
     InputExample(texts=["the cat sits", "a cat is on the chair"]),
     InputExample(texts=["red car", "a fast bike"]),
@@ -23,18 +20,18 @@ PAIRS = [
 ]
 
 
-def state_of(model: nn.Module) -> dict[str, Tensor]:
+def state_of(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def assert_equal_states(model: nn.Module, before: dict[str, Tensor]) -> None:
+def assert_equal_states(model, before):
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def train(model: SentenceTransformer, **arguments: Any) -> None:
-    loader: Any = DataLoader(PAIRS, batch_size=2, shuffle=True)  # type: ignore[arg-type]
+def train(model, **arguments):
+    loader = DataLoader(PAIRS, batch_size=2, shuffle=True)
     settings = {"epochs": 3, "warmup_steps": 0, "optimizer_params": {"lr": 1e-2}, "show_progress_bar": False}
     model.fit([(loader, losses.MultipleNegativesRankingLoss(model))], **{**settings, **arguments})
 
@@ -84,7 +81,7 @@ def test_fit_moves_the_adapters_and_the_dense_block_and_saving_merges_a_copy(tin
 def test_a_run_with_adapters_resumes_from_its_checkpoint_to_the_same_bits(tiny, tmp_path):
     whole, broken, other = (add_lora(tiny(dropout=0.1), dropout=0.1, seed=seed) for seed in (0, 0, 1))
     train(whole)
-    arguments: dict[str, Any] = {"checkpoint_path": tmp_path, "checkpoint_save_steps": 3}
+    arguments = {"checkpoint_path": tmp_path, "checkpoint_save_steps": 3}
     train(broken, **arguments)
     shutil.rmtree(tmp_path / "6")
     train(other, resume=True, **arguments)

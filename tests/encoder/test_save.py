@@ -1,8 +1,6 @@
 """What is saved loads in sentence-transformers and here with the same embeddings, and nothing else is lost."""
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +12,7 @@ from sbertlab import SentenceTransformer, models
 from sbertlab.encoder import save as folder_writer
 from tests.encoder.folders import TEXTS, assert_same, peer, read
 
-Tiny = Callable[..., SentenceTransformer]
-
-HEADS: dict[str, Callable[[], list[models.Module]]] = {
+HEADS = {
     "dense": lambda: [models.Dense(32, 16)],
     "dense without bias": lambda: [models.Dense(32, 16, bias=False, activation_function=nn.Identity())],
     "dense with gelu": lambda: [models.Dense(32, 16, activation_function=nn.GELU()), models.Dense(16, 8)],
@@ -36,9 +32,7 @@ def test_a_saved_folder_loads_here_and_in_version_6_with_the_same_embeddings(hea
     assert_same(model, read(tmp_path / "model"))
 
 
-ON_TOKENS: dict[
-    str, tuple[Callable[[], models.Module], int, int]
-] = {  # block, its size, texts that version 6 agrees on
+ON_TOKENS = {  # block, its size, texts that version 6 agrees on
     "weighted layers": (lambda: models.WeightedLayerPooling(32, 2, 1, torch.tensor([0.5, 2.0])), 32, 4),
     "recurrent": (lambda: models.LSTM(32, 8, num_layers=2), 16, 0),
     "convolution": (lambda: models.CNN(32, 8), 24, 1),  # version 6 convolves over padding as well
@@ -75,7 +69,7 @@ def test_routes_survive_and_shared_blocks_stay_shared(tiny, tmp_path):
         assert_same(model, ours, task=route)
         assert_same(model, theirs, task=route)
     assert np.abs(model.encode(TEXTS, task="query") - model.encode(TEXTS, task="document")).max() > 1e-3
-    router: Any = ours[2]
+    router = ours[2]
     assert router.route("query")[0] is router.route("other")[0]
 
 
@@ -91,7 +85,7 @@ def test_a_router_without_default_is_written_as_version_2_writes_asym(tiny, tmp_
 
 
 def test_the_portable_dialect_has_the_files_and_keys_of_version_2(tiny, tmp_path):
-    def content(name: str) -> Any:
+    def content(name):
         return json.loads((tmp_path / name).read_text())
 
     tiny(modules=[models.Dense(32, 16), models.Normalize()]).save(tmp_path)
@@ -191,7 +185,7 @@ def test_saving_into_a_folder_that_is_no_model_keeps_all_that_is_not_overwritten
 
 @pytest.mark.parametrize("failing", ["save_file", "write_json", "_write_transformer"])
 def test_a_failure_while_saving_leaves_the_earlier_model(failing, tiny, tmp_path, monkeypatch):
-    def fail(*_: Any, **__: Any) -> None:
+    def fail(*_, **__):
         raise KeyboardInterrupt
 
     tiny(modules=[models.Dense(32, 16)]).save(tmp_path / "model")

@@ -4,9 +4,6 @@ import copy
 import logging
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -20,7 +17,6 @@ from sbertlab.data.texts import TruncationWarning
 from sbertlab.encoder import sentence_transformer as encoder
 from sbertlab.models import Pooling
 
-Tiny = Callable[..., SentenceTransformer]
 Peer = sentence_transformers.SentenceTransformer
 LONG = "An unusually long text goes on about garden chairs, parcels and refunds; " * 25
 TEXTS = [
@@ -40,25 +36,25 @@ WORDS = ["the cat sits", "a dog", "", "where is my parcel ?", "the cat sits", "h
 
 
 @pytest.fixture(scope="module")
-def minilm_peer(minilm_folder: Path) -> Peer:
+def minilm_peer(minilm_folder):
     return Peer(str(minilm_folder), device="cpu")
 
 
 @pytest.fixture
-def quiet() -> Iterator[None]:
+def quiet():
     """Let cut texts pass without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)
         yield
 
 
-def both(model: SentenceTransformer, folder: Path) -> tuple[SentenceTransformer, Peer]:
+def both(model, folder):
     """Save a model; return it as it is read here and as the peer reads it."""
     model.save(folder)
     return SentenceTransformer(folder, device="cpu"), Peer(str(folder), device="cpu")
 
 
-def spread(embeddings: Any) -> float:
+def spread(embeddings):
     """How much the embeddings differ from text to text."""
     return float(np.ptp(np.asarray(embeddings), axis=0).max())
 
@@ -125,7 +121,7 @@ def test_quantised_embeddings_equal_the_peers(tiny, tmp_path, precision):
 
 def test_truncated_and_normalised_embeddings_equal_the_peers(tiny, tmp_path):
     ours, theirs = both(tiny(), tmp_path / "model")
-    arguments: dict[str, Any] = {"truncate_dim": 10, "normalize_embeddings": True}
+    arguments = {"truncate_dim": 10, "normalize_embeddings": True}
     found = ours.encode(WORDS, **arguments)
     np.testing.assert_allclose(found, theirs.encode(WORDS, **arguments), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
@@ -152,7 +148,7 @@ def test_prompts_equal_the_peers_with_and_without_their_tokens_in_the_pooling(ti
     prompts = {"query": "question : ", "document": "answer : ", "other": "price : "}
     ours, theirs = both(SentenceTransformer(modules=blocks, prompts=prompts, device="cpu"), tmp_path / "model")
     assert ours.prompts == theirs.prompts == prompts
-    arguments: list[dict[str, Any]] = [{"prompt_name": "other"}, {"prompt": "help : "}, {"prompt": ""}, {}]
+    arguments = [{"prompt_name": "other"}, {"prompt": "help : "}, {"prompt": ""}, {}]
     for given in arguments:
         np.testing.assert_allclose(ours.encode(WORDS, **given), theirs.encode(WORDS, **given), atol=1e-5)
     np.testing.assert_allclose(ours.encode_query(WORDS), theirs.encode_query(WORDS), atol=1e-5)
@@ -234,9 +230,9 @@ def test_the_result_is_an_array_a_tensor_or_a_list_of_tensors(tiny):
     assert model.encode("a").shape == model.encode("a", convert_to_tensor=True).shape == (32,)
 
 
-def forward_sizes(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+def forward_sizes(model, monkeypatch):
     """Record the shape of every forward pass."""
-    shapes: list[torch.Size] = []
+    shapes = []
     plain = model[0].forward
     monkeypatch.setattr(model[0], "forward", lambda f: (shapes.append(f["input_ids"].shape), plain(f))[1])
     return shapes
@@ -378,14 +374,14 @@ def test_names_of_the_field_reach_what_they_name(tiny, tmp_path):
 
 def test_push_to_hub_makes_the_repository_and_uploads_a_model_that_loads(tiny, monkeypatch):
     class FakeApi:
-        def __init__(self, token: str) -> None:
+        def __init__(self, token):
             assert token == "secret"
 
-        def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> Any:
+        def create_repo(self, repo_id, private, exist_ok):
             assert (repo_id, private, exist_ok) == ("mine", True, True)
             return huggingface_hub.RepoUrl("https://huggingface.co/someone/mine")
 
-        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> str:
+        def upload_folder(self, repo_id, folder_path, commit_message):
             loaded = SentenceTransformer(folder_path, device="cpu")
             np.testing.assert_allclose(loaded.encode(WORDS), tiny().encode(WORDS), atol=1e-6)
             return f"{repo_id}: {commit_message}"

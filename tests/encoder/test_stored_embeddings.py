@@ -8,9 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +18,6 @@ import torch
 from sbertlab import SentenceTransformer, models
 from sbertlab.encoder import stored_embeddings
 from sbertlab.encoder.stored_embeddings import EmbeddingStore, EmbeddingStoreWarning, StoredEmbeddings
-
-Tiny = Callable[..., SentenceTransformer]
 
 TEXTS = [
     "the cat sits",
@@ -39,47 +35,47 @@ TEXTS = [
 class Digits:
     """An encoder whose embeddings are known: the digits of a text's hash. It counts, and can fail or be changed."""
 
-    def __init__(self, dim: int = 4, fails_at: int = 10**9) -> None:
+    def __init__(self, dim=4, fails_at=10**9):
         self.dim, self.fails_at = dim, fails_at
-        self.asked: list[str] = []
+        self.asked = []
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts):
         if len(self.asked) + len(texts) > self.fails_at:
             raise KeyboardInterrupt
         self.asked += texts
         return digits(texts, self.dim)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self):
         return {"dim": self.dim}  # what joblib hashes
 
 
-def digits(texts: list[str], dim: int = 4) -> np.ndarray:
+def digits(texts, dim=4):
     hashes = [hashlib.sha512(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
     return np.array([list(digest[:dim]) for digest in hashes], dtype=np.float32)
 
 
-def numbered(stop: int, start: int = 0) -> list[str]:
+def numbered(stop, start=0):
     return [f"text {number}" for number in range(start, stop)]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> EmbeddingStore:
+def store(tmp_path):
     return EmbeddingStore(tmp_path / "store")
 
 
 @pytest.fixture(autouse=True)
-def silence() -> Iterator[None]:
+def silence():
     """A warning that a test does not expect fails it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", EmbeddingStoreWarning)
         yield
 
 
-def fill(store: EmbeddingStore, texts: list[str]) -> None:
+def fill(store, texts):
     store.write([text.encode() for text in texts], digits(texts))
 
 
-def found(store: EmbeddingStore, texts: list[str]) -> list[str]:
+def found(store, texts):
     """The texts that the store has, after checking their bits."""
     rows = store.read([text.encode() for text in texts])
     assert all(np.array_equal(row, digits([key.decode()])[0]) for key, row in rows.items())
@@ -127,7 +123,7 @@ def test_a_model_that_cannot_encode_or_returns_the_wrong_shape_is_refused():
         StoredEmbeddings(3)
 
     class Flat:
-        def transform(self, texts: list[str]) -> np.ndarray:
+        def transform(self, texts):
             return np.zeros(len(texts))
 
     with pytest.raises(ValueError, match=r"returned \(2,\), expected \(2, dim\)"):
@@ -196,7 +192,7 @@ def test_routes_are_kept_apart(tiny, store):
 
 def test_a_model_that_treats_queries_in_its_own_way_is_asked_for_each_role(store):
     model = Digits()
-    model.encode_query = lambda texts: -digits(texts)  # type: ignore[attr-defined]
+    model.encode_query = lambda texts: -digits(texts)
     for computed in (2, 0):
         asked = StoredEmbeddings(model, store)
         assert asked.encode(["a"]).tolist() == digits(["a"]).tolist()
@@ -228,13 +224,13 @@ def test_the_folder_is_beside_the_models_and_made_when_something_is_written(tmp_
     assert EmbeddingStore().folder == Path("~/.cache/sbertlab/embeddings").expanduser()
 
 
-def overwritten(file: Path) -> None:
+def overwritten(file):
     with file.open("r+b") as stream:
         stream.seek(16384)
         stream.write(b"\xff" * 200_000)
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
+DAMAGES = {
     "truncated": lambda file: os.truncate(file, file.stat().st_size // 2),
     "emptied": lambda file: file.write_bytes(b""),
     "replaced": lambda file: file.write_bytes(b"\xff" * 40_000),

@@ -30,9 +30,9 @@ class Vectors:
     similarity_fn_name = "cosine"
     model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *_: None)
 
-    def __init__(self, vectors: dict[str, np.ndarray]):
+    def __init__(self, vectors):
         self.vectors = vectors
-        self.calls: list[list[str]] = []
+        self.calls = []
 
     def encode(self, sentences, precision=None, normalize_embeddings=False, truncate_dim=None, **arguments):
         self.calls.append(list(sentences))
@@ -51,11 +51,11 @@ class Vectors:
         return self
 
 
-def texts(prefix: str, n: int) -> list[str]:
+def texts(prefix, n):
     return [f"{prefix} {i}" for i in range(n)]
 
 
-def vectors(*columns: list[str], seed: int = 0, dim: int = 16, shared: float = 1.0) -> Vectors:
+def vectors(*columns, seed=0, dim=16, shared=1.0):
     """Random vectors; texts of the same number share a direction, more so the larger `shared` is."""
     random = np.random.default_rng(seed)
     topics = random.standard_normal((1000, dim))
@@ -67,7 +67,7 @@ def vectors(*columns: list[str], seed: int = 0, dim: int = 16, shared: float = 1
     )
 
 
-def assert_equal_to_peer(metrics: dict[str, float], theirs: dict[str, float], tolerance: float = 1e-6) -> None:
+def assert_equal_to_peer(metrics, theirs, tolerance=1e-6):
     assert theirs
     assert {key: metrics[key] for key in theirs} == pytest.approx(theirs, abs=tolerance)
 
@@ -77,7 +77,7 @@ GRADES = np.random.default_rng(1).uniform(0, 5, 40).round(1).tolist()
 LABELS = [1, 0, 0, 1, 0] * 8
 
 
-def retrieval_data(repeated: bool = True):
+def retrieval_data(repeated=True):
     """20 queries, 60 documents, up to 5 of them relevant to a query; `repeated`: some texts have several ids."""
     random = np.random.default_rng(0)
     queries = {f"q{i}": f"query {i}" for i in range(20)}
@@ -95,7 +95,7 @@ CUTOFFS = {
 }
 
 
-def reranking_samples() -> list[dict]:
+def reranking_samples():
     random = np.random.default_rng(0)
     return [
         {
@@ -107,11 +107,11 @@ def reranking_samples() -> list[dict]:
     ]
 
 
-def reranking_model(samples: list[dict]) -> Vectors:
+def reranking_model(samples):
     return vectors(*([sample["query"], *sample["positive"], *sample["negative"]] for sample in samples), shared=0.6)
 
 
-def peer_cases() -> list:
+def peer_cases():
     """Class, examples, options and model of each evaluator that the peer has too."""
     shuffled, models = SECOND[1:] + SECOND[:1], vectors(FIRST, SECOND, THIRD)
     similarities = {"similarity_fn_names": SIMILARITIES}
@@ -359,7 +359,7 @@ def test_an_evaluator_of_ones_own_may_override_the_call():
         ours.SentenceEvaluator()(None)
 
 
-def every_evaluator() -> dict[str, tuple[ours.SentenceEvaluator, Vectors]]:
+def every_evaluator():
     queries, corpus, relevant, retrieval_model = retrieval_data()
     samples = reranking_samples()
     model = vectors(FIRST, SECOND, THIRD)

@@ -22,13 +22,13 @@ import scipy.stats
 import torch
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from conftest import tiny_transformer
-
-from sbertlab import InputExample, SentenceTransformer, losses, models
+from sbertlab import SentenceTransformer, losses, models
 from sbertlab.data import NoDuplicatesDataLoader
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
+from tests.conftest import tiny_transformer
+from tests.training.runs import PAIRS
 
 IMPORTED = (huggingface_hub.hf_file_system, peft, scipy.stats)
 """What a run would import on its way: of an interruption in the middle of an import Python makes another error."""
@@ -36,11 +36,8 @@ IMPORTED = (huggingface_hub.hf_file_system, peft, scipy.stats)
 STRIKES = {"killed": [[signal.SIGKILL]], "interrupted": [[signal.SIGINT], [signal.SIGINT, signal.SIGINT]]}
 """The signals that a run gets one after the other."""
 
-WORDS = "cat dog bird fish man woman child house garden street city river sea sun rain snow music guitar".split()
-PAIRS = [InputExample(texts=[f"the {word} sleeps", f"a {word} is there"], label=i / 17) for i, word in enumerate(WORDS)]
 
-
-def train(folder: Path) -> bool:
+def train(folder):
     """Train to the end, or as far as an interruption allows; return whether it was the end."""
     model = SentenceTransformer(modules=[tiny_transformer(0, 0.1), models.Pooling(32)], device="cpu")
     objectives = [
@@ -82,7 +79,7 @@ def train(folder: Path) -> bool:
     return True
 
 
-def fork(folder: Path) -> int:
+def fork(folder):
     """Start `train` in a process of its own; its exit status is 0 at the end of the run, 3 after an interruption."""
     (folder / "begun").unlink(missing_ok=True)
     process = os.fork()
@@ -99,12 +96,12 @@ def fork(folder: Path) -> int:
     return process
 
 
-def wait(process: int) -> int:
+def wait(process):
     """Return the exit status, or minus the signal that ended the process."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def equal(a: dict, b: dict) -> bool:
+def equal(a, b):
     """Whether two results agree to the bit."""
     tensors = all(
         a[part].keys() == b[part].keys() and all(torch.equal(a[part][name], b[part][name]) for name in a[part])
@@ -134,7 +131,7 @@ def break_and_resume(folder, signals, times, seconds, draw):
     return {"statuses": statuses, "half_written": half_written}
 
 
-def main() -> None:
+def main():
     """Print, for each kind of strike, how many runs there were, how many ended equal, and what they met on the way."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)

@@ -5,15 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from sbertlab import InputExample, SentenceTransformer, losses
+from sbertlab import InputExample, losses
 from sbertlab.training.checkpoint import CheckpointWarning, verify
 
 RUNS = Path(__file__).with_name("runs.py")
@@ -44,7 +42,7 @@ def test_killed_and_interrupted_runs_end_in_the_weights_of_the_unbroken_one(tmp_
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path):
     """A file system with room for about three checkpoints of the tiny model."""
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -61,7 +59,7 @@ def test_a_full_disk_is_said_leaves_earlier_checkpoints_whole_and_the_run_goes_o
     words = "cat dog bird fish man woman child house garden street".split()
     rows = [InputExample(texts=[f"the {word} sleeps", f"a {word} is there"]) for word in words]
 
-    def fit(model: SentenceTransformer, folder: Path | None, **how: Any) -> Any:
+    def fit(model, folder, **how):
         objective = (DataLoader(rows, batch_size=2, shuffle=True), losses.MultipleNegativesRankingLoss(model))
         how |= {"epochs": 3, "warmup_steps": 0, "show_progress_bar": False}
         return model.fit([objective], checkpoint_path=folder, checkpoint_save_steps=1, **how)

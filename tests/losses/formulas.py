@@ -1,39 +1,34 @@
 """Slow formulas of the losses with in-batch negatives, row by row, and comparisons of values and gradients."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch import Tensor
 
-Columns = list[Tensor]
 DIM = 6
 
 
-def cos(a: Tensor, b: Tensor) -> Tensor:
+def cos(a, b):
     return (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
 
 
-def mean(values: list[Tensor]) -> Tensor:
+def mean(values):
     return torch.stack(values).mean()
 
 
-def hinge(value: Tensor) -> Tensor:
+def hinge(value):
     return value if value > 0 else value * 0
 
 
-def negative_log_softmax(scores: list[Tensor], target: int) -> Tensor:
+def negative_log_softmax(scores, target):
     return torch.stack(scores).exp().sum().log() - scores[target]
 
 
-def never(*_: int) -> bool:
+def never(*_):
     return False
 
 
-def ranking(scale: float = 20.0, own: bool = False, symmetric: bool = False, similarity: Callable = cos) -> Callable:
+def ranking(scale=20.0, own=False, symmetric=False, similarity=cos):
     """With `knows(i, column, j)`, which says that text j of a column is a known positive of row i."""
 
-    def formula(columns: Columns, labels: Any, knows: Callable = never) -> Tensor:
+    def formula(columns, labels, knows=never):
         rows, forward, backward = range(len(columns[0])), [], []
         for i in rows:
             others = [(c, j) for c in range(1, len(columns)) for j in ([i] if c > 1 and own else rows)]
@@ -48,7 +43,7 @@ def ranking(scale: float = 20.0, own: bool = False, symmetric: bool = False, sim
     return formula
 
 
-def mega(columns: Columns, labels: Any, knows: Callable = never) -> Tensor:
+def mega(columns, labels, knows=never):
     rows = []
     for i, (a, p) in enumerate(zip(*columns, strict=True)):
         others = [cos(a, q) for j, q in enumerate(columns[1]) if j != i and not knows(i, 1, j)]
@@ -56,8 +51,8 @@ def mega(columns: Columns, labels: Any, knows: Callable = never) -> Tensor:
     return mean(rows)
 
 
-def gist(margin: float = 0.0, relative: bool = False, own_kinds: bool = True, temperature: float = 0.01) -> Callable:
-    def formula(columns: Columns, guide: Tensor, knows: Callable = never) -> Tensor:
+def gist(margin=0.0, relative=False, own_kinds=True, temperature=0.01):
+    def formula(columns, guide, knows=never):
         rows = []
         for i in range(len(columns[0])):
             sure = cos(guide[0][i], guide[1][i])
@@ -75,20 +70,20 @@ def gist(margin: float = 0.0, relative: bool = False, own_kinds: bool = True, te
     return formula
 
 
-def value_and_gradients(run: Callable[[Columns], Tensor], columns: Columns) -> tuple[Tensor, Columns]:
+def value_and_gradients(run, columns):
     leaves = [column.clone().requires_grad_() for column in columns]
     loss = run(leaves)
     loss.backward()
     return loss.detach(), [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
 
 
-def assert_same(ours: tuple[Tensor, Columns], other: tuple[Tensor, Columns]) -> None:
+def assert_same(ours, other):
     torch.testing.assert_close(ours[0].double(), other[0].double(), rtol=1e-5, atol=1e-5)
     for mine, theirs in zip(ours[1], other[1], strict=True):
         assert theirs.abs().max() > 1e-4, "a comparison of zero gradients shows nothing"
         torch.testing.assert_close(mine.double(), theirs.double(), rtol=1e-5, atol=1e-5)
 
 
-def assert_finite(result: tuple[Tensor, Columns]) -> None:
+def assert_finite(result):
     assert result[0].isfinite()
     assert all(gradient.isfinite().all() for gradient in result[1])

@@ -17,7 +17,7 @@ PAIRS = [torch.eye(2, DIM), torch.ones(2, DIM)]
 Cosine, Ranking, Matryoshka = losses.CosineSimilarityLoss, losses.MultipleNegativesRankingLoss, losses.MatryoshkaLoss
 
 
-def softmax() -> losses.SoftmaxLoss:
+def softmax():
     return losses.SoftmaxLoss(None, DIM, 3)
 
 

@@ -21,7 +21,7 @@ BATCH, DIM = 8, 5
 POOL = ["Straße am Fluß", "ﬁne weather", "Kelvin", "a cat", "A dog sits", "rain", "snow  and\tice", "the sea"]
 
 
-def random_texts(columns: int, seed: int) -> list[list[str]]:
+def random_texts(columns, seed):
     """Columns of texts from a small pool, written in different ways."""
     draw = np.random.default_rng(seed)
     ways = [str.upper, str.lower, lambda text: f"  {text}\n", lambda text: text.replace(" ", " \u2003 "), str]
@@ -39,30 +39,30 @@ class Batch:
     columns: list[list[str]]
     groups: list[Any] | None = None
 
-    def plain(self, column: int, row: int) -> str:
+    def plain(self, column, row):
         text = self.columns[min(column, len(self.columns) - 1)][row]
         return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().lower()
 
-    def related(self, i: int, j: int) -> bool:
+    def related(self, i, j):
         grouped = self.groups is not None and self.groups[i] is not None and self.groups[i] == self.groups[j]
         return grouped or any(self.plain(column, i) == self.plain(column, j) for column in (0, 1))
 
-    def knows(self, i: int, column: int, j: int) -> bool:
+    def knows(self, i, column, j):
         """Whether text j of a column is the anchor of row i or a positive of a row related to it."""
         text = self.plain(column, j)
         positives = [self.plain(1, k) for k in range(len(self.columns[0])) if self.related(i, k)]
         return text == self.plain(0, i) or text in positives
 
-    def mask(self) -> list[list[bool]]:
+    def mask(self):
         rows, candidates = range(len(self.columns[0])), range(1, max(2, len(self.columns)))
         return [[self.knows(i, c, j) and not (c == 1 and i == j) for c in candidates for j in rows] for i in rows]
 
 
-def distinct(columns: int) -> list[list[str]]:
+def distinct(columns):
     return [[f"{column} {row}" for row in range(BATCH)] for column in range(columns)]
 
 
-def batches(columns: int) -> list[Batch]:
+def batches(columns):
     texts = [random_texts(columns, seed) for seed in range(4)]
     groups = [7, None, "g", "g", None, 7, (1, 2), None]
     return [*map(Batch, texts), *(Batch(columns, groups) for columns in (texts[0], texts[3], distinct(columns)))]
@@ -111,13 +111,13 @@ def test_a_row_without_a_group_is_in_no_group():
     assert known_positives(texts, pd.Series([1, 2, 3, 4])) is None
 
 
-def random_embeddings(columns: int, seed: int = 0) -> list[Tensor]:
+def random_embeddings(columns, seed=0):
     draw = torch.Generator().manual_seed(seed)
     embeddings = [torch.randn(BATCH, DIM, generator=draw) for _ in range(columns)]
     return [embeddings[0], *(column + 0.7 * embeddings[0] for column in embeddings[1:])]
 
 
-def gist(**settings: Any) -> losses.GISTEmbedLoss:
+def gist(**settings):
     return losses.GISTEmbedLoss(None, nn.Identity(), temperature=0.1, **settings)
 
 
@@ -129,13 +129,13 @@ class Case:
     columns: int
     embedded: int = 0
 
-    def labels(self) -> Tensor | None:
+    def labels(self):
         return torch.stack(random_embeddings(self.columns, seed=3)) if self.name.startswith("gist") else None
 
-    def embeddings(self) -> list[Tensor]:
+    def embeddings(self):
         return random_embeddings(self.embedded or self.columns)
 
-    def run(self, known: Tensor | None, embeddings: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+    def run(self, known, embeddings=None):
         columns = embeddings or self.embeddings()
         return value_and_gradients(lambda leaves: self.make().compute(leaves, self.labels(), known), columns)
 

@@ -1,7 +1,6 @@
 """Losses and their gradients against sentence-transformers."""
 
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -11,14 +10,14 @@ import torch
 from sentence_transformers import SentenceTransformer as PeerTransformer
 from sentence_transformers.sentence_transformer import losses as peer
 from sentence_transformers.sentence_transformer import modules as peer_modules
-from torch import Tensor, nn
+from torch import nn
 from transformers import BertTokenizerFast
 
 from sbertlab import losses
 from sbertlab.losses import BatchHardTripletLossDistanceFunction as BatchDistance
 from sbertlab.util import dot_score
 from tests.losses import formulas as slow
-from tests.losses.formulas import DIM, Columns, assert_finite, assert_same, value_and_gradients
+from tests.losses.formulas import DIM, assert_finite, assert_same, value_and_gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 BATCH = 9
@@ -29,18 +28,18 @@ class Leaves(nn.Module):
 
     device, max_seq_length = torch.device("cpu"), 8
 
-    def __init__(self, key: str = "leaf") -> None:
+    def __init__(self, key="leaf"):
         super().__init__()
         self.key = key
         self.tokenizer = BertTokenizerFast(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4})
 
-    def __getitem__(self, index: int) -> nn.Module:
+    def __getitem__(self, index):
         return self
 
-    def get_embedding_dimension(self) -> int:
+    def get_embedding_dimension(self):
         return DIM
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, features):
         return {"sentence_embedding": features[self.key]}
 
 
@@ -54,18 +53,18 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     only_there: dict[str, Any] = field(default_factory=dict)
 
-    def ours(self) -> losses.Loss:
+    def ours(self):
         return getattr(losses, self.loss)(**named(losses, self.settings))
 
-    def theirs(self, model: nn.Module) -> nn.Module:
+    def theirs(self, model):
         return getattr(peer, self.loss)(model, **named(peer, self.settings), **self.only_there)
 
-    def __str__(self) -> str:
+    def __str__(self):
         settings = {key: getattr(value, "__name__", value) for key, value in self.settings.items()}
         return f"{self.loss}-{self.columns}-{self.labels}-{settings or 'default'}"
 
 
-def named(module: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def named(module, settings):
     """Settings whose values such as "Metric.COSINE" are looked up in a module."""
     return {k: attrgetter(value)(module) if isinstance(value, str) else value for k, value in settings.items()}
 
@@ -107,7 +106,7 @@ CASES = [
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
-def random_batch(columns: int, labels: str = "none", seed: int = 0) -> tuple[Columns, Any]:
+def random_batch(columns, labels="none", seed=0):
     generator = torch.Generator().manual_seed(seed)
     texts = [torch.randn(BATCH, DIM, generator=generator) for _ in range(columns)]
     for column in texts[1:]:  # related to the first column, so that similarities differ widely
@@ -124,7 +123,7 @@ def random_batch(columns: int, labels: str = "none", seed: int = 0) -> tuple[Col
     return texts, torch.randn(shape, generator=generator)
 
 
-def run_peer(loss: nn.Module, labels: Tensor | None) -> Callable[[Columns], Tensor]:
+def run_peer(loss, labels):
     return lambda leaves: loss([{"leaf": leaf} for leaf in leaves], labels)
 
 
@@ -223,9 +222,9 @@ def test_contrastive_tension_and_its_scale_learn_as_in_the_peer():
     torch.testing.assert_close(ours.logit_scale.grad, theirs.logit_scale.grad, rtol=1e-5, atol=1e-5)
 
 
-def fake_guide() -> nn.Module:
+def fake_guide():
     guide = Leaves("guide")
-    guide.encode = None  # type: ignore[assignment]
+    guide.encode = None
     return guide
 
 
@@ -269,7 +268,7 @@ def test_gist_embeds_the_texts_with_the_guide_and_neither_trains_nor_keeps_it(ti
     torch.testing.assert_close(loss(features), loss.compute(embeddings, made), rtol=1e-5, atol=1e-5)
 
 
-def cut(columns: Columns, dim: int) -> Columns:
+def cut(columns, dim):
     return [column[:, :dim] / column[:, :dim].norm(dim=1, keepdim=True) for column in columns]
 
 
@@ -296,7 +295,7 @@ def test_matryoshka_draws_some_dimensions_per_step_by_torchs_seed():
     parts = {dim: losses.CosineSimilarityLoss().compute(cut(columns, dim), labels).item() for dim in (1, 3, DIM)}
     loss = losses.MatryoshkaLoss(None, losses.CosineSimilarityLoss(), [1, 3, DIM], n_dims_per_step=1)
 
-    def draw(seed: int) -> float:
+    def draw(seed):
         torch.manual_seed(seed)
         return loss.compute(columns, labels).item()
 
@@ -387,7 +386,7 @@ def test_a_loss_embeds_tokenised_columns_with_its_model_and_trains_it(tiny):
 
 def test_contrastive_tension_embeds_a_text_twice_so_that_dropout_makes_two_views(tiny):
     loss, views = losses.ContrastiveTensionLossInBatchNegatives(tiny(dropout=0.3)), []
-    loss.compute = lambda embeddings, labels: views.append(embeddings)  # type: ignore[method-assign]
+    loss.compute = lambda embeddings, labels: views.append(embeddings)
     for mode in (True, False):
         loss.train(mode)([loss.model.tokenize(["the cat sits", "a red apple"])])
     assert [torch.equal(first, second) for first, second in views] == [False, True]

@@ -1,12 +1,9 @@
 """Token vectors and helpers that tests of several building blocks share."""
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
 
 
-def padded_batch(side: str = "right", dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+def padded_batch(side="right", dtype=torch.float32):
     """Random token vectors of texts with 5, 3 and 1 tokens; what lies in the padding is large and must not matter."""
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
     mask = mask.flip(1) if side == "left" else mask
@@ -15,5 +12,5 @@ def padded_batch(side: str = "right", dtype: torch.dtype = torch.float32) -> dic
     return {"token_embeddings": vectors.to(dtype), "attention_mask": mask}
 
 
-def pooled(block: nn.Module, features: dict[str, Any]) -> Tensor:
+def pooled(block, features):
     return block(dict(features))["sentence_embedding"]

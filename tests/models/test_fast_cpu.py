@@ -1,20 +1,16 @@
 """Fast layers on a CPU against torch's: oneDNN linear layers, forced on, and attention for short texts."""
 
-from collections.abc import Callable, Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from transformers import BertConfig, BertModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from sbertlab import SentenceTransformer
 from sbertlab.models import fast_cpu as kernels
 from sbertlab.models.fast_cpu import SHORT_ATTENTION, SHORT_TOKENS, FastLinear, _ShortAttention, attention
 
-Tiny = Callable[..., SentenceTransformer]
-INPUTS: dict[str, Callable[[], Tensor]] = {
+INPUTS = {
     "two dimensions": lambda: torch.randn(6, 5),
     "three dimensions": lambda: torch.randn(2, 3, 5),
     "transposed": lambda: torch.randn(5, 6).t(),
@@ -26,16 +22,16 @@ INPUTS: dict[str, Callable[[], Tensor]] = {
 
 
 @pytest.fixture
-def onednn(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+def onednn(monkeypatch):
     """Force oneDNN on, and record the shapes of what goes to it."""
     try:
         kernels.onednn_linear(torch.randn(2, 5), torch.randn(3, 5), None)
     except (AttributeError, RuntimeError):
         pytest.skip("this torch has no oneDNN linear")
-    calls: list[torch.Size] = []
+    calls = []
     plain = kernels.onednn_linear
 
-    def recorded(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def recorded(x, weight, bias):
         calls.append(x.shape)
         return plain(x, weight, bias)
 
@@ -45,7 +41,7 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
 
 
 @pytest.fixture
-def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def probed(monkeypatch):
     """Let the probe run anew, as on a processor where it does run."""
     monkeypatch.setattr(kernels, "is_amd", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
@@ -54,7 +50,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     kernels.onednn_is_faster.cache_clear()
 
 
-def values_and_gradients(linear: Callable[[Tensor], Tensor], layer: nn.Linear, x: Tensor) -> list[Tensor]:
+def values_and_gradients(linear, layer, x):
     """Output, and the gradients of input, weight and bias under a random, non-contiguous gradient of the output."""
     x = x.detach().requires_grad_()
     output = linear(x)
@@ -152,7 +148,7 @@ def test_only_plain_layers_become_fast_and_keep_their_parameters():
     assert [type(module) for module in (network["plain"], *network["deep"])] == [FastLinear, Adapted, FastLinear]
 
 
-def inputs(tokens: int, masked: bool) -> tuple[list[Tensor], Tensor | None]:
+def inputs(tokens, masked):
     generator = torch.Generator().manual_seed(tokens)
     flat = [torch.randn(5, tokens, 24, generator=generator).requires_grad_() for _ in range(3)]
     mask = None
@@ -162,7 +158,7 @@ def inputs(tokens: int, masked: bool) -> tuple[list[Tensor], Tensor | None]:
     return flat, mask
 
 
-def run(function: Callable, flat: list[Tensor], mask: Tensor | None, **settings: float) -> tuple[Tensor, list[Tensor]]:
+def run(function, flat, mask, **settings):
     heads = [part.unflatten(-1, (4, 6)).transpose(1, 2) for part in flat]
     result = function(nn.Module(), *heads, mask, **settings)[0].flatten(2)
     weight = torch.linspace(-1, 1, result.numel()).view(result.shape).to(result.dtype)
@@ -184,7 +180,7 @@ def test_values_and_gradients_are_those_of_torch(tokens, masked, scaling):
 
 
 def test_dropout_keeps_the_mean_drops_the_stated_share_and_follows_the_seed():
-    def dropped() -> Tensor:
+    def dropped():
         torch.manual_seed(0)
         ones = torch.ones(64, 4, 16, 16)
         return _ShortAttention.apply(torch.zeros_like(ones), ones, torch.eye(16).expand_as(ones), None, 1.0, 0.3)
@@ -198,14 +194,14 @@ def test_dropout_keeps_the_mean_drops_the_stated_share_and_follows_the_seed():
 def test_the_gradient_under_dropout_uses_the_same_draw():
     heads = [torch.randn(2, 2, 5, 3, dtype=torch.float64).requires_grad_() for _ in range(3)]
 
-    def drawn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def drawn(q, k, v):
         torch.manual_seed(3)
         return _ShortAttention.apply(q, k, v, None, 1.0, 0.4)
 
     assert torch.autograd.gradcheck(drawn, heads, atol=1e-6)
 
 
-def small_bert(**settings: object) -> BertModel:
+def small_bert(**settings):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     torch.manual_seed(0)
     return BertModel(BertConfig(vocab_size=9, **sizes, **settings)).eval()

@@ -13,7 +13,7 @@ from sbertlab.models import Pooling
 from tests.models.blocks import padded_batch, pooled
 
 
-def same_block(ours: nn.Module, theirs: nn.Module) -> None:
+def same_block(ours, theirs):
     """Give both the same weights; fails where their names or shapes differ."""
     theirs.load_state_dict(ours.state_dict())
 

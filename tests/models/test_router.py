@@ -1,7 +1,5 @@
 """Routes: which is used, and what a router shows of them."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -10,12 +8,12 @@ from sbertlab.models import Pooling
 from tests.models.blocks import pooled
 
 
-def marked(value: float) -> models.Dense:
+def marked(value):
     """A block that adds a number, so that the route taken shows."""
     return models.Dense(2, 2, activation_function=None, init_weight=torch.eye(2), init_bias=torch.full((2,), value))
 
 
-def routed(router: models.Router, **features: Any) -> list[float]:
+def routed(router, **features):
     return pooled(router, {"sentence_embedding": torch.zeros(1, 2), **features})[0].tolist()
 
 

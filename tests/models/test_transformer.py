@@ -2,9 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +23,7 @@ LONG = "the cat sits on the garden and reads a book " * 20
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 SHORT = {**SIZES, "max_position_embeddings": 40}
 T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any], int]] = {
+ARCHITECTURES = {
     "BERT": ("Bert", SHORT, 40),
     "RoBERTa": ("Roberta", {**SHORT, "pad_token_id": 1}, 38),
     "RoBERTa padded by 0": ("Roberta", {**SHORT, "pad_token_id": 0}, 39),
@@ -39,10 +36,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], int]] = {
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Any], Path]:
+def folders(tmp_path_factory):
     """Save a tiny random model of an architecture, with a tokenizer of real words, and return its folder."""
 
-    def save(name: str, tokenizer: Any) -> Path:
+    def save(name, tokenizer):
         kind, config, _ = ARCHITECTURES[name]
         folder = tmp_path_factory.getbasetemp() / "architectures" / name
         if not folder.exists():
@@ -55,7 +52,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Any], Pa
     return save
 
 
-def both(folder: Path, limit: int) -> tuple[SentenceTransformer, sentence_transformers.SentenceTransformer]:
+def both(folder, limit):
     """The encoder of a folder here and in sentence-transformers, which allows positions that RoBERTa does not have."""
     ours = SentenceTransformer(modules=[models.Transformer(folder), Pooling(32)], device="cpu")
     body = [peer_base.Transformer(str(folder)), peer.Pooling(32)]

@@ -2,8 +2,6 @@
 
 import io
 import warnings
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -16,10 +14,10 @@ from sbertlab.plots.style import THEMES
 
 
 @pytest.fixture
-def written() -> Callable[..., list[str]]:
+def written():
     """All that can be read in a figure, tick labels and axis labels too."""
 
-    def read(figure: Any) -> list[str]:
+    def read(figure):
         figure.draw_without_rendering()
         texts = figure.findobj(lambda artist: hasattr(artist, "get_text"))
         return [text.get_text() for text in texts if text.get_text()]
@@ -28,10 +26,10 @@ def written() -> Callable[..., list[str]]:
 
 
 @pytest.fixture
-def on_its_page(written: Callable[..., list[str]]) -> Callable[..., None]:
+def on_its_page(written):
     """A figure is drawn twice in the same bytes, on its page, under its title, without a warning or anything left."""
 
-    def check(draw: Callable[..., Any], theme: str) -> None:
+    def check(draw, theme):
         before = dict(pyplot.rcParams)
         files = io.BytesIO(), io.BytesIO()
         with warnings.catch_warnings():

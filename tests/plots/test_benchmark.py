@@ -1,13 +1,9 @@
 import itertools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
 
 from sbertlab.plots.benchmark import pareto_front, quality_figure, score_heatmap, standings_figure
 from sbertlab.plots.style import THEMES
@@ -17,7 +13,7 @@ FAMILIES = ["duplicates", "STS", "reranking", "retrieval", "clustering"]
 FAILED = "\N{MULTIPLICATION SIGN}"
 
 
-def simulated(models: int = 5, tasks: int = 5, seeds: int = 3) -> pd.DataFrame:
+def simulated(models=5, tasks=5, seeds=3):
     """A benchmark's table in its long form: models of falling quality on tasks of five families."""
     random = np.random.default_rng(0)
     cells = []
@@ -30,7 +26,7 @@ def simulated(models: int = 5, tasks: int = 5, seeds: int = 3) -> pd.DataFrame:
     return table.assign(low=table["value"] - 1.9, high=table["value"] + 1.9)
 
 
-def compared(table: pd.DataFrame, resolution: float = 2.0) -> pd.DataFrame:
+def compared(table, resolution=2.0):
     """Every pair in every task and in the mean, different from `resolution` points on."""
     values = table.groupby(["model", "variant", "task"], sort=False)["value"].mean().unstack("task")  # noqa: PD010
     values["mean"] = values.mean(axis=1)
@@ -42,7 +38,7 @@ def compared(table: pd.DataFrame, resolution: float = 2.0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def by_hand() -> pd.DataFrame:
+def by_hand():
     """Two tasks; means a 70 -> 80 (seeds 79, 81), b 78, c 60 and d failed on y. Intervals reach 3 or 4 far."""
     columns = ["model", "variant", "seed", "x", "y"]
     rows = [("a", "untuned", 0, 72, 68), ("a", "fine-tuned", 0, 83, 75), ("a", "fine-tuned", 1, 85, 77)]
@@ -56,7 +52,7 @@ def by_hand() -> pd.DataFrame:
 MODELS = {f"model-{i}": {"parameters": 1e7 * 2**i, "sentences_per_second": 90} for i in range(5)}
 COSTS = {"a": {"sentences_per_second": 100, "parameters": 2e7}, "b": {"sentences_per_second": 1000, "parameters": 1e8}}
 
-FIGURES: dict[str, Callable[..., Figure]] = {
+FIGURES = {
     "standings": lambda **look: standings_figure(simulated(), compared(simulated()), 1.4, **look),
     "standings without intervals": lambda **look: standings_figure(simulated().drop(columns=["low", "high"]), **look),
     "standings of one model": lambda **look: standings_figure(simulated(1), compared(simulated(1)), 2.0, **look),
@@ -72,30 +68,30 @@ def test_every_figure_is_drawn_on_its_page(name, theme, on_its_page):
     on_its_page(FIGURES[name], theme)
 
 
-def marks(axes: Axes, face: str) -> list[tuple[float, float]]:
+def marks(axes, face):
     """Places of the single round markers with this face colour."""
     lines = [line for line in axes.lines if line.get_marker() == "o" and to_hex(line.get_markerfacecolor()) == face]
     return [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in lines if len(line.get_xdata()) == 1]
 
 
-def bars(axes: Axes, width: float, along: str = "x") -> list[tuple[float, ...]]:
+def bars(axes, width, along="x"):
     """Ends of the lines that are so wide."""
     lines = [line for line in axes.lines if line.get_linewidth() == width]
     return [tuple(np.round(getattr(line, f"get_{along}data")(), 6).tolist()) for line in lines]
 
 
-def ties(axes: Axes) -> list[list[int]]:
+def ties(axes):
     """Rows that a line at the right joins."""
     return [list(line.get_ydata()) for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata()) > 1]
 
 
-def cells_of(axes: Axes) -> dict[tuple[int, int], Any]:
+def cells_of(axes):
     """The letters in a heat map by row and column."""
     inside = [text for text in axes.texts if text.get_va() == "center"]
     return {(int(text.get_position()[1]), int(text.get_position()[0])): text for text in inside}
 
 
-def overlapping(boxes: list[Any]) -> bool:
+def overlapping(boxes):
     return any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
@@ -127,6 +123,10 @@ def test_lines_join_ties_and_ranks_are_ranges(written):
     assert (9,) in [tuple(np.diff(line.get_xdata())) for line in axes.lines if line.get_marker() == "|"]
     unknown = standings_figure(by_hand(), compared(by_hand()), float("nan"))
     assert not any("smallest difference" in text for text in written(unknown))
+    pairs = compared(by_hand(), resolution=1)
+    both = (pairs["task"] == "mean") & (pairs["model_a"] == "a") & (pairs["model_b"] == "a")
+    axes = standings_figure(by_hand(), pairs.assign(different=pairs["different"] & ~both)).axes[0]
+    assert ties(axes) == [[0, 2]], "the knots are at the members alone"
 
 
 def test_a_heat_map_prints_every_score_by_family_and_marks_the_best_and_its_ties(written):
@@ -154,7 +154,7 @@ def test_the_best_cells_are_strongest_and_all_numbers_can_be_read(theme):
     assert shades.max() == pytest.approx(0.6)
     assert not [patch for patch in axes.patches if not patch.get_fill()], "no frames without comparisons"
 
-    def light(color: Any) -> float:
+    def light(color):
         rgb = np.array(to_rgb(color))
         return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
 

@@ -5,19 +5,15 @@ import io
 import itertools
 import sys
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
 
 from sbertlab import models, plots
 from sbertlab.plots.style import drawable
-
-Read = Callable[[Figure], list[str]]
 
 RANDOM = np.random.default_rng(0)
 CENTRES = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
@@ -27,7 +23,7 @@ TEXTS = [f"text {i}" for i in range(120)]
 MODULES = [("Tokenizer", (2, 11)), ("Transformer", (2, 11, 384)), ("Pooling", (2, 384)), ("Dense", (2, 96))]
 
 
-def history(steps: int = 40, objectives: int = 1, epochs: int = 2) -> pd.DataFrame:
+def history(steps=40, objectives=1, epochs=2):
     rows = [(step, index) for step in range(1, steps + 1) for index in range(objectives)]
     frame = pd.DataFrame(rows, columns=["step", "objective"]).astype({"objective": str})
     frame["epoch"] = (frame["step"] - 1) * epochs // steps
@@ -36,7 +32,7 @@ def history(steps: int = 40, objectives: int = 1, epochs: int = 2) -> pd.DataFra
     return frame.assign(loss=2 / frame["step"], metric=metric, **constant)
 
 
-FIGURES: dict[str, Callable[..., Figure]] = {
+FIGURES = {
     "embedding_map": lambda **look: plots.embedding_map(BLOBS, TOPICS, TEXTS, "kept", **look),
     "numbers": lambda **look: plots.embedding_map(BLOBS, np.arange(120) / 7, **look),
     "map_comparison": lambda **look: plots.map_comparison({"before": BLOBS, "after": 2 * BLOBS}, TOPICS, **look),
@@ -59,7 +55,7 @@ def test_every_figure_is_drawn_on_its_page(name, theme, on_its_page):
 def test_letters_have_contrast_on_every_page(theme):
     colors = plots.THEMES[theme]
 
-    def light(color: str) -> float:
+    def light(color):
         values = np.array(to_rgb(color))
         linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
         return float(linear @ [0.2126, 0.7152, 0.0722])

@@ -4,9 +4,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -20,15 +18,15 @@ SILENT = 599  # the status of a page that is not answered
 class Server:
     """Answers GET and HEAD from `pages` (path -> body or status) and remembers what was asked."""
 
-    def __init__(self) -> None:
-        self.pages: dict[str, bytes | int] = {}
-        self.headers: dict[str, dict[str, str]] = {}
-        self.asked: list[str] = []
-        self.tokens: list[str | None] = []
+    def __init__(self):
+        self.pages = {}
+        self.headers = {}
+        self.asked = []
+        self.tokens = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
+            def do_GET(self):
                 path = self.path.partition("?")[0]
                 outer.asked.append(f"{self.command} {path}")
                 outer.tokens.append(self.headers["Authorization"])
@@ -44,13 +42,13 @@ class Server:
 
             do_HEAD = do_GET  # noqa: N815
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, *_):
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
 
-    def add_repository(self, repository: str, files: dict[str, str], revision: str = "main") -> None:
+    def add_repository(self, repository, files, revision="main"):
         """Serve as much of the Hub's interface as a snapshot needs."""
         info = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
         hashes = {name: digest(text.encode())[:40] for name, text in files.items()}
@@ -62,13 +60,13 @@ class Server:
             page = f"/{repository}/resolve/{COMMIT}/{name}"
             self.pages[page], self.headers[page] = text.encode(), {"ETag": f'"{hashes[name]}"', "X-Repo-Commit": COMMIT}
 
-    def downloaded(self) -> set[str]:
+    def downloaded(self):
         files = [line.partition(f"/resolve/{COMMIT}/")[2] for line in self.asked if line.startswith("GET")]
         return {file for file in files if file}
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path, monkeypatch):
     (tmp_path / "index").mkdir()
     pip = {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path / "index"), "CONFIG_FILE": os.devnull, "NO_CACHE_DIR": "1"}
     variables = {"SBERTLAB_CACHE": str(tmp_path / "cache"), "no_proxy": "127.0.0.1"}
@@ -80,7 +78,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server():
     server = Server()
     threading.Thread(target=server.http.serve_forever, args=(0.05,), daemon=True).start()
     yield server
@@ -89,7 +87,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+def hub(server, monkeypatch):
     template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
     for name, value in ("ENDPOINT", server.url), ("HUGGINGFACE_CO_URL_TEMPLATE", template), ("HF_HUB_OFFLINE", False):
         monkeypatch.setattr(constants, name, value)

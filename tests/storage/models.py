@@ -5,8 +5,6 @@ import io
 import json
 import warnings
 import zipfile
-from pathlib import Path
-from typing import Any
 
 MODEL = {
     "modules.json": json.dumps([{"path": "", "type": "sentence_transformers.models.Transformer"}]),
@@ -15,18 +13,18 @@ MODEL = {
 }
 
 
-def digest(data: bytes) -> str:
+def digest(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def write_model(folder: Path, files: dict[str, str] = MODEL) -> Path:
+def write_model(folder, files=MODEL):
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return folder
 
 
-def zipped(files: dict[str, str] | dict[str, bytes], *more: tuple[Any, Any], how: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zipped(files, *more, how=zipfile.ZIP_DEFLATED):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", how) as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a name that occurs twice
@@ -35,7 +33,7 @@ def zipped(files: dict[str, str] | dict[str, bytes], *more: tuple[Any, Any], how
     return buffer.getvalue()
 
 
-def put_wheel(index: Path, project: str, files: dict[str, str] | dict[str, bytes]) -> str:
+def put_wheel(index, project, files):
     """Write `project` 1.0 as a wheel into the index folder; return what pip requires, with its SHA-256."""
     name = f"{project.replace('-', '_')}-1.0"
     metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\nRequires-Dist: absent\n"
@@ -44,5 +42,5 @@ def put_wheel(index: Path, project: str, files: dict[str, str] | dict[str, bytes
     return f"{project}==1.0 --hash=sha256:{digest(data)}"
 
 
-def contents(folder: Path) -> dict[str, str]:
+def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}

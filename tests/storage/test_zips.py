@@ -14,13 +14,13 @@ from sbertlab.storage.find import ModelNotFoundError, find_model
 from tests.storage.models import MODEL, contents, zipped
 
 
-def member(name: str, mode: int = 0) -> bytes:
+def member(name, mode=0):
     info = zipfile.ZipInfo(name)
     info.external_attr = mode << 16
     return zipped(MODEL, (info, "evil"))
 
 
-def forged_size() -> bytes:
+def forged_size():
     """A member that unpacks to a million zeros and declares ten, in its local header and in the directory."""
     data = zipped(MODEL, ("bomb", bytes(1_000_000)))
     return data.replace(struct.pack("<L", 1_000_000), struct.pack("<L", 10))
@@ -28,7 +28,7 @@ def forged_size() -> bytes:
 
 LIMITS = {"MAX_DOWNLOAD_BYTES": 20_000, "MAX_UNPACKED_BYTES": 3000, "MAX_MEMBERS": 20}
 OUTSIDE = "is outside the folder, a link or a device"
-REFUSED: dict[str, tuple[bytes | int, str]] = {
+REFUSED = {
     "parent folder": (member("../evil"), OUTSIDE),
     "absolute": (member("/tmp/evil"), OUTSIDE),
     "backslashes": (member("..\\evil"), OUTSIDE),

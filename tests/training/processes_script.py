@@ -8,15 +8,14 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from conftest import tiny_transformer
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from sbertlab import InputExample, SentenceTransformer, losses, models
 from sbertlab.data import NoDuplicatesDataLoader
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
+from tests.conftest import tiny_transformer
+from tests.training.runs import WORDS
 
-WORDS = "cat dog bird fish man woman child house garden street city river sea sun rain snow music guitar".split()
 PAIRS = [
     InputExample(texts=[f"the {word} sleeps" + " and runs" * (i % 5), f"a {word} is there", f"no {word}"], label=0.5)
     for i, word in enumerate(WORDS)
@@ -29,23 +28,23 @@ class DyingLoss(losses.MultipleNegativesRankingLoss):
 
     steps = die = 0
 
-    def compute(self, *arguments):  # type: ignore[no-untyped-def]
+    def compute(self, *arguments):
         DyingLoss.steps += 1
         if RANK == "1" and DyingLoss.steps == DyingLoss.die:
             os._exit(9)
         return super().compute(*arguments)
 
 
-def objectives_of(model: SentenceTransformer, which: str, rows: list[InputExample]) -> list:
+def objectives_of(model, which, rows):
     if which == "ranking":
         return [(NoDuplicatesDataLoader(rows, len(rows) // 2), losses.MultipleNegativesRankingLoss(model))]
     if which == "dying":
         return [(NoDuplicatesDataLoader(rows, len(rows) // 2), DyingLoss(model))]
     if which == "softmax":
         triples = [InputExample(texts=row.texts[:2], label=i % 3) for i, row in enumerate(rows)]
-        return [(DataLoader(triples, 6, shuffle=True), losses.SoftmaxLoss(model, 32, 3))]  # type: ignore[arg-type]
+        return [(DataLoader(triples, 6, shuffle=True), losses.SoftmaxLoss(model, 32, 3))]
     pairs = [InputExample(texts=row.texts[:2], label=i / 17) for i, row in enumerate(rows)]
-    loader: DataLoader = DataLoader(pairs, 6, shuffle=True)  # type: ignore[arg-type]
+    loader = DataLoader(pairs, 6, shuffle=True)
     if which == "denoising":
         loss = losses.DenoisingAutoEncoderLoss(model)
         loss.decoder.eval()
@@ -58,7 +57,7 @@ def objectives_of(model: SentenceTransformer, which: str, rows: list[InputExampl
     return [(loader, CosineSimilarityLoss(model))]
 
 
-def train(folder: Path, settings: dict) -> None:
+def train(folder, settings):
     folder.mkdir(parents=True, exist_ok=True)
     options = dict(settings)
     dropout, which = options.pop("dropout", 0.0), options.pop("loss", "ranking")
@@ -67,7 +66,7 @@ def train(folder: Path, settings: dict) -> None:
     model = SentenceTransformer(modules=[tiny_transformer(0, dropout), models.Pooling(32)], device="cpu")
     torch.manual_seed(1)
 
-    def callback(event) -> None:  # type: ignore[no-untyped-def]
+    def callback(event):
         assert RANK == "0", "only the main process calls back"
         (folder / "events").open("a").write(f"{event.kind} {event.step}\n")
 

@@ -2,18 +2,11 @@
 
 import os
 import signal
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from sbertlab import InputExample, SentenceTransformer, losses
-
-Tiny = Callable[..., SentenceTransformer]
-Objectives = list[tuple[Any, torch.nn.Module]]
+from sbertlab import InputExample, losses
 
 WORDS = "cat dog bird fish man woman child house garden street city river sea sun rain snow music guitar".split()
 PAIRS = [InputExample(texts=[f"the {word} sleeps", f"a {word} is there"], label=i / 17) for i, word in enumerate(WORDS)]
@@ -24,18 +17,18 @@ class Killed(BaseException):
     """Stands for what ends a process in the middle of a run."""
 
 
-def kill_after(step: int) -> Callable[[Any], None]:
-    def callback(event: Any) -> None:
+def kill_after(step):
+    def callback(event):
         if event.kind == "step" and event.step == step:
             raise Killed
 
     return callback
 
 
-def press_at(step: int, times: int = 1, kind: str = "step") -> Callable[[Any], None]:
+def press_at(step, times=1, kind="step"):
     """A callback that presses Ctrl-C."""
 
-    def callback(event: Any) -> None:
+    def callback(event):
         if (event.kind, event.step) == (kind, step):
             for _ in range(times):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -43,14 +36,12 @@ def press_at(step: int, times: int = 1, kind: str = "step") -> Callable[[Any], N
     return callback
 
 
-def ranking(model: SentenceTransformer, rows: Any = PAIRS, **loading: Any) -> Objectives:
-    loader: Any = DataLoader(rows, **{"batch_size": 4, "shuffle": True, **loading})
+def ranking(model, rows=PAIRS, **loading):
+    loader = DataLoader(rows, **{"batch_size": 4, "shuffle": True, **loading})
     return [(loader, losses.MultipleNegativesRankingLoss(model))]
 
 
-def run(
-    model: SentenceTransformer, objectives: Objectives | None = None, folder: Path | None = None, **how: Any
-) -> pd.DataFrame:
+def run(model, objectives=None, folder=None, **how):
     """Two epochs of four steps, with checkpoints after the third and sixth."""
     settings = {
         "epochs": 2,
@@ -64,12 +55,12 @@ def run(
     return model.fit(ranking(model) if objectives is None else objectives, **{**settings, **how})
 
 
-def weights(*modules: torch.nn.Module) -> dict[str, torch.Tensor]:
+def weights(*modules):
     named = {f"{n}.{name}": tensor for n, module in enumerate(modules) for name, tensor in module.state_dict().items()}
     return {name: tensor.clone() for name, tensor in named.items()}
 
 
-def assert_equal(a: dict[str, torch.Tensor] | torch.nn.Module, b: dict[str, torch.Tensor] | torch.nn.Module) -> None:
+def assert_equal(a, b):
     """Weights equal to the bit."""
     ours, theirs = (one if isinstance(one, dict) else weights(one) for one in (a, b))
     assert ours.keys() == theirs.keys()

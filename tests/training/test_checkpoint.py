@@ -3,9 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,20 +16,20 @@ from sbertlab.evaluation import EmbeddingSimilarityEvaluator
 from sbertlab.storage.files import sha256_of
 from sbertlab.training import checkpoint
 from sbertlab.training.checkpoint import MANIFEST, STATE, CheckpointError, CheckpointWarning, verify
-from tests.training.runs import PAIRS, WORDS, Killed, Objectives, assert_equal, kill_after, ranking, run, weights
+from tests.training.runs import PAIRS, WORDS, Killed, assert_equal, kill_after, ranking, run, weights
 
 CLASSES = [InputExample(texts=[f"the {word} is old"], label=i % 3) for i, word in enumerate(WORDS)]
 
 
-def own_generator(model: SentenceTransformer) -> Objectives:
+def own_generator(model):
     return ranking(model, generator=torch.Generator().manual_seed(5))
 
 
-def workers(model: SentenceTransformer) -> Objectives:
+def workers(model):
     return ranking(model, num_workers=1, persistent_workers=True)
 
 
-def several(model: SentenceTransformer) -> Objectives:
+def several(model):
     return [
         (NoDuplicatesDataLoader(PAIRS + PAIRS[:6], batch_size=5), losses.MultipleNegativesSymmetricRankingLoss(model)),
         (DataLoader(SentenceLabelDataset(CLASSES, 2), batch_size=6), losses.BatchAllTripletLoss(model)),
@@ -39,19 +37,19 @@ def several(model: SentenceTransformer) -> Objectives:
     ]
 
 
-def with_own_weights(model: SentenceTransformer) -> Objectives:
+def with_own_weights(model):
     torch.manual_seed(1)
     rows = [InputExample(texts=row.texts, label=i % 3) for i, row in enumerate(PAIRS)]
     return [(DataLoader(rows, batch_size=4, shuffle=True), losses.SoftmaxLoss(model, 32, 3))]
 
 
-def denoising(model: SentenceTransformer) -> Objectives:
+def denoising(model):
     torch.manual_seed(1)
     data = DenoisingAutoEncoderDataset([text for row in PAIRS for text in row.texts])
     return [(DataLoader(data, batch_size=4, shuffle=True), losses.DenoisingAutoEncoderLoss(model))]
 
 
-def matryoshka(model: SentenceTransformer) -> Objectives:
+def matryoshka(model):
     [(loader, inner)] = ranking(model)
     return [(loader, losses.MatryoshkaLoss(model, inner, [32, 16, 8], n_dims_per_step=2))]
 
@@ -131,17 +129,17 @@ def test_a_checkpoint_is_a_model_folder(tiny, tmp_path):
     assert_equal(SentenceTransformer(tmp_path / "3", device="cpu"), model)
 
 
-def flip(path: Path) -> None:
+def flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
-def edit(path: Path, **changes: Any) -> None:
+def edit(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
+DAMAGES = {
     "a truncated state": lambda f: (f / STATE).write_bytes((f / STATE).read_bytes()[:-100]),
     "a flipped bit in the weights": lambda f: flip(f / "model.safetensors"),
     "a missing file": lambda f: (f / "modules.json").unlink(),
@@ -168,7 +166,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_whole_one_taken(tiny, tmp_pa
 
 def test_a_state_that_would_run_code_is_not_loaded(tiny, tmp_path):
     class Evil:
-        def __reduce__(self) -> Any:
+        def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
 
     run(tiny(), None, tmp_path / "c", epochs=0.75)
@@ -181,7 +179,7 @@ def test_a_state_that_would_run_code_is_not_loaded(tiny, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def frozen_embeddings(model: SentenceTransformer) -> None:
+def frozen_embeddings(model):
     model[0].auto_model.embeddings.requires_grad_(False)
 
 
@@ -263,7 +261,7 @@ def test_what_killed_writers_left_is_cleared_away(tiny, tmp_path):
 
 
 class Odd(torch.optim.SGD):
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self):
         return {**super().state_dict(), "odd": Path()}
 
 
@@ -274,7 +272,7 @@ def test_a_checkpoint_that_cannot_be_written_or_read_back_leaves_the_others_and_
         assert len(run(tiny(), None, tmp_path / "odd", optimizer_class=Odd)) == 8
     save = torch.save
 
-    def full(state: Any, path: Path) -> None:
+    def full(state, path):
         if state["step"]["number"] == 6:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
@@ -288,7 +286,7 @@ def test_a_checkpoint_that_cannot_be_written_or_read_back_leaves_the_others_and_
 
 
 def test_the_last_whole_checkpoint_is_never_removed(tiny, tmp_path, monkeypatch):
-    def spoilt(folder: Path) -> dict[str, Any]:
+    def spoilt(folder):
         if folder.name != "3":
             flip(folder / "model.safetensors")
         return verify(folder)

@@ -2,7 +2,6 @@
 
 import copy
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from sbertlab.continual import gained_and_lost, interpolate, interpolation_curve
 from torch import nn
 from torch.utils.data import DataLoader
 
-from sbertlab import InputExample, SentenceTransformer, losses, models
+from sbertlab import InputExample, losses, models
 from sbertlab.evaluation import (
     EmbeddingSimilarityEvaluator,
     InformationRetrievalEvaluator,
@@ -36,43 +35,41 @@ OLD = [
 QUIET = {"show_progress_bar": False, "warmup_steps": 0}
 
 
-def rows_of(triples: list[tuple[str, str, str]]) -> list[InputExample]:
+def rows_of(triples):
     return [InputExample(texts=list(texts), label=None) for texts in triples]
 
 
-def numbered(kind: str, count: int) -> list[InputExample]:
+def numbered(kind, count):
     return [InputExample(texts=[f"{kind} {place}"]) for place in range(count)]
 
 
-def first_texts(rows: Any) -> list[str]:
+def first_texts(rows):
     return [row.texts[0] for row in rows]
 
 
-def old_of_epoch(rows: Any, epoch: int) -> list[str]:
+def old_of_epoch(rows, epoch):
     rows.set_epoch(epoch)
     return [text for text in first_texts(rows) if text.startswith("old")]
 
 
-def train(
-    model: SentenceTransformer, rows: Any, loss: Any = losses.MultipleNegativesRankingLoss, **arguments: Any
-) -> SentenceTransformer:
-    loader: Any = DataLoader(rows, batch_size=4, shuffle=True)
+def train(model, rows, loss=losses.MultipleNegativesRankingLoss, **arguments):
+    loader = DataLoader(rows, batch_size=4, shuffle=True)
     model.fit([(loader, loss(model))], **{"epochs": 10, "optimizer_params": {"lr": 2e-3}, **QUIET, **arguments})
     return model
 
 
-def evaluator_of(triples: list[tuple[str, str, str]], **arguments: Any) -> TripletEvaluator:
+def evaluator_of(triples, **arguments):
     return TripletEvaluator(*map(list, zip(*triples, strict=True)), **arguments)
 
 
-def letters(*counted: str) -> Any:
+def letters(*counted):
     """A model whose embedding of a text counts these letters."""
     return SimpleNamespace(
         encode=lambda texts, **_: [[text.count(letter) + 0.0 for letter in counted] for text in texts]
     )
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.2, 20), (0.5, 80), (0.01, 1), (0.001, 1), (0, 0)])
+@pytest.mark.parametrize(("share", "count"), [(0.2, 20), (0.5, 80), (0.01, 1), (0.001, 1), (0, 0), (0.8, 100)])
 def test_an_epoch_holds_all_new_rows_in_their_order_and_the_share_of_old_ones(share, count):
     rows = replay(numbered("new", 80), numbered("old", 100), share)
     texts = first_texts(rows)
@@ -107,10 +104,10 @@ def test_a_wrong_share_and_rows_that_do_not_fit_together_are_refused():
 
 
 def test_fit_sets_the_epoch_so_that_its_passes_see_different_old_rows(tiny):
-    seen: list[set[str]] = []
+    seen = []
     dataset = replay(rows_of(NEW), rows_of(OLD), share=1 / 3)
 
-    def pass_seen(score: float, epoch: int, steps: int) -> None:
+    def pass_seen(score, epoch, steps):
         seen.append({text for text in first_texts(dataset) if text in {triple[0] for triple in OLD}})
 
     train(tiny(), dataset, epochs=2, evaluator=lambda *_, **__: 0.0, callback=pass_seen)
@@ -136,12 +133,15 @@ def test_the_table_has_a_row_for_every_evaluator_and_counts_examples_that_rose_a
     won, lost, kept = ("c", "c", "d"), ("a", "a", "b"), ("ac", "ac", "bd")
     new = evaluator_of([won, won, kept, lost], name="dev")
     graded = EmbeddingSimilarityEvaluator(["a", "a", "a"], ["a", "ab", "b"], [1, 0.5, 0], main_similarity="cosine")
-    table = gained_and_lost(letters("a", "b"), letters("c", "d"), new, [graded, evaluator_of([lost])], False)
+    table = gained_and_lost(
+        letters("a", "b"), letters("c", "d"), new, [graded, evaluator_of([lost]), lambda model: 0.5], False
+    )
     expected = pd.DataFrame(
         [
             ("new", "dev", "dev_max_accuracy", 0.5, 0.75, 0.25, 0.5, 0.25),
             ("old", "EmbeddingSimilarityEvaluator", "spearman_cosine", 1.0, 0.0, -1.0, np.nan, np.nan),
             ("old", "TripletEvaluator", "max_accuracy", 1.0, 0.0, -1.0, 0.0, 1.0),
+            ("old", "function", None, 0.5, 0.5, 0.0, np.nan, np.nan),
         ],
         columns=["side", "evaluator", "metric", "before", "after", "difference", "better", "worse"],
     )

@@ -3,8 +3,6 @@
 import copy
 import math
 import random
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,13 +25,13 @@ RANKED = [InputExample(texts=row.texts) for row in SCORED]
 QUIET = {"show_progress_bar": False, "warmup_steps": 0}
 
 
-def ranked(model: SentenceTransformer, rows: Any = RANKED, batch_size: int = 4, shuffle: bool = True) -> Any:
-    loader: Any = DataLoader(rows, batch_size=batch_size, shuffle=shuffle)
+def ranked(model, rows=RANKED, batch_size=4, shuffle=True):
+    loader = DataLoader(rows, batch_size=batch_size, shuffle=shuffle)
     return loader, losses.MultipleNegativesRankingLoss(model)
 
 
-def scored(model: SentenceTransformer, kind: type = losses.CosineSimilarityLoss, shuffle: bool = True) -> Any:
-    return DataLoader(SCORED, batch_size=4, shuffle=shuffle), kind(model)  # type: ignore[arg-type]
+def scored(model, kind=losses.CosineSimilarityLoss, shuffle=True):
+    return DataLoader(SCORED, batch_size=4, shuffle=shuffle), kind(model)
 
 
 def test_the_loop_equals_a_loop_written_by_hand(tiny):
@@ -101,7 +99,7 @@ def test_a_loader_that_runs_dry_is_started_again_in_another_order(tiny):
     model, seen = tiny(), []
 
     class Recorder(losses.MultipleNegativesRankingLoss):
-        def check_batch(self, columns, labels):  # type: ignore[no-untyped-def]
+        def check_batch(self, columns, labels):
             seen.extend(columns[0])
             return super().check_batch(columns, labels)
 
@@ -116,7 +114,7 @@ def test_the_best_model_is_kept_and_its_score_is_the_best_of_the_history(tiny, t
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("kept")
     evaluator = EmbeddingSimilarityEvaluator.from_input_examples(SCORED, name="dev")
-    calls: list[tuple[float, int, int]] = []
+    calls = []
     how = {"evaluation_steps": 1, "epochs": 4, "optimizer_params": {"lr": 5e-3}, "output_path": tmp_path / "out"}
     history = model.fit([scored(model)], evaluator, callback=lambda *call: calls.append(call), **how, **QUIET)
     scores = history["metric"].dropna()
@@ -159,13 +157,13 @@ class NaNAfter(losses.CosineSimilarityLoss):
 
     calls = 0
 
-    def compute(self, embeddings, labels=None):  # type: ignore[no-untyped-def]
+    def compute(self, embeddings, labels=None):
         self.calls += 1
         return super().compute(embeddings, labels) * (math.nan if self.calls == 3 else 1.0)
 
 
 class BadGradient(losses.Loss):
-    def compute(self, embeddings, labels=None):  # type: ignore[no-untyped-def]
+    def compute(self, embeddings, labels=None):
         return embeddings[0].sum() * 0 + torch.sqrt((embeddings[0] * 0).sum())
 
 
@@ -198,11 +196,11 @@ def test_losses_of_sentence_transformers_train_here_with_the_same_values(tiny):
 @pytest.mark.parametrize("end", [lambda x: x.sum(dim=1), lambda x: {"loss": x.sum()}, lambda x: x.sum().detach()])
 def test_a_loss_that_is_not_a_number_with_a_gradient_is_named(tiny, end):
     class Homemade(nn.Module):
-        def __init__(self, model: SentenceTransformer) -> None:
+        def __init__(self, model):
             super().__init__()
             self.model = model
 
-        def forward(self, features, labels):  # type: ignore[no-untyped-def]
+        def forward(self, features, labels):
             return end(self.model(features[0])["sentence_embedding"])
 
     model = tiny()
@@ -213,7 +211,7 @@ def test_a_loss_that_is_not_a_number_with_a_gradient_is_named(tiny, end):
 def test_the_losses_own_modules_are_in_training_mode(tiny):
     model = tiny("cls")
     loss = losses.DenoisingAutoEncoderLoss(model).eval()
-    modes: list[bool] = []
+    modes = []
     loss.decoder.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     how = {"evaluator": lambda *_, **__: 0, "evaluation_steps": 1}
     model.fit([(ranked(model)[0], loss)], **how, **QUIET)
@@ -234,7 +232,7 @@ def test_two_workers_give_the_same_losses_as_none_and_persistent_ones_see_every_
 class Stream(IterableDataset):
     """Rows without a length."""
 
-    def __iter__(self) -> Iterator[InputExample]:
+    def __iter__(self):
         return iter(RANKED)
 
 
@@ -245,26 +243,26 @@ def test_a_stream_without_a_length_trains_when_the_steps_are_given(tiny):
 
 def test_samplers_and_random_data_sets_follow_from_the_seed_and_the_step(tiny):
     class Sampler(torch.utils.data.Sampler[int]):
-        def set_epoch(self, epoch: int) -> None:
+        def set_epoch(self, epoch):
             epochs.append(epoch)
 
-        def __len__(self) -> int:
+        def __len__(self):
             return 8
 
-        def __iter__(self) -> Iterator[int]:
+        def __iter__(self):
             return iter(range(8))
 
     class Augmented(list):
-        def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        def __getitem__(self, index):
             seen.append(torch.rand(1).item())
             return super().__getitem__(index)
 
     draws = []
     for dropout in (0.0, 0.5):  # a step draws more or less; the rows that follow are the same
-        epochs: list[int] = []
-        seen: list[float] = []
+        epochs = []
+        seen = []
         model = tiny(dropout=dropout)
-        batches = DataLoader(Augmented(RANKED), batch_size=4, sampler=Sampler())  # type: ignore[arg-type]
+        batches = DataLoader(Augmented(RANKED), batch_size=4, sampler=Sampler())
         model.fit([(batches, losses.MultipleNegativesRankingLoss(model))], epochs=2, **QUIET)
         draws.append(seen)
         assert sorted(set(epochs)) == [0, 1]

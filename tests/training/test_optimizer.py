@@ -1,22 +1,21 @@
 """What the optimizer trains and at which rates: patterns over parameter names, and freezing."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 
 from sbertlab import losses, models
 from sbertlab.training.optimizer import frozen, make_optimizer, make_schedule
+from tests.training.runs import run, weights
 
 EMBEDDINGS = "0.auto_model.embeddings.*"
 
 
-def optimizer_of(model: nn.Module, rates: Any, *losses: nn.Module, lr: float = 1e-3) -> torch.optim.Optimizer:
+def optimizer_of(model, rates, *losses, lr=1e-3):
     return make_optimizer(model, losses, torch.optim.AdamW, {"lr": lr}, weight_decay=0.01, learning_rates=rates)
 
 
-def rates_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+def rates_of(model, optimizer):
     """The rate of every parameter that the optimizer has, by name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -52,7 +51,7 @@ def test_frozen_puts_back_what_was_there_also_after_an_error(tiny):
     before = [parameter.requires_grad for parameter in model.parameters()]
     assert len(set(before)) == 2
 
-    def interrupted() -> None:
+    def interrupted():
         with frozen(model, {"*": 0}):
             assert not any(parameter.requires_grad for parameter in model.parameters())
             raise KeyboardInterrupt
@@ -66,7 +65,7 @@ def test_a_rate_of_0_keeps_a_parameter_out_even_where_a_loss_names_it_again(tiny
     model = tiny()
 
     class Holder(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.encoder = model
 
@@ -87,6 +86,16 @@ def test_a_rate_of_0_keeps_a_parameter_out_even_where_a_loss_names_it_again(tiny
 def test_mistakes_in_the_rates_are_named(rates, message, tiny):
     with pytest.raises(ValueError, match=message):
         optimizer_of(tiny(), rates)
+
+
+def test_fit_takes_the_rates_and_leaves_the_frozen_as_they_are(tiny):
+    model = tiny()
+    before = weights(model)
+    run(model, learning_rates={EMBEDDINGS: 0, "*.layer.0.*": 1e-5}, scheduler="ConstantLR")
+    moves = {name: float((value - before[name]).abs().max()) for name, value in weights(model).items()}
+    assert max(moves[name] for name in moves if "embeddings" in name) == 0
+    assert 0 < max(moves[name] for name in moves if ".layer.0." in name) < 2e-4
+    assert max(moves[name] for name in moves if ".layer.1." in name) > 5e-4
 
 
 def test_all_objectives_share_one_optimizer_and_each_parameter_is_in_it_once(tiny):

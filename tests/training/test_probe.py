@@ -2,34 +2,32 @@
 
 import math
 import warnings
-from collections.abc import Iterator
 from itertools import combinations, product
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sbertlab.helpdesk import graded_pairs, load_helpdesk, triplets
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from sbertlab import InputExample, SentenceTransformer, losses, models
 from sbertlab.data import collate
 from sbertlab.training.probe import METRICS, MOST_TEXTS, CollapseWarning, Probe, collapse_reason, space_metrics
-from tests.training.runs import PAIRS, Objectives, assert_equal, ranking, run
+from tests.training.runs import PAIRS, assert_equal, ranking, run
 
 BEFORE = {"alignment": 0.8, "uniformity": -3.0, "effective_rank": 100.0, "mean_cosine": 0.2, "margin": 0.3}
 
 
-def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+def draw(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def slow_metrics(anchors: np.ndarray, positives: np.ndarray, negatives: np.ndarray | None) -> dict[str, float]:
+def slow_metrics(anchors, positives, negatives):
     """The definitions, pair by pair, in NumPy."""
 
-    def unit(rows: np.ndarray) -> np.ndarray:
+    def unit(rows):
         return np.stack([row / np.sqrt(sum(x * x for x in row)) for row in rows])
 
     a, p = unit(anchors), unit(positives)
@@ -52,7 +50,7 @@ def slow_metrics(anchors: np.ndarray, positives: np.ndarray, negatives: np.ndarr
     }
 
 
-def metrics_of(*columns: Tensor) -> dict[str, float]:
+def metrics_of(*columns):
     """The metrics of anchors, positives and negatives, by the pairs of a probe on texts that stand for them."""
     probe = Probe([[f"{place} {row}" for row in range(len(column))] for place, column in enumerate(columns)])
     places = [list(map(int, text.split())) for text in probe.texts]
@@ -157,9 +155,6 @@ def test_collapse_is_a_matter_of_comparison(first, change, shape):
     assert reason is None if shape is None else f"nearly one {shape}" in str(reason)
 
 
-Rows = list[list[str]]
-
-
 def reasons(model, loss, columns, labels, lr, steps):
     """Train by a loop of our own, at batch 16, and yield what is said of the space every third step."""
     probe = Probe([column[:40] for column in columns], None if labels is None else labels[:40])
@@ -176,7 +171,7 @@ def reasons(model, loss, columns, labels, lr, steps):
             yield step, collapse_reason(first, probe.measure(model))
 
 
-def helpdesk_rows(columns: int) -> Rows:
+def helpdesk_rows(columns):
     return triplets(load_helpdesk("train"))[["anchor", "positive", "negative"][:columns]].to_numpy().T.tolist()
 
 
@@ -208,11 +203,11 @@ def test_training_on_grades_or_on_two_classes_is_not_called_a_collapse(tiny):
 POSITIVE = [InputExample(texts=row.texts, label=1.0) for row in PAIRS]
 
 
-def only_positives(model: SentenceTransformer) -> Objectives:
+def only_positives(model):
     return [(DataLoader(POSITIVE, batch_size=6, shuffle=True), losses.CosineSimilarityLoss(model))]
 
 
-def run_of(model: SentenceTransformer, number: int = 0) -> Any:
+def run_of(model, number=0):
     """What a probe reads of a run after so many steps."""
     return SimpleNamespace(step=SimpleNamespace(model=model, number=number, rows=[{}]))
 
@@ -257,7 +252,7 @@ def test_the_figures_are_those_of_the_model_without_dropout_and_watching_does_no
 
 
 class Stream(IterableDataset[InputExample]):
-    def __iter__(self) -> Iterator[InputExample]:
+    def __iter__(self):
         return iter(PAIRS)
 
 

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from sbertlab.training.checkpoint import verify
 
 SCRIPT = Path(__file__).with_name("processes_script.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-SETTINGS: dict[str, dict[str, Any]] = {
+SETTINGS = {
     "plain": {},
     "cached": {"cached": True},
     "dropout": {"dropout": 0.2},
@@ -28,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(folder: Path, processes: int, runs: dict[str, Any]) -> list[subprocess.CompletedProcess[str]]:
+def train(folder, processes, runs):
     """Train in so many processes, without torchrun, which may end one before it can say that the other is lost."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -51,17 +50,17 @@ def train(folder: Path, processes: int, runs: dict[str, Any]) -> list[subprocess
     return [subprocess.CompletedProcess(p.args, p.returncode, *text) for p, text in zip(started, said, strict=True)]
 
 
-def outcome(folder: Path, rank: int = 0) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def outcome(folder, rank=0):
     history = json.loads((folder / f"history{rank}.json").read_text())
     return history, torch.load(folder / f"weights{rank}.pt")
 
 
-def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+def furthest(a, b):
     return max((a[name] - b[name]).abs().max().item() for name in a if a[name].is_floating_point())
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory):
     """Every run in one process, below "1", and in two, below "2"."""
     folder = tmp_path_factory.mktemp("processes")
     for processes in (1, 2):

@@ -1,21 +1,18 @@
 """The gradient of a batch: cached equals plain for every loss, dropout on, and memory holds one chunk."""
 
+import copy
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import nn
 
 from sbertlab import SentenceTransformer, losses, models
 from sbertlab.training.batches import Batch, Objective, set_seed
 from sbertlab.training.step import Step
-
-Tiny = Callable[..., SentenceTransformer]
 
 TEXTS = [
     "the cat sits in the garden and sleeps",
@@ -30,19 +27,18 @@ TEXTS = [
 BATCH = 8
 
 
-def columns(count: int) -> list[list[str]]:
+def columns(count):
     return [[TEXTS[(row + shift * 3) % BATCH] + " and" * shift for row in range(BATCH)] for shift in range(count)]
 
 
-def floats() -> Tensor:
+def floats():
     return torch.linspace(0, 1, BATCH)
 
 
 CLASSES = torch.tensor([0, 0, 1, 1, 2, 2, 0, 1])
 BINARY = torch.tensor([0, 1, 1, 0, 1, 0, 1, 0])
 
-Made = tuple[nn.Module, int, Tensor | None]
-EVERY: dict[str, Callable[[SentenceTransformer], Made]] = {
+EVERY = {
     "AnglELoss": lambda m: (losses.AnglELoss(m), 2, floats()),
     "BatchAllTripletLoss": lambda m: (losses.BatchAllTripletLoss(m), 1, CLASSES),
     "BatchHardSoftMarginTripletLoss": lambda m: (losses.BatchHardSoftMarginTripletLoss(m), 1, CLASSES),
@@ -71,16 +67,14 @@ EVERY: dict[str, Callable[[SentenceTransformer], Made]] = {
 }
 
 
-def copy_of(model: SentenceTransformer) -> SentenceTransformer:
-    other = SentenceTransformer(modules=list(__import__("copy").deepcopy(list(model))), device="cpu")
+def copy_of(model):
+    other = SentenceTransformer(modules=copy.deepcopy(list(model)), device="cpu")
     for parameter in other.parameters():
         parameter.data.mul_(0.9)
     return other
 
 
-def gradient_of(
-    model: SentenceTransformer, loss: nn.Module, count: int, labels: Tensor | None, precision: str = "no", **how: Any
-) -> tuple[float, dict[str, Tensor]]:
+def gradient_of(model, loss, count, labels, precision="no", **how):
     """The loss and the gradients of what is trained, at one fixed place of a run."""
     for module in (model, loss):
         module.train()
@@ -90,7 +84,7 @@ def gradient_of(
     return value, {name: part.grad.clone() for name, part in parameters.items() if part.grad is not None}
 
 
-def learn(model: SentenceTransformer, loss: nn.Module, batch: Batch, precision: str = "no", **how: Any) -> float:
+def learn(model, loss, batch, precision="no", **how):
     """Take a step at a learning rate of 0, so that it leaves the gradients and nothing else; return the loss."""
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
@@ -102,7 +96,7 @@ def learn(model: SentenceTransformer, loss: nn.Module, batch: Batch, precision: 
     return step.learn(objective, batch, 1)["loss"]
 
 
-def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], relative: float) -> None:
+def assert_close(a, b, relative):
     assert a.keys() == b.keys()
     assert any(part.abs().max() > 1e-6 for part in b.values()), "there must be gradients to compare"
     scale = max(part.abs().max() for part in b.values())
@@ -152,7 +146,7 @@ def test_the_gradient_is_that_of_one_graph_through_all_texts(tiny, name, cached)
     assert abs(value - expected.item()) <= 1e-5 * max(1, abs(value))
     parameters = dict([*model.named_parameters(), *loss.named_parameters(prefix="loss")])
     there = {key: part.grad for key, part in parameters.items() if part.grad is not None}
-    assert_close(gradients, there, 1e-5)  # type: ignore[arg-type]
+    assert_close(gradients, there, 1e-5)
 
 
 def test_dropout_differs_between_chunks_and_between_places(tiny):

@@ -4,9 +4,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
 from accelerate.tracking import GeneralTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -26,7 +24,7 @@ SHARED = ["metric", "epoch", "alignment", "uniformity", "effective_rank", "mean_
 
 
 @pytest.fixture(autouse=True)
-def _offline_and_away_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _offline_and_away_from_home(tmp_path, monkeypatch):
     """wandb keeps caches in the home folder; the working folder is watched for files that do not belong there."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -38,19 +36,19 @@ def _offline_and_away_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path / "working")
 
 
-def train(model: SentenceTransformer, objectives: int = 1, **settings: Any) -> pd.DataFrame:
-    loader: Any = DataLoader(ROWS, batch_size=2)  # type: ignore[arg-type]
+def train(model, objectives=1, **settings):
+    loader = DataLoader(ROWS, batch_size=2)
     pairs = [(loader, losses.MultipleNegativesRankingLoss(model)), (loader, losses.CosineSimilarityLoss(model))]
     settings = {"evaluator": lambda *_, **__: 0.5, "epochs": 2, "probe_steps": 2, **settings}
     return model.fit(pairs[:objectives], warmup_steps=0, show_progress_bar=False, **settings)
 
 
-def event_files(folder: Path) -> list[Path]:
+def event_files(folder):
     """The files with curves; accelerate writes the configuration a folder deeper."""
     return sorted(folder.glob("*/sbertlab/events.out.tfevents.*"))
 
 
-def assert_same_curves(file: Path, history: pd.DataFrame, columns: list[str], prefix: str = "") -> None:
+def assert_same_curves(file, history, columns, prefix=""):
     events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
     for column in columns:
         expected = history[["step", column]].dropna()
@@ -65,24 +63,24 @@ class Notes(GeneralTracker):
     name = "notes"
     requires_logging_directory = False
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.told: list[Any] = []
+        self.told = []
 
     @property
-    def tracker(self) -> list[Any]:
+    def tracker(self):
         return self.told
 
-    def start(self) -> None:
+    def start(self):
         self.told.append("start")
 
-    def store_init_configuration(self, values: dict) -> None:
+    def store_init_configuration(self, values):
         self.told.append(values)
 
-    def log(self, values: dict, step: int | None = None, **_: Any) -> None:
+    def log(self, values, step=None, **_):
         self.told.append((step, values))
 
-    def finish(self) -> None:
+    def finish(self):
         self.told.append("finish")
 
 
@@ -139,7 +137,7 @@ def test_the_own_tracker_of_a_user_is_begun_told_and_finished_once(tiny):
 
 def test_a_tracker_that_fails_at_the_end_leaves_the_model_written(tiny, tmp_path):
     class Failing(Notes):
-        def finish(self) -> None:
+        def finish(self):
             raise OSError("the disk of the tracker is full")
 
     model = tiny()
@@ -149,7 +147,7 @@ def test_a_tracker_that_fails_at_the_end_leaves_the_model_written(tiny, tmp_path
 
 
 def test_an_exception_in_the_middle_closes_the_files_once(tiny, tmp_path):
-    def stop(event: Any) -> None:
+    def stop(event):
         if event.step == 2:
             raise ZeroDivisionError
 
@@ -163,7 +161,7 @@ def test_an_exception_in_the_middle_closes_the_files_once(tiny, tmp_path):
 
 def test_a_tracker_that_cannot_begin_ends_the_fit_before_its_first_step_and_closes_the_others(tiny):
     class Refusing(Notes):
-        def start(self) -> None:
+        def start(self):
             raise ConnectionError("no server")
 
     notes, model = Notes(), tiny()

@@ -12,9 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import nbformat
@@ -49,7 +47,7 @@ EXECUTE = """async code => {
 }"""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
@@ -57,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def lab(tmp_path_factory):
     """Address and folder of a JupyterLab with its own settings, which sees nothing of the user's."""
     if os.environ.get("CI") != "true":  # there the browser tests must run
         for needed in ("jupyterlab", "playwright"):
@@ -101,14 +99,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
             server.wait()
 
 
-def answers(url: str) -> bool:
+def answers(url):
     with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/api", timeout=5):
         return True
     return False
 
 
 @pytest.fixture(scope="session")
-def browser(lab: tuple[str, Path]) -> Iterator[Any]:
+def browser(lab):
     """A headless Chromium."""
     from playwright.sync_api import sync_playwright
 
@@ -121,22 +119,22 @@ def browser(lab: tuple[str, Path]) -> Iterator[Any]:
 class Notebook:
     """A notebook open in the browser: Playwright's page, addresses that it asked for, errors in its console."""
 
-    def __init__(self, browser: Any, url: str, folder: Path, shots: Path) -> None:
+    def __init__(self, browser, url, folder, shots):
         self.url, self.folder, self.shots = url, folder, shots
         self.page = browser.new_page(viewport={"width": 1300, "height": 1000})
         self.page.set_default_timeout(1000 * PATIENCE)
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.requests = []
+        self.complaints = []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("websocket", lambda websocket: self.requests.append(websocket.url))
         self.page.on("console", lambda said: self._complain(said.text) if said.type == "error" else None)
         self.page.on("pageerror", lambda error: self._complain(str(error)))
 
-    def _complain(self, words: str) -> None:
+    def _complain(self, words):
         if not words.startswith(HARMLESS):
             self.complaints.append(words)
 
-    def open(self, path: Path) -> None:
+    def open(self, path):
         """Open a notebook in the server's folder and wait for its kernel."""
         self.page.goto(f"{self.url}/lab/tree/{path.name}?reset")
         # the page shows "idle" before a kernel is connected, and cells run then only raise a dialog
@@ -145,14 +143,14 @@ class Notebook:
             " return context?.isReady && context.kernelDisplayStatus === 'idle'; }"
         )
 
-    def restart_and_run_all(self, patience: int = PATIENCE) -> None:
+    def restart_and_run_all(self, patience=PATIENCE):
         """Take all outputs away, restart the kernel, confirm that, run all cells and wait so many seconds for them."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
         self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:restart-run-all'); }")
         self.page.get_by_role("dialog").get_by_role("button", name="Confirm Kernel Restart").click()
         self.wait_until_idle(patience)
 
-    def wait_until_idle(self, patience: int = PATIENCE) -> None:
+    def wait_until_idle(self, patience=PATIENCE):
         """Wait until every code cell has run; an error in one fails the test in its words."""
         said = self.page.wait_for_function(
             "() => { const { content, sessionContext } = window.jupyterapp.shell.currentWidget;"
@@ -165,7 +163,7 @@ class Notebook:
         )
         assert said.json_value() == "all ran"
 
-    def pages(self) -> Iterator[int]:
+    def pages(self):
         """Scroll through the notebook from its top to its end, window by window."""
         self.page.set_viewport_size({"width": 1300, "height": 2000})
         end = "box => box.scrollTop + box.clientHeight >= box.scrollHeight - 2"
@@ -178,22 +176,22 @@ class Notebook:
                 return
             box.evaluate("box => { box.scrollTop += box.clientHeight - 60; }")
 
-    def python(self, code: str) -> str:
+    def python(self, code):
         """What the kernel of this notebook prints when it runs the code; an error is "Name: words"."""
         return self.page.evaluate(EXECUTE, code).strip()
 
-    def wait_for_python(self, expression: str, wanted: object) -> None:
+    def wait_for_python(self, expression, wanted):
         """Wait until an expression in the kernel is printed as `wanted`: messages of widgets take their time."""
         end = time.monotonic() + PATIENCE / 4
         while (got := self.python(f"print({expression})")) != str(wanted):
             assert time.monotonic() < end, f"{expression} is {got}, expected {wanted}"
             self.page.wait_for_timeout(200)
 
-    def shot(self, name: str) -> None:
+    def shot(self, name):
         """Save a screenshot to look at."""
         self.page.screenshot(path=self.shots / f"{name}.png")
 
-    def outside(self) -> list[str]:
+    def outside(self):
         """Addresses beyond loopback that the page asked for."""
         asked = [address for address in self.requests if address.startswith(("http", "ws"))]
         return [address for address in asked if urlsplit(address).hostname not in ("127.0.0.1", "localhost")]
@@ -209,9 +207,9 @@ def notebook(lab, browser, request, tmp_path_factory):
     named = os.environ.get("SBERTLAB_SHOTS")
     shots = Path(named) if named else tmp_path_factory.mktemp("shots")
     shots.mkdir(parents=True, exist_ok=True)
-    opened: list[Notebook] = []
+    opened = []
 
-    def make(*cells: str | Path, run: bool = True) -> Notebook:
+    def make(*cells, run=True):
         path = folder / f"{request.node.name.split('[')[0]}_{len(opened)}.ipynb"
         if isinstance(cells[0], Path):
             shutil.copy(cells[0], path)

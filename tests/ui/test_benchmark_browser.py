@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,7 +15,7 @@ panel
 """
 
 
-def assert_verdict(book: Any, task: str, *pair: str) -> None:
+def assert_verdict(book, task, *pair):
     """Python received the pair (model_a, variant_a, model_b, variant_b), and the page says what comparisons.csv has."""
     book.wait_for_python("(panel._first.value, panel._second.value)", (pair[:2], pair[2:]))
     rows = pd.read_csv(FIGURES / "comparisons.csv")
@@ -41,7 +40,7 @@ def test_filters_and_pairs_by_mouse_and_keyboard_give_the_verdicts_of_the_table(
     first, second = (panel.get_by_label(name, exact=True) for name in ("Compare", "with"))
     pictures = [panel.locator("img").get_attribute("src")]
 
-    def redrawn() -> None:
+    def redrawn():
         """The picture is another one than all before, and whole."""
         page.wait_for_function(
             "seen => !seen.includes(document.querySelector('.sbertlab-panel img').src)", arg=pictures

@@ -2,8 +2,6 @@
 
 import ast
 import io
-from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -23,7 +21,7 @@ class Model:
 """
 
 
-def box(book: Any, number: int = 0) -> dict[str, float]:
+def box(book, number=0):
     """The place of a map on the page, scrolled into view."""
     canvas = book.page.locator(".sbertlab-panel canvas:visible").nth(2 * number)  # each map has an empty second one
     canvas.scroll_into_view_if_needed()
@@ -31,7 +29,7 @@ def box(book: Any, number: int = 0) -> dict[str, float]:
     return canvas.bounding_box()
 
 
-def spots(book: Any, rows: Sequence[int], panel: str = "panel", number: int = 0) -> list[tuple[float, float]]:
+def spots(book, rows, panel="panel", number=0):
     """Where on the page the points of some rows of the (unzoomed) map lie."""
     area = box(book, number)
     said = book.python(
@@ -42,14 +40,14 @@ def spots(book: Any, rows: Sequence[int], panel: str = "panel", number: int = 0)
     return [(centre[0] + x * side / 2, centre[1] - y * side / 2) for x, y in ast.literal_eval(said)]
 
 
-def hover(book: Any, spot: tuple[float, float], text: str) -> None:
+def hover(book, spot, text):
     """Move the mouse to a point and wait for its text."""
     book.page.mouse.move(spot[0] + 40, spot[1])
     book.page.mouse.move(*spot, steps=8)
     book.page.get_by_text(text, exact=True).wait_for()
 
 
-def lasso(book: Any, corners: Sequence[tuple[float, float]]) -> None:
+def lasso(book, corners):
     """Press, move through the corners and back to the first one, release."""
     book.page.get_by_title("Activate lasso selection").click()
     book.page.mouse.move(*corners[0])

@@ -2,7 +2,6 @@
 
 import ast
 from pathlib import Path
-from typing import Any
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
@@ -69,7 +68,7 @@ def test_typed_sentences_give_a_matrix_and_the_chosen_pair_its_tokens(notebook):
     book.shot("similarity_explorer_markup")
 
 
-def explained(book: Any, a: str, b: str) -> None:
+def explained(book, a, b):
     """Wait until Python explains this pair, and check what the page says of it."""
     cosine = "panel.similarities[panel._first.value, panel._second.value]"  # set before the explanation
     done = f"panel.explanation and abs(panel.explanation.score - {cosine}) < 1e-5"

@@ -38,7 +38,7 @@ def test_pause_and_stop_reach_a_running_cell(notebook):
     book = notebook(SETUP, FIT, run=False)
     page, keys = book.page, book.page.keyboard
 
-    def step(words: str, at_least: int = 0) -> int:
+    def step(words, at_least=0):
         """Wait for a status of a step; the kernel cannot be asked while the cell runs."""
         found = page.wait_for_function(STEP, arg=[words, at_least])
         return int(found.json_value())

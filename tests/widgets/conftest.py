@@ -1,8 +1,6 @@
 """The controls of a panel by their names; without the lab extra, nothing here is collected."""
 
-from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
 
 import pytest
 
@@ -10,10 +8,10 @@ collect_ignore_glob = [] if find_spec("ipywidgets") else ["test_*.py"]
 
 
 @pytest.fixture
-def controls() -> Callable[[Any], dict[str, Any]]:
+def controls():
     """A function of a panel that returns its buttons, menus and sliders by their labels."""
 
-    def find(panel: Any) -> dict[str, Any]:
+    def find(panel):
         found, waiting = {}, [panel]
         while waiting:
             widget = waiting.pop()

@@ -1,7 +1,5 @@
 """The panel of a benchmark: fewer tasks and models change means, intervals and verdicts, all from the tables."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +13,7 @@ from sbertlab.widgets import BenchmarkBrowser
 LEVELS = {"alpha": {"x": 0.7, "y": 0.4, "z": 0.5}, "beta": {"x": 0.5, "y": 0.6, "z": 0.5}}
 
 
-def cell(model: str, task: str, level: float) -> Cell:
+def cell(model, task, level):
     random = np.random.default_rng([len(model), ord(task)])
     examples = Examples("mean", random.normal(level, 0.1, (1, 300)), None, None)
     row = {"model": model, "revision": "", "variant": "untuned", "recipe": "", "seed": 0, "task": task}
@@ -24,7 +22,7 @@ def cell(model: str, task: str, level: float) -> Cell:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     cells = [cell(model, task, level) for model, levels in LEVELS.items() for task, level in levels.items()]
     scores = Scores(cells, 200)
     table = scores.table().assign(preset="offline")[COLUMNS]

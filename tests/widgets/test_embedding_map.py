@@ -3,7 +3,6 @@
 import html
 import importlib.resources
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,30 +19,30 @@ EMBEDDINGS = np.random.default_rng(0).normal(size=(30, 8))
 PLANE = np.random.default_rng(1).normal(size=(30, 2))
 
 
-def texts(**columns: Any) -> pd.DataFrame:
+def texts(**columns):
     frame = pd.DataFrame({"text": [f"sentence {i}" for i in range(30)], "topic": ["money", "post", "privacy"] * 10})
     return frame.assign(length=np.arange(30.0), **columns)
 
 
-def model(rows: Any) -> Any:
+def model(rows):
     """A model that gives every text these embeddings."""
     return SimpleNamespace(encode=lambda texts: np.atleast_2d(rows))
 
 
-def written(figure: Any) -> set[str]:
+def written(figure):
     return {text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))}
 
 
-def lasso(panel: Any, rows: list[int]) -> None:
+def lasso(panel, rows):
     """What the browser does when a lasso closes."""
     panel.scatter.widget.selection = np.array(rows, dtype="uint32")
 
 
-def legend(panel: Any) -> list[Any]:
+def legend(panel):
     return [entry[0] for entry in panel.scatter.widget.legend_encoding["color"]["values"]]
 
 
-def ends(panel: Any) -> list[list[tuple[float, float]]]:
+def ends(panel):
     """The lines on the map."""
     return [line.vertices for line in panel.scatter.annotations()["annotations"]]
 
@@ -127,7 +126,7 @@ def test_the_map_library_writes_tooltips_and_legends_as_text_and_not_as_html():
 def test_coordinates_are_given_or_by_pca_or_by_umap_once(monkeypatch, tmp_path):
     assert EmbeddingMap(texts(), EMBEDDINGS).xy == pytest.approx(maps.pca(EMBEDDINGS))
     assert EmbeddingMap(texts(), xy=PLANE.tolist()).xy == pytest.approx(PLANE)
-    asked: list[dict[str, Any]] = []
+    asked = []
     monkeypatch.setenv("SBERTLAB_CACHE", str(tmp_path))
     monkeypatch.setattr(maps, "umap_map", lambda rows, **arguments: asked.append(arguments) or PLANE)
     for _ in range(2):
@@ -225,7 +224,7 @@ def test_a_search_by_meaning_selects_the_nearest_in_the_original_space():
 
 
 def test_points_that_a_busy_or_new_page_may_have_missed_are_sent_again(monkeypatch):
-    later: list[Any] = []
+    later = []
     loop = SimpleNamespace(add_callback=lambda call, pause, send: call(pause, send))
     loop.call_later = lambda pause, send: later.append(send)
     monkeypatch.setattr(scatter_module, "get_ipython", lambda: SimpleNamespace(kernel=SimpleNamespace(io_loop=loop)))

@@ -3,7 +3,6 @@
 import base64
 import importlib
 import sys
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +39,7 @@ def test_the_keyboard_belongs_to_the_panel_and_not_to_the_notebook():
 
 def test_a_page_that_runs_no_widgets_gets_the_picture():
     class Empty(Panel):
-        def static(self) -> Any:
+        def static(self):
             return canvas(2, 1)[0]
 
     bundle = Empty()._repr_mimebundle_()

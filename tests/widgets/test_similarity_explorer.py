@@ -1,26 +1,21 @@
 """The panel that compares typed sentences and explains why two are alike."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 
-from sbertlab import SentenceTransformer, models
+from sbertlab import models
 from sbertlab.analysis.explain import explain
 from sbertlab.plots.analysis import explanation_figure
 from sbertlab.widgets import SimilarityExplorer
 
-Tiny = Callable[..., SentenceTransformer]
-
 
 def test_typed_sentences_are_compared_and_a_pair_is_explained(tiny, controls):
-    def compare(typed: str) -> None:
+    def compare(typed):
         panel._typed.value = typed
         controls(panel)["Compare"].click()
 
     model = tiny()
-    panel: Any = SimilarityExplorer(model, ["the cat", "a dog"])
+    panel = SimilarityExplorer(model, ["the cat", "a dog"])
     assert panel.explanation.score == pytest.approx(explain(model, "the cat", "a dog").score)
     compare("the cat\n\n  my   garden \nthe bank <b>\n")
     assert panel.texts == ["the cat", "my garden", "the bank <b>"]
@@ -37,7 +32,7 @@ def test_typed_sentences_are_compared_and_a_pair_is_explained(tiny, controls):
 
 
 def test_a_pair_that_cannot_be_explained_leaves_the_matrix(tiny, monkeypatch):
-    def refuse(model: SentenceTransformer, a: str, b: str) -> Any:
+    def refuse(model, a, b):
         if "dog" in b:
             raise ValueError("the model gives 'a <dog>' the zero vector")
         return explain(model, a, b)
@@ -56,7 +51,7 @@ def test_a_pair_that_cannot_be_explained_leaves_the_matrix(tiny, monkeypatch):
 def test_what_belongs_to_no_token_is_said(tiny):
     panel = SimilarityExplorer(tiny(modules=[models.Dense(32, 8)]), ["the cat", "a dog"])
     assert "see (rest)" in panel._words.value
-    assert "(rest)" in panel.explanation.pairs.index  # type: ignore[union-attr]
+    assert "(rest)" in panel.explanation.pairs.index
 
 
 def test_the_figure_has_every_share_and_the_sums_at_its_edge(tiny):

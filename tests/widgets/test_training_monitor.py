@@ -4,9 +4,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,51 +13,47 @@ import torch
 from sklearn.decomposition import PCA
 from torch.utils.data import DataLoader
 
-from sbertlab import InputExample, SentenceTransformer, losses
+from sbertlab import InputExample, losses
 from sbertlab.training.callbacks import Event
 from sbertlab.training.checkpoint import verify
 from sbertlab.widgets import TrainingMonitor
 from sbertlab.widgets import training_monitor as module
+from sbertlab.widgets.training_monitor import ProbeMap
+from tests.training import runs
+from tests.training.runs import STEPS, WORDS, assert_equal
 
-ProbeMap = module.ProbeMap
-Tiny = Callable[..., SentenceTransformer]
-
-WORDS = "cat dog bird fish man woman child house garden street city river sea sun rain snow music guitar".split()
-PAIRS = [InputExample(texts=[f"the {word} sleeps", f"a {word} is there"], label=1.0) for word in WORDS]
+PAIRS = [InputExample(texts=pair.texts, label=1.0) for pair in runs.PAIRS]
 TEXTS = [pair.texts[0] for pair in PAIRS]
-STEPS = 8
 
 
-def run(model: SentenceTransformer, *callbacks: Any, loss: Any = None, **how: Any) -> pd.DataFrame:
-    loss = (loss or losses.MultipleNegativesRankingLoss)(model)
-    settings = {"epochs": 2, "steps_per_epoch": 4, "warmup_steps": 2, "probe_steps": 2, "show_progress_bar": False}
-    settings |= {"optimizer_params": {"lr": 1e-3}, "callbacks": list(callbacks), **how}
-    return model.fit([(DataLoader(PAIRS, batch_size=4, shuffle=True), loss)], **settings)
+def run(model, *callbacks, loss=None, **how):
+    return runs.run(
+        model,
+        [(DataLoader(PAIRS, batch_size=4, shuffle=True), (loss or losses.MultipleNegativesRankingLoss)(model))],
+        probe_steps=2,
+        callbacks=list(callbacks),
+        **how,
+    )
 
 
-def score(model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> float:
+def score(model, output_path=None, epoch=-1, steps=-1):
     return 0.5 + epoch / 4
 
 
-def assert_equal(a: SentenceTransformer, b: SentenceTransformer) -> None:
-    names = a.state_dict().keys()
-    assert [name for name in names if not torch.equal(a.state_dict()[name], b.state_dict()[name])] == []
-
-
-def at(step: int, action: Callable[[], object], kind: str = "step") -> Callable[[Any], None]:
+def at(step, action, kind="step"):
     """A callback that does something when a step is done."""
 
-    def callback(event: Any) -> None:
+    def callback(event):
         if (event.kind, event.step) == (kind, step):
             action()
 
     return callback
 
 
-def when(condition: Callable[[], object], action: Callable[[], object]) -> threading.Thread:
+def when(condition, action):
     """A thread that does something as soon as a condition holds."""
 
-    def wait() -> None:
+    def wait():
         end = time.monotonic() + 30
         while not condition():
             assert time.monotonic() < end, "it did not happen"
@@ -71,13 +65,13 @@ def when(condition: Callable[[], object], action: Callable[[], object]) -> threa
     return thread
 
 
-def shown(monitor: Any) -> str:
+def shown(monitor):
     """All that the panel says, without its markup."""
     parts = (monitor._status, monitor._health)
     return re.sub(r"<[^>]*>", " ", " ".join(part.value for part in parts))
 
 
-def watching(*probe: Any) -> Any:
+def watching(*probe):
     """A monitor that draws, as in a notebook."""
     monitor = TrainingMonitor(*probe)
     monitor.live = True
@@ -88,10 +82,10 @@ def test_training_with_the_monitor_equals_training_without_it_to_the_bit(tiny, m
     plain, watched = tiny(dropout=0.1), tiny(dropout=0.1)
     monkeypatch.setattr(module, "SHARE", float("inf"))  # every part is always due
     monitor = watching(TEXTS, list("ab") * (len(TEXTS) // 2))
-    updates: list[int] = []
+    updates = []
     update = monitor.map.update
     monitor.map.update = lambda model, step: (updates.append(step), update(model, step))
-    modes: list[bool] = []
+    modes = []
     expected = run(plain, evaluator=score)
     history = run(watched, monitor, lambda event: modes.append(event.model.training), evaluator=score)
     assert monitor.problem == ""
@@ -120,7 +114,7 @@ def test_drawing_is_rationed_to_its_share_of_the_time(tiny, monkeypatch):
     monkeypatch.setattr(module, "time", clock)
     monitor, model, drawn = watching(), tiny(), []
 
-    def draw(model: Any) -> None:
+    def draw(model):
         drawn.append(clock.now)
         clock.now += 0.1
 
@@ -136,7 +130,7 @@ def test_drawing_is_rationed_to_its_share_of_the_time(tiny, monkeypatch):
 def test_the_map_stays_on_the_plane_of_the_first_step_and_states_its_share_of_the_variance(tiny):
     model, places = tiny(), ProbeMap(TEXTS, WORDS)
 
-    def rows() -> np.ndarray:
+    def rows():
         return torch.nn.functional.normalize(model.encode(TEXTS, convert_to_tensor=True).double(), dim=1).numpy()
 
     before = rows()
@@ -198,7 +192,7 @@ def test_stop_during_an_evaluation_or_together_with_ctrl_c_is_one_request(tiny):
 
 def test_stop_ends_a_fit_in_a_thread_as_a_callback_does(tiny):
     monitor = TrainingMonitor()
-    histories: list[pd.DataFrame] = []
+    histories = []
     thread = threading.Thread(target=lambda: histories.append(run(tiny(), at(3, monitor.stop), monitor)))
     thread.start()
     thread.join()
@@ -211,7 +205,7 @@ def test_pause_holds_the_run_and_resume_continues_to_the_same_weights(tiny):
     run(whole)
     monitor, steps, seen = watching(), [], []
 
-    def press() -> None:
+    def press():
         seen.extend([monitor._pause.description, monitor._stop.disabled, steps[-1]])
         time.sleep(0.3)
         seen.append(steps[-1])
@@ -227,15 +221,30 @@ def test_pause_holds_the_run_and_resume_continues_to_the_same_weights(tiny):
     assert_equal(paused, whole)
 
 
+@pytest.mark.parametrize("how", ["stop", "Ctrl-C"])
+def test_a_paused_run_can_be_stopped_from_another_thread(tiny, tmp_path, how):
+    monitor, main = TrainingMonitor(), threading.main_thread().ident
+    for press in (monitor.stop, monitor.pause, monitor.resume):
+        press()
+        assert monitor.state == "waiting", "buttons do nothing without a run"
+    stop = monitor.stop if how == "stop" else lambda: signal.pthread_kill(main, signal.SIGINT)
+    thread = when(lambda: monitor.status.startswith("Paused after step 2."), stop)
+    history = run(tiny(), at(2, monitor.pause), monitor, checkpoint_path=tmp_path)
+    thread.join()
+    assert history["step"].tolist() == [1, 2]
+    assert history.attrs["interrupted"]
+    verify(tmp_path / "2")
+
+
 @pytest.fixture
-def notebook(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def notebook(monkeypatch):
     """A notebook as the monitor sees one: what is displayed is noted, and hooks can be called."""
     page = SimpleNamespace(shown=[], updated=[], hooks=[])
     events = SimpleNamespace(
         register=lambda name, hook: page.hooks.append(hook), unregister=lambda name, hook: page.hooks.remove(hook)
     )
 
-    def display(thing: Any, **how: Any) -> Any:
+    def display(thing, **how):
         page.shown.append(thing)
         return SimpleNamespace(update=page.updated.append)
 
@@ -289,4 +298,4 @@ def test_a_probe_that_gives_no_map_is_refused(probe, labels, words):
     with pytest.raises(ValueError, match=words):
         TrainingMonitor(probe, labels)
     with pytest.raises(TypeError, match=re.escape("callbacks=[monitor]")):
-        TrainingMonitor()(0.5, 0, -1)  # type: ignore[arg-type]
+        TrainingMonitor()(0.5, 0, -1)
