@@ -125,15 +125,16 @@ def by_route(texts: Sequence[Text], task: str | None) -> Iterator[tuple[str | No
         yield route, list(found), list(found.values())
 
 
-def warn_of_truncation(cut: np.ndarray, read: np.ndarray, limit: int | None) -> None:
-    """Warn if texts were truncated, given the numbers of tokens of each that were not read and that were read."""
+def warn_of_truncation(cut: np.ndarray, limit: int | None, read: np.ndarray | None = None) -> None:
+    """Warn if texts were truncated, given the numbers of tokens of each that were not read and that were read.
+
+    Training gives no `read` and gets no counts: Python shows equal warnings only once.
+    """
     if not cut.any():
         return
-    total = int(cut.sum() + read.sum())
-    warnings.warn(
-        f"{np.count_nonzero(cut):,} of {len(cut):,} texts are longer than max_seq_length={limit}: "
-        f"{cut.sum():,} of {total:,} tokens ({cut.sum() / total:.1%}) were not read. "
-        "Raise model.max_seq_length or split the texts.",
-        TruncationWarning,
-        stacklevel=4,
-    )
+    problem = f"some texts are longer than max_seq_length={limit} and are truncated. "
+    if read is not None:
+        total = int(cut.sum() + read.sum())
+        problem = f"{np.count_nonzero(cut):,} of {len(cut):,} texts are longer than max_seq_length={limit}: "
+        problem += f"{cut.sum():,} of {total:,} tokens ({cut.sum() / total:.1%}) were not read. "
+    warnings.warn(problem + "Raise model.max_seq_length or split the texts.", TruncationWarning, stacklevel=4)

@@ -4,7 +4,6 @@ A chunk of `n` texts is padded to its longest text, so it costs `n * longest` to
 where it is cheapest, 192 sentences of STSb get 10 % of padding; filled chunk after chunk, 27 %.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sbertlab.data.texts import Text, TruncationWarning, as_texts, by_route
+from sbertlab.data.texts import Text, as_texts, by_route, warn_of_truncation
 from sbertlab.models import Features, Router, TokenizerModule, output_dimension, text_vectors
 from sbertlab.util import batch_to_device
 
@@ -137,9 +136,7 @@ class ChunkedEncoder(nn.Sequential):
         if meter is not None:
             for chunk in chunks:
                 meter.add(chunk.lengths)
-        if any(any(chunk.truncated) for chunk in chunks):  # without counts: Python shows equal warnings only once
-            problem = f"some texts are longer than max_seq_length={self.max_seq_length} and are truncated"
-            warnings.warn(problem, TruncationWarning, stacklevel=3)
+        warn_of_truncation(np.array([count for chunk in chunks for count in chunk.truncated]), self.max_seq_length)
         return chunks
 
     def forward_chunk(self, chunk: Chunk) -> Tensor:

@@ -153,7 +153,7 @@ class SentenceTransformer(ChunkedEncoder):
                 windows.append(found.cpu() if as_array and isinstance(found, Tensor) else found)
                 tokens.append(counts)
         truncated, read = np.concatenate(tokens, axis=1)[:, rows]
-        warn_of_truncation(truncated, read, self.max_seq_length)
+        warn_of_truncation(truncated, self.max_seq_length, read)
         if output_value != "sentence_embedding":
             outputs = list(chain.from_iterable(windows))
             results = [outputs[row] for row in rows]
