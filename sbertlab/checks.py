@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Set, Sized
 from numbers import Integral, Real
 from typing import Any
 
@@ -103,18 +103,23 @@ def as_tensor(embeddings: Embeddings, name: str = "embeddings", finite: bool = F
     tensor([[1., 2.],
             [3., 4.]])
     """
+    rows: Any = embeddings
+    if isinstance(rows, (str, Mapping, Set)):
+        raise ValueError(f"{name} must be rows of numbers, got {type(rows).__name__}")
+    if hasattr(rows, "to_numpy"):  # of pandas: iterated, a table gives the names of its columns
+        rows = rows.to_numpy()
     try:
-        if not isinstance(embeddings, (Tensor, np.ndarray)):
-            rows = list(embeddings)
+        if not isinstance(rows, (Tensor, np.ndarray)) or rows.dtype == object:
+            rows = list(rows)
             dtype = None if hasattr(rows[0], "dtype") else np.float32
-            embeddings = torch.stack(rows) if isinstance(rows[0], Tensor) else np.asarray(rows, dtype)
-        if isinstance(embeddings, np.ndarray):  # torch shares memory with arrays that are contiguous and writeable
-            embeddings = torch.from_numpy(np.require(embeddings, None, ["C", "W"]))
+            rows = torch.stack(rows) if isinstance(rows[0], Tensor) else np.asarray(rows, dtype)
+        if isinstance(rows, np.ndarray):  # torch shares memory with arrays that are contiguous and writeable
+            rows = torch.from_numpy(np.require(rows, None, ["C", "W"]))
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"{name} must be rows of numbers, all of one length: {error}") from error
-    if embeddings.dim() not in (1, 2) or embeddings.shape[-1] == 0:
-        raise ValueError(f"{name} must have the shape (n, dim) or (dim,), got {tuple(embeddings.shape)}")
-    tensor = embeddings if embeddings.dtype in (torch.float32, torch.float64) else embeddings.float()
+    if rows.dim() not in (1, 2) or rows.shape[-1] == 0:
+        raise ValueError(f"{name} must have the shape (n, dim) or (dim,), got {tuple(rows.shape)}")
+    tensor = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
     if finite and not torch.isfinite(tensor).all():
         bad = (~torch.isfinite(torch.atleast_2d(tensor))).any(dim=1).nonzero().flatten().tolist()
         raise ValueError(f"{name} has NaN or infinite values in {len(bad)} rows, first in row {bad[0]}")

@@ -17,12 +17,10 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbformat import NotebookNode
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,18 +36,18 @@ MACHINE_PATH = re.compile(r"(?<![\w.:/~])/(?:home|root|tmp|work|usr|opt|mnt|var|
 """A path that exists on one machine only."""
 
 
-def notebook_paths(names: Sequence[str] = (), folder: Path = FOLDER) -> list[Path]:
+def notebook_paths(names=(), folder=FOLDER):
     """Return the notebooks whose file names begin with one of `names`, all when none is given, in order."""
     return [path for path in sorted(folder.glob("*.ipynb")) if path.name.startswith(tuple(names) or "")]
 
 
-def code_sha256(notebook: NotebookNode) -> str:
+def code_sha256(notebook):
     """Return the SHA-256 of the code cells' sources, in order; text and outputs do not count."""
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.sha256(json.dumps(sources, ensure_ascii=False).encode()).hexdigest()
 
 
-def execute(path: Path, *, fast: bool, timeout: float = 900) -> NotebookNode:
+def execute(path, *, fast, timeout=900):
     """Run a notebook in a kernel of its own, in its folder, with the quick or the full parameters, and return it.
 
     A cell that raises an error, or takes more than `timeout` seconds, raises one here.
@@ -62,13 +60,13 @@ def execute(path: Path, *, fast: bool, timeout: float = 900) -> NotebookNode:
     return client.execute(env=environment)
 
 
-def normalise(notebook: NotebookNode) -> list[str]:
+def normalise(notebook):
     """Leave in a notebook only what is the same in every run on every machine; return what cells wrote to stderr.
 
     Widgets keep their static form (an output without one goes), stderr goes, paths and addresses of this machine go,
     and the metadata are reduced to the kernel and the cells' tags.
     """
-    said: list[str] = []
+    said = []
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for cell in notebook.cells:
@@ -79,7 +77,7 @@ def normalise(notebook: NotebookNode) -> list[str]:
     return [line for text in said for line in text.splitlines() if line.strip() and not PROGRESS.search(line)]
 
 
-def clean_output(output: NotebookNode) -> NotebookNode | None:
+def clean_output(output):
     """Return an output without what belongs to one run or one machine; None when nothing is left."""
     if output.output_type == "stream":
         if output.name == "stderr":
@@ -99,14 +97,14 @@ def clean_output(output: NotebookNode) -> NotebookNode | None:
     return output
 
 
-def smaller_png(encoded: str) -> str:
+def smaller_png(encoded):
     """Return a picture (PNG in base64) with at most 256 colours: a third of the size, and drawings look the same."""
     picture, smaller = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"), io.BytesIO()
     picture.quantize(256, dither=Image.Dither.NONE).save(smaller, "png", optimize=True)
     return base64.b64encode(smaller.getvalue()).decode()
 
 
-def without_machine(text: str) -> str:
+def without_machine(text):
     """Return the text with paths shortened to their last part, and without addresses in memory.
 
     >>> without_machine("<Model at 0x7f00ab> in /home/ann/work/model.zip, half of 1/2")
@@ -116,7 +114,7 @@ def without_machine(text: str) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", shorter)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments=None):
     """Execute the notebooks that are named, one after the other."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of file names, such as 01; all when none")

@@ -10,7 +10,6 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -37,28 +36,28 @@ REPEATS = 3  # measured rounds per row
 OUTPUT = Path("figures/speed.csv")
 
 
-def machine_name() -> str:
+def machine_name():
     """Return the processor's name, its widest matrix instructions and how many threads are used."""
     known = torch.cpu.get_capabilities()
     found = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if known.get(name)]
     return f"{processor_name()}, {' '.join(found)}, {torch.get_num_threads()} threads"
 
 
-def seconds_of(run: Callable[[], object]) -> float:
+def seconds_of(run):
     """Return the seconds that one call takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
-def alternate(a: Callable[[], float], b: Callable[[], float], name: str) -> tuple[float, float]:
+def alternate(a, b, name):
     """Call two functions that return seconds, once unmeasured, then in turn; return the median of each."""
     rounds = [(a(), b()) for _ in tqdm(range(REPEATS + 1), desc=name, unit="round", leave=False)]
     first, second = zip(*rounds[1:], strict=True)
     return statistics.median(first), statistics.median(second)
 
 
-def text_sets(folder: Path | None, count: int) -> dict[str, list[str]]:
+def text_sets(folder, count):
     """Return the sets of texts to encode, by name."""
     if folder is None:
         return {"helpdesk": load_helpdesk()["text"].tolist()[:count]}
@@ -71,7 +70,7 @@ def text_sets(folder: Path | None, count: int) -> dict[str, list[str]]:
     }
 
 
-def nli_triplets(folder: Path | None, count: int) -> tuple[str, list[tuple[str, str, str]]]:
+def nli_triplets(folder, count):
     """Return the source of the triplets and the triplets."""
     if folder is None:
         rows = triplets(load_helpdesk("train")).head(count)
@@ -80,14 +79,14 @@ def nli_triplets(folder: Path | None, count: int) -> tuple[str, list[tuple[str, 
     return "snli_devtest", list(frame[["anchor", "positive", "negative"]].itertuples(index=False, name=None))
 
 
-def long_pairs(folder: Path | None, count: int) -> tuple[str, list[tuple[str, str]]]:
+def long_pairs(folder, count):
     """Return the source of pairs of mixed lengths, and pairs of distinct texts."""
     texts = text_sets(folder, 2 * count if folder is None else 4 * count)
     name = "helpdesk" if folder is None else "wikiqa"
     return name, list(zip(texts[name][::2], texts[name][1::2], strict=False))[:count]
 
 
-def stsb_spearman(model: SentenceTransformer, folder: Path | None) -> float:
+def stsb_spearman(model, folder):
     """Return the Spearman correlation (x100) on the test split of STSb; NaN without the set."""
     if folder is None:
         return float("nan")
@@ -96,7 +95,7 @@ def stsb_spearman(model: SentenceTransformer, folder: Path | None) -> float:
     return 100 * float(spearmanr((a * b).sum(axis=1), frame["score"]).statistic)
 
 
-def encode_rows(path: Path, folder: Path | None) -> list[dict[str, object]]:
+def encode_rows(path, folder):
     """Time encoding, in float32 and bfloat16, against the peer's float32 default."""
     peer = sentence_transformers.SentenceTransformer(str(path), device="cpu")
     ours = SentenceTransformer(path, device="cpu")
@@ -118,37 +117,35 @@ def encode_rows(path: Path, folder: Path | None) -> list[dict[str, object]]:
     return rows
 
 
-def gemm_rate(dtype: torch.dtype) -> float:
+def gemm_rate(dtype):
     """Return the best operations per second of this machine on the largest matrix product of the encoder."""
     if dtype == torch.bfloat16 and not fast_cpu.has_native_bfloat16():
         dtype = torch.float32  # the encoder multiplies in float32 there
     x, weight = torch.randn(1024, 384, dtype=dtype), torch.randn(1536, 384, dtype=dtype)
-    ways: list[Callable[[], object]] = [lambda: torch.nn.functional.linear(x, weight)]
+    ways = [lambda: torch.nn.functional.linear(x, weight)]
     if dtype == torch.float32:
         ways.append(lambda: fast_cpu.onednn_linear(x, weight, None))
     best = min(statistics.median(seconds_of(way) for _ in range(15)) for way in ways)
     return 2 * len(x) * weight.numel() / best
 
 
-def flops(model: SentenceTransformer, texts: list[str]) -> float:
+def flops(model, texts):
     """Return the floating-point operations of the encoder's linear layers for these texts, without padding."""
     linear = [module for module in model[0].auto_model.encoder.modules() if isinstance(module, torch.nn.Linear)]
     tokens = sum(map(len, model[0].token_ids(texts).ids))
     return 2.0 * tokens * sum(module.weight.numel() for module in linear)
 
 
-def comparison(
-    work: str, precision: str, unit: str, count: int, seconds: tuple[float, float], difference: float
-) -> dict[str, object]:
+def comparison(work, precision, unit, count, seconds, difference):
     """Print one comparison with the peer in float32 and return it as a row of the table."""
     peer, ours = (count / each for each in seconds)
     speeds = f"peer {peer:8.1f}  sbertlab {ours:8.1f} {unit:8s} {ours / peer:5.2f}x"
     print(f"{work:44s} {precision:9s} {speeds}  difference {difference:.1e}", flush=True)
-    row: dict[str, object] = {"work": work, "precision": precision, "peer_precision": "float32", "unit": unit}
+    row = {"work": work, "precision": precision, "peer_precision": "float32", "unit": unit}
     return row | {"peer": peer, "sbertlab": ours, "ratio": ours / peer, "difference": difference}
 
 
-def training_rows(path: Path, folder: Path | None) -> list[dict[str, object]]:
+def training_rows(path, folder):
     """Time training steps against the peer's, dropout off, and compare the losses of the steps."""
     nli, triplets_ = nli_triplets(folder, 8 * BATCH)
     pairs_of, pairs_ = long_pairs(folder, 2 * BATCH)
@@ -160,7 +157,7 @@ def training_rows(path: Path, folder: Path | None) -> list[dict[str, object]]:
     ]
     rows = []
     for source, texts, batch, precision, cached in plans:
-        results: dict[str, list[float]] = {}
+        results = {}
         work = f"train {source}, batch {batch}{', cached' if cached else ''}"
         theirs = partial(train_peer, path, texts, batch, cached, results)
         mine = partial(train_ours, path, texts, batch, precision, cached, results)
@@ -170,9 +167,7 @@ def training_rows(path: Path, folder: Path | None) -> list[dict[str, object]]:
     return rows
 
 
-def train_peer(
-    path: Path, rows: list[tuple[str, ...]], batch: int, cached: bool, results: dict[str, list[float]]
-) -> float:
+def train_peer(path, rows, batch, cached, results):
     """Train the peer in a plain loop, as its trainer does, in float32; return the seconds and store the losses."""
     model = no_dropout(sentence_transformers.SentenceTransformer(str(path), device="cpu"))
     loss = getattr(peer_losses, f"{'Cached' * cached}MultipleNegativesRankingLoss")(model)
@@ -191,9 +186,7 @@ def train_peer(
     return time.perf_counter() - start
 
 
-def train_ours(
-    path: Path, rows: list[tuple[str, ...]], batch: int, precision: str, cached: bool, results: dict[str, list[float]]
-) -> float:
+def train_ours(path, rows, batch, precision, cached, results):
     """Train with `fit`; return the seconds and store the losses."""
     model = no_dropout(SentenceTransformer(path, device="cpu"))
     examples = [InputExample(texts=list(row)) for row in rows]
@@ -212,7 +205,7 @@ def train_ours(
     return time.perf_counter() - start
 
 
-def no_dropout(model: torch.nn.Module) -> torch.nn.Module:
+def no_dropout(model):
     """Set every dropout of the model to zero."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -222,7 +215,7 @@ def no_dropout(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def main() -> None:
+def main():
     """Measure, print and write the table."""
     warnings.simplefilter("ignore")
     folder = Path(os.environ["SBERTLAB_DATA"]) if os.environ.get("SBERTLAB_DATA") else None

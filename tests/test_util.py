@@ -47,9 +47,10 @@ def test_pairwise_similarities_equal_those_of_the_peer(name, dim):
         list,
         lambda rows: [torch.from_numpy(row.copy()) for row in rows],
         lambda rows: pd.Series(list(rows), index=range(5, 5 + len(rows))),
+        lambda rows: pd.DataFrame(rows, columns=list("abcdefghijkl")),
         lambda rows: np.ascontiguousarray(rows[::-1])[::-1],
     ],
-    ids=["nested list", "list of arrays", "list of tensors", "Series", "negative strides"],
+    ids=["nested list", "list of arrays", "list of tensors", "Series", "DataFrame", "negative strides"],
 )
 def test_any_array_like_is_accepted_without_a_warning(spelling, recwarn):
     rows = embeddings(4)

@@ -56,6 +56,11 @@ def umap_map(
     Source: McInnes, Healy, Melville, 2018, UMAP: Uniform Manifold Approximation and Projection (arXiv:1802.03426).
     """
     rows = _directions(embeddings)
+    places, _ = pd.factorize(pd.Series([row.tobytes() for row in rows]))
+    first = np.unique(places, return_index=True)[1]  # equal embeddings get one place
+    if len(first) < FEWEST_POINTS:
+        return pca(embeddings)
+    rows = rows[first]
     start = "spectral" if len(rows) > 16 else "pca"  # the spectral start needs more points
     layout = _umap().UMAP(
         n_neighbors=min(n_neighbors, len(rows) - 1),
@@ -63,9 +68,9 @@ def umap_map(
         metric="cosine",
         random_state=seed,
         n_jobs=1,  # a seeded layout runs in one thread anyway; asking for it avoids a warning
-        init=start if init is None else np.array(init, dtype=np.float32),  # a copy, which UMAP moves
+        init=start if init is None else np.array(init, dtype=np.float32)[first],  # a copy, which UMAP moves
     )
-    return np.asarray(layout.fit_transform(rows), dtype=np.float32)
+    return np.asarray(layout.fit_transform(rows), dtype=np.float32)[places]
 
 
 def cached_umap(embeddings: Embeddings, folder: str | os.PathLike[str] | None = None, **settings: Any) -> np.ndarray:

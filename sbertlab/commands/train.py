@@ -358,6 +358,8 @@ def embed_file(model: str, source: str, target: str, column: str, batch_size: in
     The target is .npy, `(texts, dim)` float32, or .parquet together with the texts.
     """
     check_choice("the ending of the output", kind := Path(target).suffix, [".npy", ".parquet"])
+    if Path(target).resolve() == Path(source).resolve():
+        raise ValueError(f"{target} is the input, whose other columns would be lost; name another file")
     [texts] = collate(examples_from_frame(read_table(source), [column]))[0]
     vectors = SentenceTransformer(model).encode(texts, batch_size, True, normalize_embeddings=normalize)
     with write_whole(Path(target)) as path:

@@ -108,7 +108,7 @@ class _Reader:
         config = _known_keys(read_json(files[0]), "Transformer", known, files[0]) if files else {}
         length = config.pop("max_seq_length", None)
         block = models.Transformer(folder, model_args=self.model_args, tokenizer_args=self.tokenizer_args, **config)
-        if length is not None:
+        if length is not None and "model_max_length" not in self.tokenizer_args:
             block.max_seq_length = min(length, block.longest_input or length)
         return block
 

@@ -105,7 +105,7 @@ class SentenceTransformer(ChunkedEncoder):
         prompt: str | None = None,
         prompt_name: str | None = None,
         truncate_dim: int | None = None,
-        precision: str = "float32",
+        precision: str | None = "float32",
         task: str | None = None,
         task_metadata: Any = None,
         hf_split: str | None = None,
@@ -123,7 +123,7 @@ class SentenceTransformer(ChunkedEncoder):
             device: moves the model there first.
             normalize_embeddings: scale each to length 1, after truncation to `truncate_dim`.
             prompt: text put in front of each; `prompt_name` takes it from `prompts`.
-            precision: "float32", or "int8", "uint8", "binary", "ubinary" for quantised embeddings.
+            precision: "float32" or None, or "int8", "uint8", "binary", "ubinary" for quantised embeddings.
             task: the route, for models with routes.
             task_metadata, hf_split, hf_subset, prompt_type: passed by `mteb.evaluate`, whose `sentences` are batches.
         """
@@ -162,7 +162,7 @@ class SentenceTransformer(ChunkedEncoder):
         embeddings = embeddings[:, :dim][np.array(rows, dtype=np.int64)]
         if normalize_embeddings:
             embeddings = nn.functional.normalize(embeddings, dim=-1)
-        if precision != "float32":
+        if precision not in (None, "float32"):
             embeddings = torch.from_numpy(quantize_embeddings(embeddings.float().cpu().numpy(), precision))
         if as_array:
             embeddings = (embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings).cpu().numpy()
@@ -267,7 +267,9 @@ class SentenceTransformer(ChunkedEncoder):
         self.match_vocabulary()
         settings = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
         card = model_card(self, model_name, train_datasets) if create_model_card else None
-        save_modules(self._modules, Path(path), {name: getattr(self, name) for name in settings}, model_card=card)
+        save_modules(
+            self._modules, Path(path).expanduser(), {name: getattr(self, name) for name in settings}, model_card=card
+        )
 
     save_pretrained = save
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partialmethod
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,19 @@ class StoredEmbeddings:
         if not callable(encode):
             raise TypeError(f"a task needs a model with encode(texts) or transform(texts), got {type(model).__name__}")
         self.model, self.store, self.name = model, store, name
-        self.fingerprint = None if store is None else fingerprint(model)
         self.computed = 0
         self._encode: Callable[..., Any] = encode
         self._rows: dict[bytes, np.ndarray] = {}
+        self._weights: list[tuple[int, int]] | None = None
+        self._follow_the_model()
+
+    def _follow_the_model(self) -> None:
+        """Forget the embeddings of before the model's weights changed: each change of a tensor raises its version."""
+        module = self.model if isinstance(self.model, nn.Module) else nn.Module()
+        weights = [(one.data_ptr(), one._version) for one in chain(module.parameters(), module.buffers())]
+        if weights != self._weights:
+            self._weights, self._rows = weights, {}
+            self.fingerprint = None if self.store is None else fingerprint(self.model)
 
     def encode(
         self,
@@ -140,6 +150,7 @@ class StoredEmbeddings:
         `batch_size` and `show_progress_bar` are ignored; `truncate_dim` shortens what is returned, not what is kept;
         `role` is "query" or "document" for a model that treats the two differently.
         """
+        self._follow_the_model()
         texts, single = as_texts(sentences)
         role = role if self._has_roles(role) else ""
         given = {"prompt": prompt, "prompt_name": prompt_name}
@@ -172,9 +183,6 @@ class StoredEmbeddings:
 
     def _compute(self, new: Mapping[bytes, Text], encode: Callable[..., Any], arguments: Mapping[str, str]) -> None:
         """Encode new texts, remember and store their embeddings, block by block."""
-        watched = self.fingerprint is not None and isinstance(self.model, nn.Module)
-        if watched and fingerprint(self.model) != self.fingerprint:
-            raise ValueError("the model has changed (e.g. was trained); make a new StoredEmbeddings of it")
         keys = list(new)
         with tqdm(total=len(keys), desc=self.name, unit="text", leave=False) as bar:
             for start in range(0, len(keys), BLOCK):

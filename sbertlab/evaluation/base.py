@@ -63,6 +63,8 @@ class SentenceEvaluator:
         self, model: Encoder, output_path: str | os.PathLike[str] | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
         """Return the metrics, and append them to the CSV in `output_path`: steps -1 is the end of an epoch."""
+        if isinstance(model, str):
+            raise TypeError(f"an evaluator needs the model itself: SentenceTransformer({model!r})")
         metrics, self.per_example = self.measure(model)
         metrics = {key: float(value) for key, value in metrics.items()}
         if output_path is not None and self.write_csv:

@@ -182,8 +182,12 @@ def _apply(weights: Tensor, kept: Tensor | None) -> Tensor:
 
 
 def use_short_attention(model: Any) -> None:
-    """Let a transformers model that uses torch's fused attention use `attention`; others are left as they are."""
-    if getattr(model, "_supports_attention_backend", False) and model.config._attn_implementation == "sdpa":
+    """Let a transformers model that uses torch's fused attention use `attention`; others are left as they are.
+
+    An unpickled model uses it already, but transformers does not know it yet in a new process.
+    """
+    used = getattr(model.config, "_attn_implementation", None)
+    if getattr(model, "_supports_attention_backend", False) and used in ("sdpa", SHORT_ATTENTION):
         from transformers import AttentionInterface, AttentionMaskInterface
         from transformers.masking_utils import sdpa_mask
 

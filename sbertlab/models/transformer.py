@@ -96,12 +96,12 @@ class TokenizerModule(Module):
         return Tokens(short, [len(a) - len(b) for a, b in zip(whole, short, strict=True)])
 
     def pad(self, ids: Sequence[Sequence[int]]) -> Features:
-        """Return `input_ids` and `attention_mask`, `(batch, tokens)`, padded to the longest text, at least one."""
+        """Return `input_ids` and `attention_mask`, `(batch, tokens)`, padded to the longest text, at least one.
+
+        On the right, whatever the tokenizer says: behind padding, a token would have another absolute position.
+        """
         lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
-        columns = np.arange(lengths.max(initial=1))
-        if self.tokenizer.padding_side == "left":
-            columns = columns[::-1]
-        mask = columns < lengths[:, None]  # (batch, tokens)
+        mask = np.arange(lengths.max(initial=1)) < lengths[:, None]  # (batch, tokens)
         input_ids = np.full(mask.shape, self.tokenizer.pad_token_id or 0, dtype=np.int64)
         input_ids[mask] = np.fromiter((token for row in ids for token in row), dtype=np.int64, count=int(lengths.sum()))
         return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
@@ -169,6 +169,10 @@ class Transformer(TokenizerModule):
         self.max_seq_length = max_seq_length if max_seq_length is not None else min(known, default=None)
         use_fast_linear(auto_model)
         use_short_attention(auto_model)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        use_short_attention(self.auto_model)
 
     @property
     def longest_input(self) -> int | None:  # type: ignore[override]

@@ -150,6 +150,14 @@ def make_objectives(
     return objectives
 
 
+def batches_per_epoch(objectives: list[Objective]) -> int:
+    """Return the length of the shortest loader, at least 1."""
+    try:
+        return max(1, min(len(objective.loader) for objective in objectives))
+    except TypeError as error:
+        raise TypeError(f"a loader of train_objectives has no length, so give steps_per_epoch: {error}") from error
+
+
 def digest_of(rows: Iterable[InputExample], before: str = "") -> str:
     """Return a digest of the rows' texts and labels, in order, and of the digest before."""
     digest = hashlib.sha256(before.encode())

@@ -171,7 +171,7 @@ def tracker_settings(log_with: Any, log_dir: str | Path | None) -> dict[str, Any
     for name in trackers:
         if not isinstance(name, GeneralTracker):
             check_choice("log_with, with its package installed,", name, map(str, get_available_trackers()))
-    folder = Path(log_dir or "runs").resolve()
+    folder = Path(log_dir or "runs").expanduser().resolve()
     own = folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"  # tensorboard takes all files in a folder for one run
     return {"log_with": trackers, "project_config": ProjectConfiguration(str(folder), logging_dir=str(own))}
 
@@ -199,4 +199,7 @@ class Trackers(Callback):
 
     def close(self, run: Run) -> None:
         for tracker in self.accelerator.trackers:
-            tracker.finish()
+            try:
+                tracker.finish()
+            except Exception as error:  # the run is over, and its history must not be lost
+                warnings.warn(f"the tracker {tracker.name} could not finish: {error!r}", stacklevel=5)

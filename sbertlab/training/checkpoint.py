@@ -115,7 +115,9 @@ class Checkpoints(Callback):
         changed = [f"  {key}: then {then.get(key)}, now {now.get(key)}" for key in now if then.get(key) != now.get(key)]
         if changed:
             problem = f"{ordered[-1]} cannot be resumed, because this run differs from the one that wrote it:"
-            remedy = "Give the same data and arguments, or another checkpoint_path, or resume=False"
+            remedy = (
+                "Give the same data and arguments; to train longer, fit the saved model with another checkpoint_path"
+            )
             raise CheckpointError("\n".join([problem, *changed, remedy]))
         self.run_id = manifest["run"]
         self.written = [folder for folder in ordered if found[folder]["run"] == self.run_id]
@@ -227,7 +229,7 @@ def score_of(evaluator: Any, result: Any) -> float:
 
 def writable_folder(name: str, folder: str | Path, replaced: bool = False) -> Path:
     """Return a folder after trying to write to it, or with `replaced`, as `save` does, to replace it."""
-    path = Path(folder)
+    path = Path(folder).expanduser()
     try:
         if replaced:
             clear_interrupted(path)

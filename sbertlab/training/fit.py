@@ -21,7 +21,7 @@ from sbertlab.checks import check_choice, check_sizes, checked_number
 from sbertlab.encoder.sentence_transformer import SentenceTransformer
 from sbertlab.models import Module
 from sbertlab.models.fast_cpu import has_native_bfloat16
-from sbertlab.training.batches import make_objectives
+from sbertlab.training.batches import batches_per_epoch, make_objectives
 from sbertlab.training.callbacks import Event, Functions, IdleSteps, Interrupt, Run, Trackers, tracker_settings
 from sbertlab.training.checkpoint import BestModel, Checkpoints
 from sbertlab.training.optimizer import frozen, make_optimizer, make_schedule
@@ -133,7 +133,7 @@ def fit(
         if accelerator.num_processes > 1 and model.device.type != "cpu":
             model.to(accelerator.device)
         objectives = make_objectives(model, train_objectives, int(seed), mask_known_positives)
-        steps_per_epoch = int(steps_per_epoch or max(1, min(len(objective.loader) for objective in objectives)))
+        steps_per_epoch = int(steps_per_epoch or batches_per_epoch(objectives))
         total = max(1, round(steps_per_epoch * epochs))
         losses = [objective.loss for objective in objectives]
         optimizer = make_optimizer(model, losses, optimizer_class, optimizer_params, weight_decay, learning_rates)

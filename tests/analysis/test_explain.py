@@ -7,6 +7,7 @@ from torch import nn
 
 from sbertlab import SentenceTransformer, models
 from sbertlab.analysis.explain import REST, explain, token_parts
+from tests.training.runs import assert_equal, weights
 
 PAIR = ("the cat sits in the garden", "a dog plays in the house")
 
@@ -84,11 +85,11 @@ def test_texts_are_cut_and_prompts_added_as_encode_does(tiny):
 
 def test_explaining_changes_nothing_of_the_model(tiny):
     model = tiny(dropout=0.1, modules=[models.Dense(32, 8)])
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = weights(model)
     model.train()
     assert explain(model, *PAIR).score == explain(model, *PAIR).score
     assert model.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert_equal(weights(model), before)
 
 
 def test_what_cannot_be_explained_is_refused_in_words(tiny):

@@ -240,6 +240,9 @@ def test_umap_keeps_blobs_apart_repeats_itself_and_maps_even_three_points():
     assert (blob[neighbors] == blob[:, None]).mean() > 0.98, "neighbours on the map come from one blob"
     assert np.array_equal(xy, maps.umap_map(embeddings, n_neighbors=10, seed=1)), "one seed, one map"
     assert not np.allclose(xy, maps.umap_map(embeddings, n_neighbors=10, seed=2))
+    copies = maps.umap_map(np.concatenate([embeddings, embeddings[:1], embeddings[:1]]), n_neighbors=10, seed=1)
+    np.testing.assert_array_equal(copies, np.concatenate([xy, xy[:1], xy[:1]]))
+    assert not maps.umap_map(np.ones((4, 3))).any(), "one place for all"
     for points in (3, 4, 16, 17):
         few = maps.umap_map(embeddings[:: 60 // points][:points])
         assert few.shape == (points, 2)

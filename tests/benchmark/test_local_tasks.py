@@ -1,6 +1,5 @@
 """Tasks from a folder of data sets: which rows count, which family they are, and what is refused."""
 
-import gzip
 import json
 
 import pytest
@@ -8,11 +7,7 @@ import pytest
 from sbertlab import SentenceTransformer
 from sbertlab.benchmark import local_tasks
 from sbertlab.benchmark.presets import select_tasks
-
-
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(text.encode()))
+from tests.benchmark.sets import Letters, write
 
 
 def lines(**texts):
@@ -35,19 +30,8 @@ def folder(tmp_path):
         write(tmp_path / name / "queries.jsonl.gz", lines(q1="a", q2="b", q3="ab"))
         write(tmp_path / name / "corpus.jsonl.gz", CORPUS)
         judged = ["q1\t1\t1\ttest", "q1\t2\t0\ttest", "q2\t3\t2\ttest", "q2\t1\t0\ttest", "q3\t4\t1\ttrain"]
-        write(tmp_path / name / "qrels.tsv.gz", "\n".join(["query_id\tcorpus_id\trelevance\tsplit", *judged, ""]))
+        write(tmp_path / name / "qrels.tsv.gz", "query_id\tcorpus_id\trelevance\tsplit", *judged)
     return tmp_path
-
-
-class Letters:
-    """Counts a, b and everything, and remembers what it was asked."""
-
-    def __init__(self):
-        self.asked = []
-
-    def encode(self, texts):
-        self.asked += texts
-        return [[text.count("a"), text.count("b"), 1] for text in texts]
 
 
 def local(name, folder):

@@ -1,7 +1,6 @@
 """A run: what it measures and writes, what it refuses before it starts, and the check of a table."""
 
 import copy
-import gzip
 import json
 from dataclasses import replace
 from functools import partial
@@ -26,6 +25,7 @@ from sbertlab.benchmark.results import COLUMNS, read
 from sbertlab.benchmark.runner import environment, jobs_of, run_jobs
 from sbertlab.benchmark.tasks import helpdesk_tasks
 from sbertlab.storage.files import sha256_of
+from tests.benchmark.sets import write
 
 ROOT = Path(__file__).parents[2]
 SHORT = Recipe(rows=60)
@@ -184,8 +184,7 @@ def test_everything_that_is_missing_is_listed_before_anything_is_measured(tmp_pa
     monkeypatch.setenv("SBERTLAB_DATA", str(tmp_path))
     texts = {"biosses": "sentence1,sentence2,score\na,,1\n", "sickr": "wrong\n1\n"}
     for name, text in texts.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "data.csv.gz").write_bytes(gzip.compress(text.encode()))
+        write(tmp_path / name / "data.csv.gz", text)
     everything = (
         r"(?s)\n- task biosses: .* is empty.*\n- model nobody/none: .*\n- recipe nli-local: .*snli_devtest/data.csv.gz"
     )

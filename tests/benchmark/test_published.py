@@ -1,6 +1,5 @@
 """The published table: its figures and tasks, texts from a local folder or the Hub, and scores as mteb has them."""
 
-import gzip
 from functools import partial
 
 import numpy as np
@@ -23,6 +22,7 @@ from sbertlab.benchmark.published import (
 from sbertlab.benchmark.results import COLUMNS
 from sbertlab.benchmark.runner import Job
 from sbertlab.benchmark.tasks import METRICS, Task
+from tests.benchmark.sets import Letters, write
 
 SLOW = pytest.mark.slow  # mteb takes many seconds to import
 
@@ -86,23 +86,20 @@ def test_every_pin_is_the_revision_that_mteb_has():
     assert [task.metadata.name for task in forums] == [pin[0] for pin in PUBLISHED["CQADupstackRetrieval"].pins]
 
 
-class Letters:
-    """A model whose cosine ranks otherwise than its distances."""
-
-    def encode(self, texts):
-        return [[text.count("a"), text.count("b"), 1] for text in texts]
-
-
 def test_a_local_set_replaces_the_hub_and_the_note_names_its_edition(tmp_path):
-    def write(name, *lines):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "data.csv.gz").write_bytes(gzip.compress("\n".join([*lines, ""]).encode()))
-
     rows = ["test,aa,aa,1", "test,ab,bb,0.7", "test,a,aaaa,0.2", "test,b,aaaaa,0", "train,a,b,1"]
     for name in ("stsb", "sickr", "biosses"):
-        write(name, "split,sentence1,sentence2,score", *rows)
-    write("twitter_url", "split,sentence1,sentence2,label", "test,aa,aaaa,1", "test,aa,ab,1", "test,ab,bb,0")
-    write("twenty_newsgroups_subject", "split,text,label", "test,a,x", "test,aa,x", "test,b,y")
+        write(tmp_path / name / "data.csv.gz", "split,sentence1,sentence2,score", *rows)
+    write(
+        tmp_path / "twitter_url" / "data.csv.gz",
+        "split,sentence1,sentence2,label",
+        "test,aa,aaaa,1",
+        "test,aa,ab,1",
+        "test,ab,bb,0",
+    )
+    write(
+        tmp_path / "twenty_newsgroups_subject" / "data.csv.gz", "split,text,label", "test,a,x", "test,aa,x", "test,b,y"
+    )
     found = {task.name: task for task in select_tasks(PUBLISHED, tmp_path) if task.files}
     assert {name: task.note for name, task in found.items()} == {
         "TwitterURLCorpus": "local set twitter_url, test rows; another edition: fewer pairs",

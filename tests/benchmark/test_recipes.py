@@ -1,4 +1,3 @@
-import gzip
 import random
 import signal
 from collections import Counter
@@ -28,6 +27,8 @@ from sbertlab.benchmark.recipes import (
 from sbertlab.storage.files import sha256_of
 from sbertlab.training.checkpoint import Checkpoints
 from sbertlab.util import cos_sim
+from tests.benchmark.sets import write
+from tests.training.runs import assert_equal, weights
 
 COLUMNS = ["sentence1", "sentence2", "label"]
 LABELS = ["entailment", "contradiction", "neutral", "-"]
@@ -165,7 +166,7 @@ def test_a_local_all_nli_is_read_as_the_field_writes_it(folder):
         'train\tSNLI\tf\tHe said "yes\tHe slept\tcontradiction',
         "dev\tMNLI\tf\tnull\tNA\tneutral",
     ]
-    (folder / "AllNLI.tsv.gz").write_bytes(gzip.compress("\n".join([*lines, ""]).encode()))
+    write(folder / "AllNLI.tsv.gz", *lines)
     recipe = replace(TRAINING_NLI_V2, batch_size=2)
     assert list(recipe.data()) == ["AllNLI.tsv.gz, train rows", "stsb/data.csv.gz, dev rows"]
     assert sorted(recipe.triplets(0).to_numpy().tolist()) == [
@@ -237,7 +238,7 @@ def test_the_recipe_trains_from_end_to_end_and_what_is_measured_is_the_best_chec
     model = tiny(dropout=0.1)
     model = static(model[0]) if kind == "static" else model
     evaluator = local.evaluator()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = weights(model)
     length = model.max_seq_length
     history = local.fine_tune(model, candidate(nli_local=1e-2), 1, tmp_path)
     assert len(history) in (9, 10), "as many full batches as 160 rows without a repeated text give"
@@ -245,7 +246,7 @@ def test_the_recipe_trains_from_end_to_end_and_what_is_measured_is_the_best_chec
     assert measured == [2, 4, 6, 8, len(history)], "four times in the epoch, and at its end"
     assert history["loss"].tail(3).mean() < history["loss"].head(3).mean()
     assert evaluator(model)[evaluator.primary_metric] == pytest.approx(history["metric"].max(), abs=1e-6)
-    assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert any(not torch.equal(before[name], value) for name, value in weights(model).items())
     assert model.max_seq_length == length
     assert not model.training
 
@@ -255,16 +256,16 @@ def test_the_best_checkpoint_counts_even_in_the_middle_of_a_run(local, tiny, mon
     seen = []
 
     def judge(model, **_):
-        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        seen.append(weights(model))
         return [0.1, 0.7, 0.3, 0.2, 0.6][len(seen) - 1]
 
     monkeypatch.setattr(NLIRecipe, "evaluator", lambda self: judge)
     model = tiny(dropout=0.1)
     local.fine_tune(model, candidate(), 0, tmp_path)
     assert len(seen) == 5
-    found = model.state_dict()
-    assert all(torch.equal(found[name], value) for name, value in seen[1].items())
-    assert not all(torch.equal(found[name], value) for name, value in seen[-1].items())
+    assert_equal(model, seen[1])
+    with pytest.raises(AssertionError):
+        assert_equal(model, seen[-1])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -289,9 +290,9 @@ def test_a_killed_fine_tuning_resumes_and_ends_in_the_same_weights(name, local, 
     model = tiny(dropout=0.1)
     recipe.fine_tune(model, candidate(), 0, tmp_path / "training")
     assert saved[:3] == [2, 4, 6], "nothing was done twice"
-    there = model.state_dict()
-    assert all(torch.equal(there[name], value) for name, value in unbroken.state_dict().items())
-    assert any(not torch.equal(there[name], value) for name, value in tiny(dropout=0.1).state_dict().items())
+    assert_equal(model, unbroken)
+    with pytest.raises(AssertionError):
+        assert_equal(model, tiny(dropout=0.1))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

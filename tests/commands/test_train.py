@@ -268,6 +268,9 @@ def test_bad_files_of_embed_are_refused(tmp_path, folder, pairs, capsys):
         assert main(["embed", folder, pairs, str(tmp_path / target)]) == 1
         assert message in capsys.readouterr().err
         assert not (tmp_path / target).exists()
+    pd.DataFrame({"text": ["a"], "more": [1]}).to_parquet(tmp_path / "t.parquet")
+    assert main(["embed", folder, str(tmp_path / "t.parquet"), str(tmp_path / "t.parquet")]) == 1
+    assert "is the input, whose other columns would be lost" in capsys.readouterr().err
 
 
 def test_convert_reads_a_folder_of_transformers(tmp_path, tiny):

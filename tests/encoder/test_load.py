@@ -150,6 +150,7 @@ def test_the_transformer_may_lie_in_a_folder_of_its_own_with_an_older_length_fil
     folder = by_hand(tmp_path / "model", entries, files)
     ours = read(folder)
     assert ours.max_seq_length == 6
+    assert read(tmp_path / "model", tokenizer_kwargs={"model_max_length": 5}).max_seq_length == 5
     assert_same(ours, peer(folder))
 
 

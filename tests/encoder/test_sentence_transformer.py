@@ -1,8 +1,11 @@
 """The encoder against sentence-transformers on the same folder, with every kind of input, good and bad."""
 
 import copy
+import json
 import logging
 import pickle
+import subprocess
+import sys
 import warnings
 
 import huggingface_hub
@@ -354,13 +357,19 @@ def test_an_encoder_that_cannot_be_made_says_why(tiny, make, message):
         make(tiny())
 
 
-def test_a_model_can_be_copied_and_pickled(tiny):
+def test_a_model_can_be_copied_and_pickled_for_another_process(tiny, tmp_path):
     model = tiny(modules=[models.Dense(32, 4)])
     expected = model.encode(WORDS)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         np.testing.assert_array_equal(twin.encode(WORDS), expected)
     twin[2].linear.weight.data.zero_()
-    np.testing.assert_array_equal(model.encode(WORDS), expected)
+    np.testing.assert_array_equal(model.encode(WORDS, precision=None), expected)
+    torch.save(model, tmp_path / "model.pt")  # in another process, no model has been made before
+    code = (
+        f"import torch; print(torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False).encode({WORDS}).tolist())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    np.testing.assert_allclose(json.loads(found), expected, atol=1e-6)
 
 
 def test_names_of_the_field_reach_what_they_name(tiny, tmp_path):

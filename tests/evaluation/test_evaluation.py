@@ -536,6 +536,8 @@ def test_bad_input_is_refused_before_anything_is_encoded(kind, arguments, keywor
 def test_what_does_not_fit_the_model_is_refused_when_called(make, message):
     with pytest.raises(ValueError, match=message):
         make()(vectors(FIRST, ["a 0", "b 0"]))
+    with pytest.raises(TypeError, match=r"the model itself: SentenceTransformer\('a-name'\)"):
+        make()("a-name")
 
 
 def label_accuracy(examples):

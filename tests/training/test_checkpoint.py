@@ -151,12 +151,18 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_an_older_whole_one_taken(tiny, tmp_path, damage):
-    whole, again = tiny(dropout=0.1), tiny(dropout=0.1)
+def whole_and_killed(tiny, folder):
+    """Train a model to the end and kill another; return the first, and a third to resume the second."""
+    whole = tiny(dropout=0.1)
     run(whole)
     with pytest.raises(Killed):
-        run(tiny(dropout=0.1), None, tmp_path, callbacks=[kill_after(7)])
+        run(tiny(dropout=0.1), None, folder, callbacks=[kill_after(7)])
+    return whole, tiny(dropout=0.1)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_an_older_whole_one_taken(tiny, tmp_path, damage):
+    whole, again = whole_and_killed(tiny, tmp_path)
     DAMAGES[damage](tmp_path / "6")
     with pytest.warns(CheckpointWarning, match=r"skipped: .*6"):
         history = run(again, None, tmp_path, resume=True)
@@ -232,10 +238,7 @@ def test_other_data_and_another_loss_are_refused(tiny, tmp_path):
 
 
 def test_a_checkpoint_that_a_killed_writer_took_away_is_put_back(tiny, tmp_path):
-    whole, again = tiny(dropout=0.1), tiny(dropout=0.1)
-    run(whole)
-    with pytest.raises(Killed):
-        run(tiny(dropout=0.1), None, tmp_path, callbacks=[kill_after(7)])
+    whole, again = whole_and_killed(tiny, tmp_path)
     (tmp_path / "6").rename(tmp_path / ".6.old")
     shutil.rmtree(tmp_path / "3")
     history = run(again, None, tmp_path, resume=True)

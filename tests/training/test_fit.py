@@ -11,14 +11,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from sbertlab import InputExample, SentenceTransformer, losses
 from sbertlab.data import DenoisingAutoEncoderDataset
 from sbertlab.evaluation import EmbeddingSimilarityEvaluator
 from sbertlab.training.fit import HISTORY_COLUMNS
 from sbertlab.training.step import NonFiniteLossError
-from tests.training.runs import PAIRS, assert_equal, weights
+from tests.training.runs import PAIRS, Stream, assert_equal, weights
 
 SCORED = PAIRS[:8]
 RANKED = [InputExample(texts=row.texts) for row in SCORED]
@@ -145,6 +145,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tiny, 
     assert_equal(weights(model), before)
 
 
+def test_a_tilde_is_the_home_folder(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    model = tiny()
+    model.fit([scored(model)], output_path="~/out", checkpoint_path="~/steps", **QUIET)
+    SentenceTransformer("~/out").save("~/copy")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "steps", "copy"}
+
+
 def test_a_part_of_an_epoch_ends_with_an_evaluation_too(tiny):
     model, calls = tiny(), []
     how = {"epochs": 1.5, "evaluation_steps": 100, "callback": lambda *call: calls.append(call)}
@@ -229,16 +238,11 @@ def test_two_workers_give_the_same_losses_as_none_and_persistent_ones_see_every_
     assert np.array_equal(histories[0], histories[2])
 
 
-class Stream(IterableDataset):
-    """Rows without a length."""
-
-    def __iter__(self):
-        return iter(RANKED)
-
-
 def test_a_stream_without_a_length_trains_when_the_steps_are_given(tiny):
     model = tiny()
     assert len(model.fit([ranked(model, Stream(), shuffle=False)], steps_per_epoch=3, **QUIET)) == 3
+    with pytest.raises(TypeError, match=r"no length, so give steps_per_epoch: .*Stream"):
+        model.fit([ranked(model, Stream(), shuffle=False)], **QUIET)
 
 
 def test_samplers_and_random_data_sets_follow_from_the_seed_and_the_step(tiny):
@@ -396,6 +400,7 @@ def test_weights_and_losses_that_cannot_be_trained_are_named(tiny):
     model = tiny()
     with pytest.raises(ValueError, match=r"cached=True needs losses of sbertlab"):
         model.fit([scored(model, peer_losses.CosineSimilarityLoss)], cached=True, **QUIET)
-    model.half()
-    with pytest.raises(ValueError, match=r"model\.float\(\)"):
-        model.fit([ranked(model)], **QUIET)
+    for reduced in (model.half, model.bfloat16):
+        reduced()
+        with pytest.raises(ValueError, match=r"model\.float\(\)"):
+            model.fit([ranked(model)], **QUIET)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from sbertlab.helpdesk import graded_pairs, load_helpdesk, triplets
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from sbertlab import InputExample, SentenceTransformer, losses, models
 from sbertlab.data import collate
 from sbertlab.training.probe import METRICS, MOST_TEXTS, CollapseWarning, Probe, collapse_reason, space_metrics
-from tests.training.runs import PAIRS, assert_equal, ranking, run
+from tests.training.runs import PAIRS, Stream, assert_equal, ranking, run
 
 BEFORE = {"alignment": 0.8, "uniformity": -3.0, "effective_rank": 100.0, "mean_cosine": 0.2, "margin": 0.3}
 
@@ -249,11 +249,6 @@ def test_the_figures_are_those_of_the_model_without_dropout_and_watching_does_no
     embeddings = watched.encode(probe.texts, convert_to_tensor=True)
     expected = space_metrics(embeddings, probe.positive, probe.negative)
     assert history[list(METRICS)].iloc[-1].to_dict() == pytest.approx(expected, abs=1e-5)
-
-
-class Stream(IterableDataset[InputExample]):
-    def __iter__(self):
-        return iter(PAIRS)
 
 
 def test_a_short_run_no_steps_and_a_stream_leave_the_probe_out(tiny):
