@@ -22,6 +22,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from sbertlab.checks import check_choice, check_same_length
+from sbertlab.data.texts import first_rows
 from sbertlab.storage.files import sha256_of
 from sbertlab.storage.find import cache_home
 from sbertlab.util import Embeddings, as_tensor
@@ -56,8 +57,7 @@ def umap_map(
     Source: McInnes, Healy, Melville, 2018, UMAP: Uniform Manifold Approximation and Projection (arXiv:1802.03426).
     """
     rows = _directions(embeddings)
-    places, _ = pd.factorize(pd.Series([row.tobytes() for row in rows]))
-    first = np.unique(places, return_index=True)[1]  # equal embeddings get one place
+    first, places = np.unique(first_rows(row.tobytes() for row in rows), return_inverse=True)  # equal rows, one place
     if len(first) < FEWEST_POINTS:
         return pca(embeddings)
     rows = rows[first]

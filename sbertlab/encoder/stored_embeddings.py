@@ -183,6 +183,9 @@ class StoredEmbeddings:
 
     def _compute(self, new: Mapping[bytes, Text], encode: Callable[..., Any], arguments: Mapping[str, str]) -> None:
         """Encode new texts, remember and store their embeddings, block by block."""
+        watched = self.fingerprint is not None and isinstance(self.model, nn.Module)
+        if watched and fingerprint(self.model) != self.fingerprint:
+            raise ValueError("the model's settings have changed; make a new StoredEmbeddings of it")
         keys = list(new)
         with tqdm(total=len(keys), desc=self.name, unit="text", leave=False) as bar:
             for start in range(0, len(keys), BLOCK):

@@ -44,9 +44,9 @@ def make_optimizer(
     named = {name: one for name, one in every if one.requires_grad and rates.get(name) != 0}
     if not named:
         raise ValueError("nothing to train: no parameter requires a gradient and has a learning rate above 0")
-    if half := [parameter.dtype for parameter in named.values() if parameter.dtype in (torch.float16, torch.bfloat16)]:
-        precision = {torch.float16: "fp16", torch.bfloat16: "bf16"}[half[0]]
-        remedy = f'call model.float() and use mixed_precision="{precision}"'
+    precisions = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+    if half := [parameter.dtype for parameter in named.values() if parameter.dtype in precisions]:
+        remedy = f'call model.float() and use mixed_precision="{precisions[half[0]]}"'
         raise ValueError(f"updates smaller than the rounding of {half[0]} weights would be lost: {remedy}")
     groups: dict[tuple[float | None, bool], dict[str, Any]] = {}
     for name, parameter in named.items():

@@ -4,7 +4,6 @@ import gzip
 
 
 def write(path, *lines):
-    """Write lines of text as a compressed file in a new folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
 

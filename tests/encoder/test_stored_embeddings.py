@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,9 @@ def test_a_model_that_was_trained_meanwhile_encodes_again(stored, tiny, store):
         memory.model[0].auto_model.embeddings.word_embeddings.weight.mul_(2)
     np.testing.assert_array_equal(memory.encode(["the cat sits"]), memory.model.encode(["the cat sits"]))
     np.testing.assert_array_equal(StoredEmbeddings(tiny(), store).encode(["the cat sits"]), before)
+    memory.model.max_seq_length = 3
+    with pytest.raises(ValueError, match="settings have changed") if stored else nullcontext():
+        memory.encode(["a dog runs"])
 
 
 def test_roles_with_prompts_of_their_own_are_kept_apart_and_others_are_shared(tiny, store):

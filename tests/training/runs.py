@@ -14,8 +14,6 @@ STEPS = 8
 
 
 class Stream(IterableDataset):
-    """Rows without a length."""
-
     def __iter__(self):
         return iter(PAIRS)
 

@@ -152,7 +152,6 @@ DAMAGES = {
 
 
 def whole_and_killed(tiny, folder):
-    """Train a model to the end and kill another; return the first, and a third to resume the second."""
     whole = tiny(dropout=0.1)
     run(whole)
     with pytest.raises(Killed):
